@@ -1,0 +1,314 @@
+"""Chapter 03: what is a transformer, part by part?
+
+    python 03_transformer.py    # about 5 seconds on a CPU
+
+A stack of blocks, each of which lets positions exchange what they know (attention) and then think alone
+(an MLP). The GPT and the diffusion model of this book are both this one, with `causal` on or off.
+
+You should see where 10.7 million parameters lie, what a token costs, what each switch changes, and that an
+untrained model's loss is ln V.
+"""
+
+import argparse
+import math
+from dataclasses import dataclass, replace
+from importlib import import_module
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import corpus
+
+tensors = import_module("01_tensors")
+attention = import_module("02_attention")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Everything that fixes a model's shape. Saved beside its weights."""
+
+    vocab_size: int  # symbols that can be predicted; the mask is one more row of the embedding
+    seq_len: int = 256  # training window, in tokens
+    n_layer: int = 6
+    n_head: int = 6
+    n_embd: int = 384
+    causal: bool = False  # False: diffusion model, True: GPT
+    dropout: float = 0.0
+    time_conditioned: bool = False  # tell the model the noise level t
+    positions: str = "rope"  # "rope" | "learned"
+    norm: str = "rms"  # "rms" (with QK-norm) | "layer"
+    activation: str = "relu2"  # "relu2" | "gelu"
+
+    def __post_init__(self):
+        choices = {"positions": ("rope", "learned"), "norm": ("rms", "layer"), "activation": ("relu2", "gelu")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(allowed)}")
+        for name in ("vocab_size", "seq_len", "n_layer", "n_head", "n_embd"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
+            raise ValueError(f"n_embd {self.n_embd} must split into {self.n_head} heads of an even size")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
+
+    @property
+    def mask_id(self):
+        """The token that stands for "not yet known": embedded, never predicted."""
+        return self.vocab_size
+
+
+class RMSNorm(nn.Module):
+    """Divide each vector of x (..., C) by its root mean square. No parameters: the next matrix can scale."""
+
+    def forward(self, x):
+        return F.rms_norm(x, x.shape[-1:])
+
+
+class MLP(nn.Module):
+    """Two matrices with a non-linearity between: (B, T, C) → (B, T, 4C) → (B, T, C).
+
+    ReLU² (So et al. 2021) needs no biases; "gelu" is the classic form and has them.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.relu2, bias = config.activation == "relu2", config.activation == "gelu"
+        self.up = nn.Linear(config.n_embd, 4 * config.n_embd, bias=bias)
+        self.down = nn.Linear(4 * config.n_embd, config.n_embd, bias=bias)
+
+    def forward(self, x):
+        x = self.up(x)  # (B, T, 4C)
+        return self.down(F.relu(x).square() if self.relu2 else F.gelu(x))  # (B, T, C)
+
+
+def make_norm(config):
+    return RMSNorm() if config.norm == "rms" else nn.LayerNorm(config.n_embd)
+
+
+class Block(nn.Module):
+    """Attention mixes positions, the MLP works on each alone; both are added to the residual stream."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.norm1, self.norm2 = make_norm(config), make_norm(config)
+        self.attn = attention.Attention(
+            config.n_embd, config.n_head, config.causal, config.dropout,
+            rotary=config.positions == "rope", qk_norm=config.norm == "rms",
+        )
+        self.mlp = MLP(config)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x, positions, table, buffer=None):
+        """x: (B, T, C) → (B, T, C)."""
+        x = x + self.drop(self.attn(self.norm1(x), positions, table, buffer))
+        return x + self.drop(self.mlp(self.norm2(x)))
+
+
+class TimeEmbedding(nn.Module):
+    """Noise level t (B,) → a vector (B, C), zero at the start of training."""
+
+    def __init__(self, n_embd):
+        super().__init__()
+        self.up = nn.Linear(n_embd, n_embd)
+        self.down = nn.Linear(n_embd, n_embd)
+
+    def forward(self, t):
+        half = self.up.in_features // 2
+        frequency = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
+        angle = 1000 * t[:, None] * frequency  # (B, C/2)
+        return self.down(F.silu(self.up(torch.cat((angle.cos(), angle.sin()), dim=-1))))  # (B, C)
+
+
+class Transformer(nn.Module):
+    """Tokens (B, T) → logits (B, T, V). The mask token has an embedding row but no logit."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.token_emb = nn.Embedding(config.vocab_size + 1, config.n_embd)
+        self.pos_emb = nn.Embedding(config.seq_len, config.n_embd) if config.positions == "learned" else None
+        self.time_emb = TimeEmbedding(config.n_embd) if config.time_conditioned else None
+        self.drop = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = make_norm(config)
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02 if self.config.norm == "layer" else 1.0)
+        # Each block starts as the identity, so depth costs nothing at first; logits start near zero.
+        outputs = [m for block in self.blocks for m in (block.attn.out, block.mlp.down)]
+        for module in outputs + ([self.time_emb.down] if self.time_emb else []):
+            nn.init.zeros_(module.weight)
+        nn.init.normal_(self.head.weight, std=0.1 * self.config.n_embd**-0.5)
+
+    def forward(self, tokens, t=None, positions=None, cache=None):
+        """tokens: (B, T); t: (B,) noise levels, read only by a time-conditioned model.
+
+        positions: (T,) absolute places of the tokens, 0 … T-1 when not given. cache: one `KVBuffer` a
+        layer (`make_cache`): the rows `positions` are written and all valid rows are attended to.
+        """
+        if positions is None:
+            positions = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.token_emb(tokens)  # (B, T, C)
+        table = None
+        if self.pos_emb is None:
+            table = attention.rotary_table(positions, self.config.n_embd // self.config.n_head)
+        else:
+            x = x + self.pos_emb(positions)
+        if self.time_emb is not None:
+            if t is None:
+                raise ValueError("this model is time-conditioned: pass t, one noise level a sequence")
+            x = x + self.time_emb(t)[:, None, :]
+        x = self.drop(x)
+        for i, block in enumerate(self.blocks):
+            x = block(x, positions, table, None if cache is None else cache[i])
+        return self.head(self.norm(x))  # (B, T, V)
+
+    def make_cache(self, batch, rows):
+        """Empty buffers, one a layer, for `batch` sequences of up to `rows` positions."""
+        c, weight = self.config, self.head.weight
+        return [
+            attention.KVBuffer(batch, c.n_head, rows, c.n_embd // c.n_head, weight.device, weight.dtype)
+            for _ in range(c.n_layer)
+        ]
+
+
+def count_parameters(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def flops_per_token(config):
+    """FLOPs of one training step (forward and backward) per token.
+
+    6 for each weight of a matrix that a token passes (2 forward, 4 backward), and 12 C T a layer for the
+    scores and the weighted sum of attention over T positions (Chowdhery et al. 2022, appendix B).
+    """
+    matrices = config.n_layer * 12 * config.n_embd**2 + config.n_embd * config.vocab_size
+    return 6 * matrices + 12 * config.n_layer * config.n_embd * config.seq_len
+
+
+# The demonstration
+
+
+def parameters_by_part(config):
+    """{part: (formula, number)}, derived from the config alone."""
+    V, T, L, C = config.vocab_size, config.seq_len, config.n_layer, config.n_embd
+    parts = {"token_emb": ("(V+1) C", (V + 1) * C)}  # one row more than the head: the mask
+    if config.positions == "learned":
+        parts["pos_emb"] = ("T C", T * C)
+    if config.time_conditioned:
+        parts["time_emb"] = ("2 (C² + C)", 2 * (C**2 + C))
+    parts["attn"] = ("L 4 C²", L * 4 * C**2)  # q, k, v and out
+    parts["mlp"] = ("L 8 C²", L * 8 * C**2)  # up to 4C and back
+    if config.activation == "gelu":
+        parts["mlp"] = ("L (8 C² + 5 C)", L * (8 * C**2 + 5 * C))
+    if config.norm == "layer":
+        parts["norm"] = ("(2L+1) 2 C", (2 * L + 1) * 2 * C)
+    parts["head"] = ("V C", V * C)
+    return parts
+
+
+def show_parameters(model):
+    tensors.heading("1. Where the parameters are")
+    c, total = model.config, count_parameters(model)
+    print(f"  V={c.vocab_size} symbols, T={c.seq_len}, L={c.n_layer} layers, {c.n_head} heads, C={c.n_embd}")
+    print("  part        formula       derived     counted    share")
+    for part, (formula, derived) in parameters_by_part(c).items():
+        counted = sum(p.numel() for name, p in model.named_parameters() if part in name)
+        print(f"  {part:11} {formula:9} {derived:11,} {counted:11,} {counted / total:8.1%}")
+        assert derived == counted
+    print(f"  total {total:38,}   nearly all of it 12 C² a layer")
+    assert total == sum(number for _, number in parameters_by_part(c).values())
+
+
+def show_flops(model):
+    tensors.heading("2. FLOPs per token")
+    c = model.config
+    matrices = c.n_layer * 12 * c.n_embd**2 + c.n_embd * c.vocab_size
+    scores = c.n_layer * 4 * c.n_embd * c.seq_len
+    print(f"  forward    2 for each of {matrices:,} weights in matrices {2 * matrices:13,}")
+    print(f"             4 C T a layer for QKᵀ and weights times V     {scores:13,}")
+    print("  backward   twice the forward: a gradient for the input and one for the weights of each product")
+    tokens = torch.zeros(1, c.seq_len, dtype=torch.long)
+    with FlopCounterMode(display=False) as forward, sdpa_kernel(SDPBackend.MATH):
+        loss = model(tokens).sum()
+    with FlopCounterMode(display=False) as backward, sdpa_kernel(SDPBackend.MATH):
+        loss.backward()
+    measured = [counter.get_total_flops() / c.seq_len for counter in (forward, backward)]
+    assert measured == [2 * matrices + scores, 2 * (2 * matrices + scores)] and sum(measured) == flops_per_token(c)
+    print(f"  training   {sum(measured):,.0f} a token, as PyTorch's own counter finds (asserted)")
+    step = sum(measured) * 64 * c.seq_len
+    print(f"  A step on 64 texts is {step / 1e12:.2f} TFLOP: {step / 1e11:.0f} s at 0.1 TFLOP/s (a laptop),"
+          f" {step / 5e13:.3f} s at 50 (a GPU).")  # fmt: skip
+
+
+@torch.no_grad()
+def show_switches(config, tokens):
+    tensors.heading("3. The switches, and the loss before training")
+    print("  config                   parameters    loss   two passes in training, and what the switch does")
+    for change, meaning in [
+        ({}, "rotary, RMSNorm with QK-norm, ReLU²"),
+        ({"positions": "learned"}, "a trained vector for each of T places"),
+        ({"norm": "layer"}, "LayerNorm: centres, has weights; no QK-norm"),
+        ({"activation": "gelu"}, "smooth, with biases"),
+        ({"time_conditioned": True}, "sees the noise level t"),
+        ({"dropout": 0.2}, "zeroes a fifth of the features, in training only"),
+        ({"causal": True}, "the GPT"),
+    ]:
+        torch.manual_seed(0)
+        model = Transformer(replace(config, **change))
+        t = torch.full((len(tokens),), 0.5)
+        equal = torch.equal(model(tokens, t), model(tokens, t))
+        assert equal is (model.config.dropout == 0)
+        loss = F.cross_entropy(model.eval()(tokens, t).flatten(0, 1), tokens.flatten()).item()
+        assert abs(loss - math.log(config.vocab_size)) < 0.05
+        name = " ".join(f"{key}={value}" for key, value in change.items()) or "the default"
+        print(f"  {name:24} {count_parameters(model):10,} {loss:7.3f}   {'equal ' if equal else 'differ'}  {meaning}")
+    print(f"  ln V = {math.log(config.vocab_size):.3f}: a fresh model finds all symbols about equally likely.")
+
+
+@torch.no_grad()
+def show_shapes(model, tokens):
+    tensors.heading("4. One forward pass, module by module")
+    print(f"  {'tokens':20} {str(tuple(tokens.shape)):16} B, T")
+    notes = {"token_emb": "B, T, C", "blocks.0.attn.qkv": "3C: q, k, v", "blocks.0.mlp.up": "4C", "head": "V: no mask"}
+    handles = []
+    for name, module in model.named_modules():
+        if name.count(".") == 1 or name.startswith("blocks.0.") or name in ("token_emb", "norm", "head"):
+            if not isinstance(module, nn.Dropout):
+                handles.append(module.register_forward_hook(
+                    lambda _, __, y, n=name: print(f"  {n:20} {str(tuple(y.shape)):16} {notes.get(n, '')}".rstrip())
+                ))  # fmt: skip
+    model(tokens)
+    for handle in handles:
+        handle.remove()
+    x, table = model.token_emb(tokens), attention.rotary_table(torch.arange(tokens.shape[1]), 64)
+    assert torch.equal(model.blocks[0](x, None, table), x)
+    print("  A fresh block adds exactly zero (asserted): the model starts shallow and grows deep by learning.")
+
+
+def main():
+    argparse.ArgumentParser(description="A transformer, part by part.").parse_args()
+    torch.manual_seed(0)
+    config = TransformerConfig(vocab_size=65)  # as many symbols as TinyShakespeare has
+    model, tokens = Transformer(config), torch.randint(65, (2, 64))
+    show_parameters(model)
+    show_flops(model)
+    show_switches(config, tokens)
+    show_shapes(model, tokens)
+    print("\nNext: 04_diffusion.py, where this model learns to restore masked text.")
+
+
+if __name__ == "__main__":
+    corpus.run(main)

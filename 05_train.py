@@ -1,0 +1,406 @@
+"""Chapter 05: how does the model learn Shakespeare?
+
+    python 05_train.py                      # no GPU: about 5 minutes on two cores
+    python 05_train.py --corpus my.txt      # any text file of your own
+
+With CUDA the same command trains the 10.7M model (`configs/gpu.yaml`). Every setting is a flag
+(`--help`), or a line in a file (`--config configs/laptop.yaml`). Ctrl-C saves and stops; the same command
+goes on where it stopped. You will see the loss fall from 4.2 (guessing) through 3.3 (letter frequencies)
+to under 1.9, and a sample at every evaluation that turns from noise into something like a play.
+"""
+
+import copy
+import dataclasses
+import json
+import math
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Callable
+
+import torch
+from tqdm import tqdm
+
+import checkpoint
+import corpus
+import settings
+
+transformer = import_module("03_transformer")
+diffusion = import_module("04_diffusion")
+
+
+# 1. Settings
+
+
+def setting(default, meaning):
+    return field(default=default, metadata={"help": meaning})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Every field is a flag and a key of the files in configs/."""
+
+    steps: int = setting(50_000, "at most")
+    minutes: float = setting(0.0, "when set, the number of steps follows from the speed of the first ones")
+    batch_size: int = setting(64, "windows a step")
+    accumulate: int = setting(1, "passes to split a step's batch into, to save memory")
+    lr_matrix: float = setting(0.02, "learning rate of Muon, for the hidden matrices")
+    lr_other: float = setting(0.005, "learning rate of AdamW, for embeddings, head and norms")
+    weight_decay: float = setting(0.0, "pull towards zero, relative to the learning rate")
+    warmup: int = setting(100, "steps over which the learning rate rises")
+    cooldown: float = setting(0.7, "last part of the run, over which it falls to 0")
+    clip: float = setting(1.0, "largest gradient norm")
+    ema: float = setting(0.995, "memory of the averaged weights, which are evaluated, saved and shipped")
+    t_max: float = setting(0.8, "highest noise level of the training loss")
+    evaluate_every: int = setting(500, "steps")
+    evaluate_windows: int = setting(256, "validation windows of an evaluation; the last takes all, 4 times")
+    dtype: str = setting("auto", "of matrix products: auto, float32, bfloat16, float16")
+    compile: str = setting("auto", "torch.compile: auto (CUDA only), on, off")
+    seed: int = setting(1, "of weights, batches and masks")
+
+    def __post_init__(self):
+        ranges = {
+            "steps": (1, 10**9), "minutes": (0, 1e6), "batch_size": (1, 10**6), "accumulate": (1, self.batch_size),
+            "lr_matrix": (0, 1), "lr_other": (0, 1), "weight_decay": (0, 10), "warmup": (0, 10**9), "cooldown": (0, 1),
+            "clip": (1e-9, math.inf), "ema": (0, 0.999999), "t_max": (0.01, 1), "evaluate_every": (1, 10**9),
+            "evaluate_windows": (2, 10**9), "seed": (0, 10**9),
+        }
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be between {low:g} and {high:g}, not {getattr(self, name)}")
+        choices = {"dtype": ("auto", "float32", "bfloat16", "float16"), "compile": ("auto", "on", "off")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(allowed)}")
+        if self.batch_size % self.accumulate:
+            raise ValueError("batch_size must be a multiple of accumulate")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a dLLM and a GPT do not share; the rest of the training loop they do."""
+
+    measure: str  # name of what `evaluate` returns, in nats per token
+    extra: int  # tokens a training window has beyond the model's seq_len
+    loss: Callable  # (model, x0 (B, seq_len + extra)) → scalar
+    evaluate: Callable  # (model, windows (N, seq_len + extra), draws) → (mean, standard error)
+    sample: Callable  # (model) → tokens (T,)
+
+
+def masked_diffusion(config):
+    """The objective of this chapter."""
+
+    def sample(model):
+        canvas = torch.full((1, model.config.seq_len), model.config.mask_id, device=model.head.weight.device)
+        *_, last = diffusion.denoise(model, canvas, steps=64)
+        return last.canvas[0]
+
+    return Objective(
+        measure="NELBO",
+        extra=0,
+        loss=lambda model, x0: diffusion.diffusion_loss(model, x0, config.t_max),
+        evaluate=lambda model, windows, draws: diffusion.nelbo(model, windows, draws),
+        sample=sample,
+    )
+
+
+# 2. Optimizers
+
+
+def orthogonalize(matrices, dtype):
+    """The nearest (semi-)orthogonal matrix to each of `matrices` (N, m, n), roughly: all singular values
+    pushed to about 1 by five Newton-Schulz steps (Jordan et al. 2024), whose quintic has the coefficients
+    below. Only products of matrices, so it is fast, and batched over all matrices of one shape.
+    """
+    x = matrices.to(dtype)
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.mT  # (N, m, m)
+        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is made orthogonal, for matrices: every direction of a layer learns at one rate.
+
+    torch.optim.Muon does the same one matrix at a time and in bf16 only, which is slow on a CPU.
+    """
+
+    def __init__(self, params, lr, momentum=0.95, weight_decay=0.0, dtype=torch.float32):
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            by_shape = {}
+            for p in group["params"]:
+                by_shape.setdefault(p.shape, []).append(p)
+            for shape, params in by_shape.items():
+                grads = [p.grad for p in params]
+                buffers = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in params]
+                torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
+                ahead = torch._foreach_lerp(grads, buffers, group["momentum"])  # Nesterov: look one step on
+                update = orthogonalize(torch.stack(ahead), self.dtype)
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+                scale = max(1, shape[0] / shape[1]) ** 0.5  # the same change of output for any shape
+                torch._foreach_add_(params, list(update.unbind()), alpha=-group["lr"] * scale)
+
+
+def make_optimizers(model, config, dtype):
+    """Muon for the matrices inside the blocks, AdamW for everything else."""
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        Muon(matrices, config.lr_matrix, weight_decay=config.weight_decay, dtype=dtype),
+        torch.optim.AdamW(others, config.lr_other, betas=(0.9, 0.95), weight_decay=config.weight_decay),
+    ]
+
+
+def learning_rate(step, steps, config):
+    """Factor in (0, 1]: linear warm-up, constant, then linear to 0 over the last `cooldown` of the run."""
+    up = (step + 1) / config.warmup if config.warmup else 1.0
+    down = (1 - step / steps) / config.cooldown if config.cooldown else 1.0
+    return min(1.0, up, down)
+
+
+# 3. The loop
+
+
+def pick_dtype(name, device):
+    """The type of the matrix products: "auto" takes 16 bits where the hardware multiplies them fast."""
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+    if device.type == "cpu" and getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"):
+        return torch.bfloat16
+    return torch.float32
+
+
+def get_batch(data, n, window):
+    """n random windows of the corpus data (N,), already on the device, by one gather: (n, window)."""
+    start = torch.randint(len(data) - window + 1, (n, 1), device=data.device)
+    return data[start + torch.arange(window, device=data.device)]
+
+
+def windows_of(data, window, limit=None):
+    """data (N,) cut into rows (n, window), the first `limit` spread evenly over it; the tail is dropped."""
+    rows = data[: len(data) // window * window].view(-1, window)
+    return rows if limit is None or limit >= len(rows) else rows[:: len(rows) // limit][:limit]
+
+
+def train(model, train_data, val_data, config, objective, folder, tokenizer, info, wanted):
+    """Train `model` on train_data (N,), both on one device, and leave a checkpoint in `folder`.
+
+    Resumes from `folder` if there is a state: the random numbers of step n depend on (seed, n) alone, so
+    a resumed run on a CPU equals an uninterrupted one bit for bit. Returns the final record: step, measure,
+    standard error, tokens, seconds.
+    """
+    began = time.time()
+    device = train_data.device
+    dtype = pick_dtype(config.dtype, device)
+    window = model.config.seq_len + objective.extra
+    tokens_a_step = config.batch_size * model.config.seq_len
+    optimizers = make_optimizers(model, config, torch.float32 if dtype == torch.float16 else dtype)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    averaged = copy.deepcopy(model).eval().requires_grad_(False)
+    state = {"step": 0, "steps": config.steps, "seconds": 0.0, "best": {}}
+    saved = checkpoint.load_state(folder)
+    if saved:
+        state = saved["progress"]
+        model.load_state_dict(saved["model"])
+        averaged.load_state_dict(saved["averaged"])
+        for optimizer, values in zip(optimizers, saved["optimizers"]):
+            optimizer.load_state_dict(values)
+        scaler.load_state_dict(saved["scaler"])
+    log = folder / "log.jsonl"
+    truncate_log(log, state["step"])
+    began -= state["seconds"]
+
+    compiled = torch.compile(model) if config.compile == "on" or (
+        config.compile == "auto" and device.type == "cuda") else model
+    params, averages = list(model.parameters()), list(averaged.parameters())
+    check_windows = windows_of(val_data, window, config.evaluate_windows)
+    stop = catch_interrupt()
+    record = state["best"]
+
+    def save():
+        state["seconds"] = time.time() - began
+        checkpoint.save(folder, averaged, tokenizer, info | record)
+        checkpoint.save_state(folder, {
+            "progress": state, "settings": wanted, "model": model.state_dict(),
+            "averaged": averaged.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
+            "scaler": scaler.state_dict(),
+        })
+
+    bar = tqdm(total=state["steps"], initial=state["step"], unit="step", dynamic_ncols=True, mininterval=1)
+    warm, warm_time = state["step"] + 20, 0.0
+    while state["step"] < state["steps"] and not stop:
+        step = state["step"]
+        torch.manual_seed(config.seed * 1_000_003 + step)
+        factor = learning_rate(step, state["steps"], config)
+        for optimizer, lr in zip(optimizers, (config.lr_matrix, config.lr_other)):
+            optimizer.param_groups[0]["lr"] = lr * factor
+        for _ in range(config.accumulate):
+            x0 = get_batch(train_data, config.batch_size // config.accumulate, window)
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                loss = objective.loss(compiled, x0) / config.accumulate
+            scaler.scale(loss).backward()
+        for optimizer in optimizers:
+            scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(params, config.clip)
+        for optimizer in optimizers:
+            scaler.step(optimizer)
+            optimizer.zero_grad()
+        scaler.update()
+        torch._foreach_lerp_(averages, params, 1 - min(config.ema, (step + 1) / (step + 10)))
+        state["step"] = step = step + 1
+        bar.update()
+
+        if step == warm:
+            warm_time = time.time()
+        if config.minutes and step == warm + 20 and state["steps"] == config.steps:
+            left = 60 * config.minutes * 0.93 - (time.time() - began)  # the rest is for evaluations
+            state["steps"] = min(config.steps, step + int(left / (time.time() - warm_time) * 20))
+            bar.total = state["steps"]
+        if step % 20 == 0:
+            if not math.isfinite(loss.item()):
+                raise corpus.UserError(f"the loss is not finite at step {step}; lower --lr-matrix or --lr-other")
+            speed = (step - bar.initial) * tokens_a_step / (time.time() - bar.start_t)
+            bar.set_postfix(loss=f"{loss.item() * config.accumulate:.3f}", **{
+                objective.measure: f"{record[objective.measure]:.3f}" if record else "-"}, tok_s=f"{speed:,.0f}")
+        last = step >= state["steps"]
+        if last or step % config.evaluate_every == 0:
+            rows, draws = (windows_of(val_data, window), 4) if last else (check_windows, 1)
+            mean, error = objective.evaluate(averaged, rows, draws)
+            record = state["best"] = {
+                "step": step, objective.measure: mean, "error": error, "train_loss": loss.item() * config.accumulate,
+                "tokens": step * tokens_a_step, "seconds": round(time.time() - began, 1),
+            }
+            save()
+            with open(log, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+            text = tokenizer.decode(objective.sample(averaged).tolist())
+            bar.write(f"\nstep {step}: {objective.measure} {mean:.4f} ± {error:.4f} nats/token\n{text}\n", sys.stdout)
+    bar.close()
+    if stop and state["step"] < state["steps"]:
+        save()
+    return record
+
+
+def catch_interrupt():
+    """A list that Ctrl-C makes non-empty, so that a step is never left half done; a second Ctrl-C kills."""
+    stop = []
+
+    def handler(signum, frame):
+        stop.append(signum)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, handler)
+    return stop
+
+
+# 4. Logs and curves
+
+
+def read_log(path):
+    """The records of a log.jsonl, oldest first; a last line cut off by a kill is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def truncate_log(path, step):
+    """Drop the records that a killed run wrote after the checkpoint it resumes from."""
+    kept = [json.dumps(record) + "\n" for record in read_log(path) if record["step"] <= step]
+    with corpus.whole_file(path) as partial:
+        partial.write_text("".join(kept), encoding="utf-8")
+
+
+def draw_curve(folder, measure):
+    """folder/curve.png from folder/log.jsonl."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    records = read_log(folder / "log.jsonl")
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    steps = [r["step"] for r in records]
+    axes.errorbar(steps, [r[measure] for r in records], [r["error"] for r in records], marker="o", ms=3,
+                  label=f"validation {measure}")
+    axes.set(xlabel="step", ylabel="nats per token", title=folder.name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with corpus.whole_file(folder / "curve.png") as path:
+        figure.savefig(path, format="png", dpi=130)
+    plt.close(figure)
+
+
+# 5. The command line
+
+
+def start_run(arguments, kind, model_config, config, objective, tokenizer, text, parts):
+    """Everything between parsed settings and a trained model: the folder, resuming, training, the curve.
+
+    text: the Corpus; parts: its training and validation text, tokenised here. Returns the run's folder.
+    """
+    device = settings.pick_device(arguments.device)
+    torch.set_float32_matmul_precision("high")
+    data = [torch.tensor(tokenizer.encode(part), device=device) for part in parts]
+    if min(map(len, data)) < 2 * (model_config.seq_len + objective.extra):
+        raise corpus.UserError(f"{text.name} is too short for windows of {model_config.seq_len}; lower --seq-len")
+    name = arguments.run or f"{kind}-{text.name}-{Path(arguments.config).stem}"
+    folder = checkpoint.RUNS / name
+    if arguments.fresh:
+        for file in ("train_state.pt", "log.jsonl"):
+            (folder / file).unlink(missing_ok=True)
+    wanted = dataclasses.asdict(model_config) | dataclasses.asdict(config) | {"corpus": text.sha256}
+    saved = checkpoint.load_state(folder)
+    if saved and saved["settings"] != wanted:
+        changed = ", ".join(key for key in wanted if saved["settings"].get(key) != wanted[key])
+        raise corpus.UserError(f"run {name} was begun with another {changed}; use --run NEW_NAME or --fresh")
+    torch.manual_seed(config.seed)
+    model = transformer.Transformer(model_config).to(device)
+    print(f"{kind}, {transformer.count_parameters(model) / 1e6:.2f}M parameters, settings {arguments.config!r}, {device}\n"
+          f"{text.name}: {len(data[0]):,} tokens to train on, {len(data[1]):,} to validate; run {name}", flush=True)
+    if saved:
+        step, steps = saved["progress"]["step"], saved["progress"]["steps"]
+        print("this run is finished; --fresh starts it again" if step >= steps else f"going on from step {step}")
+    info = {"kind": kind, "corpus": text.name, "corpus_sha256": text.sha256, "source": text.source,
+            "settings": arguments.config, "train": dataclasses.asdict(config)}
+    record = train(model, *data, config, objective, folder, tokenizer, info, wanted)
+    if record:
+        draw_curve(folder, objective.measure)
+        print(f"{objective.measure} {record[objective.measure]:.4f} ± {record['error']:.4f} nats per token at step "
+              f"{record['step']}, after {record['seconds']:.0f} s\nmodel, log and curve: {folder}")
+    return folder
+
+
+def main(argv=None):
+    default = "gpu" if torch.cuda.is_available() else "laptop"
+    arguments, shape, training = settings.parse(
+        argv, __doc__, (transformer.TransformerConfig, TrainConfig), default, fixed=("vocab_size", "causal"))
+    config = settings.build(TrainConfig, **training)
+    text = corpus.load(arguments.corpus)
+    tokenizer = corpus.CharTokenizer.from_text(text.text)
+    model_config = settings.build(transformer.TransformerConfig, vocab_size=tokenizer.vocab_size, **shape)
+    start_run(arguments, "dllm", model_config, config, masked_diffusion(config), tokenizer, text,
+              corpus.split(text.text))
+    print("Next: python 06_generate.py writes with your model.")
+
+
+if __name__ == "__main__":
+    corpus.run(main)

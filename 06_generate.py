@@ -1,0 +1,447 @@
+"""Chapter 06: how does noise become text, and what does it look like while it happens?
+
+    python 06_generate.py                                        # your latest run, else the shipped model
+    python 06_generate.py --prompt "ROMEO:" --steps 128 --topk 5
+    python 06_generate.py --infill "To be, or not to be, ____ is the question"
+    python 06_generate.py --num 2 --seed 1 --gif out.gif --html out.html
+
+A few seconds on two cores. In a terminal, grey blocks turn into letters in place, all over the text at
+once, the newest ones highlighted. The page that --html writes has a slider over the steps, and colours each
+character by when it was committed or by how sure the model was.
+
+Chapter 04's sampler yields a state a step. Here one such stream feeds every way to watch it.
+"""
+
+import argparse
+import contextlib
+import functools
+import importlib.util
+import io
+import itertools
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+import checkpoint
+import corpus
+
+diffusion = import_module("04_diffusion")
+
+MAX_LENGTH = 100_000  # positions; a typing slip such as {1000000} should not fill the memory
+MAX_RECORDED = 20_000_000  # positions × steps that --gif and --html may keep: some 300 MB
+BLANK = re.compile(r"_|\{([0-9]{1,9})\}")
+PLAYER = Path(__file__).with_name("docs") / "player.html"
+
+
+# ---- The canvas: a prompt and a blank are the same thing, namely what is masked and what is not ----
+
+
+def parse_prompt(text, length, tokenizer):
+    """`text` as ids, then masks up to `length` positions. The mask is the id vocab_size."""
+    ids = tokenizer.encode(text)
+    if len(ids) >= length:
+        raise corpus.UserError(f"the prompt fills {len(ids)} of {length} places: raise --len")
+    return ids + [tokenizer.vocab_size] * (length - len(ids))
+
+
+def parse_infill(text, tokenizer):
+    """Ids of `text` with its blanks masked: each underscore is one position, {20} is twenty."""
+    ids, end = [], 0
+    for blank in BLANK.finditer(text):
+        ids += tokenizer.encode(text[end : blank.start()])
+        ids += [tokenizer.vocab_size] * min(int(blank[1] or 1), MAX_LENGTH + 1)
+        end = blank.end()
+        if len(ids) > MAX_LENGTH:
+            raise corpus.UserError(f"--infill is longer than {MAX_LENGTH:,} positions: shorten its blanks")
+    ids += tokenizer.encode(text[end:])
+    if tokenizer.vocab_size not in ids:
+        raise corpus.UserError("--infill has no blank: write _ for one character, or {20} for twenty")
+    return ids
+
+
+# ---- Sampling, also beyond the model's window ----
+
+
+def plan_windows(canvas, mask_id, size, steps):
+    """[(left, right, steps)]: windows of `size` positions that together cover canvas (B, T), in order.
+
+    A window starts half a window before the text it adds, so that this text has something to continue; the
+    last one is moved left to be full. On a canvas longer than `size`, `steps` is the pace: so many for a
+    window full of masks, fewer where only half of it is to be written.
+    """
+    length, windows, done = canvas.shape[1], [], 0
+    while done < length:
+        left = max(0, min(done - size // 2, length - size))
+        right = min(left + size, length)
+        masks = int((canvas[:, done:right] == mask_id).sum(dim=1).max())
+        budget = steps if length <= size else -(-steps * masks // size)  # rounded up
+        if masks:
+            windows.append((left, right, min(budget, masks)))
+        done = right
+    return windows
+
+
+def generate(model, canvas, steps=64, temperature=0.8, top_k=None, generator=None):
+    """Fill every mask of canvas (B, T), T of any size. Yields `diffusion.State`s of the whole canvas.
+
+    State 0 is the untouched canvas. Positions that are not masked stay as they are, wherever they stand.
+    """
+    mask_id, canvas, step, nfe = model.config.vocab_size, canvas.clone(), 0, 0
+    confidence, committed = (canvas != mask_id).float(), torch.zeros_like(canvas, dtype=torch.bool)
+    yield diffusion.State(canvas.clone(), confidence.clone(), committed, 0, 0)
+    for left, right, budget in plan_windows(canvas, mask_id, model.config.seq_len, steps):
+        window = canvas[:, left:right].clone()  # (B, right - left)
+        for state in diffusion.denoise(model, window, budget, temperature, top_k, generator=generator):
+            if state.step == 0:
+                continue  # the reader has seen this canvas
+            here, before = slice(left, right), confidence[:, left:right]
+            canvas[:, here] = state.canvas
+            # Here, what an earlier window wrote counts as given (1.0): keep what it was drawn with.
+            confidence[:, here] = torch.where(window == mask_id, state.confidence, before)
+            committed = torch.zeros_like(committed)
+            committed[:, here] = state.committed
+            now = step + state.step, nfe + state.nfe
+            yield diffusion.State(canvas.clone(), confidence.clone(), committed, *now)
+        step, nfe = step + state.step, nfe + state.nfe
+
+
+# ---- A state as rows of styled cells, for the terminal and the GIF ----
+
+
+def page(state, given, letters, width):
+    """Rows of (text, style) cells, at most `width` a row, all samples below one another.
+
+    given: (T,) bool, the positions that were never masked. letters: what each token id looks like.
+    """
+    rows = []
+    for number, (tokens, committed) in enumerate(zip(state.canvas.tolist(), state.committed.tolist()), 1):
+        if len(state.canvas) > 1:
+            rows += [[]] if rows else []
+            rows.append([(character, "note") for character in f"sample {number} of {len(state.canvas)}"])
+        rows.append([])
+        for token, new, kept in zip(tokens, committed, given):
+            style = "mask" if token == len(letters) - 1 else "given" if kept else "new" if new else "old"
+            if letters[token] == "\n":
+                rows.append([])
+                continue
+            if len(rows[-1]) == width:
+                rows.append([])
+            # A control code in somebody's corpus must not reach the screen.
+            rows[-1].append((letters[token] if letters[token].isprintable() else " ", style))
+    return rows
+
+
+def tail(rows, height):
+    """The last `height` rows, ending where there is text: masks that wait below are of no interest yet."""
+    written = [i for i, row in enumerate(rows) if any(style not in ("mask", "note") for _, style in row)]
+    end = min(len(rows), max(height, max(written, default=0) + 1))
+    return rows[max(0, end - height) : end]
+
+
+# ---- View 1: the terminal ----
+
+SGR = {"mask": "2", "note": "2", "given": "36", "new": "30;43", "old": ""}
+
+
+class Terminal:
+    """Redraws the page in place. `with` gives the cursor back however the run ends."""
+
+    def __init__(self, given, letters, out):
+        self.given, self.letters, self.out = given, letters, out
+        self.colour, self.drawn, self.size = not os.environ.get("NO_COLOR"), 0, None
+
+    def __enter__(self):
+        self.out.write("\x1b[?25l")
+        return self
+
+    def __exit__(self, *_):
+        self.out.write("\x1b[?25h")
+        self.out.flush()
+
+    def paint(self, row):
+        line = ""
+        for style, cells in itertools.groupby(row, key=lambda cell: cell[1]):
+            text = "".join(text for text, _ in cells)
+            line += f"\x1b[{SGR[style]}m{text}\x1b[0m" if self.colour and SGR[style] else text
+        return line
+
+    def draw(self, state, status, whole=False):
+        """One state and its status line. `whole`: all of it, for scrolling back, however small the screen."""
+        size = shutil.get_terminal_size()
+        if size != self.size:
+            self.drawn, self.size = 0, size  # old rows were wrapped anew by the resize: start below them
+        rows = page(state, self.given, self.letters, max(1, size.columns - 1))
+        if not whole:
+            rows = tail(rows, max(1, size.lines - 3))
+        rows += [[], [(character, "note") for character in status[: size.columns - 1]]]
+        up = f"\x1b[{self.drawn}A" if self.drawn else ""
+        self.out.write(f"\r{up}\x1b[J" if whole else f"\r{up}")
+        self.out.write("".join(self.paint(row) + "\x1b[K\n" for row in rows) + "\x1b[J")
+        self.out.flush()
+        self.drawn = len(rows)
+
+
+# ---- View 2: a GIF ----
+
+GIF_COLUMNS, GIF_ROWS, GIF_FRAMES, FONT_SIZE = 64, 40, 200, 16
+PAPER, AMBER = (22, 24, 29), (240, 190, 80)
+INK = {  # style: (background, foreground); "old" first, so that colour 0 is the paper
+    "old": (PAPER, (226, 226, 222)),
+    "mask": (PAPER, (74, 80, 92)),
+    "given": (PAPER, (111, 211, 197)),
+    "new": (AMBER, (30, 24, 8)),
+    "note": (PAPER, (128, 134, 148)),
+}
+SHADES = 6  # from background to foreground: 5 styles × 6 shades fit a palette of 32, 5 bits a pixel
+PALETTE = [
+    round(back + (front - back) * shade / (SHADES - 1))
+    for paper, ink in INK.values() for shade in range(SHADES) for back, front in zip(paper, ink)
+]  # r, g, b, r, g, b, …
+
+
+def gif_bytes(history, given, letters):
+    """The states as an animated GIF, the last one held for two seconds."""
+    from PIL import Image, ImageDraw
+
+    font = monospace_font()
+    wide, high, margin = math.ceil(font.getlength("M")), round(1.4 * FONT_SIZE), FONT_SIZE
+
+    @functools.cache
+    def tile(text, style):
+        glyph = Image.new("L", (wide, high))
+        ImageDraw.Draw(glyph).text((wide / 2, 0.72 * high), text, fill=255, font=font, anchor="ms")
+        first = SHADES * list(INK).index(style)
+        return glyph.point([first + round(value * (SHADES - 1) / 255) for value in range(256)])
+
+    # A long run is thinned out. "New" is then what changed since the frame before; nothing is in the last.
+    shown = [*history[: -1 : math.ceil(len(history) / GIF_FRAMES)], history[-1], history[-1]]
+    shown[1:] = [replace(now, committed=now.canvas != before.canvas) for before, now in zip(shown, shown[1:])]
+    columns = max(24, min(GIF_COLUMNS, len(given)))
+    pages = [page(state, given, letters, columns) for state in shown]
+    height, frames = min(GIF_ROWS, max(map(len, pages))), []
+    for rows, state in zip(pages, shown):
+        rows = tail(rows, height)
+        rows += [[]] * (height + 1 - len(rows))
+        rows.append([(character, "note") for character in f"step {state.step}/{history[-1].step}"])
+        frame = Image.new("L", (columns * wide + 2 * margin, len(rows) * high + 2 * margin))
+        for y, row in enumerate(rows):
+            for x, cell in enumerate(row):
+                frame.paste(tile(*cell), (margin + x * wide, margin + y * high))
+        frame.putpalette(PALETTE)
+        frames.append(frame)
+    pace = max(40, min(200, 6000 // len(frames)))  # ms: about six seconds in all
+    durations = [600] + [pace] * (len(frames) - 2) + [2000]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    return file.getvalue()
+
+
+def monospace_font():
+    """DejaVu Sans Mono as matplotlib brings it, else as the system has it, else Pillow's own font."""
+    from PIL import ImageFont
+
+    matplotlib = importlib.util.find_spec("matplotlib")
+    bundled = Path(matplotlib.origin).parent / "mpl-data/fonts/ttf" if matplotlib else Path()
+    for name in (bundled / "DejaVuSansMono.ttf", "DejaVuSansMono.ttf"):
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype(str(name), FONT_SIZE)
+    return ImageFont.load_default(size=FONT_SIZE)
+
+
+# ---- View 3: a web page ----
+
+
+def html_page(history, letters, title, facts):
+    """One self-contained page: docs/player.html with the run as JSON in it.
+
+    events[step] lists [position, token, probability in %] for what changed; guesses[step] has one base-36
+    digit a position, the confidence there, so that the page can show how sure the model is while it waits.
+    """
+    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+    samples = []
+    for row in range(len(history[0].canvas)):
+        events, guesses, before = [], [], history[0].canvas[row].tolist()
+        for state in history:
+            tokens, sure = state.canvas[row].tolist(), state.confidence[row].tolist()
+            changes = [i for i, (old, new) in enumerate(zip(before, tokens)) if old != new]
+            events.append([[i, tokens[i], round(100 * sure[i])] for i in changes])
+            guesses.append("".join(digits[round(35 * min(max(c, 0.0), 1.0))] for c in sure))
+            before = tokens
+        samples.append({"events": events, "guesses": guesses})
+    run = {
+        "title": title, "facts": facts, "letters": letters, "mask": len(letters) - 1,
+        "start": history[0].canvas[0].tolist(), "samples": samples,
+    }
+    # Inside <script>, "</script" and "<!--" would end or bend the element even within a JSON string.
+    data = json.dumps(run, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
+    return PLAYER.read_text(encoding="utf-8").replace("__RUN__", data)
+
+
+# ---- The command ----
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise corpus.UserError(f"{message} (--help lists the flags)")
+
+
+def number(kind, lowest, highest=math.inf):
+    """An argparse type: `kind` (int or float) from lowest to highest, never NaN or infinite."""
+
+    def parse(text):
+        value = kind(text)
+        if not (lowest <= value <= highest and value < math.inf):
+            limit = f"from {lowest} to {highest}" if highest < math.inf else f"{lowest} or more"
+            raise argparse.ArgumentTypeError(f"must be {limit}, not {text}")
+        return value
+
+    parse.__name__ = "whole number" if kind is int else "number"  # argparse quotes it: invalid … value
+    return parse
+
+
+def output(suffix):
+    """An argparse type: a path that can be written, found out now and not after minutes of sampling."""
+
+    def parse(text):
+        path = Path(text)
+        if path.suffix.lower() != suffix:
+            raise argparse.ArgumentTypeError(f"{text!r} must end in {suffix}")
+        try:
+            if path.is_dir() or path.exists() and not os.access(path, os.W_OK):
+                raise argparse.ArgumentTypeError(f"cannot write {text!r}: a folder, or write-protected")
+            with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent):
+                return path
+        except OSError as error:
+            raise argparse.ArgumentTypeError(f"cannot write {text!r}: {error.strerror}") from None
+
+    return parse
+
+
+def parse_arguments(argv=None):
+    parser = Parser(description="Sample from a diffusion model, and watch.", allow_abbrev=False)
+    flag = parser.add_argument
+    flag("--checkpoint", metavar="RUN", help="a run's name or folder (your latest, else the shipped one)")
+    flag("--steps", type=number(int, 1), default=64, metavar="N",
+         help="denoising steps for one window of the model (64); never more than there are masks")
+    flag("--temp", type=number(float, 0), default=0.8, metavar="X",
+         help="temperature (0.8): 0 always takes the likeliest character, above 1 is wilder than the model")
+    flag("--topk", type=number(int, 1), metavar="N", help="draw among the N likeliest characters (all)")
+    flag("--len", type=number(int, 1, MAX_LENGTH), metavar="N", help="characters, the prompt included (256)")
+    flag("--num", type=number(int, 1), default=1, metavar="N", help="samples, made in one batch (1)")
+    flag("--seed", type=number(int, 0, 2**63 - 1), metavar="N", help="the same seed, the same text (random)")
+    flag("--device", default="auto", help="cpu, cuda, mps or auto (auto)")
+    flag("--prompt", default="", metavar="TEXT", help="how the text begins; \\n is a new line")
+    flag("--infill", metavar="TEXT", help="text with blanks to fill: _ is one character, {20} is twenty")
+    flag("--quiet", action="store_true", help="print the text and nothing else")
+    flag("--gif", type=output(".gif"), metavar="FILE", help="save the run as an animation")
+    flag("--html", type=output(".html"), metavar="FILE", help="save the run as a web page with a player")
+    args = parser.parse_args(argv)
+    if args.infill is not None and (args.prompt or args.len is not None):
+        parser.error("--infill already says how the text begins and ends: leave out --prompt and --len")
+    if args.gif and not importlib.util.find_spec("PIL"):
+        parser.error("--gif needs Pillow: pip install pillow")
+    if args.html and not PLAYER.is_file():
+        parser.error(f"--html needs the file docs/{PLAYER.name} of this repository")
+    if args.seed is None:
+        args.seed = random.randrange(2**31)
+    return args
+
+
+def pick_device(name):
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise corpus.UserError(f"--device {name} does not work on this machine: try --device cpu") from None
+    return name
+
+
+def watch(model, tokenizer, ids, args, name):
+    """Sample args.num times from the canvas `ids`, and show it in every way that `args` ask for."""
+    mask_id = model.config.vocab_size
+    if args.topk is not None and args.topk > mask_id:
+        raise corpus.UserError(f"--topk is {args.topk}, but the vocabulary has {mask_id} symbols: lower it")
+    letters = [tokenizer.decode([i]) for i in range(mask_id)] + [corpus.MASK_CHAR]
+    given = [i != mask_id for i in ids]
+    canvas = torch.tensor([ids] * args.num, device=next(model.parameters()).device)  # (B, T)
+    total = sum(budget for *_, budget in plan_windows(canvas, mask_id, model.config.seq_len, args.steps))
+    record, history = args.gif or args.html, []
+    if record and canvas.numel() * total > MAX_RECORDED:
+        raise corpus.UserError("too long a run for --gif and --html, which keep each step: lower --len or --num")
+    generator = torch.Generator(canvas.device).manual_seed(args.seed)
+    # Below a thousandth, dividing by the temperature would overflow; the draw is greedy long before.
+    temperature = args.temp if args.temp > 1e-3 else 0
+    live = sys.stdout.isatty() and not args.quiet and os.environ.get("TERM") != "dumb"
+    terminal, start = Terminal(given, letters, sys.stdout), time.perf_counter()
+    with terminal if live else contextlib.nullcontext():
+        for state in generate(model, canvas, args.steps, temperature, args.topk, generator):
+            moved = {field: getattr(state, field).cpu() for field in ("canvas", "confidence", "committed")}
+            state = replace(state, **moved)
+            written = int((state.canvas != mask_id).sum()) - args.num * sum(given)
+            rate = written / (time.perf_counter() - start)
+            status = f"step {state.step}/{total} · {state.nfe} NFE · {rate:,.0f} characters/s"
+            status += f" · seed {args.seed} · {name}"
+            if record:
+                history.append(state)
+            if live:
+                terminal.draw(state, status)
+        if live:
+            terminal.draw(replace(state, committed=torch.zeros_like(state.committed)), status, whole=True)
+    say = (lambda line: None) if args.quiet else print
+    if not live:
+        say(status)
+        for number, row in enumerate(state.canvas, 1):
+            say(f"\n--- sample {number} of {args.num} ---" if args.num > 1 else "")
+            print(tokenizer.decode(row))
+    if args.gif:
+        size = save(args.gif, gif_bytes(history, given, letters))
+        say(f"wrote {args.gif} ({size})")
+    if args.html:
+        title = f"{given.count(False)} characters in {total} steps"
+        facts = f"{name} · seed {args.seed} · temperature {args.temp:g} · top-k {args.topk or 'off'}"
+        size = save(args.html, html_page(history, letters, title, facts).encode())
+        say(f"wrote {args.html} ({size})")
+
+
+def save(path, data):
+    checkpoint.write_atomic(path, lambda temporary: temporary.write_bytes(data))
+    return f"{len(data) / 1000:,.0f} kB"
+
+
+def main(argv=None):
+    args = parse_arguments(argv)
+    with contextlib.suppress(AttributeError):
+        sys.stdout.reconfigure(errors="replace")  # a console that cannot show ░ shows ? instead of failing
+    # Terminated politely, we still leave through Terminal.__exit__, which gives the cursor back.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    folder = checkpoint.find(args.checkpoint)
+    model, tokenizer, _ = checkpoint.load(folder, pick_device(args.device))
+    if model.config.causal:
+        raise corpus.UserError(f"{folder} is a GPT, which cannot fill masks: name a dLLM with --checkpoint")
+    if args.infill is None:
+        ids = parse_prompt(args.prompt.replace("\\n", "\n"), args.len or 256, tokenizer)
+    else:
+        ids = parse_infill(args.infill.replace("\\n", "\n"), tokenizer)
+    try:
+        watch(model, tokenizer, ids, args, folder.resolve().name)
+    except torch.OutOfMemoryError:
+        raise corpus.UserError("out of GPU memory: lower --num, or use --device cpu") from None
+
+
+if __name__ == "__main__":
+    corpus.run(main)
+
+# Next: 07_train_gpt.py trains the same Transformer with causal attention, to compare with.

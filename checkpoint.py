@@ -1,0 +1,117 @@
+"""Plumbing: saving, loading and resuming models.
+
+A model is two files in a folder: model.safetensors (weights) and config.json (model config, vocabulary,
+what it was trained on, its numbers). train_state.pt beside them is only for resuming. Each is written
+under a temporary name and renamed, so that a kill at any moment leaves the old one whole.
+"""
+
+import dataclasses
+import json
+import pickle
+from importlib import import_module
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+import corpus
+
+transformer = import_module("03_transformer")
+
+RUNS = corpus.ROOT / "checkpoints"
+SHIPPED = RUNS / "shakespeare"
+
+
+def save(folder, model, tokenizer, info, dtype=torch.float32):
+    """Write a model to `folder`. `info`: plain values to keep beside it (step, metrics, corpus)."""
+    folder = Path(folder)
+    weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    config = {
+        "model": dataclasses.asdict(model.config),
+        "tokenizer": {"kind": tokenizer.kind, "vocabulary": tokenizer.vocabulary},
+        "info": info,
+    }
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    # The config travels inside the weights too: a kill between the two renames cannot mix two models.
+    metadata = {"config": json.dumps(config, ensure_ascii=False)}
+    with corpus.whole_file(folder / "model.safetensors") as path:
+        safetensors.torch.save_file(weights, path, metadata)
+    with corpus.whole_file(folder / "config.json") as path:
+        path.write_text(text, encoding="utf-8")
+
+
+def load(folder, device="cpu"):
+    """Read a model: (model in fp32 and evaluation mode, tokenizer, info). UserError if anything is off."""
+    folder = Path(folder)
+    path = folder / "model.safetensors"
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            embedded = (file.metadata() or {}).get("config")
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+        config = json.loads(embedded or (folder / "config.json").read_text(encoding="utf-8"))
+        with torch.device("meta"):
+            model = transformer.Transformer(transformer.TransformerConfig(**config["model"]))
+        tokenizer = make_tokenizer(config["tokenizer"])
+        info = config["info"]
+    except FileNotFoundError:
+        raise corpus.UserError(f"no model in {folder} (it needs model.safetensors and config.json)") from None
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise corpus.UserError(f"{folder} holds a damaged model: {str(error).splitlines()[0]}") from None
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise corpus.UserError(f"{folder}: the vocabulary does not fit the model")
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise corpus.UserError(f"{folder} does not fit its config: weight {name}")
+        if not weights[name].isfinite().all():
+            raise corpus.UserError(f"{folder} holds a damaged model: weight {name} is not finite")
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
+    return model.to(device).eval().requires_grad_(False), tokenizer, info
+
+
+def make_tokenizer(description):
+    """The tokenizer that a config.json describes."""
+    if description["kind"] == "char":
+        return corpus.CharTokenizer(description["vocabulary"])
+    raise ValueError(f"unknown tokenizer {description['kind']!r}")
+
+
+def find(name=None):
+    """The folder that `--checkpoint` means: a path or a run's name; None: your latest run, else the shipped."""
+    if name is not None:
+        for folder in (Path(name), RUNS / name):
+            if (folder / "model.safetensors").is_file():
+                return folder
+        raise corpus.UserError(f"no model at {name!r}; {known_runs()}")
+    own = [path for path in RUNS.glob("*/model.safetensors") if (path.parent / "train_state.pt").is_file()]
+    if own:
+        return max(own, key=lambda path: path.stat().st_mtime).parent
+    if (SHIPPED / "model.safetensors").is_file():
+        return SHIPPED
+    raise corpus.UserError("no trained model yet: run python 05_train.py")
+
+
+def known_runs():
+    names = sorted(path.parent.name for path in RUNS.glob("*/model.safetensors"))
+    return "there are: " + ", ".join(names) if names else "train one with python 05_train.py"
+
+
+def save_state(folder, state):
+    """Write what resuming needs (tensors and plain values) to train_state.pt."""
+    with corpus.whole_file(Path(folder) / "train_state.pt") as path:
+        torch.save(state, path)
+
+
+def load_state(folder):
+    """Read train_state.pt, or None if there is none. Nothing in it is executed; UserError if it is damaged."""
+    path = Path(folder) / "train_state.pt"
+    if not path.is_file():
+        return None
+    try:
+        with torch.sparse.check_sparse_tensor_invariants():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise corpus.UserError(f"{path} is damaged ({reason}); delete it to start this run again") from None

@@ -1,0 +1,99 @@
+"""Plumbing: settings from dataclass defaults, a YAML file and flags, in that order; and the device."""
+
+import argparse
+import dataclasses
+import difflib
+from pathlib import Path
+
+import torch
+import yaml
+
+import corpus
+
+CONFIGS = corpus.ROOT / "configs"
+
+
+def parse(argv, description, groups, default, fixed=()):
+    """Command line → (arguments, one dict of given settings a group).
+
+    groups: dataclasses whose fields become flags. default: the settings file when --config is not given.
+    fixed: fields that the chapter decides itself and that are no flags. UserError for unknown names and
+    for values of the wrong type.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", default="shakespeare", help="shakespeare, or a text file of your own")
+    parser.add_argument("--config", default=default, help=f"a name in configs/ or a YAML file (here: {default})")
+    parser.add_argument("--run", help="name of the run, its folder under checkpoints/")
+    parser.add_argument("--fresh", action="store_true", help="start the run again instead of going on with it")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    fields = {}
+    for group in groups:
+        section = parser.add_argument_group(group.__name__)
+        for field in dataclasses.fields(group):
+            if field.name not in fixed:
+                fields[field.name] = field
+                usual = "" if field.default is dataclasses.MISSING else f"default {field.default}"
+                meaning = field.metadata.get("help", "")
+                section.add_argument("--" + field.name.replace("_", "-"), metavar=field.type.__name__.upper(),
+                                     help=f"{meaning} ({usual})" if meaning else usual)
+    arguments = parser.parse_args(argv)
+    values = read_config(arguments.config)
+    for name in values:
+        if name not in fields:
+            near = difflib.get_close_matches(str(name), fields, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise corpus.UserError(f"unknown setting {name!r} in {arguments.config}{hint}")
+    values |= {name: value for name in fields if (value := getattr(arguments, name)) is not None}
+    values = {name: coerce(name, value, fields[name].type) for name, value in values.items()}
+    own = [{f.name: values[f.name] for f in dataclasses.fields(group) if f.name in values} for group in groups]
+    return arguments, *own
+
+
+def coerce(name, value, kind):
+    """A value from a flag or a YAML file as `kind`; YAML reads 3e-4 as a string."""
+    try:
+        if isinstance(value, (list, dict)) or value is None:
+            raise ValueError
+        if kind is bool:
+            return {"true": True, "false": False}[str(value).lower()]
+        if kind is int:
+            if isinstance(value, bool) or float(value) != int(float(value)):
+                raise ValueError
+            return int(float(value))
+        return kind(value)
+    except (ValueError, KeyError, OverflowError):
+        raise corpus.UserError(f"{name} must be {kind.__name__}, not {value!r}") from None
+
+
+def build(group, **values):
+    """group(**values), with its ValueError as a UserError."""
+    try:
+        return group(**values)
+    except ValueError as error:
+        raise corpus.UserError(str(error)) from None
+
+
+def read_config(name):
+    """Settings in configs/NAME.yaml, or in the file at a path, as a dict."""
+    path = next((p for p in (Path(name), CONFIGS / f"{name}.yaml") if p.is_file()), None)
+    if path is None:
+        known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
+        raise corpus.UserError(f"no settings file {name!r}; there are: {known}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise corpus.UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise corpus.UserError(f"{path} must hold lines of the form name: value")
+    return values
+
+
+def pick_device(name):
+    """The torch.device that --device means; "auto" prefers cuda, then mps."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError):
+        raise corpus.UserError(f"no device {name!r} on this machine; try --device cpu") from None
