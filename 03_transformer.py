@@ -2,11 +2,9 @@
 
     python 03_transformer.py    # about 5 seconds on a CPU
 
-A stack of blocks, each of which lets positions exchange what they know (attention) and then think alone
-(an MLP). The GPT and the diffusion model of this book are both this one, with `causal` on or off.
-
-You should see where 10.7 million parameters lie, what a token costs, what each switch changes, and that an
-untrained model's loss is ln V.
+A stack of blocks: attention lets positions exchange what they know, an MLP then works on each alone.
+The GPT and the diffusion model of this book are both this one, with `causal` on or off.
+You should see where 10.7 million parameters lie, what a token costs, and what each switch changes.
 """
 
 import argparse
@@ -198,37 +196,31 @@ def flops_per_token(config):
     return 6 * matrices + 12 * config.n_layer * config.n_embd * config.seq_len
 
 
-# The demonstration
-
-
 def parameters_by_part(config):
     """{part: (formula, number)}, derived from the config alone."""
     V, T, L, C = config.vocab_size, config.seq_len, config.n_layer, config.n_embd
-    parts = {"token_emb": ("(V+1) C", (V + 1) * C)}  # one row more than the head: the mask
-    if config.positions == "learned":
-        parts["pos_emb"] = ("T C", T * C)
-    if config.time_conditioned:
-        parts["time_emb"] = ("2 (C² + C)", 2 * (C**2 + C))
-    parts["attn"] = ("L 4 C²", L * 4 * C**2)  # q, k, v and out
-    parts["mlp"] = ("L 8 C²", L * 8 * C**2)  # up to 4C and back
-    if config.activation == "gelu":
-        parts["mlp"] = ("L (8 C² + 5 C)", L * (8 * C**2 + 5 * C))
-    if config.norm == "layer":
-        parts["norm"] = ("(2L+1) 2 C", (2 * L + 1) * 2 * C)
-    parts["head"] = ("V C", V * C)
-    return parts
+    gelu, layer = config.activation == "gelu", config.norm == "layer"
+    return {
+        "token_emb": ("(V+1) C", (V + 1) * C),  # one row more than the head: the mask
+        "pos_emb": ("T C", T * C if config.positions == "learned" else 0),
+        "time_emb": ("2 C² + 2 C", 2 * (C**2 + C) if config.time_conditioned else 0),
+        "attn": ("L 4 C²", L * 4 * C**2),  # q, k, v and out
+        "mlp": ("L (8 C² + 5 C)" if gelu else "L 8 C²", L * (8 * C**2 + 5 * C * gelu)),
+        "norm": ("(2L+1) 2 C", (2 * L + 1) * 2 * C * layer),
+        "head": ("V C", V * C),
+    }
 
 
 def show_parameters(model):
     tensors.heading("1. Where the parameters are")
     c, total = model.config, count_parameters(model)
     print(f"  V={c.vocab_size} symbols, T={c.seq_len}, L={c.n_layer} layers, {c.n_head} heads, C={c.n_embd}")
-    print("  part        formula       derived     counted    share")
+    print("  part        formula        derived     counted    share")
     for part, (formula, derived) in parameters_by_part(c).items():
         counted = sum(p.numel() for name, p in model.named_parameters() if part in name)
-        print(f"  {part:11} {formula:9} {derived:11,} {counted:11,} {counted / total:8.1%}")
         assert derived == counted
-    print(f"  total {total:38,}   nearly all of it 12 C² a layer")
+        print(f"  {part:11} {formula:10} {derived:11,} {counted:11,} {counted / total:8.1%}")
+    print(f"  total {total:39,}   nearly all of it 12 C² a layer")
     assert total == sum(number for _, number in parameters_by_part(c).values())
 
 
@@ -240,23 +232,17 @@ def show_flops(model):
     print(f"  forward    2 for each of {matrices:,} weights in matrices {2 * matrices:13,}")
     print(f"             4 C T a layer for QKᵀ and weights times V     {scores:13,}")
     print("  backward   twice the forward: a gradient for the input and one for the weights of each product")
-    tokens = torch.zeros(1, c.seq_len, dtype=torch.long)
-    with FlopCounterMode(display=False) as forward, sdpa_kernel(SDPBackend.MATH):
-        loss = model(tokens).sum()
-    with FlopCounterMode(display=False) as backward, sdpa_kernel(SDPBackend.MATH):
-        loss.backward()
-    measured = [counter.get_total_flops() / c.seq_len for counter in (forward, backward)]
-    assert measured == [2 * matrices + scores, 2 * (2 * matrices + scores)] and sum(measured) == flops_per_token(c)
-    print(f"  training   {sum(measured):,.0f} a token, as PyTorch's own counter finds (asserted)")
-    step = sum(measured) * 64 * c.seq_len
-    print(f"  A step on 64 texts is {step / 1e12:.2f} TFLOP: {step / 1e11:.0f} s at 0.1 TFLOP/s (a laptop),"
-          f" {step / 5e13:.3f} s at 50 (a GPU).")  # fmt: skip
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(torch.zeros(1, c.seq_len, dtype=torch.long)).sum().backward()
+    assert counter.get_total_flops() / c.seq_len == 3 * (2 * matrices + scores) == flops_per_token(c)
+    print(f"  training   three times the forward; PyTorch's counter agrees {flops_per_token(c):13,}")
+    work = flops_per_token(c) * 64 * c.seq_len / 1e12
+    print(f"  64 texts: {work:.2f} TFLOP, {work / 0.1:.0f} s at 0.1 TFLOP/s, {work / 50:.3f} s at 50 (GPU)")
 
 
-@torch.no_grad()
 def show_switches(config, tokens):
     tensors.heading("3. The switches, and the loss before training")
-    print("  config                   parameters    loss   two passes in training, and what the switch does")
+    print("  config                   parameters    loss   twice in training, and what the switch does")
     for change, meaning in [
         ({}, "rotary, RMSNorm with QK-norm, ReLU²"),
         ({"positions": "learned"}, "a trained vector for each of T places"),
@@ -269,44 +255,44 @@ def show_switches(config, tokens):
         torch.manual_seed(0)
         model = Transformer(replace(config, **change))
         t = torch.full((len(tokens),), 0.5)
-        equal = torch.equal(model(tokens, t), model(tokens, t))
-        assert equal is (model.config.dropout == 0)
+        assert torch.equal(model(tokens, t), model(tokens, t)) is (model.config.dropout == 0)
         loss = F.cross_entropy(model.eval()(tokens, t).flatten(0, 1), tokens.flatten()).item()
         assert abs(loss - math.log(config.vocab_size)) < 0.05
         name = " ".join(f"{key}={value}" for key, value in change.items()) or "the default"
-        print(f"  {name:24} {count_parameters(model):10,} {loss:7.3f}   {'equal ' if equal else 'differ'}  {meaning}")
-    print(f"  ln V = {math.log(config.vocab_size):.3f}: a fresh model finds all symbols about equally likely.")
+        twice = "differ" if model.config.dropout else "equal"
+        print(f"  {name:24} {count_parameters(model):10,} {loss:7.3f}   {twice:7} {meaning}")
+    print(f"  ln V = {math.log(config.vocab_size):.3f}: to a fresh model all symbols are equally likely.")
 
 
-@torch.no_grad()
 def show_shapes(model, tokens):
     tensors.heading("4. One forward pass, module by module")
+    notes = {"token_emb": "B, T, C", "blocks.0.attn.qkv": "q, k, v", "blocks.0.mlp.up": "4C", "head": "V"}
+    names = {m: name for name, m in model.named_modules() if not isinstance(m, nn.Dropout)}
+
+    def show(module, _, output):
+        name = names.get(module)
+        if name and (name.startswith("blocks.0.") or name.count(".") < 2):  # one block in detail is enough
+            print(f"  {name:20} {str(tuple(output.shape)):16} {notes.get(name, '')}".rstrip())
+
     print(f"  {'tokens':20} {str(tuple(tokens.shape)):16} B, T")
-    notes = {"token_emb": "B, T, C", "blocks.0.attn.qkv": "3C: q, k, v", "blocks.0.mlp.up": "4C", "head": "V: no mask"}
-    handles = []
-    for name, module in model.named_modules():
-        if name.count(".") == 1 or name.startswith("blocks.0.") or name in ("token_emb", "norm", "head"):
-            if not isinstance(module, nn.Dropout):
-                handles.append(module.register_forward_hook(
-                    lambda _, __, y, n=name: print(f"  {n:20} {str(tuple(y.shape)):16} {notes.get(n, '')}".rstrip())
-                ))  # fmt: skip
-    model(tokens)
-    for handle in handles:
-        handle.remove()
+    with nn.modules.module.register_module_forward_hook(show):
+        model(tokens)
     x, table = model.token_emb(tokens), attention.rotary_table(torch.arange(tokens.shape[1]), 64)
     assert torch.equal(model.blocks[0](x, None, table), x)
-    print("  A fresh block adds exactly zero (asserted): the model starts shallow and grows deep by learning.")
+    print("  A fresh block adds exactly zero (asserted): it starts shallow and grows deep by learning.")
 
 
 def main():
     argparse.ArgumentParser(description="A transformer, part by part.").parse_args()
+    torch.set_num_threads(1)  # so little work is quicker alone than waiting for a second, busy core
     torch.manual_seed(0)
     config = TransformerConfig(vocab_size=65)  # as many symbols as TinyShakespeare has
     model, tokens = Transformer(config), torch.randint(65, (2, 64))
     show_parameters(model)
     show_flops(model)
-    show_switches(config, tokens)
-    show_shapes(model, tokens)
+    with torch.no_grad():
+        show_switches(config, tokens)
+        show_shapes(model, tokens)
     print("\nNext: 04_diffusion.py, where this model learns to restore masked text.")
 
 

@@ -16,10 +16,11 @@ import math
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Callable
 
 import torch
 from tqdm import tqdm
@@ -27,6 +28,7 @@ from tqdm import tqdm
 import checkpoint
 import corpus
 import settings
+from settings import setting
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -35,46 +37,31 @@ diffusion = import_module("04_diffusion")
 # 1. Settings
 
 
-def setting(default, meaning):
-    return field(default=default, metadata={"help": meaning})
-
-
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. Every field is a flag and a key of the files in configs/."""
+    """How to train. Every field is a flag and a key of the files in configs/: default, meaning, range."""
 
-    steps: int = setting(50_000, "at most")
-    minutes: float = setting(0.0, "when set, the number of steps follows from the speed of the first ones")
-    batch_size: int = setting(64, "windows a step")
-    accumulate: int = setting(1, "passes to split a step's batch into, to save memory")
-    lr_matrix: float = setting(0.02, "learning rate of Muon, for the hidden matrices")
-    lr_other: float = setting(0.005, "learning rate of AdamW, for embeddings, head and norms")
-    weight_decay: float = setting(0.0, "pull towards zero, relative to the learning rate")
-    warmup: int = setting(100, "steps over which the learning rate rises")
-    cooldown: float = setting(0.7, "last part of the run, over which it falls to 0")
-    clip: float = setting(1.0, "largest gradient norm")
-    ema: float = setting(0.995, "memory of the averaged weights, which are evaluated, saved and shipped")
-    t_max: float = setting(0.8, "highest noise level of the training loss")
-    evaluate_every: int = setting(500, "steps")
-    evaluate_windows: int = setting(256, "validation windows of an evaluation; the last takes all, 4 times")
-    dtype: str = setting("auto", "of matrix products: auto, float32, bfloat16, float16")
-    compile: str = setting("auto", "torch.compile: auto (CUDA only), on, off")
-    seed: int = setting(1, "of weights, batches and masks")
+    steps: int = setting(50_000, "at most", 1)
+    minutes: float = setting(0.0, "when set, the number of steps follows from the speed of the first ones", 0)
+    batch_size: int = setting(64, "windows a step", 1)
+    accumulate: int = setting(1, "passes to split a step's batch into, to save memory", 1)
+    optimizer: str = setting("muon", "for the hidden matrices", choices=("muon", "adamw"))
+    lr_matrix: float = setting(0.02, "its learning rate", 0, 1)
+    lr_other: float = setting(0.005, "learning rate of AdamW, for embeddings, head and norms", 0, 1)
+    weight_decay: float = setting(0.0, "pull towards zero, relative to the learning rate", 0, 10)
+    warmup: int = setting(100, "steps over which the learning rate rises", 0)
+    cooldown: float = setting(0.7, "last part of the run, over which it falls to 0", 0, 1)
+    clip: float = setting(1.0, "largest gradient norm", 1e-9)
+    ema: float = setting(0.995, "memory of the averaged weights, which are evaluated, saved and shipped", 0, 0.99999)
+    t_max: float = setting(0.8, "highest noise level of the training loss", 0.01, 1)
+    evaluate_every: int = setting(500, "steps", 1)
+    evaluate_windows: int = setting(256, "validation windows of an evaluation; the last takes all, 4 times", 2)
+    dtype: str = setting("auto", "of matrix products", choices=("auto", "float32", "bfloat16", "float16"))
+    compile: str = setting("auto", "auto: with CUDA, or a C++ compiler on Linux", choices=("auto", "on", "off"))
+    seed: int = setting(1, "of weights, batches and masks", 0, 10**9)
 
     def __post_init__(self):
-        ranges = {
-            "steps": (1, 10**9), "minutes": (0, 1e6), "batch_size": (1, 10**6), "accumulate": (1, self.batch_size),
-            "lr_matrix": (0, 1), "lr_other": (0, 1), "weight_decay": (0, 10), "warmup": (0, 10**9), "cooldown": (0, 1),
-            "clip": (1e-9, math.inf), "ema": (0, 0.999999), "t_max": (0.01, 1), "evaluate_every": (1, 10**9),
-            "evaluate_windows": (2, 10**9), "seed": (0, 10**9),
-        }
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be between {low:g} and {high:g}, not {getattr(self, name)}")
-        choices = {"dtype": ("auto", "float32", "bfloat16", "float16"), "compile": ("auto", "on", "off")}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(allowed)}")
+        settings.check(self)
         if self.batch_size % self.accumulate:
             raise ValueError("batch_size must be a multiple of accumulate")
 
@@ -158,10 +145,9 @@ def make_optimizers(model, config, dtype):
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        Muon(matrices, config.lr_matrix, weight_decay=config.weight_decay, dtype=dtype),
-        torch.optim.AdamW(others, config.lr_other, betas=(0.9, 0.95), weight_decay=config.weight_decay),
-    ]
+    adamw = partial(torch.optim.AdamW, betas=(0.9, 0.95), weight_decay=config.weight_decay)
+    muon = partial(Muon, weight_decay=config.weight_decay, dtype=dtype)
+    return [(muon if config.optimizer == "muon" else adamw)(matrices, config.lr_matrix), adamw(others, config.lr_other)]
 
 
 def learning_rate(step, steps, config):
@@ -172,17 +158,6 @@ def learning_rate(step, steps, config):
 
 
 # 3. The loop
-
-
-def pick_dtype(name, device):
-    """The type of the matrix products: "auto" takes 16 bits where the hardware multiplies them fast."""
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
-    if device.type == "cpu" and getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"):
-        return torch.bfloat16
-    return torch.float32
 
 
 def get_batch(data, n, window):
@@ -206,7 +181,7 @@ def train(model, train_data, val_data, config, objective, folder, tokenizer, inf
     """
     began = time.time()
     device = train_data.device
-    dtype = pick_dtype(config.dtype, device)
+    dtype = settings.pick_dtype(config.dtype, device)
     window = model.config.seq_len + objective.extra
     tokens_a_step = config.batch_size * model.config.seq_len
     optimizers = make_optimizers(model, config, torch.float32 if dtype == torch.float16 else dtype)
@@ -222,11 +197,10 @@ def train(model, train_data, val_data, config, objective, folder, tokenizer, inf
             optimizer.load_state_dict(values)
         scaler.load_state_dict(saved["scaler"])
     log = folder / "log.jsonl"
-    truncate_log(log, state["step"])
+    checkpoint.truncate_log(log, state["step"])
     began -= state["seconds"]
 
-    compiled = torch.compile(model) if config.compile == "on" or (
-        config.compile == "auto" and device.type == "cuda") else model
+    compiled = settings.compile_model(model, config.compile, device)
     params, averages = list(model.parameters()), list(averaged.parameters())
     check_windows = windows_of(val_data, window, config.evaluate_windows)
     stop = catch_interrupt()
@@ -308,25 +282,7 @@ def catch_interrupt():
     return stop
 
 
-# 4. Logs and curves
-
-
-def read_log(path):
-    """The records of a log.jsonl, oldest first; a last line cut off by a kill is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
-
-
-def truncate_log(path, step):
-    """Drop the records that a killed run wrote after the checkpoint it resumes from."""
-    kept = [json.dumps(record) + "\n" for record in read_log(path) if record["step"] <= step]
-    with corpus.whole_file(path) as partial:
-        partial.write_text("".join(kept), encoding="utf-8")
+# 4. The curve
 
 
 def draw_curve(folder, measure):
@@ -336,7 +292,7 @@ def draw_curve(folder, measure):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    records = read_log(folder / "log.jsonl")
+    records = checkpoint.read_log(folder / "log.jsonl")
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     steps = [r["step"] for r in records]
     axes.errorbar(steps, [r[measure] for r in records], [r["error"] for r in records], marker="o", ms=3,
@@ -374,13 +330,14 @@ def start_run(arguments, kind, model_config, config, objective, tokenizer, text,
         raise corpus.UserError(f"run {name} was begun with another {changed}; use --run NEW_NAME or --fresh")
     torch.manual_seed(config.seed)
     model = transformer.Transformer(model_config).to(device)
-    print(f"{kind}, {transformer.count_parameters(model) / 1e6:.2f}M parameters, settings {arguments.config!r}, {device}\n"
+    print(f"{kind}, {transformer.count_parameters(model) / 1e6:.2f}M parameters, settings {arguments.config!r}, "
+          f"{device}\n"
           f"{text.name}: {len(data[0]):,} tokens to train on, {len(data[1]):,} to validate; run {name}", flush=True)
     if saved:
         step, steps = saved["progress"]["step"], saved["progress"]["steps"]
         print("this run is finished; --fresh starts it again" if step >= steps else f"going on from step {step}")
     info = {"kind": kind, "corpus": text.name, "corpus_sha256": text.sha256, "source": text.source,
-            "settings": arguments.config, "train": dataclasses.asdict(config)}
+            "settings": arguments.config, "train": dataclasses.asdict(config)} | checkpoint.provenance()
     record = train(model, *data, config, objective, folder, tokenizer, info, wanted)
     if record:
         draw_curve(folder, objective.measure)

@@ -14,16 +14,11 @@ Chapter 04's sampler yields a state a step. Here one such stream feeds every way
 
 import argparse
 import contextlib
-import functools
 import importlib.util
-import io
-import itertools
-import json
 import math
 import os
 import random
 import re
-import shutil
 import signal
 import sys
 import tempfile
@@ -36,13 +31,14 @@ import torch
 
 import checkpoint
 import corpus
+import settings
+import views
 
 diffusion = import_module("04_diffusion")
 
 MAX_LENGTH = 100_000  # positions; a typing slip such as {1000000} should not fill the memory
 MAX_RECORDED = 20_000_000  # positions × steps that --gif and --html may keep: some 300 MB
 BLANK = re.compile(r"_|\{([0-9]{1,9})\}")
-PLAYER = Path(__file__).with_name("docs") / "player.html"
 
 
 # ---- The canvas: a prompt and a blank are the same thing, namely what is masked and what is not ----
@@ -117,184 +113,7 @@ def generate(model, canvas, steps=64, temperature=0.8, top_k=None, generator=Non
         step, nfe = step + state.step, nfe + state.nfe
 
 
-# ---- A state as rows of styled cells, for the terminal and the GIF ----
-
-
-def page(state, given, letters, width):
-    """Rows of (text, style) cells, at most `width` a row, all samples below one another.
-
-    given: (T,) bool, the positions that were never masked. letters: what each token id looks like.
-    """
-    rows = []
-    for number, (tokens, committed) in enumerate(zip(state.canvas.tolist(), state.committed.tolist()), 1):
-        if len(state.canvas) > 1:
-            rows += [[]] if rows else []
-            rows.append([(character, "note") for character in f"sample {number} of {len(state.canvas)}"])
-        rows.append([])
-        for token, new, kept in zip(tokens, committed, given):
-            style = "mask" if token == len(letters) - 1 else "given" if kept else "new" if new else "old"
-            if letters[token] == "\n":
-                rows.append([])
-                continue
-            if len(rows[-1]) == width:
-                rows.append([])
-            # A control code in somebody's corpus must not reach the screen.
-            rows[-1].append((letters[token] if letters[token].isprintable() else " ", style))
-    return rows
-
-
-def tail(rows, height):
-    """The last `height` rows, ending where there is text: masks that wait below are of no interest yet."""
-    written = [i for i, row in enumerate(rows) if any(style not in ("mask", "note") for _, style in row)]
-    end = min(len(rows), max(height, max(written, default=0) + 1))
-    return rows[max(0, end - height) : end]
-
-
-# ---- View 1: the terminal ----
-
-SGR = {"mask": "2", "note": "2", "given": "36", "new": "30;43", "old": ""}
-
-
-class Terminal:
-    """Redraws the page in place. `with` gives the cursor back however the run ends."""
-
-    def __init__(self, given, letters, out):
-        self.given, self.letters, self.out = given, letters, out
-        self.colour, self.drawn, self.size = not os.environ.get("NO_COLOR"), 0, None
-
-    def __enter__(self):
-        self.out.write("\x1b[?25l")
-        return self
-
-    def __exit__(self, *_):
-        self.out.write("\x1b[?25h")
-        self.out.flush()
-
-    def paint(self, row):
-        line = ""
-        for style, cells in itertools.groupby(row, key=lambda cell: cell[1]):
-            text = "".join(text for text, _ in cells)
-            line += f"\x1b[{SGR[style]}m{text}\x1b[0m" if self.colour and SGR[style] else text
-        return line
-
-    def draw(self, state, status, whole=False):
-        """One state and its status line. `whole`: all of it, for scrolling back, however small the screen."""
-        size = shutil.get_terminal_size()
-        if size != self.size:
-            self.drawn, self.size = 0, size  # old rows were wrapped anew by the resize: start below them
-        rows = page(state, self.given, self.letters, max(1, size.columns - 1))
-        if not whole:
-            rows = tail(rows, max(1, size.lines - 3))
-        rows += [[], [(character, "note") for character in status[: size.columns - 1]]]
-        up = f"\x1b[{self.drawn}A" if self.drawn else ""
-        self.out.write(f"\r{up}\x1b[J" if whole else f"\r{up}")
-        self.out.write("".join(self.paint(row) + "\x1b[K\n" for row in rows) + "\x1b[J")
-        self.out.flush()
-        self.drawn = len(rows)
-
-
-# ---- View 2: a GIF ----
-
-GIF_COLUMNS, GIF_ROWS, GIF_FRAMES, FONT_SIZE = 64, 40, 200, 16
-PAPER, AMBER = (22, 24, 29), (240, 190, 80)
-INK = {  # style: (background, foreground); "old" first, so that colour 0 is the paper
-    "old": (PAPER, (226, 226, 222)),
-    "mask": (PAPER, (74, 80, 92)),
-    "given": (PAPER, (111, 211, 197)),
-    "new": (AMBER, (30, 24, 8)),
-    "note": (PAPER, (128, 134, 148)),
-}
-SHADES = 6  # from background to foreground: 5 styles × 6 shades fit a palette of 32, 5 bits a pixel
-PALETTE = [
-    round(back + (front - back) * shade / (SHADES - 1))
-    for paper, ink in INK.values() for shade in range(SHADES) for back, front in zip(paper, ink)
-]  # r, g, b, r, g, b, …
-
-
-def gif_bytes(history, given, letters):
-    """The states as an animated GIF, the last one held for two seconds."""
-    from PIL import Image, ImageDraw
-
-    font = monospace_font()
-    wide, high, margin = math.ceil(font.getlength("M")), round(1.4 * FONT_SIZE), FONT_SIZE
-
-    @functools.cache
-    def tile(text, style):
-        glyph = Image.new("L", (wide, high))
-        ImageDraw.Draw(glyph).text((wide / 2, 0.72 * high), text, fill=255, font=font, anchor="ms")
-        first = SHADES * list(INK).index(style)
-        return glyph.point([first + round(value * (SHADES - 1) / 255) for value in range(256)])
-
-    # A long run is thinned out. "New" is then what changed since the frame before; nothing is in the last.
-    shown = [*history[: -1 : math.ceil(len(history) / GIF_FRAMES)], history[-1], history[-1]]
-    shown[1:] = [replace(now, committed=now.canvas != before.canvas) for before, now in zip(shown, shown[1:])]
-    columns = max(24, min(GIF_COLUMNS, len(given)))
-    pages = [page(state, given, letters, columns) for state in shown]
-    height, frames = min(GIF_ROWS, max(map(len, pages))), []
-    for rows, state in zip(pages, shown):
-        rows = tail(rows, height)
-        rows += [[]] * (height + 1 - len(rows))
-        rows.append([(character, "note") for character in f"step {state.step}/{history[-1].step}"])
-        frame = Image.new("L", (columns * wide + 2 * margin, len(rows) * high + 2 * margin))
-        for y, row in enumerate(rows):
-            for x, cell in enumerate(row):
-                frame.paste(tile(*cell), (margin + x * wide, margin + y * high))
-        frame.putpalette(PALETTE)
-        frames.append(frame)
-    pace = max(40, min(200, 6000 // len(frames)))  # ms: about six seconds in all
-    durations = [600] + [pace] * (len(frames) - 2) + [2000]
-    file = io.BytesIO()
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-    return file.getvalue()
-
-
-def monospace_font():
-    """DejaVu Sans Mono as matplotlib brings it, else as the system has it, else Pillow's own font."""
-    from PIL import ImageFont
-
-    matplotlib = importlib.util.find_spec("matplotlib")
-    bundled = Path(matplotlib.origin).parent / "mpl-data/fonts/ttf" if matplotlib else Path()
-    for name in (bundled / "DejaVuSansMono.ttf", "DejaVuSansMono.ttf"):
-        with contextlib.suppress(OSError):
-            return ImageFont.truetype(str(name), FONT_SIZE)
-    return ImageFont.load_default(size=FONT_SIZE)
-
-
-# ---- View 3: a web page ----
-
-
-def html_page(history, letters, title, facts):
-    """One self-contained page: docs/player.html with the run as JSON in it.
-
-    events[step] lists [position, token, probability in %] for what changed; guesses[step] has one base-36
-    digit a position, the confidence there, so that the page can show how sure the model is while it waits.
-    """
-    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
-    samples = []
-    for row in range(len(history[0].canvas)):
-        events, guesses, before = [], [], history[0].canvas[row].tolist()
-        for state in history:
-            tokens, sure = state.canvas[row].tolist(), state.confidence[row].tolist()
-            changes = [i for i, (old, new) in enumerate(zip(before, tokens)) if old != new]
-            events.append([[i, tokens[i], round(100 * sure[i])] for i in changes])
-            guesses.append("".join(digits[round(35 * min(max(c, 0.0), 1.0))] for c in sure))
-            before = tokens
-        samples.append({"events": events, "guesses": guesses})
-    run = {
-        "title": title, "facts": facts, "letters": letters, "mask": len(letters) - 1,
-        "start": history[0].canvas[0].tolist(), "samples": samples,
-    }
-    # Inside <script>, "</script" and "<!--" would end or bend the element even within a JSON string.
-    data = json.dumps(run, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
-    return PLAYER.read_text(encoding="utf-8").replace("__RUN__", data)
-
-
 # ---- The command ----
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise corpus.UserError(f"{message} (--help lists the flags)")
 
 
 def number(kind, lowest, highest=math.inf):
@@ -330,7 +149,7 @@ def output(suffix):
 
 
 def parse_arguments(argv=None):
-    parser = Parser(description="Sample from a diffusion model, and watch.", allow_abbrev=False)
+    parser = settings.Parser(description="Sample from a diffusion model, and watch.", allow_abbrev=False)
     flag = parser.add_argument
     flag("--checkpoint", metavar="RUN", help="a run's name or folder (your latest, else the shipped one)")
     flag("--steps", type=number(int, 1), default=64, metavar="N",
@@ -352,21 +171,11 @@ def parse_arguments(argv=None):
         parser.error("--infill already says how the text begins and ends: leave out --prompt and --len")
     if args.gif and not importlib.util.find_spec("PIL"):
         parser.error("--gif needs Pillow: pip install pillow")
-    if args.html and not PLAYER.is_file():
-        parser.error(f"--html needs the file docs/{PLAYER.name} of this repository")
+    if args.html and not views.PLAYER.is_file():
+        parser.error(f"--html needs the file docs/{views.PLAYER.name} of this repository")
     if args.seed is None:
         args.seed = random.randrange(2**31)
     return args
-
-
-def pick_device(name):
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise corpus.UserError(f"--device {name} does not work on this machine: try --device cpu") from None
-    return name
 
 
 def watch(model, tokenizer, ids, args, name):
@@ -380,12 +189,12 @@ def watch(model, tokenizer, ids, args, name):
     total = sum(budget for *_, budget in plan_windows(canvas, mask_id, model.config.seq_len, args.steps))
     record, history = args.gif or args.html, []
     if record and canvas.numel() * total > MAX_RECORDED:
-        raise corpus.UserError("too long a run for --gif and --html, which keep each step: lower --len or --num")
+        raise corpus.UserError("too long a run to record with --gif or --html: lower --len, --num")
     generator = torch.Generator(canvas.device).manual_seed(args.seed)
     # Below a thousandth, dividing by the temperature would overflow; the draw is greedy long before.
     temperature = args.temp if args.temp > 1e-3 else 0
     live = sys.stdout.isatty() and not args.quiet and os.environ.get("TERM") != "dumb"
-    terminal, start = Terminal(given, letters, sys.stdout), time.perf_counter()
+    terminal, start = views.Terminal(given, letters, sys.stdout), time.perf_counter()
     with terminal if live else contextlib.nullcontext():
         for state in generate(model, canvas, args.steps, temperature, args.topk, generator):
             moved = {field: getattr(state, field).cpu() for field in ("canvas", "confidence", "committed")}
@@ -404,31 +213,29 @@ def watch(model, tokenizer, ids, args, name):
     if not live:
         say(status)
         for number, row in enumerate(state.canvas, 1):
-            say(f"\n--- sample {number} of {args.num} ---" if args.num > 1 else "")
+            if number > 1 or not args.quiet:
+                print()
+            if args.num > 1:
+                say(f"--- sample {number} of {args.num} ---")
             print(tokenizer.decode(row))
     if args.gif:
-        size = save(args.gif, gif_bytes(history, given, letters))
+        size = views.save(args.gif, views.gif_bytes(history, given, letters))
         say(f"wrote {args.gif} ({size})")
     if args.html:
         title = f"{given.count(False)} characters in {total} steps"
         facts = f"{name} · seed {args.seed} · temperature {args.temp:g} · top-k {args.topk or 'off'}"
-        size = save(args.html, html_page(history, letters, title, facts).encode())
+        size = views.save(args.html, views.html_page(history, letters, title, facts).encode())
         say(f"wrote {args.html} ({size})")
-
-
-def save(path, data):
-    checkpoint.write_atomic(path, lambda temporary: temporary.write_bytes(data))
-    return f"{len(data) / 1000:,.0f} kB"
 
 
 def main(argv=None):
     args = parse_arguments(argv)
     with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(errors="replace")  # a console that cannot show ░ shows ? instead of failing
-    # Terminated politely, we still leave through Terminal.__exit__, which gives the cursor back.
+    # Terminated politely, we still leave through views.Terminal.__exit__, which gives the cursor back.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = checkpoint.find(args.checkpoint)
-    model, tokenizer, _ = checkpoint.load(folder, pick_device(args.device))
+    model, tokenizer, _ = checkpoint.load(folder, settings.pick_device(args.device))
     if model.config.causal:
         raise corpus.UserError(f"{folder} is a GPT, which cannot fill masks: name a dLLM with --checkpoint")
     if args.infill is None:

@@ -7,7 +7,12 @@ under a temporary name and renamed, so that a kill at any moment leaves the old 
 
 import dataclasses
 import json
+import os
 import pickle
+import platform
+import shlex
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -115,3 +120,37 @@ def load_state(folder):
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise corpus.UserError(f"{path} is damaged ({reason}); delete it to start this run again") from None
+
+
+def read_log(path):
+    """The records of a log.jsonl, oldest first; a last line cut off by a kill is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def truncate_log(path, step):
+    """Drop the records that a killed run wrote after the checkpoint it resumes from."""
+    kept = [json.dumps(record) + "\n" for record in read_log(path) if record["step"] <= step]
+    with corpus.whole_file(path) as partial:
+        partial.write_text("".join(kept), encoding="utf-8")
+
+
+def provenance():
+    """Where and from what a number comes: command, commit, machine. Kept beside every trained model."""
+    git = ["git", "-C", str(corpus.ROOT), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.TimeoutExpired):
+        commit = None
+    if torch.cuda.is_available():
+        machine = torch.cuda.get_device_name()
+    else:
+        name = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor() or "CPU"
+        machine = f"{name}, {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    command = " ".join(["python", Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
+    return {"command": command, "commit": commit, "machine": machine, "torch": torch.__version__}
