@@ -111,7 +111,7 @@ def nelbo_by_schedule(model, x0, schedule, seed=0):
     t = stratified(len(x0), x0.device, generator).clamp(min=1e-6)  # (N,)
     xt = mask_tokens(x0, t, model.config.mask_id, schedule, generator)
     loss = masked_cross_entropy(model, x0, xt, 1 - schedule.alpha(t))  # (N, T)
-    bounds = (schedule.weight(t)[:, None] * loss).double().mean(1)  # (N,)
+    bounds = (schedule.weight(t)[:, None] * loss).mean(1).cpu().double()  # (N,)
     return bounds.mean().item(), (bounds.std() / len(bounds) ** 0.5).item()
 
 
@@ -131,7 +131,7 @@ def nelbo(model, x0, draws=1, batch_size=64, seed=0):
     for rows, ks in zip(x0.split(batch_size), k.split(batch_size)):
         xt = mask_exactly(rows, ks, model.config.mask_id, generator)
         bounds.append(masked_cross_entropy(model, rows, xt, ks / T).sum(1) / ks)  # (T/k) Σ / T
-    bounds = torch.cat(bounds).double()  # (N,)
+    bounds = torch.cat(bounds).cpu().double()  # (N,)
     return bounds.mean().item(), (bounds.std() / len(bounds) ** 0.5).item()
 
 
@@ -190,7 +190,7 @@ def propose(logits, temperature, top_k=None, generator=None):
         if top_k is not None:
             least = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
             logits = logits.masked_fill(logits < least, -math.inf)
-        drawn = (logits.double() / temperature).softmax(-1).flatten(0, 1)  # fp32 draws are biased
+        drawn = (logits.float() / temperature).softmax(-1).flatten(0, 1)  # (B T, V)
         token = torch.multinomial(drawn, 1, generator=generator).view(logits.shape[:2])
     return token, probability.gather(-1, token[..., None])[..., 0]
 

@@ -187,7 +187,7 @@ def train(model, train_data, val_data, config, objective, folder, tokenizer, inf
     optimizers = make_optimizers(model, config, torch.float32 if dtype == torch.float16 else dtype)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
-    state = {"step": 0, "steps": config.steps, "seconds": 0.0, "best": {}}
+    state = {"step": 0, "steps": config.steps, "seconds": 0.0, "record": {}}
     saved = checkpoint.load_state(folder)
     if saved:
         state = saved["progress"]
@@ -204,7 +204,7 @@ def train(model, train_data, val_data, config, objective, folder, tokenizer, inf
     params, averages = list(model.parameters()), list(averaged.parameters())
     check_windows = windows_of(val_data, window, config.evaluate_windows)
     stop = catch_interrupt()
-    record = state["best"]
+    record = state["record"]
 
     def save():
         state["seconds"] = time.time() - began
@@ -255,13 +255,13 @@ def train(model, train_data, val_data, config, objective, folder, tokenizer, inf
         if last or step % config.evaluate_every == 0:
             rows, draws = (windows_of(val_data, window), 4) if last else (check_windows, 1)
             mean, error = objective.evaluate(averaged, rows, draws)
-            record = state["best"] = {
+            record = state["record"] = {
                 "step": step, objective.measure: mean, "error": error, "train_loss": loss.item() * config.accumulate,
                 "tokens": step * tokens_a_step, "seconds": round(time.time() - began, 1),
             }
+            with open(log, "a", encoding="utf-8") as file:  # before saving: resuming drops a line too many,
+                file.write(json.dumps(record) + "\n")  # but could not know of one too few
             save()
-            with open(log, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
             text = tokenizer.decode(objective.sample(averaged).tolist())
             bar.write(f"\nstep {step}: {objective.measure} {mean:.4f} ± {error:.4f} nats/token\n{text}\n", sys.stdout)
     bar.close()
@@ -325,6 +325,8 @@ def start_run(arguments, kind, model_config, config, objective, tokenizer, text,
             (folder / file).unlink(missing_ok=True)
     wanted = dataclasses.asdict(model_config) | dataclasses.asdict(config) | {"corpus": text.sha256}
     saved = checkpoint.load_state(folder)
+    if not saved and not arguments.fresh and (folder / "model.safetensors").is_file():
+        raise corpus.UserError(f"{folder} holds a model that cannot be trained on; use --run NEW_NAME, or --fresh")
     if saved and saved["settings"] != wanted:
         changed = ", ".join(key for key in wanted if saved["settings"].get(key) != wanted[key])
         raise corpus.UserError(f"run {name} was begun with another {changed}; use --run NEW_NAME or --fresh")

@@ -8,7 +8,6 @@ under a temporary name and renamed, so that a kill at any moment leaves the old 
 import dataclasses
 import json
 import os
-import pickle
 import platform
 import shlex
 import subprocess
@@ -53,15 +52,20 @@ def load(folder, device="cpu"):
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             embedded = (file.metadata() or {}).get("config")
-            weights = {name: file.get_tensor(name) for name in file.keys()}
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}
         config = json.loads(embedded or (folder / "config.json").read_text(encoding="utf-8"))
+        shape, info = transformer.TransformerConfig(**config["model"]), config["info"]
+        for field in dataclasses.fields(shape):
+            if not isinstance(getattr(shape, field.name), (int, float) if field.type is float else field.type):
+                raise TypeError(f"{field.name} is {getattr(shape, field.name)!r}")
+        if shape.n_layer > len(weights) or not isinstance(info, dict):  # a billion layers would never be built
+            raise ValueError("its config makes no sense")
         with torch.device("meta"):
-            model = transformer.Transformer(transformer.TransformerConfig(**config["model"]))
+            model = transformer.Transformer(shape)
         tokenizer = make_tokenizer(config["tokenizer"])
-        info = config["info"]
     except FileNotFoundError:
         raise corpus.UserError(f"no model in {folder} (it needs model.safetensors and config.json)") from None
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError) as error:
         raise corpus.UserError(f"{folder} holds a damaged model: {str(error).splitlines()[0]}") from None
     if tokenizer.vocab_size != model.config.vocab_size:
         raise corpus.UserError(f"{folder}: the vocabulary does not fit the model")
@@ -72,12 +76,14 @@ def load(folder, device="cpu"):
             raise corpus.UserError(f"{folder} does not fit its config: weight {name}")
         if not weights[name].isfinite().all():
             raise corpus.UserError(f"{folder} holds a damaged model: weight {name} is not finite")
-    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
+    model.load_state_dict(weights, assign=True)
     return model.to(device).eval().requires_grad_(False), tokenizer, info
 
 
 def make_tokenizer(description):
     """The tokenizer that a config.json describes."""
+    if not isinstance(description["vocabulary"], str):
+        raise ValueError("its vocabulary is not text")
     if description["kind"] == "char":
         return corpus.CharTokenizer(description["vocabulary"])
     raise ValueError(f"unknown tokenizer {description['kind']!r}")
@@ -117,7 +123,9 @@ def load_state(folder):
     try:
         with torch.sparse.check_sparse_tensor_invariants():
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except OSError:
+        raise  # not the file's fault
+    except Exception as error:  # whatever a parser meets in damaged bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise corpus.UserError(f"{path} is damaged ({reason}); delete it to start this run again") from None
 

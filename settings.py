@@ -82,12 +82,12 @@ def coerce(name, value, kind):
             raise ValueError
         if kind is bool:
             return {"true": True, "false": False}[str(value).lower()]
-        if kind is int:
-            if isinstance(value, bool) or float(value) != int(float(value)):
-                raise ValueError
-            return int(float(value))
-        return kind(value)
-    except (ValueError, KeyError, OverflowError):
+        if kind is str and isinstance(value, bool):
+            return "on" if value else "off"  # YAML reads these two words as true and false
+        if isinstance(value, bool) or kind is int and float(value) != int(float(value)):
+            raise ValueError
+        return int(float(value)) if kind is int else kind(value)
+    except (ValueError, TypeError, KeyError, OverflowError):
         raise corpus.UserError(f"{name} must be {kind.__name__}, not {value!r}") from None
 
 

@@ -2,7 +2,7 @@
 
     python docs/ablation.py                 # about 10 minutes: each run has one core, two go at a time
 
-Trains the laptop settings with one thing changed a run, for 90 seconds each, and writes docs/ablation.md from
+Trains the laptop settings with one thing changed a run, for 60 seconds each, and writes docs/ablation.md from
 the runs' logs. Run it on a machine with nothing else to do.
 """
 
@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMON = "--config laptop --minutes 1.5 --compile off --evaluate-every 100000"
+COMMON = "--config laptop --minutes 1 --compile off --evaluate-every 100000"
 CLASSIC = "--positions learned --norm layer --activation gelu"
 RUNS = {
     "full recipe": "",
@@ -51,7 +51,7 @@ def main():
     info = rows[0][2]
     lines = [
         "# What each ingredient buys", "",
-        "Validation NELBO on TinyShakespeare, nats per character, after 90 seconds of training on one core "
+        "Validation NELBO on TinyShakespeare, nats per character, after 60 seconds of training on one core "
         f"({info['machine']}; PyTorch {info['torch']}; commit {info['commit']}; seed {info['train']['seed']}). "
         f"Made by `python docs/ablation.py`; each run is `python 05_train.py {COMMON}` and the flags of its row, "
         "and its settings and numbers are in docs/logs/.", "",

@@ -244,6 +244,7 @@ def test_weights_that_do_not_fit_are_named(folder, change):
     assert ("extra.weight" if change is add else "head.weight") in refusal(folder)
 
 
+@pytest.mark.filterwarnings("ignore:Casting complex")
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64, torch.int8, torch.bool])
 def test_weights_of_a_strange_type_are_refused_or_read(folder, dtype):
     def change(weights):
@@ -279,7 +280,7 @@ def test_garbage_for_a_config(folder, text, inside):
 @pytest.mark.parametrize("change", [
     {"surprise": 1}, {"__class__": "x"}, {"n_head": 3}, {"n_head": 0}, {"n_layer": -1}, {"n_layer": "2"}, {"n_layer": None},
     {"n_layer": 1.5}, {"n_embd": [16]}, {"dropout": 2}, {"dropout": "a lot"}, {"positions": "absolute"}, {"norm": []},
-    {"activation": None}, {"vocab_size": 0}, {"vocab_size": 10**18}, {"n_embd": 10**12}, {"seq_len": float("nan")},
+    {"activation": None}, {"vocab_size": 0}, {"vocab_size": 10**18}, {"n_embd": 10**12}, {"n_layer": 10**12}, {"seq_len": float("nan")},
 ])  # fmt: skip
 def test_a_model_config_that_cannot_be(folder, change):
     rewrite(folder, change_config=lambda config: config["model"].update(change))
@@ -338,6 +339,7 @@ def state_refusal(folder):
     return line
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("writer", [torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap)),
                                     lambda trap, path: torch.save(trap, path, _use_new_zipfile_serialization=False)])  # fmt: skip
 def test_a_pickle_in_a_state_is_never_executed(tmp_path, writer):

@@ -1,0 +1,281 @@
+"""How fast is this machine, and how much of it do we use?
+
+    python benchmark.py                     # no GPU: roughly ten minutes on two cores
+    python benchmark.py --only sampling     # or laptop, or gpu (the 10.7M settings, on any device)
+
+Training: tokens/s, and the share of the best matrix product of the same type that this machine does. Muon:
+its part of a step, and the same by torch.optim.Muon. Sampling: characters/s, forward passes (NFE), start-up.
+Peak memory. With CUDA it measures the GPU. A table; the numbers also go to docs/benchmarks/. Keep the machine quiet.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+import checkpoint
+import corpus
+import settings
+
+transformer = import_module("03_transformer")
+diffusion = import_module("04_diffusion")
+training = import_module("05_train")
+
+VOCAB = 65  # as many symbols as TinyShakespeare has; the tokens are random, which takes the same time
+CPU_BATCH = 16  # at the 10.7M settings, where the full 64 would take a CPU many seconds a step
+MEMORY_LIMIT = 3000  # MB on CUDA at the 10.7M default: a 4 GB card, less what the desktop takes
+QUICK = {"n_layer": 2, "n_head": 2, "n_embd": 32, "seq_len": 32, "batch_size": 8}
+SHIPPED = (checkpoint.SHIPPED / "model.safetensors").is_file()
+
+
+def now(device):
+    """Seconds on a clock, read when the device has done all it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
+def measure_times(function, device, quick=False, seconds=8.0):
+    """Seconds that a call of `function` takes, in a few repeats; the first call, which sets up, is left out."""
+
+    def block(n):
+        start = now(device)
+        for _ in range(n):
+            function()
+        return (now(device) - start) / n
+
+    function()
+    once = block(1)
+    n = max(1, int(0.2 / once))  # a GPU's step is too short to time alone
+    return [once] if quick else [block(n) for _ in range(min(30, max(3, int(seconds / (n * once)))))]
+
+
+def memory_mb(device):
+    """Peak so far: CUDA's allocations, else the whole process with PyTorch in it; None if unknown (Windows)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3 / 1.024)
+
+
+def measure_peak(job, device):
+    """The best rate of a product of two square matrices, over sizes and repeats."""
+    best = {"tflops": 0.0}
+    for size in [512] if job["quick"] else [1024, 2048, 4096] + [8192] * (device.type != "cpu"):
+        a, b = torch.randn(2, size, size, device=device).to(getattr(torch, job["dtype"]))
+        tflops = 2e-12 * size**3 / min(measure_times(partial(torch.mm, a, b), device, job["quick"], 4.0))
+        best = max(best, {"tflops": tflops, "size": size}, key=lambda row: row["tflops"])
+    return [job | best]
+
+
+def read_setup(name, **changes):
+    """(TransformerConfig, TrainConfig) of configs/NAME.yaml, with changes."""
+    values = settings.read_config(name) | {"minutes": 0, "steps": 10**9, "evaluate_every": 10**9} | changes
+    shape, config = ({f.name: values[f.name] for f in dataclasses.fields(group) if f.name in values}
+                     for group in (transformer.TransformerConfig, training.TrainConfig))
+    return transformer.TransformerConfig(vocab_size=VOCAB, **shape), training.TrainConfig(**config)
+
+
+def measure_training(job, device):
+    """Chapter 05's own loop, timed from within: it asks for a loss once a pass."""
+    compiled = {"eager": "off", "compiled": "on"}[job["mode"]]
+    shape, config = read_setup(job["settings"], dtype=job["dtype"], compile=compiled, **job["changes"])
+    model = transformer.Transformer(shape).to(device)
+    data = torch.randint(VOCAB, (1_000_000,), device=device)  # about as long as TinyShakespeare
+    objective, calls, marks = training.masked_diffusion(config), itertools.count(), []
+    every = 1 if device.type == "cpu" else 10  # steps between two looks at the clock, which stop a GPU
+
+    def loss(network, x0):
+        step, part = divmod(next(calls), config.accumulate)
+        if part == 0 and (step < 3 or (step - 2) % every == 0):  # steps 0 to 2 set up, compile and warm up
+            marks.append((step, now(device)))
+            late = len(marks) > 5 and marks[-1][1] - marks[2][1] > 8
+            if late or len(marks) == (4 if job["quick"] else 33):
+                raise StopIteration  # leaves the training loop
+        return objective.loss(network, x0)
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(StopIteration):
+        training.train(model, data, data, config, dataclasses.replace(objective, loss=loss), Path(folder), None, {}, {})
+    seconds = statistics.median((t1 - t0) / (step1 - step0)
+                                for (step0, t0), (step1, t1) in itertools.pairwise(marks[2:]))
+    speed = config.batch_size * shape.seq_len / seconds
+    tflops = 1e-12 * speed * transformer.flops_per_token(shape)
+    row = job | {"parameters": transformer.count_parameters(model), "batch": config.batch_size,
+                 "accumulate": config.accumulate, "window": shape.seq_len,
+                 "first_step_seconds": marks[1][1] - marks[0][1], "step_seconds": seconds,
+                 "tokens_per_second": speed, "tflops": tflops, "utilisation": tflops / job["peak_tflops"],
+                 "memory_mb": memory_mb(device)}
+    if job["mode"] == "compiled" or not hasattr(torch.optim, "Muon"):
+        return [row]
+    # In fp16 its iteration would overflow: chapter 05 gives it fp32 then.
+    muon_dtype = torch.bfloat16 if job["dtype"] == "bfloat16" else torch.float32
+    muon = training.make_optimizers(model, config, muon_dtype)[0]
+    matrices = muon.param_groups[0]["params"]
+    for p in matrices:
+        p.grad = torch.randn_like(p)
+    own, naive = (statistics.median(measure_times(optimizer.step, device, job["quick"], 2.0))
+                  for optimizer in (muon, torch.optim.Muon(matrices)))
+    return [row, job | {"kind": "muon", "matrices": len(matrices), "seconds": own, "share_of_step": own / seconds,
+                        "torch_muon_seconds": naive, "torch_muon_ratio": naive / own}]
+
+
+def measure_sampling(job, device):
+    if SHIPPED:
+        model, name = checkpoint.load(checkpoint.SHIPPED, device)[0], checkpoint.SHIPPED.name
+    else:
+        model, name = transformer.Transformer(read_setup("laptop")[0]).to(device).eval(), "random weights"
+    canvas = torch.full((job["batch"], job["characters"]), model.config.mask_id, device=device)
+
+    def sample():
+        *_, sample.last = diffusion.denoise(model, canvas, job["steps"])
+
+    seconds = statistics.median(measure_times(sample, device, job["quick"], 6.0))
+    return [job | {"model": name, "parameters": transformer.count_parameters(model), "nfe": sample.last.nfe,
+                   "seconds": seconds, "characters_per_second": canvas.numel() / seconds,
+                   "memory_mb": memory_mb(device)}]
+
+
+def measure_startup(job, device):
+    """From starting chapter 06 to its exit, importing PyTorch included."""
+    model = checkpoint.SHIPPED if SHIPPED else checkpoint.find()
+    command = [sys.executable, "06_generate.py", "--quiet", "--len", str(job["characters"]), "--steps",
+               str(job["steps"]), "--checkpoint", str(model), "--device", str(device)]
+    start = partial(subprocess.run, command, cwd=corpus.ROOT, check=True, capture_output=True)
+    times = measure_times(start, torch.device("cpu"), job["quick"])
+    return [job | {"model": model.name, "seconds": statistics.median(times)}]
+
+
+KINDS = {  # how a kind of row is measured, its heading and its line in the table
+    "peak": (measure_peak, "\nbest matrix product", "  {dtype:9} {tflops:8.3f} TFLOP/s, {size} x {size}"),
+    "training": (
+        measure_training,
+        "\nsettings parameters  batch in window  type      mode       s/step  tokens/s TFLOP/s  share     MB",
+        "{settings:8} {parameters:10,} {batch:6} {accumulate:2} {window:6}  {dtype:9} {mode:8} {step_seconds:8.4f}"
+        " {tokens_per_second:9,.0f} {tflops:7.3f} {utilisation:6.1%} {memory:>6}"),
+    "muon": (None, "", "   of it Muon {seconds:.4f} s, {share_of_step:.1%}; torch.optim.Muon: {torch_muon_ratio:.1f} x"),
+    "sampling": (
+        measure_sampling, "\nsampling parameters  batch characters  NFE  seconds  characters/s     MB  model",
+        "{parameters:19,} {batch:6} {characters:10} {nfe:4} {seconds:8.2f} {characters_per_second:13,.0f}"
+        " {memory:>6}  {model}"),
+    "start-up": (measure_startup, "\n06_generate.py, start to exit",
+                 "  {characters} characters, {steps} steps, {model}: {seconds:.2f} s"),
+}
+
+
+def plan(only, device, quick):
+    """The jobs, in order: plain values, each to be measured by a process of its own."""
+    auto, jobs = str(settings.pick_dtype("auto", device)).removeprefix("torch."), []
+    dtypes = list(dict.fromkeys(["float32", auto]))
+    if only != "sampling":
+        jobs += [{"kind": "peak", "dtype": dtype} for dtype in dtypes]
+    for name in {"laptop", "gpu"} & {only} if only else ("laptop", "gpu"):
+        changes = QUICK if quick else {"batch_size": CPU_BATCH} if (name, device.type) == ("gpu", "cpu") else {}
+        for dtype, mode in itertools.product(dtypes, ("eager", "compiled")):
+            # What chapter 05 does on CUDA by itself; and, for a card of 4 GB, the same in 4 passes a step.
+            default = device.type == "cuda" and (name, dtype, mode) == ("gpu", auto, "compiled")
+            for more in ({}, {"accumulate": 4}) if default else ({},):
+                jobs.append({"kind": "training", "settings": name, "dtype": dtype, "mode": mode,
+                             "changes": changes | more, "default": default and not more})
+    if quick:  # one row a size is enough, and compiling would take too long
+        jobs = [job for job in jobs if job["kind"] == "peak" or (job["dtype"], job["mode"]) == (
+            auto if job["settings"] == "gpu" else "float32", "eager")]
+    if only in (None, "sampling"):
+        size = {"characters": 32, "steps": 4} if quick else {"characters": 256, "steps": 64}
+        for batch in (1, 4 if quick else 16 if device.type == "cpu" else 256):
+            jobs.append({"kind": "sampling", "batch": batch} | size)
+        if any(checkpoint.RUNS.glob("*/model.safetensors")):
+            jobs.append({"kind": "start-up"} | size)
+    return [job | {"device": str(device), "quick": quick} for job in jobs]
+
+
+def measure(job):
+    """The rows of one job. What this machine cannot do (compile, hold so much) is a row that says why."""
+    torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high")  # as in chapter 05; the peak is measured under it too
+    try:
+        return KINDS[job["kind"]][0](job, torch.device(job["device"]))
+    except RuntimeError as error:  # the compiler's errors and out of memory are kinds of it
+        return [job | {"error": (str(error).strip() or type(error).__name__).splitlines()[0][:200]}]
+
+
+def run_all(jobs):
+    """Measure each job in a fresh process, so that peaks of memory do not mix; print its rows. All rows."""
+    rows, peaks, heading = [], {}, None
+    with tempfile.TemporaryDirectory() as cache:  # empty, so that the first compiled step really compiles
+        for job in jobs:
+            job = job | ({"peak_tflops": peaks[job["dtype"]]} if job["kind"] == "training" else {})
+            done = subprocess.run([sys.executable, __file__, "--job", json.dumps(job)], capture_output=True,
+                                  text=True, env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache})
+            last = (done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"])[-1]
+            if done.returncode == 2:  # a user's mistake, such as a damaged model
+                raise corpus.UserError(last.removeprefix("error: "))
+            for row in json.loads(done.stdout.splitlines()[-1]) if not done.returncode else [job | {"error": last}]:
+                rows.append(row)
+                _, title, form = KINDS[row["kind"]]
+                if title and title != heading:
+                    print(heading := title)
+                if "error" in row:
+                    form = " ".join(row.get(key, "") for key in ("settings", "dtype", "mode")) + ": {error}"
+                memory = "-" if row.get("memory_mb") is None else f"{row['memory_mb']:,.0f}"
+                print(form.format(**row, memory=memory), flush=True)
+                if row["kind"] == "peak":
+                    peaks[row["dtype"]] = row.get("tflops")
+    return rows
+
+
+def main(argv=None):
+    parser = settings.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("laptop", "gpu", "sampling"), help="measure this part alone")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, a trial; saved only where --out says")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the file (docs/benchmarks/MACHINE.json)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--job", help=argparse.SUPPRESS)  # for run_all
+    args = parser.parse_args(argv)
+    if args.job:
+        return print(json.dumps(measure(json.loads(args.job))))
+    device, out, origin = settings.pick_device(args.device), args.out, checkpoint.provenance()
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    cpu = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor() or platform.machine()
+    if out and (out.is_dir() or not out.absolute().parent.is_dir()):
+        raise corpus.UserError(f"cannot write {out}: name a file in a folder that exists with --out")
+    if not out and not args.quick:
+        name = re.sub("[^a-z0-9]+", "-", f"{gpu or cpu} {os.cpu_count()} cores {args.only or ''}".lower()).strip("-")
+        out = corpus.ROOT / "docs" / "benchmarks" / f"{name}.json"
+    machine = {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu,
+               "system": platform.system(), "torch": torch.__version__}
+    print(*(f"{key}: {value}" for key, value in machine.items() if value), sep=", ")
+    # --out stays out of the file: it may be a path of this machine.
+    flags = {"--only": args.only, "--device": args.device if args.device != "auto" else None}
+    command = ["python benchmark.py", *["--quick"] * args.quick, *(f"{k} {v}" for k, v in flags.items() if v)]
+    rows = run_all(plan(args.only, device, args.quick))
+    report = {"machine": machine, "date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": origin["commit"],
+              "dirty": str(origin["commit"]).endswith("-dirty"), "command": " ".join(command),
+              "memory": "CUDA allocations" if gpu else "the whole process, PyTorch included", "rows": rows}
+    if out:
+        with corpus.whole_file(out) as path:
+            path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        print(f"\nwrote {out}")
+    for mb in [row["memory_mb"] for row in rows if row.get("default") and "memory_mb" in row]:
+        assert mb < MEMORY_LIMIT, f"the 10.7M default takes {mb:,.0f} MB on CUDA"
+
+
+if __name__ == "__main__":
+    corpus.run(main)
