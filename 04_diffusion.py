@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 import corpus
 
+tensors = import_module("01_tensors")
 transformer = import_module("03_transformer")
 
 
@@ -121,7 +122,7 @@ def nelbo(model, x0, draws=1, batch_size=64, seed=0):
 
     -log p(x0) <= E over k uniform in 1 … T of (T / k) Σ over the k masked tokens of their cross-entropy
     (LLaDA, Nie et al. 2025, equation 6). k is stratified over all N × draws evaluations, and the seed is
-    fixed, so that two models are compared on the same masks.
+    fixed, so that two models are compared on the same masks. The error is that of the random masks.
     """
     generator = torch.Generator(x0.device).manual_seed(seed)
     x0 = x0.repeat(draws, 1)
@@ -131,8 +132,11 @@ def nelbo(model, x0, draws=1, batch_size=64, seed=0):
     for rows, ks in zip(x0.split(batch_size), k.split(batch_size)):
         xt = mask_exactly(rows, ks, model.config.mask_id, generator)
         bounds.append(masked_cross_entropy(model, rows, xt, ks / T).sum(1) / ks)  # (T/k) Σ / T
-    bounds = torch.cat(bounds).cpu().double()  # (N,)
-    return bounds.mean().item(), (bounds.std() / len(bounds) ** 0.5).item()
+    bounds = torch.cat(bounds)[k.argsort()].cpu().double()  # (N,) one a stratum, in order of noise
+    # Most of the spread is between noise levels, which the strata take out: the error is what is left
+    # between neighbours (collapsed strata, Cochran 1977, section 5A.12).
+    pairs = bounds[: N // 2 * 2].view(-1, 2)
+    return bounds.mean().item(), (pairs.diff().square().sum().sqrt() / N).item()
 
 
 # 3. Sampling
@@ -234,34 +238,25 @@ SENTENCES = (
 def show_schedules(show):
     """Table and figure: how much is visible at t, and what a masked token counts for."""
     t = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9])
-    print("1. Noise. Share of tokens still visible, alpha(t)\n   t      " + "".join(f"{x:8.2f}" for x in t.tolist()))
+    tensors.heading("1. Noise: the share of tokens still visible, alpha(t)")
+    print("   t      " + "".join(f"{x:8.2f}" for x in t.tolist()))
     for name in NoiseSchedule.NAMES:
         print(f"   {name:7}" + "".join(f"{x:8.3f}" for x in NoiseSchedule(name).alpha(t).tolist()))
-
-    import matplotlib.pyplot as plt
-
-    plt.switch_backend(plt.get_backend() if show else "Agg")
     t = torch.linspace(0.01, 1, 200)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    figure, (left, right) = tensors.pyplot(show).subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     for schedule in map(NoiseSchedule, NoiseSchedule.NAMES):
         left.plot(t, schedule.alpha(t), label=schedule.name)
         right.plot(t, schedule.weight(t))
     left.set(xlabel="t", title="alpha(t): share of tokens visible")
     right.set(xlabel="t", yscale="log", title="weight of a masked token in the NELBO")
     left.legend()
-    path = corpus.ROOT / "figures" / "04_schedules.png"
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=130)
-    print(f"   figure: {path}")
-    if show:
-        plt.show()
-    plt.close(figure)
+    tensors.save_figure(figure, corpus.ROOT / "figures" / "04_schedules.png", show)
 
 
 def show_masking(tokenizer):
     """One sentence at four noise levels."""
     x0 = torch.tensor([tokenizer.encode(SENTENCES.split("\n")[0])])
-    print("\n2. Masking. Each character is hidden on its own")
+    tensors.heading("2. Masking: each character is hidden on its own")
     for t in (0.0, 0.25, 0.5, 0.75, 1.0):
         xt = mask_tokens(x0, torch.tensor([t]), tokenizer.vocab_size)
         print(f"   t = {t:4.2f}   {tokenizer.decode(xt[0].tolist())}")
@@ -284,7 +279,8 @@ def show_likelihood(x0, config):
     frequencies /= frequencies.sum()
     exact = torch.special.entr(frequencies).sum().item()
     model, many = Unigram(config, frequencies), x0.repeat(2000, 1)
-    print(f"\n3. Likelihood. Letter frequencies alone cost {exact:.4f} nats per character, exactly. The NELBO:")
+    tensors.heading("3. Likelihood: the bound is tight where the truth is known")
+    print(f"   {'exact':16} {exact:.4f}  nats per character, for a model of letter frequencies alone. The NELBO:")
     schedules = map(NoiseSchedule, NoiseSchedule.NAMES)
     estimates = {f"{schedule.name} schedule": nelbo_by_schedule(model, many, schedule) for schedule in schedules}
     estimates["exact counts"] = nelbo(model, many, batch_size=2000)
@@ -298,10 +294,10 @@ def overfit(x0, config, steps=400):
     model = transformer.Transformer(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     batch = x0.repeat(8, 1)
-    print(f"\n4. Training on {len(x0)} sentences, {transformer.count_parameters(model):,} parameters")
+    tensors.heading(f"4. Training on {len(x0)} sentences, {transformer.count_parameters(model):,} parameters")
     print("   step   loss   NELBO")
     for step in range(steps + 1):
-        loss = diffusion_loss(model, batch, t_max=1.0)
+        loss = diffusion_loss(model, batch, t_max=1)
         if step % 80 == 0:
             print(f"   {step:4}  {loss.item():5.3f}   {nelbo(model, batch)[0]:5.3f}")
         optimizer.zero_grad()
@@ -313,7 +309,7 @@ def overfit(x0, config, steps=400):
 def show_denoising(model, tokenizer, length):
     """From masks to a sentence, in order of confidence and at random."""
     for name, select in (("surest first", by_confidence), ("random order", at_random)):
-        print(f"\n5. Denoising {length} masks in 16 passes, {name}")
+        tensors.heading(f"5. Denoising {length} masks in 16 passes, {name}")
         canvas = torch.full((1, length), tokenizer.vocab_size)
         for state in denoise(model, canvas, steps=16, temperature=0.5, select=select):
             text = tokenizer.decode(state.canvas[0].tolist()).replace("\n", "/")
@@ -321,7 +317,8 @@ def show_denoising(model, tokenizer, length):
     start = tokenizer.encode("All the ")
     canvas = torch.tensor([start + [tokenizer.vocab_size] * (length - len(start))])
     *_, last = denoise(model, canvas, steps=16, temperature=0)
-    print(f"\n6. A prompt is text that is not masked:\n   {tokenizer.decode(canvas[0].tolist())}")
+    tensors.heading("6. A prompt is text that is not masked")
+    print("   " + tokenizer.decode(canvas[0].tolist()))
     print("   " + tokenizer.decode(last.canvas[0].tolist()).strip())
 
 

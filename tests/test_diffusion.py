@@ -123,6 +123,13 @@ def test_nelbo_equals_the_sum_over_every_mask_of_a_short_text(model):
     assert abs(mean - exact) < 4 * error + 1e-4
 
 
+def test_nelbo_error_is_the_spread_over_seeds(model):
+    x0 = random_tokens(40)
+    runs = torch.tensor([diffusion.nelbo(model, x0, seed=seed) for seed in range(200)])
+    means, errors = runs.T
+    assert 0.75 < errors.mean() / means.std() < 1.4
+
+
 def test_nelbo_is_reproducible(model):
     x0 = random_tokens(30)
     assert diffusion.nelbo(model, x0) == diffusion.nelbo(model, x0)
