@@ -3,9 +3,9 @@
     python benchmark.py                     # no GPU: roughly ten minutes on two cores
     python benchmark.py --only sampling     # or laptop, or gpu (the 10.7M settings, on any device)
 
-Training: tokens/s, and the share of the best matrix product of the same type that this machine does. Muon:
-its part of a step, and the same by torch.optim.Muon. Sampling: characters/s, forward passes (NFE), start-up.
-Peak memory. With CUDA it measures the GPU. A table; the numbers also go to docs/benchmarks/. Keep the machine quiet.
+You see a table of training (tokens/s, and the share of the best matrix product of the same type that this
+machine does), Muon's part in a step, sampling (characters/s, forward passes), peak memory and start-up. The
+same numbers go to a file in docs/benchmarks/. With CUDA it measures the GPU. Keep the machine quiet meanwhile.
 """
 
 import argparse
@@ -158,7 +158,11 @@ def measure_startup(job, device):
     model = checkpoint.SHIPPED if SHIPPED else checkpoint.find()
     command = [sys.executable, "06_generate.py", "--quiet", "--len", str(job["characters"]), "--steps",
                str(job["steps"]), "--checkpoint", str(model), "--device", str(device)]
-    start = partial(subprocess.run, command, cwd=corpus.ROOT, check=True, capture_output=True)
+
+    def start():
+        if subprocess.run(command, cwd=corpus.ROOT, capture_output=True).returncode:
+            raise RuntimeError("06_generate.py failed: start it by hand to see why")
+
     times = measure_times(start, torch.device("cpu"), job["quick"])
     return [job | {"model": model.name, "seconds": statistics.median(times)}]
 
@@ -170,7 +174,7 @@ KINDS = {  # how a kind of row is measured, its heading and its line in the tabl
         "\nsettings parameters  batch in window  type      mode       s/step  tokens/s TFLOP/s  share     MB",
         "{settings:8} {parameters:10,} {batch:6} {accumulate:2} {window:6}  {dtype:9} {mode:8} {step_seconds:8.4f}"
         " {tokens_per_second:9,.0f} {tflops:7.3f} {utilisation:6.1%} {memory:>6}"),
-    "muon": (None, "", "   of it Muon {seconds:.4f} s, {share_of_step:.1%}; torch.optim.Muon: {torch_muon_ratio:.1f} x"),
+    "muon": (None, "", "  of it Muon {seconds:.4f} s, {share_of_step:.1%}; torch.optim.Muon {torch_muon_ratio:.1f} x"),
     "sampling": (
         measure_sampling, "\nsampling parameters  batch characters  NFE  seconds  characters/s     MB  model",
         "{parameters:19,} {batch:6} {characters:10} {nfe:4} {seconds:8.2f} {characters_per_second:13,.0f}"

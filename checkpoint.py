@@ -65,8 +65,9 @@ def load(folder, device="cpu"):
         tokenizer = make_tokenizer(config["tokenizer"])
     except FileNotFoundError:
         raise corpus.UserError(f"no model in {folder} (it needs model.safetensors and config.json)") from None
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError) as error:
-        raise corpus.UserError(f"{folder} holds a damaged model: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # whatever a parser meets in damaged bytes
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise corpus.UserError(f"{folder} holds a damaged model: {reason}") from None
     if tokenizer.vocab_size != model.config.vocab_size:
         raise corpus.UserError(f"{folder}: the vocabulary does not fit the model")
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -126,7 +127,7 @@ def load_state(folder):
     except OSError:
         raise  # not the file's fault
     except Exception as error:  # whatever a parser meets in damaged bytes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise corpus.UserError(f"{path} is damaged ({reason}); delete it to start this run again") from None
 
 

@@ -107,7 +107,8 @@ def test_weights_without_a_config_inside_read_the_file_beside_them(folder):
 
 
 def test_a_state_comes_back(tmp_path):
-    state = {"progress": {"step": 3, "best": {"NELBO": 1.5}}, "tensors": [torch.randn(3), torch.arange(2)], "none": None}
+    state = {"progress": {"step": 3, "best": {"NELBO": 1.5}}, "none": None}
+    state["tensors"] = [torch.randn(3), torch.arange(2)]
     checkpoint.save_state(tmp_path / "run", state)
     loaded = checkpoint.load_state(tmp_path / "run")
     assert loaded["progress"] == state["progress"] and loaded["none"] is None
@@ -260,8 +261,10 @@ def test_weights_of_a_strange_type_are_refused_or_read(folder, dtype):
 # Damaged configs
 
 
-@pytest.mark.parametrize("text", ["", "{", "null", "[]", "7", '"text"', "{}", '{"model": 3}', '{"model": []}',
-                                  "[" * 100_000, "\ud800", "{\"model\": {}, \"tokenizer\": {}, \"info\": {}}"])  # fmt: skip
+@pytest.mark.parametrize("text", [
+    "", "{", "null", "[]", "7", '"text"', "{}", '{"model": 3}', '{"model": []}',
+    '{"model": {}, "tokenizer": {}, "info": {}}', "[" * 100_000, "\ud800",
+])  # fmt: skip
 @pytest.mark.parametrize("inside", [True, False])
 def test_garbage_for_a_config(folder, text, inside):
     data = text.encode("utf-8", "surrogatepass")
@@ -278,9 +281,10 @@ def test_garbage_for_a_config(folder, text, inside):
 
 
 @pytest.mark.parametrize("change", [
-    {"surprise": 1}, {"__class__": "x"}, {"n_head": 3}, {"n_head": 0}, {"n_layer": -1}, {"n_layer": "2"}, {"n_layer": None},
-    {"n_layer": 1.5}, {"n_embd": [16]}, {"dropout": 2}, {"dropout": "a lot"}, {"positions": "absolute"}, {"norm": []},
-    {"activation": None}, {"vocab_size": 0}, {"vocab_size": 10**18}, {"n_embd": 10**12}, {"n_layer": 10**12}, {"seq_len": float("nan")},
+    {"surprise": 1}, {"__class__": "x"}, {"n_head": 3}, {"n_head": 0}, {"n_layer": -1}, {"n_layer": "2"},
+    {"n_layer": None}, {"n_layer": 1.5}, {"n_embd": [16]}, {"dropout": 2}, {"dropout": "a lot"},
+    {"positions": "absolute"}, {"norm": []}, {"activation": None}, {"vocab_size": 0}, {"vocab_size": 10**18},
+    {"n_embd": 10**12}, {"n_layer": 10**12}, {"seq_len": float("nan")},
 ])  # fmt: skip
 def test_a_model_config_that_cannot_be(folder, change):
     rewrite(folder, change_config=lambda config: config["model"].update(change))
@@ -297,7 +301,7 @@ def test_a_part_of_the_config_is_missing(folder, key):
     {}, [], "char", {"kind": "char"}, {"kind": "pickle", "vocabulary": "ab"}, {"kind": ["char"], "vocabulary": "ab"},
     {"kind": "char", "vocabulary": ""}, {"kind": "char", "vocabulary": "aab"}, {"kind": "char", "vocabulary": 8},
     {"kind": "char", "vocabulary": None}, {"kind": "char", "vocabulary": list(range(8))},
-    {"kind": "char", "vocabulary": [[i] for i in range(8)]}, {"kind": "char", "vocabulary": {str(i): i for i in range(8)}},
+    {"kind": "char", "vocabulary": [[i] for i in range(8)]}, {"kind": "char", "vocabulary": dict.fromkeys("abcdefgh")},
     {"kind": "char", "vocabulary": "abcdefg"}, {"kind": "char", "vocabulary": "abcdefghi"},
 ])  # fmt: skip
 def test_a_tokenizer_that_does_not_fit(folder, tokenizer):
@@ -340,8 +344,11 @@ def state_refusal(folder):
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("writer", [torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap)),
-                                    lambda trap, path: torch.save(trap, path, _use_new_zipfile_serialization=False)])  # fmt: skip
+@pytest.mark.parametrize("writer", [
+    torch.save,
+    lambda trap, path: torch.save(trap, path, _use_new_zipfile_serialization=False),
+    lambda trap, path: path.write_bytes(pickle.dumps(trap)),
+])  # fmt: skip
 def test_a_pickle_in_a_state_is_never_executed(tmp_path, writer):
     sprung = tmp_path / "sprung"
     writer({"progress": Trap(sprung)}, tmp_path / "train_state.pt")

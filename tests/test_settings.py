@@ -21,10 +21,13 @@ def parse(tmp_path):
         """(settings of the model, settings of the training) from the text or bytes of a YAML file, and flags."""
         path = tmp_path / "own.yaml"
         path.write_bytes(yaml if isinstance(yaml, bytes) else yaml.encode())
-        _, *groups = settings.parse(["--config", str(path), *flags], "", (Model, Train), "laptop", ("vocab_size", "causal"))
-        return groups
+        return parse_all("--config", str(path), *flags)[1:]
 
     return parse
+
+
+def parse_all(*flags):
+    return settings.parse(flags, "", (Model, Train), "laptop", fixed=("vocab_size", "causal"))
 
 
 def refusal(call, *arguments, **named):
@@ -77,8 +80,10 @@ def test_values_of_the_wrong_type_are_named(parse, yaml):
     assert name in refusal(parse, yaml)
 
 
-@pytest.mark.parametrize("flags", [("--steps", "many"), ("--steps", "1.5"), ("--lr-other", "fast"), ("--steps", ""),
-                                   ("--time-conditioned", "2"), ("--steps",), ("--no-such-flag",), ("stray",)])  # fmt: skip
+@pytest.mark.parametrize("flags", [
+    ("--steps", "many"), ("--steps", "1.5"), ("--steps", ""), ("--steps",), ("--lr-other", "fast"),
+    ("--time-conditioned", "2"), ("--no-such-flag",), ("stray",),
+])  # fmt: skip
 def test_flags_that_cannot_be(parse, flags):
     refusal(parse, "", *flags)
 
@@ -97,8 +102,10 @@ def test_a_file_without_names(parse, yaml):
     assert "name: value" in refusal(parse, yaml)
 
 
-@pytest.mark.parametrize("yaml", ["steps: [1", "steps: 'x", "\tsteps: 3", "steps: 1\n  - 2", b"\xff\xfe\x00", "a: b: c",
-                                  "[1]: 2", "{a: 1}: 2", "!!python/object/apply:os.mkdir [trap]", "steps: \x00"])  # fmt: skip
+@pytest.mark.parametrize("yaml", [
+    "steps: [1", "steps: 'x", "\tsteps: 3", "steps: 1\n- 2", "a: b: c", "[1]: 2", "{a: 1}: 2", "steps: \x00",
+    b"\xff\xfe\x00", "!!python/object/apply:os.mkdir [trap]",
+])  # fmt: skip
 def test_a_file_that_is_no_yaml(parse, yaml, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "YAML" in refusal(parse, yaml)
@@ -112,7 +119,7 @@ def test_a_missing_file_names_those_there_are():
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_files_that_ship_are_valid(name):
-    arguments, model, training = settings.parse(["--config", name], "", (Model, Train), "laptop", ("vocab_size", "causal"))
+    arguments, model, training = parse_all("--config", name)
     assert arguments.config == name and model and training
     settings.build(Train, **training)
     settings.build(Model, vocab_size=65, **model)
@@ -145,8 +152,8 @@ def test_coerce(value, kind, expected):
 
 @pytest.mark.parametrize("values", [
     {"steps": 0}, {"minutes": -1}, {"batch_size": 0}, {"accumulate": 0}, {"batch_size": 8, "accumulate": 3},
-    {"batch_size": 2, "accumulate": 4}, {"lr_matrix": -0.1}, {"lr_other": 2}, {"lr_other": float("nan")}, {"warmup": -1},
-    {"cooldown": 1.5}, {"clip": 0}, {"ema": 1}, {"t_max": 0}, {"t_max": 1.1}, {"evaluate_every": 0},
+    {"batch_size": 2, "accumulate": 4}, {"lr_matrix": -0.1}, {"lr_other": 2}, {"lr_other": float("nan")},
+    {"warmup": -1}, {"cooldown": 1.5}, {"clip": 0}, {"ema": 1}, {"t_max": 0}, {"t_max": 1.1}, {"evaluate_every": 0},
     {"evaluate_windows": 1}, {"dtype": "float8"}, {"compile": "maybe"}, {"seed": -1},
 ])  # fmt: skip
 def test_training_settings_out_of_range(values):
@@ -154,9 +161,9 @@ def test_training_settings_out_of_range(values):
 
 
 @pytest.mark.parametrize("values", [
-    {"seq_len": 0}, {"n_layer": 0}, {"n_head": 0}, {"n_head": -2}, {"n_embd": 0}, {"n_embd": 10}, {"n_head": 5}, {"n_head": 128},
-    {"dropout": 1.0}, {"dropout": -0.1}, {"dropout": float("nan")}, {"positions": "absolute"}, {"norm": "batch"},
-    {"activation": "tanh"},
+    {"seq_len": 0}, {"n_layer": 0}, {"n_head": 0}, {"n_head": -2}, {"n_embd": 0}, {"n_embd": 10},
+    {"n_head": 5, "n_embd": 12}, {"n_head": 128, "n_embd": 384}, {"dropout": 1.0}, {"dropout": -0.1},
+    {"dropout": float("nan")}, {"positions": "absolute"}, {"norm": "batch"}, {"activation": "tanh"},
 ])  # fmt: skip
 def test_model_settings_out_of_range(values):
     assert list(values)[-1] in refusal(settings.build, Model, vocab_size=65, **values)
