@@ -66,6 +66,9 @@ class TrainConfig:
             raise ValueError("batch_size must be a multiple of accumulate")
 
 
+MAY_CHANGE = ("steps", "t_max")  # when a run is taken up again: a finished one goes on with more --steps
+
+
 @dataclass(frozen=True)
 class Objective:
     """What a dLLM and a GPT do not share; the rest of the training loop they do."""
@@ -169,7 +172,9 @@ def get_batch(data, n, window):
 def windows_of(data, window, limit=None):
     """data (N,) cut into rows (n, window), the first `limit` spread evenly over it; the tail is dropped."""
     rows = data[: len(data) // window * window].view(-1, window)
-    return rows if limit is None or limit >= len(rows) else rows[:: len(rows) // limit][:limit]
+    if limit is None or limit >= len(rows):
+        return rows
+    return rows[torch.arange(limit, device=data.device) * len(rows) // limit]
 
 
 def train(model, train_data, val_data, config, objective, folder, tokenizer, info, wanted):
@@ -191,6 +196,8 @@ def train(model, train_data, val_data, config, objective, folder, tokenizer, inf
     saved = checkpoint.load_state(folder)
     if saved:
         state = saved["progress"]
+        if config.steps != saved["settings"]["steps"]:
+            state["steps"] = config.steps  # the schedule goes by progress: a finished run warms up again a little
         model.load_state_dict(saved["model"])
         averaged.load_state_dict(saved["averaged"])
         for optimizer, values in zip(optimizers, saved["optimizers"]):
@@ -327,8 +334,8 @@ def start_run(arguments, kind, model_config, config, objective, tokenizer, text,
     saved = checkpoint.load_state(folder)
     if not saved and not arguments.fresh and (folder / "model.safetensors").is_file():
         raise corpus.UserError(f"{folder} holds a model that cannot be trained on; use --run NEW_NAME, or --fresh")
-    if saved and saved["settings"] != wanted:
-        changed = ", ".join(key for key in wanted if saved["settings"].get(key) != wanted[key])
+    changed = [key for key in wanted if saved and saved["settings"].get(key) != wanted[key]]
+    if changed := ", ".join(key for key in changed if key not in MAY_CHANGE):
         raise corpus.UserError(f"run {name} was begun with another {changed}; use --run NEW_NAME or --fresh")
     torch.manual_seed(config.seed)
     model = transformer.Transformer(model_config).to(device)
@@ -336,8 +343,10 @@ def start_run(arguments, kind, model_config, config, objective, tokenizer, text,
           f"{device}\n"
           f"{text.name}: {len(data[0]):,} tokens to train on, {len(data[1]):,} to validate; run {name}", flush=True)
     if saved:
-        step, steps = saved["progress"]["step"], saved["progress"]["steps"]
-        print("this run is finished; --fresh starts it again" if step >= steps else f"going on from step {step}")
+        progress, more = saved["progress"], config.steps != saved["settings"]["steps"]
+        done = progress["step"] >= (config.steps if more else progress["steps"])
+        print("this run is finished; more --steps go on, --fresh starts it again" if done else
+              f"going on from step {progress['step']}")
     info = {"kind": kind, "corpus": text.name, "corpus_sha256": text.sha256, "source": text.source,
             "settings": arguments.config, "train": dataclasses.asdict(config)} | checkpoint.provenance()
     record = train(model, *data, config, objective, folder, tokenizer, info, wanted)

@@ -359,6 +359,17 @@ def test_other_settings_do_not_mix_with_a_run(runs, command, files, capsys):
     assert "going on" not in capsys.readouterr().out
 
 
+def test_a_finished_run_goes_on_with_more_steps(runs, command, capsys):
+    train.main([*command, "--run", "mine", "--steps", "5"])
+    before = checkpoint.load_state(runs / "mine")
+    train.main([*command, "--run", "mine", "--steps", "8", "--t-max", "1"])
+    after = checkpoint.load_state(runs / "mine")
+    assert "going on from step 5" in capsys.readouterr().out
+    assert after["progress"]["step"] == 8 and after["settings"]["t_max"] == 1
+    assert not torch.equal(before["model"]["head.weight"], after["model"]["head.weight"])
+    assert [record["step"] for record in log_of(runs / "mine")][-2:] == [5, 8]
+
+
 def test_fresh_starts_again_over_a_damaged_state(runs, command):
     (runs / "mine").mkdir(parents=True)
     (runs / "mine" / "train_state.pt").write_bytes(b"damaged")
