@@ -67,6 +67,7 @@ class TrainConfig:
 
 
 MAY_CHANGE = ("steps", "t_max")  # when a run is taken up again: a finished one goes on with more --steps
+STATE = ("progress", "settings", "model", "averaged", "scaler")  # of what resuming needs, the dicts
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def train(model, train_data, val_data, config, objective, folder, tokenizer, inf
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
     state = {"step": 0, "steps": config.steps, "seconds": 0.0, "record": {}}
-    saved = checkpoint.load_state(folder)
+    saved = checkpoint.load_state(folder, STATE)
     if saved:
         state = saved["progress"]
         if config.steps != saved["settings"]["steps"]:
@@ -252,14 +253,15 @@ def train(model, train_data, val_data, config, objective, folder, tokenizer, inf
             left = 60 * config.minutes * 0.93 - (time.time() - began)  # the rest is for evaluations
             state["steps"] = min(config.steps, step + int(left / (time.time() - warm_time) * 20))
             bar.total = state["steps"]
-        if step % 20 == 0:
+        last = step >= state["steps"]
+        evaluate = last or step % config.evaluate_every == 0
+        if evaluate or step % 20 == 0:
             if not math.isfinite(loss.item()):
                 raise corpus.UserError(f"the loss is not finite at step {step}; lower --lr-matrix or --lr-other")
             speed = (step - bar.initial) * tokens_a_step / (time.time() - bar.start_t)
-            bar.set_postfix(loss=f"{loss.item() * config.accumulate:.3f}", **{
-                objective.measure: f"{record[objective.measure]:.3f}" if record else "-"}, tok_s=f"{speed:,.0f}")
-        last = step >= state["steps"]
-        if last or step % config.evaluate_every == 0:
+            known = {objective.measure: f"{record[objective.measure]:.3f}"} if record else {}
+            bar.set_postfix({"loss": f"{loss.item() * config.accumulate:.3f}"} | known | {"tok/s": f"{speed:,.0f}"})
+        if evaluate:
             rows, draws = (windows_of(val_data, window), 4) if last else (check_windows, 1)
             mean, error = objective.evaluate(averaged, rows, draws)
             record = state["record"] = {
@@ -331,8 +333,8 @@ def start_run(arguments, kind, model_config, config, objective, tokenizer, text,
         for file in ("train_state.pt", "log.jsonl"):
             (folder / file).unlink(missing_ok=True)
     wanted = dataclasses.asdict(model_config) | dataclasses.asdict(config) | {"corpus": text.sha256}
-    saved = checkpoint.load_state(folder)
-    if not saved and not arguments.fresh and (folder / "model.safetensors").is_file():
+    saved = checkpoint.load_state(folder, STATE)
+    if (folder / "model.safetensors").is_file() and not (folder / "log.jsonl").is_file() and not arguments.fresh:
         raise corpus.UserError(f"{folder} holds a model that cannot be trained on; use --run NEW_NAME, or --fresh")
     changed = [key for key in wanted if saved and saved["settings"].get(key) != wanted[key]]
     if changed := ", ".join(key for key in changed if key not in MAY_CHANGE):

@@ -116,14 +116,18 @@ def save_state(folder, state):
         torch.save(state, path)
 
 
-def load_state(folder):
-    """Read train_state.pt, or None if there is none. Nothing in it is executed; UserError if it is damaged."""
+def load_state(folder, parts=()):
+    """train_state.pt as a dict with the dicts `parts`, or None if there is none. Nothing in it is executed;
+    UserError if it is damaged."""
     path = Path(folder) / "train_state.pt"
     if not path.is_file():
         return None
     try:
         with torch.sparse.check_sparse_tensor_invariants():
-            return torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not all(isinstance(state.get(part), dict) for part in parts):
+            raise ValueError("not the state of a run")
+        return state
     except OSError:
         raise  # not the file's fault
     except Exception as error:  # whatever a parser meets in damaged bytes

@@ -247,7 +247,7 @@ def test_gif_has_a_frame_a_step_and_a_still_at_the_end(run, tmp_path):
 
 def test_gif_thins_out_a_long_run(model, monkeypatch):
     image = pytest.importorskip("PIL.Image")
-    monkeypatch.setattr(generate, "GIF_FRAMES", 10)
+    monkeypatch.setattr(views, "GIF_FRAMES", 10)
     letters = list(VOCABULARY.replace("\n", "x")) + [corpus.MASK_CHAR]
     history = list(generate.generate(model, torch.full((1, 60), MASK), steps=32))
     data = views.gif_bytes(history, [False] * 60, letters)
@@ -336,7 +336,7 @@ def test_a_gpt_is_refused(tmp_path):
 def test_existing_file_survives_a_failed_write(run, tmp_path, monkeypatch):
     path = tmp_path / "out.html"
     path.write_text("precious")
-    monkeypatch.setattr(generate, "html_page", lambda *_: 1 / 0)
+    monkeypatch.setattr(views, "html_page", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("--len", "9", "--html", str(path))
     assert path.read_text() == "precious"

@@ -46,7 +46,7 @@ def test_flags_beat_the_file_and_the_file_beats_defaults(parse):
 
 
 def test_an_empty_file_changes_nothing(parse):
-    assert parse("") == parse("# only a comment\n") == [{}, {}]
+    assert parse("") == parse("# only a comment\n") == ({}, {})
 
 
 @pytest.mark.parametrize("yaml, name, value", [
