@@ -113,7 +113,8 @@ def orthogonalize(matrices, dtype):
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT  # (N, m, m)
-        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
+        gram = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)  # 2.0315 gram² - 4.7750 gram
+        x = torch.baddbmm(x, gram, x, beta=3.4445)  # 3.4445 x + gram x
     return (x.mT if tall else x).to(matrices.dtype)
 
 
