@@ -168,20 +168,25 @@ def read_run(folder):
 
 
 def draw_curves(runs, path):
-    """The validation losses of the runs in the folders `runs` against steps, tokens and seconds, to the PNG `path`."""
+    """The validation losses of the runs in the folders `runs` against steps, tokens and seconds, to the PNG `path`.
+
+    The last evaluation stands apart from its curve: it is of the kept weights, on the whole validation split.
+    """
     plt = tensors.pyplot(False)
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.4), sharey=True, layout="constrained")
     for folder in runs:
         label, measure, records = read_run(folder)
         losses = [record[measure] for record in records]
         for axis, key, scale in zip(axes, ("step", "tokens", "seconds"), (1, 1e6, 1), strict=True):
-            axis.plot([record[key] / scale for record in records], losses, marker="o", ms=3, label=label)
+            x = [record[key] / scale for record in records]
+            line = axis.plot(x[:-1], losses[:-1], marker="o", ms=3, label=label)[0]
+            axis.plot(x[-1:], losses[-1:], marker="*", ms=12, color=line.get_color(), linestyle="none")
     for axis, name in zip(axes, ("steps", "tokens seen, millions", "seconds of training"), strict=True):
         axis.set(xlabel=name)
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="validation loss, nats per character")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center")
+    figure.legend(handles, labels, loc="outside upper center", title="star: the weights kept, on the whole split")
     with corpus.whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=130)
     plt.close(figure)
