@@ -1,6 +1,6 @@
 """How fast is this machine, and how much of it do we use?
 
-    python benchmark.py                     # no GPU: roughly ten minutes on two cores
+    python benchmark.py                     # no GPU: about six minutes on two cores
     python benchmark.py --only sampling     # or laptop, or gpu (the 10.7M settings, on any device)
 
 You see a table of training (tokens/s, and the share of the best matrix product of the same type that this
