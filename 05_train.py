@@ -55,7 +55,7 @@ class TrainConfig:
     ema: float = setting(0.995, "memory of the averaged weights, which are evaluated, saved and shipped", 0, 0.99999)
     t_max: float = setting(0.8, "highest noise level of the training loss", 0.01, 1)
     evaluate_every: int = setting(500, "steps", 1)
-    evaluate_windows: int = setting(256, "validation windows of an evaluation; the last takes all, 4 times", 2)
+    evaluate_windows: int = setting(256, "validation windows of an evaluation; the last takes all", 2)
     dtype: str = setting("auto", "of matrix products", choices=("auto", "float32", "bfloat16", "float16"))
     compile: str = setting("auto", "auto: with CUDA, or a C++ compiler on Linux", choices=("auto", "on", "off"))
     seed: int = setting(1, "of weights, batches and masks", 0, 10**9)
@@ -67,7 +67,7 @@ class TrainConfig:
 
 
 MAY_CHANGE = ("steps", "t_max")  # when a run is taken up again: a finished one goes on with more --steps
-STATE = ("progress", "settings", "model", "averaged", "scaler")  # of what resuming needs, the dicts
+STATE = ("progress", "settings", "model", "averaged", "best", "scaler")  # of what resuming needs, the dicts
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,10 @@ def windows_of(data, window, limit=None):
 def train(model, train_data, val_data, config, objective, folder, tokenizer, info, wanted):
     """Train `model` on train_data (N,), both on one device, and leave a checkpoint in `folder`.
 
-    Resumes from `folder` if there is a state: the random numbers of step n depend on (seed, n) alone, so
-    a resumed run on a CPU equals an uninterrupted one bit for bit. Returns the final record: step, measure,
-    standard error, tokens, seconds.
+    The model that is saved has the averaged weights of the best evaluation so far, so that a run which begins
+    to overfit keeps what it had. Resumes from `folder` if there is a state: the random numbers of step n depend
+    on (seed, n) alone, so a resumed run on a CPU equals an uninterrupted one bit for bit. Returns the record of
+    the saved weights: step, the step they are from, measure, standard error, tokens, seconds.
     """
     began = time.time()
     device = train_data.device
@@ -194,7 +195,8 @@ def train(model, train_data, val_data, config, objective, folder, tokenizer, inf
     optimizers = make_optimizers(model, config, torch.float32 if dtype == torch.float16 else dtype)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
-    state = {"step": 0, "steps": config.steps, "seconds": 0.0, "record": {}}
+    best = copy.deepcopy(averaged)  # as averaged was at the lowest evaluation
+    state = {"step": 0, "steps": config.steps, "seconds": 0.0, "record": {}, "lowest": math.inf, "best_step": 0}
     saved = checkpoint.load_state(folder, STATE)
     if saved:
         state = saved["progress"]
@@ -202,6 +204,7 @@ def train(model, train_data, val_data, config, objective, folder, tokenizer, inf
             state["steps"] = config.steps  # the schedule goes by progress: a finished run warms up again a little
         model.load_state_dict(saved["model"])
         averaged.load_state_dict(saved["averaged"])
+        best.load_state_dict(saved["best"])
         for optimizer, values in zip(optimizers, saved["optimizers"]):
             optimizer.load_state_dict(values)
         scaler.load_state_dict(saved["scaler"])
@@ -217,11 +220,11 @@ def train(model, train_data, val_data, config, objective, folder, tokenizer, inf
 
     def save():
         state["seconds"] = time.time() - began
-        checkpoint.save(folder, averaged, tokenizer, info | record)
+        checkpoint.save(folder, best if state["record"] else averaged, tokenizer, info | state["record"])
         checkpoint.save_state(folder, {
             "progress": state, "settings": wanted, "model": model.state_dict(),
-            "averaged": averaged.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
-            "scaler": scaler.state_dict(),
+            "averaged": averaged.state_dict(), "best": best.state_dict(),
+            "optimizers": [o.state_dict() for o in optimizers], "scaler": scaler.state_dict(),
         })
 
     bar = tqdm(total=state["steps"], initial=state["step"], unit="step", dynamic_ncols=True, mininterval=1)
@@ -263,21 +266,29 @@ def train(model, train_data, val_data, config, objective, folder, tokenizer, inf
             known = {objective.measure: f"{record[objective.measure]:.3f}"} if record else {}
             bar.set_postfix({"loss": f"{loss.item() * config.accumulate:.3f}"} | known | {"tok/s": f"{speed:,.0f}"})
         if evaluate:
-            rows, draws = (windows_of(val_data, window), 4) if last else (check_windows, 1)
-            mean, error = objective.evaluate(averaged, rows, draws)
-            record = state["record"] = {
-                "step": step, objective.measure: mean, "error": error, "train_loss": loss.item() * config.accumulate,
-                "tokens": step * tokens_a_step, "seconds": round(time.time() - began, 1),
+            mean, error = objective.evaluate(averaged, check_windows, 1)
+            improved = mean <= state["lowest"]
+            if improved:
+                state["lowest"], state["best_step"] = mean, step
+                best.load_state_dict(averaged.state_dict())
+            if last:  # the number to report: of the weights that stay, on everything
+                mean, error = objective.evaluate(best, windows_of(val_data, window), 4)
+            record = {
+                "step": step, "best_step": state["best_step"], objective.measure: mean, "error": error,
+                "train_loss": loss.item() * config.accumulate, "tokens": step * tokens_a_step,
+                "seconds": round(time.time() - began, 1),
             }
+            if improved or last:
+                state["record"] = record
             with open(log, "a", encoding="utf-8") as file:  # before saving: resuming drops a line too many,
                 file.write(json.dumps(record) + "\n")  # but could not know of one too few
             save()
-            text = tokenizer.decode(objective.sample(averaged).tolist())
+            text = tokenizer.decode(objective.sample(best if last else averaged).tolist())
             bar.write(f"\nstep {step}: {objective.measure} {mean:.4f} ± {error:.4f} nats/token\n{text}\n", sys.stdout)
     bar.close()
     if stop and state["step"] < state["steps"]:
         save()
-    return record
+    return state["record"]
 
 
 def catch_interrupt():
@@ -296,7 +307,7 @@ def catch_interrupt():
 
 
 def draw_curve(folder, measure):
-    """folder/curve.png from folder/log.jsonl."""
+    """folder/curve.png from folder/log.jsonl. The last point is of the saved weights, on the whole split."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -328,7 +339,7 @@ def start_run(arguments, kind, model_config, config, objective, tokenizer, text,
     data = [torch.tensor(tokenizer.encode(part), device=device) for part in parts]
     if min(map(len, data)) < 2 * (model_config.seq_len + objective.extra):
         raise corpus.UserError(f"{text.name} is too short for windows of {model_config.seq_len}; lower --seq-len")
-    name = arguments.run or f"{kind}-{text.name}-{Path(arguments.config).stem}"
+    name = arguments.run or f"{kind}-{text.name}-{Path(arguments.config).stem.removeprefix(kind + '-')}"
     folder = checkpoint.RUNS / name
     if arguments.fresh:
         for file in ("train_state.pt", "log.jsonl"):
@@ -355,8 +366,9 @@ def start_run(arguments, kind, model_config, config, objective, tokenizer, text,
     record = train(model, *data, config, objective, folder, tokenizer, info, wanted)
     if record:
         draw_curve(folder, objective.measure)
-        print(f"{objective.measure} {record[objective.measure]:.4f} ± {record['error']:.4f} nats per token at step "
-              f"{record['step']}, after {record['seconds']:.0f} s\nmodel, log and curve: {folder}")
+        print(f"{objective.measure} {record[objective.measure]:.4f} ± {record['error']:.4f} nats per token, weights "
+              f"of step {record['best_step']} of {record['step']}, after {record['seconds']:.0f} s\n"
+              f"model, log and curve: {folder}")
     return folder
 
 

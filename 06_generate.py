@@ -237,7 +237,7 @@ def main(argv=None):
     folder = checkpoint.find(args.checkpoint)
     model, tokenizer, _ = checkpoint.load(folder, settings.pick_device(args.device))
     if model.config.causal:
-        raise corpus.UserError(f"{folder} is a GPT, which cannot fill masks: name a dLLM with --checkpoint")
+        raise corpus.UserError(f"{folder} is a GPT, which cannot fill masks: python 07_train_gpt.py writes with it")
     if args.infill is None:
         ids = parse_prompt(args.prompt.replace("\\n", "\n"), args.len or 256, tokenizer)
     else:

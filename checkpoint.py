@@ -25,6 +25,7 @@ transformer = import_module("03_transformer")
 
 RUNS = corpus.ROOT / "checkpoints"
 SHIPPED = RUNS / "shakespeare"
+SHIPPED_GPT = RUNS / "shakespeare-gpt"
 
 
 def save(folder, model, tokenizer, info, dtype=torch.float32):
@@ -90,24 +91,34 @@ def make_tokenizer(description):
     raise ValueError(f"unknown tokenizer {description['kind']!r}")
 
 
-def find(name=None):
-    """The folder that `--checkpoint` means: a path or a run's name; None: your latest run, else the shipped."""
+def find(name=None, kind="dllm"):
+    """The folder of a model: `name` is a path or a run's name; None: your latest run of `kind`, else the shipped.
+
+    kind: "dllm" or "gpt". UserError, with the command that trains one, if there is none.
+    """
+    shipped, command = {"dllm": (SHIPPED, "05_train.py"), "gpt": (SHIPPED_GPT, "07_train_gpt.py")}[kind]
+    models = sorted(RUNS.glob("*/model.safetensors"))
     if name is not None:
         for folder in (Path(name), RUNS / name):
             if (folder / "model.safetensors").is_file():
                 return folder
-        raise corpus.UserError(f"no model at {name!r}; {known_runs()}")
-    own = [path for path in RUNS.glob("*/model.safetensors") if (path.parent / "train_state.pt").is_file()]
+        names = ", ".join(path.parent.name for path in models)
+        hint = f"there are: {names}" if names else f"train one with python {command}"
+        raise corpus.UserError(f"no model at {name!r}; {hint}")
+    own = [path for path in models if (path.parent / "train_state.pt").is_file() and kind_of(path.parent) == kind]
     if own:
         return max(own, key=lambda path: path.stat().st_mtime).parent
-    if (SHIPPED / "model.safetensors").is_file():
-        return SHIPPED
-    raise corpus.UserError("no trained model yet: run python 05_train.py")
+    if (shipped / "model.safetensors").is_file():
+        return shipped
+    raise corpus.UserError(f"no trained {kind} yet: run python {command}")
 
 
-def known_runs():
-    names = sorted(path.parent.name for path in RUNS.glob("*/model.safetensors"))
-    return "there are: " + ", ".join(names) if names else "train one with python 05_train.py"
+def kind_of(folder):
+    """What a run's config.json says that it is: "dllm" or "gpt"."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))["info"].get("kind", "dllm")
+    except Exception:  # damaged: `load` says so when this run is the one to read
+        return "dllm"
 
 
 def save_state(folder, state):

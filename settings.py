@@ -34,7 +34,7 @@ def check(config):
         value, (_, low, high, choices) = getattr(config, field.name), field.metadata.values()
         if choices and value not in choices:
             raise ValueError(f"{field.name} is {value!r}; choose from {', '.join(choices)}")
-        if not choices and not low <= value <= high:
+        if not choices and field.type is not str and not low <= value <= high:
             limit = f"between {low:g} and {high:g}" if high < math.inf else f"at least {low:g}"
             raise ValueError(f"{field.name} must be {limit}, not {value}")
 
