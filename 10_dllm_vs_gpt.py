@@ -37,6 +37,7 @@ tensors = import_module("01_tensors")
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
+generation = import_module("06_generate")
 gpt_training = import_module("07_train_gpt")
 
 TEMPERATURES = (0.5, 0.8, 1.0)
@@ -49,18 +50,19 @@ CASES, CASE_LENGTH = 3, 100  # texts that both models complete, and how many cha
 class Size:
     """How much to measure. More makes the errors smaller; only `reuse` trains anything."""
 
-    draws: int = 4  # masks for each window of the NELBO
-    windows: int = 64  # of held-out text, for each noise level and each blank
+    draws: int = 2  # masks for each window of the NELBO
+    windows: int = 48  # of held-out text, for each noise level and each blank
     samples: int = 16  # texts for each setting
+    batch: int = 8  # texts at once, where speed is measured for more than one
     steps: tuple = (16, 64)  # of the dLLM's sampler
     reuse: dict = field(default_factory=lambda: dict(  # model and training of part 5
-        n_layer=3, n_head=3, n_embd=96, seq_len=128, batch_size=16, steps=1500, evaluate_every=100, compile="off"))
+        n_layer=3, n_head=3, n_embd=96, seq_len=128, batch_size=8, steps=1200, evaluate_every=100, compile="off"))
 
 
 SIZES = {
     "quick": Size(),
-    "hour": Size(16, 200, 64, (16, 64, 256), Size().reuse | dict(n_layer=4, n_embd=144, steps=4000)),
-    "gpu": Size(64, 400, 256, (16, 64, 256), dict(steps=4000, evaluate_every=100)),  # of 10.7M parameters
+    "hour": Size(16, 200, 64, 16, (16, 64, 256), Size().reuse | dict(n_layer=4, n_embd=144, steps=5000)),
+    "gpu": Size(64, 400, 256, 256, (16, 64, 256), dict(steps=4000, evaluate_every=100)),  # of 10.7M parameters
 }
 
 
@@ -228,7 +230,7 @@ def speed(dllm, gpt, windows, size):
     """
     device, length, table = windows.device, windows.shape[1], []
     tensors.heading(f"3. Speed, texts of {length} characters")
-    for batch in (1, 16 if device.type == "cpu" else 256):
+    for batch in (1, size.batch):
         prompts, times = windows[:1, :1].repeat(batch, 1), {}
         for turn, (name, model, nfe) in itertools.product(range(4), ways(dllm, gpt, size, length)):
             start = benchmark.now(device)
@@ -370,7 +372,8 @@ def main(argv=None):
     parser.add_argument("--gpt", metavar="RUN", help="the same for the GPT")
     parser.add_argument("--corpus", default="shakespeare", help="what both were trained on")
     parser.add_argument("--size", choices=SIZES, help="how much to measure (gpu with CUDA, else quick)")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of masks, samples and part 5 (1)")
+    parser.add_argument("--seed", type=generation.number(int, 0, 10**9), default=1, metavar="N",
+                        help="of masks, samples and part 5 (1)")
     parser.add_argument("--out", type=Path, default=corpus.ROOT / "docs", metavar="FOLDER", help="of the report (docs)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     args = parser.parse_args(argv)
@@ -385,8 +388,12 @@ def main(argv=None):
     # As long as both models can read: a GPT predicts the character after its window, too.
     room = dllm.config.seq_len + (dllm.config.positions == "rope")
     windows = training.windows_of(val_ids, min(room, gpt.config.seq_len + 1))  # (N, T)
-    if len(windows) < 2:
-        raise corpus.UserError(f"the validation part of {text.name} is too short for windows of {windows.shape[1]}")
+    if len(windows) < 2 or min(FRACTIONS) * len(train_ids) <= size.reuse.get("seq_len", 256) + 1:
+        raise corpus.UserError(f"{text.name} is too short to compare on: 5 % of it must fill several windows")
+    try:  # now, not after the work
+        (args.out / "figures").mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise corpus.UserError(f"{args.out} is not a folder: name one with --out") from None
     results = {
         "origin": checkpoint.provenance() | {"date": datetime.now(UTC).isoformat(timespec="seconds")},
         "seed": args.seed, "size": {"name": name} | dataclasses.asdict(size),

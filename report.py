@@ -146,7 +146,7 @@ def draw_speed(results, plt):
                               textcoords="offset points")
         axis.axhline(results["samples"]["real"]["judge"], color="black", ls=":", label="real text")
         axis.set(xlabel=f"characters/s, batch {batch}", xscale="log")
-        axis.margins(x=0.25)
+        axis.margins(x=0.25, y=0.12)
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="judge's NLL at temperature 0.8")
     axes[0].legend(fontsize=9)
@@ -221,8 +221,8 @@ bound* of its NLL: the true number is somewhere below, and nobody knows how far.
 one likelihood among them.
 
 Both models are the Transformer of chapter 03, trained on the same {size['training']:,} characters of
-{size['name']} by the loop of chapter 05, and everything here is measured on the {size['held_out']:,} characters that
-neither has seen, in windows of {length}.
+the corpus {size['name']} by the loop of chapter 05, and everything here is measured on the {size['held_out']:,}
+characters that neither has seen, in windows of {length}.
 
 {table(["", "dLLM", "GPT"], about(r))}
 
@@ -275,8 +275,9 @@ def likelihood(r):
         near = next((x for x in b["positions"] if x["visible"][0] <= level["visible"] <= x["visible"][1]), None)
         if level["visible"] in (1, 8, 64, 128) or level is a["levels"][-1]:
             low, high = near["visible"]
+            span = f"{low}" if low == high else f"{low} to {high}"
             rows.append((level["visible"], f"{level['t']:.2f}", f"{level['loss']:.2f} ± {level['error']:.2f}",
-                         f"{near['loss']:.2f} ({low} to {high} visible)"))
+                         f"{near['loss']:.2f} ({span} visible)"))
     return f"""
 ## 1. Likelihood
 
@@ -309,8 +310,8 @@ def samples(r):
     rows = [row("real text", real)] + [row(NAMES[x["model"]], x, x["nfe"], x["temperature"]) for x in S["table"]]
     x, y = (sample_row(r, model, 0.8) for model in ("dllm", "gpt"))
     longest = max(S["table"], key=lambda x: x["copied"])
-    copied = ("copies longer runs than real text shares with the training text by chance and quotation"
-              if longest["copied"] > real["copied"] else "no model copies longer runs than real text does")
+    copied = ("longer than what real text shares with it" if longest["copied"] > real["copied"] else
+              "no longer than what real text shares with it")
     few = sample_row(r, "dllm", 0.8, min(z["nfe"] for z in S["table"] if z["model"] == "dllm"))
     return f"""
 ## 2. Samples
@@ -332,7 +333,7 @@ real text means likelier than real text: low temperatures prefer what is common.
 Small numbers beside the points are temperatures. At 0.8 the GPT writes {y['words']:.1%} known words; the dLLM
 {x['words']:.1%} in {x['nfe']} passes and {few['words']:.1%} in {few['nfe']}. Characters that are committed in one pass
 do not see each other, so words are where few passes hurt first. The longest copied run of all is {longest['copied']}
-characters ({NAMES[longest['model']]}, temperature {longest['temperature']}; real text: {real['copied']}): {copied}.
+characters ({NAMES[longest['model']]}, temperature {longest['temperature']}; real text: {real['copied']}), {copied}.
 
 The first text of each at temperature 0.8, unedited. dLLM, {x['nfe']} passes:
 
@@ -365,9 +366,9 @@ machine. In brackets: against the GPT. NFE is the number of passes through the n
 {picture("speed", "Characters per second against the judge's NLL")}
 
 A pass is not the same work for both: the GPT's goes through one new character and reads the others from its KV
-buffer, the dLLM's goes through all {r['speed']['length']}. Fewer passes are the dLLM's gain only as far as the machine
-does a whole window in little more time than one character, which it does until it is busy: one text at a time on a
-large GPU gains most, and large batches, or a CPU, where arithmetic and not waiting takes the time, gain least.
+buffer, the dLLM's goes through all {r['speed']['length']}. So fewer passes help the dLLM only as far as the machine
+does a whole window in little more time than one character: where it waits more than it computes, as a large GPU does
+with a single text, and less where it is busy, as a CPU is, or any machine with a large batch.
 """
 
 
@@ -398,6 +399,14 @@ drawn with a fixed seed, the first ones, unedited (temperature 0.8; the dLLM wit
 """
 
 
+def course(run):
+    """How a run of part 5 went, in words."""
+    best, end = run["best"], run["end"]
+    if best["step"] == end["step"]:
+        return f"is at its lowest at the end, after {end['epochs']:.1f} epochs"
+    return f"is lowest after {best['epochs']:.1f} epochs and ends {end['loss'] - best['loss']:.3f} higher"
+
+
 def reuse(r):
     R, sentences = r["reuse"], []
     rows = []
@@ -406,9 +415,8 @@ def reuse(r):
         rows.append((f"{run['fraction']:.0%} ({run['characters']:,})", NAMES[run["model"]], f"{best['loss']:.3f}",
                      f"{best['epochs']:.1f}", f"{end['loss']:.3f}", f"{end['epochs']:.1f}"))
     for fraction in dict.fromkeys(run["fraction"] for run in R["runs"]):
-        x, y = (reuse_run(r, model, fraction) for model in ("dllm", "gpt"))
-        rises = [z["end"]["loss"] - z["best"]["loss"] for z in (x, y)]
-        sentences.append(f"On {fraction:.0%}, the dLLM ends {rises[0]:.3f} above its best and the GPT {rises[1]:.3f}.")
+        x, y = (course(reuse_run(r, model, fraction)) for model in ("dllm", "gpt"))
+        sentences.append(f"On {fraction:.0%}, the dLLM {x}, and the GPT {y}.")
     return f"""
 ## 5. Reading the same text again
 

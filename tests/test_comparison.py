@@ -187,7 +187,7 @@ def two_runs(tmp_path, text, monkeypatch):
         info = {"corpus_sha256": hashlib.sha256(text.encode()).hexdigest(), "train": {"seed": 1, "ema": 0.9}}
         checkpoint.save(tmp_path / name, transformer.Transformer(config), tokenizer, info)
     reuse = dict(n_layer=1, n_head=1, n_embd=8, seq_len=8, batch_size=2, steps=6, evaluate_every=2, compile="off")
-    monkeypatch.setitem(comparison.SIZES, "quick", comparison.Size(1, 4, 4, (2, 4), reuse))
+    monkeypatch.setitem(comparison.SIZES, "quick", comparison.Size(1, 4, 4, 2, (2, 4), reuse))
     monkeypatch.setattr(comparison, "BLANKS", (1, 4))
     monkeypatch.setattr("sys.argv", ["10_dllm_vs_gpt.py"])
     return ["--corpus", str(path), "--dllm", str(tmp_path / "one"), "--gpt", str(tmp_path / "two"),
@@ -231,6 +231,9 @@ def test_the_article_turns_with_the_numbers(two_runs, tmp_path):
         losses["dllm"].update(NELBO=bound, error=0.01)
         losses["gpt"].update(NLL=2.0)
         assert words in report.article(results)
+    best, end = ({"step": step, "epochs": step / 10, "loss": loss} for step, loss in ((10, 2.0), (40, 2.5)))
+    assert report.course({"best": best, "end": end}) == "is lowest after 1.0 epochs and ends 0.500 higher"
+    assert report.course({"best": end, "end": end}) == "is at its lowest at the end, after 4.0 epochs"
     results["dllm"]["parameters"] = 3 * results["gpt"]["parameters"]
     assert "the dLLM has 3.0 times the parameters" in report.article(results)
 
@@ -249,6 +252,11 @@ def test_a_missing_run_names_the_command_that_makes_it(two_runs, tmp_path, monke
     for kind, script in (("--dllm", "05_train.py"), ("--gpt", "07_train_gpt.py")):
         at = two_runs.index(kind)
         assert f"python {script}" in stopped(two_runs[:at] + two_runs[at + 2 :], capsys)
+
+
+def test_what_cannot_work_is_said_before_the_work(two_runs, tmp_path, capsys):
+    assert "from 0 to" in stopped([*two_runs, "--seed", "-1"], capsys)
+    assert "is not a folder" in stopped([*two_runs, "--out", str(tmp_path / "words.txt")], capsys)
 
 
 def test_wrong_runs(two_runs, tmp_path, text, capsys):
