@@ -56,7 +56,7 @@ class Size:
     batch: int = 8  # texts at once, where speed is measured for more than one
     steps: tuple = (16, 64)  # of the dLLM's sampler
     reuse: dict = field(default_factory=lambda: dict(  # model and training of part 5
-        n_layer=3, n_head=3, n_embd=96, seq_len=128, batch_size=8, steps=1200, evaluate_every=100, compile="off"))
+        n_layer=3, n_head=3, n_embd=96, seq_len=128, batch_size=8, steps=1000, evaluate_every=100, compile="off"))
 
 
 SIZES = {
