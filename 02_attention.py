@@ -29,15 +29,16 @@ FIGURE = Path(__file__).resolve().parent / "figures" / "02_attention.png"
 # 1. The three lines
 
 
-def attention(q, k, v, mask=None):
+def attention(q, k, v, mask=None, dropout=0.0):
     """softmax(QKᵀ/√d)V (Vaswani et al. 2017, equation 1).
 
     q: (..., T, d), k and v: (..., S, d), mask: boolean, broadcast to (..., T, S), True where a query may
-    look. Returns the output (..., T, d) and the weights (..., T, S), whose rows sum to 1.
+    look, dropout: the share of weights to leave out. Returns the output (..., T, d) and the weights (..., T, S),
+    whose rows sum to 1.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (..., T, S)
     weights = (scores if mask is None else scores.masked_fill(~mask, -math.inf)).softmax(dim=-1)
-    return weights @ v, weights
+    return F.dropout(weights, dropout) @ v, weights
 
 
 # 2. Rotary positions
@@ -118,10 +119,10 @@ class Attention(nn.Module):
         if self.rotary:
             q, k = rotate(q, table), rotate(k, table)
         dropout = self.dropout if self.training else 0.0
-        if buffer is None and torch.is_grad_enabled() and q.dtype == torch.bfloat16 and not (q.is_cuda or dropout):
+        if buffer is None and torch.is_grad_enabled() and q.dtype == torch.bfloat16 and q.device.type == "cpu":
             # Training in bf16 on a CPU: the gradient of PyTorch's kernel takes twice as long as that of three lines.
             causal = torch.ones(T, T, dtype=torch.bool, device=x.device).tril() if self.causal else None
-            y, _ = attention(q, k, v, causal)
+            y, _ = attention(q, k, v, causal, dropout)
         elif buffer is None:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, dropout_p=dropout)
         else:

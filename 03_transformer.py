@@ -39,6 +39,7 @@ class TransformerConfig:
     positions: str = "rope"  # "rope" | "learned"
     norm: str = "rms"  # "rms" (with QK-norm) | "layer"
     activation: str = "relu2"  # "relu2" | "gelu"
+    conv: int = 0  # embeddings that each position sees at once, itself among them; 0: only its own
 
     def __post_init__(self):
         choices = {"positions": ("rope", "learned"), "norm": ("rms", "layer"), "activation": ("relu2", "gelu")}
@@ -50,6 +51,8 @@ class TransformerConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
             raise ValueError(f"n_embd {self.n_embd} must split into {self.n_head} heads of an even size")
+        if self.conv < 0 or not self.causal and self.conv and self.conv % 2 == 0:
+            raise ValueError(f"conv must be 0 or an odd number, not {self.conv}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
 
@@ -106,6 +109,24 @@ class Block(nn.Module):
         return x + self.drop(self.mlp(self.norm2(x)))
 
 
+class Neighbours(nn.Module):
+    """Add to each vector of x (B, T, C) those next to it, with one weight for each distance and channel.
+
+    A depthwise convolution over the embeddings (So et al. 2021 put one behind queries, keys and values). To
+    spell, a position must know the letters beside it; attention has to learn where those are, and this need not.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.left = config.conv - 1 if config.causal else config.conv // 2  # a GPT sees no letter to come
+        self.weight = nn.Parameter(torch.zeros(config.conv, config.n_embd))
+
+    def forward(self, x):
+        T, width = x.shape[1], len(self.weight)
+        padded = F.pad(x, (0, 0, self.left, width - 1 - self.left))  # (B, width-1+T, C), zero beyond the ends
+        return x + sum(weight * padded[:, i : i + T] for i, weight in enumerate(self.weight))
+
+
 class TimeEmbedding(nn.Module):
     """Noise level t (B,) → a vector (B, C), zero at the start of training."""
 
@@ -128,6 +149,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.token_emb = nn.Embedding(config.vocab_size + 1, config.n_embd)
+        self.conv = Neighbours(config) if config.conv else None
         self.pos_emb = nn.Embedding(config.seq_len, config.n_embd) if config.positions == "learned" else None
         self.time_emb = TimeEmbedding(config.n_embd) if config.time_conditioned else None
         self.drop = nn.Dropout(config.dropout)
@@ -153,12 +175,17 @@ class Transformer(nn.Module):
     def forward(self, tokens, t=None, positions=None, cache=None):
         """tokens: (B, T); t: (B,) noise levels, read only by a time-conditioned model.
 
-        positions: (T,) absolute places of the tokens, 0 … T-1 when not given. cache: one `KVBuffer` a
-        layer (`make_cache`): the rows `positions` are written and all valid rows are attended to.
+        positions: (T,) absolute places of the tokens, 0 … T-1 when not given. cache: from `make_cache`:
+        the rows `positions` are written and all valid rows are attended to.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.token_emb(tokens)  # (B, T, C)
+        if self.conv is not None and cache is None:
+            x = self.conv(x)
+        elif self.conv is not None:  # the neighbours may have come in an earlier pass
+            cache.embedded.index_copy_(1, positions, x.to(cache.embedded.dtype))
+            x = self.conv(cache.embedded)[:, positions]
         table = None
         if self.pos_emb is None:
             table = attention.rotary_table(positions, self.config.n_embd // self.config.n_head)
@@ -170,16 +197,23 @@ class Transformer(nn.Module):
             x = x + self.time_emb(t)[:, None, :]
         x = self.drop(x)
         for i, block in enumerate(self.blocks):
-            x = block(x, positions, table, None if cache is None else cache[i])
+            x = block(x, positions, table, None if cache is None else cache.layers[i])
         return self.head(self.norm(x))  # (B, T, V)
 
     def make_cache(self, batch, rows):
-        """Empty buffers, one a layer, for `batch` sequences of up to `rows` positions."""
+        """An empty `Cache` for `batch` sequences of up to `rows` positions."""
         c, weight = self.config, self.head.weight
-        return [
-            attention.KVBuffer(batch, c.n_head, rows, c.n_embd // c.n_head, weight.device, weight.dtype)
-            for _ in range(c.n_layer)
-        ]
+        kind = dict(device=weight.device, dtype=weight.dtype)
+        layers = [attention.KVBuffer(batch, c.n_head, rows, c.n_embd // c.n_head, **kind) for _ in range(c.n_layer)]
+        return Cache(layers, torch.zeros(batch, rows if c.conv else 0, c.n_embd, **kind))
+
+
+@dataclass
+class Cache:
+    """What a model remembers of the positions that it has been given."""
+
+    layers: list  # a KVBuffer for each
+    embedded: torch.Tensor  # (B, rows, C) embeddings, zero where not yet given; only a model with `conv` has rows
 
 
 def count_parameters(model):
@@ -202,6 +236,7 @@ def parameters_by_part(config):
     gelu, layer = config.activation == "gelu", config.norm == "layer"
     return {
         "token_emb": ("(V+1) C", (V + 1) * C),  # one row more than the head: the mask
+        "conv": ("K C", config.conv * C),
         "pos_emb": ("T C", T * C if config.positions == "learned" else 0),
         "time_emb": ("2 C² + 2 C", 2 * (C**2 + C) if config.time_conditioned else 0),
         "attn": ("L 4 C²", L * 4 * C**2),  # q, k, v and out
@@ -248,6 +283,7 @@ def show_switches(config, tokens):
         ({"positions": "learned"}, "a trained vector for each of T places"),
         ({"norm": "layer"}, "LayerNorm: centres, has weights; no QK-norm"),
         ({"activation": "gelu"}, "smooth, with biases"),
+        ({"conv": 5}, "each letter's embedding also sees its neighbours"),
         ({"time_conditioned": True}, "sees the noise level t"),
         ({"dropout": 0.2}, "zeroes a fifth of the features, in training only"),
         ({"causal": True}, "the GPT"),

@@ -48,6 +48,7 @@ class TrainConfig:
     optimizer: str = setting("muon", "for the hidden matrices", choices=("muon", "adamw"))
     lr_matrix: float = setting(0.02, "its learning rate", 0, 1)
     lr_other: float = setting(0.005, "learning rate of AdamW, for embeddings, head and norms", 0, 1)
+    momentum: float = setting(0.95, "memory of Muon's mean gradient", 0, 0.999)
     weight_decay: float = setting(0.0, "pull towards zero, relative to the learning rate", 0, 10)
     warmup: int = setting(100, "steps over which the learning rate rises", 0)
     cooldown: float = setting(0.7, "last part of the run, over which it falls to 0", 0, 1)
@@ -124,7 +125,7 @@ class Muon(torch.optim.Optimizer):
     torch.optim.Muon does the same one matrix at a time and in bf16 only, which is slow on a CPU.
     """
 
-    def __init__(self, params, lr, momentum=0.95, weight_decay=0.0, dtype=torch.float32):
+    def __init__(self, params, lr, momentum, weight_decay=0.0, dtype=torch.float32):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
         self.dtype = dtype
 
@@ -151,7 +152,7 @@ def make_optimizers(model, config, dtype):
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
     adamw = partial(torch.optim.AdamW, betas=(0.9, 0.95), weight_decay=config.weight_decay)
-    muon = partial(Muon, weight_decay=config.weight_decay, dtype=dtype)
+    muon = partial(Muon, momentum=config.momentum, weight_decay=config.weight_decay, dtype=dtype)
     return [(muon if config.optimizer == "muon" else adamw)(matrices, config.lr_matrix), adamw(others, config.lr_other)]
 
 

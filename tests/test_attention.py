@@ -193,3 +193,21 @@ def test_chapter_runs_from_anywhere_and_names_the_next(tmp_path):
     assert "03_transformer.py" in done.stdout.splitlines()[-1]
     assert (ROOT / "figures" / "02_attention.png").stat().st_size > 1000
     assert not list(tmp_path.iterdir())
+
+
+@torch.enable_grad()
+@pytest.mark.parametrize("causal", [False, True])
+def test_training_in_bf16_on_a_cpu_takes_the_three_lines_to_the_same_place(causal):
+    """The way that Attention takes there, against PyTorch's kernel in float32: outputs and gradients."""
+    torch.manual_seed(0)
+    layer, x, positions = attention.Attention(64, 2, causal), torch.randn(2, 9, 64), torch.arange(9)
+    table = attention.rotary_table(positions, 32)
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            y = layer(x, positions, table)
+        y.float().square().mean().backward()
+        results.append((y.float(), layer.qkv.weight.grad.clone()))
+    for exact, rounded in zip(*results):
+        assert (exact - rounded).norm() < 0.02 * exact.norm()

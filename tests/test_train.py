@@ -96,7 +96,7 @@ def test_muon_in_batches_equals_muon_one_by_one():
     params = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
     grads = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(3)]
     expected = [plain_muon(p.data, [step[i] for step in grads], 0.02, 0.1) for i, p in enumerate(params)]
-    optimizer = train.Muon(params, 0.02, weight_decay=0.1)
+    optimizer = train.Muon(params, 0.02, 0.95, weight_decay=0.1)
     for step in grads:
         for p, g in zip(params, step):
             p.grad = g.clone()

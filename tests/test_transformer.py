@@ -18,6 +18,7 @@ transformer = import_module("03_transformer")
 
 SMALL = transformer.TransformerConfig(vocab_size=11, seq_len=16, n_layer=3, n_head=2, n_embd=16)
 CLASSIC = replace(SMALL, positions="learned", norm="layer", activation="gelu")
+CONV = replace(SMALL, conv=3)
 B, T = 3, 16
 
 
@@ -51,7 +52,7 @@ def test_the_default_is_10_7_million():
     assert transformer.count_parameters(model) == 6 * 12 * 384**2 + (66 + 65) * 384 == 10_667_136
 
 
-@pytest.mark.parametrize("config", [SMALL, CLASSIC], ids=["modern", "classic"])
+@pytest.mark.parametrize("config", [SMALL, CLASSIC, CONV], ids=["modern", "classic", "conv"])
 @pytest.mark.parametrize("change", [{}, {"time_conditioned": True}, {"n_layer": 1}], ids=str)
 def test_parameter_formula(config, change):
     config = replace(config, **change)
@@ -178,6 +179,7 @@ def test_dropout_acts_in_training_only():
 
 
 @pytest.mark.parametrize("change, word", [
+    ({"conv": 4}, "conv"), ({"conv": -1}, "conv"),
     ({"positions": "sine"}, "positions"), ({"norm": "batch"}, "norm"), ({"activation": "tanh"}, "activation"),
     ({"vocab_size": 0}, "vocab_size"), ({"seq_len": 0}, "seq_len"), ({"n_layer": 0}, "n_layer"),
     ({"n_head": 0}, "n_head"), ({"n_embd": -4}, "n_embd"), ({"n_embd": 15}, "n_embd"),
@@ -196,7 +198,7 @@ def test_a_configuration_is_frozen():
 # ---- Cached = uncached ----
 
 
-@pytest.mark.parametrize("config", [SMALL, CLASSIC], ids=["modern", "classic"])
+@pytest.mark.parametrize("config", [SMALL, CLASSIC, CONV], ids=["modern", "classic", "conv"])
 @pytest.mark.parametrize("sizes", [[1] * T, [6] + [1] * 10, [4, 4, 4, 4], [T]],
                          ids=["one by one", "prompt first", "blocks", "at once"])  # fmt: skip
 def test_causal_append_equals_the_full_pass(config, sizes):
@@ -206,7 +208,7 @@ def test_causal_append_equals_the_full_pass(config, sizes):
     assert close(torch.cat(parts, dim=1), model(tokens))
 
 
-@pytest.mark.parametrize("config", [SMALL, CLASSIC], ids=["modern", "classic"])
+@pytest.mark.parametrize("config", [SMALL, CLASSIC, CONV], ids=["modern", "classic", "conv"])
 def test_causal_rewrite_after_a_change_equals_the_full_pass(config):
     model, tokens, positions = build(config, causal=True), random_tokens(), torch.arange(T)
     cache = model.make_cache(B, T)
@@ -235,6 +237,29 @@ def test_bidirectional_rewrite_equals_the_full_pass(config, s, e):
         assert close(rows, model(changed)[:, s:e]) is (n_layer == 1 or e - s == T)
         full = model(changed, positions=positions, cache=cache)  # what the approximation left behind is gone
         assert close(full, model(changed))
+
+
+def test_neighbours_of_a_partial_pass_come_from_the_cache():
+    """Also through a convolution a rewritten range sees the letters around it, and unchanged tokens are exact."""
+    tokens, positions, model = random_tokens(), torch.arange(T), build(CONV)
+    cache = model.make_cache(B, T + 5)  # rows that nobody has given are as good as the end of the text
+    full = model(tokens, positions=positions, cache=cache)
+    assert close(full, model(tokens))
+    for s, e in ((0, 4), (5, 11), (12, T)):
+        assert close(model(tokens[:, s:e], positions=positions[s:e], cache=cache), full[:, s:e])
+
+
+@pytest.mark.parametrize("causal, width, seen", [(False, 5, [3, 4, 5, 6, 7]), (True, 4, [5, 6, 7, 8])])
+def test_the_convolution_reaches_as_far_as_it_says(causal, width, seen):
+    layer = transformer.Neighbours(replace(SMALL, causal=causal, conv=width))
+    x = torch.randn(1, T, SMALL.n_embd)
+    assert torch.equal(layer(x), x)  # starts as nothing
+    torch.nn.init.normal_(layer.weight)
+    moved = (layer(x + (torch.arange(T) == 5)[:, None]) != layer(x)).any(-1)[0]  # (T,)
+    assert moved.nonzero().flatten().tolist() == seen
+    by_hand = torch.nn.functional.conv1d(torch.nn.functional.pad(x.mT, (layer.left, width - 1 - layer.left)),
+                                         layer.weight.T[:, None], groups=SMALL.n_embd).mT
+    assert close(layer(x), x + by_hand)
 
 
 def test_batches_do_not_mix_in_the_cache():
