@@ -406,7 +406,6 @@ def main(argv=None):
         "reuse": data_reuse(train_ids, val_ids, size, args.seed, tokenizer),
     }
     report.write(results, args.out)
-    print("Next: 11_block_diffusion.py, between the two.")
 
 
 if __name__ == "__main__":
