@@ -63,9 +63,14 @@ def mask_tokens(x0, t, mask_id, schedule=NoiseSchedule(), generator=None):
     return torch.where(hidden, mask_id, x0)
 
 
-def mask_exactly(x0, k, mask_id, generator=None):
-    """Hide exactly k (B,) tokens of each row of x0 (B, T), every choice equally likely. Returns xt (B, T)."""
-    rank = torch.rand(x0.shape, device=x0.device, generator=generator).argsort(1).argsort(1)  # (B, T)
+def mask_exactly(x0, k, mask_id, generator=None, given=0):
+    """Hide exactly k (B,) tokens of each row of x0 (B, T), every choice equally likely. Returns xt (B, T).
+
+    The first `given` tokens of a row are never hidden; k is at most T - given.
+    """
+    score = torch.rand(x0.shape, device=x0.device, generator=generator)
+    score[:, :given] = 1  # all others are lower
+    rank = score.argsort(1).argsort(1)  # (B, T)
     return torch.where(rank < k[:, None], mask_id, x0)
 
 
@@ -117,21 +122,22 @@ def nelbo_by_schedule(model, x0, schedule, seed=0):
 
 
 @torch.no_grad()
-def nelbo(model, x0, draws=1, batch_size=64, seed=0):
+def nelbo(model, x0, draws=1, batch_size=64, seed=0, given=0):
     """Upper bound on the negative log-likelihood of x0 (N, T), in nats per token: (mean, standard error).
 
     -log p(x0) <= E over k uniform in 1 … T of (T / k) Σ over the k masked tokens of their cross-entropy
     (LLaDA, Nie et al. 2025, equation 6). k is stratified over all N × draws evaluations, and the seed is
     fixed, so that two models are compared on the same masks. The error is that of the random masks.
+    The first `given` tokens of each row are known and do not count: T above is then what follows them.
     """
     generator = torch.Generator(x0.device).manual_seed(seed)
     x0 = x0.repeat(draws, 1)
-    N, T = x0.shape
+    N, T = len(x0), x0.shape[1] - given
     k = 1 + (stratified(N, x0.device, generator) * T).long().clamp(max=T - 1)  # (N,)
     bounds = []
     for rows, ks in zip(x0.split(batch_size), k.split(batch_size)):
-        xt = mask_exactly(rows, ks, model.config.mask_id, generator)
-        bounds.append(masked_cross_entropy(model, rows, xt, ks / T).sum(1) / ks)  # (T/k) Σ / T
+        xt = mask_exactly(rows, ks, model.config.mask_id, generator, given)
+        bounds.append(masked_cross_entropy(model, rows, xt, ks / (T + given)).sum(1) / ks)  # (T/k) Σ / T
     bounds = torch.cat(bounds)[k.argsort()].cpu().double()  # (N,) one a stratum, in order of noise
     # Most of the spread is between noise levels, which the strata take out: the error is what is left
     # between neighbours (collapsed strata, Cochran 1977, section 5A.12).

@@ -22,7 +22,8 @@ RUNS = {
     "AdamW at 0.003 for every weight": "--optimizer adamw --lr-matrix 0.003 --lr-other 0.003",
     "no convolution over the embeddings": "--conv 0",
     "learned positions, LayerNorm, GELU": CLASSIC,
-    "all three: the classic recipe": f"{CLASSIC} --conv 0 --optimizer adamw --lr-matrix 0.001 --lr-other 0.001 --t-max 1",
+    "all three: the classic recipe":
+        f"{CLASSIC} --conv 0 --optimizer adamw --lr-matrix 0.001 --lr-other 0.001 --t-max 1",
     "noise levels up to 1, not 0.8": "--t-max 1",
     "momentum 0.95, not 0.9": "--momentum 0.95",
     "no averaging of weights": "--ema 0",

@@ -83,6 +83,16 @@ def test_mask_exactly_hides_that_many_and_each_place_alike():
     assert (hidden.float().mean(0) - 0.5).abs().max() < 0.04
 
 
+def test_mask_exactly_spares_what_is_given():
+    x0 = random_tokens(6000)
+    k = torch.arange(6000) % (T - 2)  # 0 ... T - 3
+    xt = diffusion.mask_exactly(x0, k, V, seeded(), given=3)
+    hidden = xt == V
+    assert torch.equal(hidden.sum(1), k) and not hidden[:, :3].any()
+    assert torch.equal(xt[~hidden], x0[~hidden])
+    assert (hidden[:, 3:].float().mean(0) - 0.5).abs().max() < 0.04
+
+
 def test_stratified_puts_one_in_each_stratum():
     values = diffusion.stratified(50, generator=seeded())
     assert torch.equal((values * 50).long().sort().values, torch.arange(50))
@@ -121,6 +131,39 @@ def test_nelbo_equals_the_sum_over_every_mask_of_a_short_text(model):
     exact = (one + both) / 2  # k uniform, (T/k) Σ / T
     mean, error = diffusion.nelbo(model, x0, draws=4000, batch_size=4000)
     assert abs(mean - exact) < 4 * error + 1e-4
+
+
+def test_nelbo_of_what_follows_a_given_token_equals_the_sum_over_every_mask(model):
+    """One token is known; two others have the masks {1}, {2} and {1, 2}, seen as 1/3 and 2/3 of the row."""
+    x0 = torch.tensor([[2, 3, 5]])
+
+    def loss(xt, t):
+        return diffusion.masked_cross_entropy(model, x0, torch.tensor([xt]), torch.tensor([t])).sum().item()
+
+    one = (loss([2, V, 5], 1 / 3) + loss([2, 3, V], 1 / 3)) / 2
+    exact = (one + loss([2, V, V], 2 / 3) / 2) / 2
+    mean, error = diffusion.nelbo(model, x0, draws=4000, batch_size=4000, given=1)
+    assert abs(mean - exact) < 4 * error + 1e-4
+
+
+def test_nelbo_with_given_tokens_counts_the_others_only():
+    model, frequencies = unigram()
+    x0 = torch.multinomial(frequencies, 4000 * T, replacement=True, generator=seeded()).view(4000, T)
+    x0[:, :2] = 6  # the rarest symbol, twice: were it counted, the loss would be far higher
+    exact = -frequencies.log()[x0[:, 2:]].mean().item()
+    seen = []
+
+    class Spy(torch.nn.Module):
+        config = model.config
+
+        def forward(self, tokens, t):
+            seen.append(((tokens == V).float().mean(1), t))
+            return model(tokens)
+
+    mean, error = diffusion.nelbo(Spy(), x0, batch_size=4000, given=2)
+    assert abs(mean - exact) < 4 * error  # the bound is tight for this model
+    (share, t), = seen
+    assert torch.allclose(share, t)  # the noise level is the share of the whole row, as in the sampler
 
 
 def test_nelbo_error_is_the_spread_over_seeds(model):
