@@ -1,6 +1,6 @@
 """Chapter 05: how does the model learn Shakespeare?
 
-    python 05_train.py                      # no GPU: about 5 minutes on two cores
+    python 05_train.py                      # no GPU: under 6 minutes on two cores
     python 05_train.py --corpus my.txt      # any text file of your own
 
 With CUDA the same command trains the 10.7M model (`configs/gpu.yaml`). Every setting is a flag
