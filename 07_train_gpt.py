@@ -10,7 +10,7 @@ The same Transformer, corpus, optimizers and loop as in chapter 05. Five things 
     2. the loss           every token predicts the next one; every position counts, none is masked
     3. the evaluation     the exact likelihood of held-out text, not a bound on it
     4. the generation     left to right, one token a pass, over the rows that the KV buffer keeps
-    5. the overfitting    a GPT has one way to read a text, a dLLM many: the weights kept are not the last ones
+    5. the overfitting    a GPT has one way to read a text, a dLLM many: its best weights may come early
 
 With one of --prompt, --len, --temp, --topk and --num it writes (with the GPT that --run names, if it does);
 without, it trains, and every other flag of chapter 05 holds. You will see the NLL fall faster than chapter 05's
