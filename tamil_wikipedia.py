@@ -58,7 +58,7 @@ HEADING = re.compile(r"(?<![^>\n])=+[^\n=][^\n]*?=+[^\n<]*")
 TEMPLATE = re.compile(r"\{\{[^{}<]*\}\}")  # that has none inside; in XML no < is text
 MARKUP = re.compile(r"</?[A-Za-z][^<>\n]*>|\{\{|\}\}|\[\[|\]\]|'{2,}|\[\d+\]|\b(?:formula|codice)_\d+|__[A-Z]+__"
                     r"|[\x00-\x08\x0e-\x1b\x7f]")  # fmt: skip
-HOLLOW = re.compile(r"\([\s,;:–-]*\)|\s+(?=[,.;:)])")  # brackets around what was dropped, a space before a comma
+HOLLOW = re.compile(r"\s*\([\s,;:–-]*\)|\s+(?=[,.;:)])")  # brackets around what was dropped, a space before a comma
 TAMIL = re.compile("[\u0b80-\u0bff]")
 SHORTEST = 100  # characters: one sentence is an article, "this name may stand for:" is none
 
@@ -165,8 +165,8 @@ def add_random(db, limit, agent):
     with tqdm(total=limit, initial=min(have, limit), desc="articles", disable=None) as bar:
         while have < limit:
             draw = ask(agent, list="random", rnnamespace=0, rnlimit=500)["random"]
-            ids = [page["id"] for page in draw]
-            ids = {i for i in ids if not db.execute("SELECT 1 FROM article WHERE id = ?", (i,)).fetchone()}
+            ids = dict.fromkeys(page["id"] for page in draw)
+            ids = [i for i in ids if not db.execute("SELECT 1 FROM article WHERE id = ?", (i,)).fetchone()]
             barren = 0 if ids else barren + 1
             if barren == 20:
                 raise corpus.UserError(f"found only {have:,} articles: 20 draws in a row held no new one")
