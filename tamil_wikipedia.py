@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from urllib.error import HTTPError
@@ -52,9 +52,10 @@ NO_PROSE = """மேற்கோள்கள் மேற்கோள் சா�
     வெளி_இணைப்புகள் வெளியிணைப்புகள் வெளி_இணைப்பு வெளியிணைப்பு புற_இணைப்புகள் மேலும்_காண்க மேலும்_பார்க்க இவற்றையும்_காண்க
     இதையும்_காண்க இவற்றையும்_பார்க்கவும் இதனையும்_காண்க References Notes""".split()
 NO_PROSE = "|".join(NO_PROSE).replace("_", " *")
-# A heading, == … ==, is a line of its own in wikitext as in the API's extracts; ">" ends the XML tag before it.
-SECTION = re.compile(rf"(?<![^>\n])=+ *(?:{NO_PROSE}) *=.*?(?=\n=|</text>|\Z)", re.DOTALL)
-HEADING = re.compile(r"(?<![^>\n])=+[^\n=][^\n]*?=+[^\n<]*")
+# A heading, == … ==, is a line of its own in wikitext as in the API's extracts; the first one may follow an XML tag.
+LINE = r'(?:^|(?<="preserve">))'
+SECTION = re.compile(rf"{LINE}=+ *(?:{NO_PROSE}) *=.*?(?=\n=|</text>|\Z)", re.MULTILINE | re.DOTALL)
+HEADING = re.compile(rf"{LINE}=+[^\n=][^\n]*?=+[^\n<]*", re.MULTILINE)
 TEMPLATE = re.compile(r"\{\{[^{}<]*\}\}")  # that has none inside; in XML no < is text
 MARKUP = re.compile(r"</?[A-Za-z][^<>\n]*>|\{\{|\}\}|\[\[|\]\]|'{2,}|\[\d+\]|\b(?:formula|codice)_\d+|__[A-Z]+__"
                     r"|[\x00-\x08\x0e-\x1b\x7f]")  # fmt: skip
@@ -89,22 +90,21 @@ def open_store():
     if TEXT.exists() and not STORE.exists():
         raise corpus.UserError(f"{TEXT} has lost {STORE.name}, which knows its page ids: move it elsewhere first")
     STORE.parent.mkdir(exist_ok=True)
-    db = sqlite3.connect(STORE, timeout=1, isolation_level=None)
     try:
-        db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        db.execute("BEGIN EXCLUSIVE")
-        db.execute("CREATE TABLE IF NOT EXISTS article (id INTEGER PRIMARY KEY, text TEXT NOT NULL)")
-        db.execute("COMMIT")
-        for part in TEXT.parent.glob(f".{TEXT.name}.*.part"):  # of a run that was killed
-            part.unlink()
-        yield db
+        with closing(sqlite3.connect(STORE, timeout=1, isolation_level=None)) as db:  # undoes what is not committed
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            db.execute("BEGIN EXCLUSIVE")
+            db.execute("CREATE TABLE IF NOT EXISTS article (id INTEGER PRIMARY KEY, text TEXT NOT NULL)")
+            db.execute("COMMIT")
+            for part in TEXT.parent.glob(f".{TEXT.name}.*.part"):  # of a run that was killed
+                part.unlink()
+            yield db
     except sqlite3.DatabaseError as error:
         if "full" in str(error):
             raise OSError(errno.ENOSPC, "the disk is full") from None
-        hint = "wait for the other run" if "locked" in str(error) else f"delete it and {TEXT.name} to start again"
+        hint = f"if it is damaged, delete it and {TEXT.name} to start again"
+        hint = "wait for the other run" if "locked" in str(error) else hint
         raise corpus.UserError(f"{STORE}: {error}; {hint}") from None
-    finally:
-        db.close()  # undoes what was not committed
 
 
 def count(db):
@@ -233,7 +233,7 @@ class Extraction:
     def __init__(self, xml):
         self.folder = tempfile.TemporaryDirectory(prefix="tamil_wikipedia_")
         self.path = Path(self.folder.name)
-        self.deadline = time.monotonic() + 120 + len(xml) / 50_000  # a page it never finishes must not stop us
+        self.deadline = time.monotonic() + 120 + len(xml) / 10_000  # a page it never finishes must not stop us
         for _ in range(20):  # the innermost first; what is nested deeper is vandalism
             xml = TEMPLATE.sub("", xml)
         (self.path / "piece.xml").write_text(without_headings(xml), encoding="utf-8")
@@ -296,7 +296,8 @@ def extract(dump, bar):
             if done:
                 yield from done.articles()
             bar.update(position - bar.n)
-        yield from running.articles()
+        if running:
+            yield from running.articles()
     finally:
         if running:
             running.stop()

@@ -194,6 +194,7 @@ def asked_for(server):
         ("முன்\n=== மேலும் காண்க ===\nவேறு கட்டுரை\n* பட்டியல்\n\n== அடுத்தது ==\nபின்", "முன்\nபின்"),
         ("முன்\n== வெளி இணைப்புகள் ==\nஅலுவல் தளம்", "முன்"),
         ("மேற்கோள்கள் பற்றி", "மேற்கோள்கள் பற்றி"),
+        ("அ>=5 என்றால் ஆ=3 ஆகும்", "அ>=5 என்றால் ஆ=3 ஆகும்"),
         ("அ\n\n\n  \nஆ\u2028இ\r\nஈ", "அ\nஆ\nஇ\nஈ"),
         ("சென்னை ( , ) நகரம் (), ஊர்", "சென்னை நகரம், ஊர்"),
         ("[[ஊர்]] '''பெரிய''' <br>நகரம்[1]</ref> formula_12 {{முடி}} __NOTOC__", "ஊர் பெரிய நகரம் முடி"),
@@ -517,6 +518,7 @@ def test_wrong_dumps_change_nothing(data, dump, tmp_path, monkeypatch):
         "damaged": (whole[:200] + b"\0" * 50 + whole[250:], "no bz2 file, or a damaged"),
         "empty": (b"", "cut off|no pages"),
         "no pages": (bz2.compress(b"a story, " * 2000), "no pages"),
+        "no whole page": (bz2.compress((HEADER + "<page></mediawiki>").encode()), "no articles"),
         "only templates": (bz2.compress((HEADER + PAGES[3] + "</mediawiki>").encode()), "no articles"),
     }
     for name, (content, match) in wrong.items():
