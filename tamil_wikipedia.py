@@ -44,13 +44,14 @@ STORE = corpus.DATA / "tamil_wikipedia.db"
 API_URL = "https://ta.wikipedia.org/w/api.php"
 DUMP_URL = "https://dumps.wikimedia.org/tawiki/latest/tawiki-latest-pages-articles.xml.bz2"
 PIECE = 16 << 20  # bytes of XML that go through wikiextractor at a time: what bounds the memory
+MOST_LEFT_OUT = 100  # pages on which wikiextractor may fail before we take it for broken
 
 # ---- Plain text ----
 
 # Sections without prose: references, notes, sources, external links, see also (_: a space or none).
 NO_PROSE = """மேற்கோள்கள் மேற்கோள் சான்றுகள் சான்று ஆதாரங்கள் ஆதாரம் உசாத்துணை உசாத்துணைகள் குறிப்புகள் அடிக்குறிப்புகள்
     வெளி_இணைப்புகள் வெளியிணைப்புகள் வெளி_இணைப்பு வெளியிணைப்பு புற_இணைப்புகள் மேலும்_காண்க மேலும்_பார்க்க இவற்றையும்_காண்க
-    இதையும்_காண்க இவற்றையும்_பார்க்கவும் இதனையும்_காண்க References Notes""".split()
+    இதையும்_காண்க இவற்றையும்_பார்க்கவும் இதனையும்_காண்க References Notes External_links See_also""".split()
 NO_PROSE = "|".join(NO_PROSE).replace("_", " *")
 # A heading, == … ==, is a line of its own in wikitext as in the API's extracts; the first one may follow an XML tag.
 LINE = r'(?:^|(?<="preserve">))'
@@ -230,6 +231,8 @@ class Extraction:
     Templates go before, since it would compute {{#expr: 9^9^9^9}}, and headings, of which it would make "வரலாறு.".
     """
 
+    left_out = 0  # pages, in all
+
     def __init__(self, xml):
         self.folder = tempfile.TemporaryDirectory(prefix="tamil_wikipedia_")
         self.path = Path(self.folder.name)
@@ -247,11 +250,11 @@ class Extraction:
         """Whether it ended well. It waits for ever for a worker that failed: so we read what it says meanwhile."""
         while True:
             code = self.process.poll()
-            errors = (self.path / "errors").read_text(encoding="utf-8", errors="replace")
-            if "No space left" in errors:
+            self.errors = (self.path / "errors").read_text(encoding="utf-8", errors="replace")
+            if "No space left" in self.errors:
                 raise OSError(errno.ENOSPC, "the disk is full")
-            if code is not None or "Traceback" in errors or time.monotonic() > self.deadline:
-                return code == 0 and "Traceback" not in errors
+            if code is not None or "Traceback" in self.errors or time.monotonic() > self.deadline:
+                return code == 0 and "Traceback" not in self.errors
             time.sleep(0.05)
 
     def articles(self):
@@ -266,9 +269,12 @@ class Extraction:
         finally:
             self.stop()
         pages = re.findall("<page>.*?</page>", xml, re.DOTALL)
-        if len(pages) == 1:
-            title = re.findall("<title>(.*)</title>", xml)
-            return print("left out, for wikiextractor fails on it:", *title, file=sys.stderr)
+        if len(pages) <= 1:
+            print("left out, for wikiextractor fails on it:", *re.findall("<title>(.*)</title>", xml), file=sys.stderr)
+            Extraction.left_out += 1
+            if Extraction.left_out == MOST_LEFT_OUT:
+                raise corpus.UserError(f"wikiextractor fails on too many pages: {self.errors.strip()[-200:]!r}")
+            return
         for half in (pages[: len(pages) // 2], pages[len(pages) // 2 :]):
             yield from Extraction("\n".join([xml[: xml.index("<page>")], *half, "</mediawiki>\n"])).articles()
 

@@ -599,6 +599,14 @@ def test_a_page_on_which_wikiextractor_fails_is_left_out(data, tmp_path, stub, f
     assert "left out" in (err := capsys.readouterr().err) and "ஊர் 3" in err
 
 
+def test_a_broken_wikiextractor(data, tmp_path, stub, monkeypatch):
+    monkeypatch.setattr(wikipedia.Extraction, "left_out", 0)
+    monkeypatch.setattr(wikipedia, "MOST_LEFT_OUT", 2)
+    with pytest.raises(corpus.UserError, match="Traceback") as failure:
+        run("--dump", "--file", dump_of(tmp_path / "d.bz2", [page(i, "ஊர்", "crash" + PROSE) for i in range(4)]))
+    assert "\n" not in str(failure.value) and not wikipedia.TEXT.exists()
+
+
 def test_a_full_disk_inside_wikiextractor(data, tmp_path, stub):
     with pytest.raises(OSError) as failure:
         run("--dump", "--file", dump_of(tmp_path / "d.bz2", [page(1, "ஊர்", "full" + PROSE)]))
