@@ -10,7 +10,6 @@ executed, and every weight must be one that we expect. It appears under checkpoi
 """
 
 import dataclasses
-import os
 import re
 import shutil
 import string
@@ -122,8 +121,9 @@ def convert(saved, causal, file="the file"):
         raise corpus.UserError(f"{file}: {str(error).splitlines()[0]}") from None
     if causal:
         for i in range(config.n_layer):  # which positions a query may see: ours needs no table for that
-            mask = theirs.pop(f"blocks.{i}.attn.mask", torch.ones(config.seq_len, config.seq_len).tril())
-            if mask.shape != (config.seq_len, config.seq_len) or (mask != torch.ones_like(mask).tril()).any():
+            mask = theirs.pop(f"blocks.{i}.attn.mask", None)
+            fits = mask is None or mask.shape == (config.seq_len, config.seq_len)
+            if not fits or mask is not None and not torch.equal(mask, torch.ones_like(mask).tril()):
                 raise corpus.UserError(f"{file}: blocks.{i}.attn.mask is not causal")
         embedding = theirs.get("token_emb.weight")
         if embedding is not None and embedding.shape == (config.vocab_size, config.n_embd):  # a GPT has no mask token
@@ -151,37 +151,40 @@ class NotThere(corpus.UserError):
 
 
 def library():
-    """The package huggingface_hub, quiet, and with plain HTTP as its only way to transfer (these files are small)."""
-    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+    """The package huggingface_hub, imported only when it is needed, and quiet: our line is the one to read."""
     try:
         import huggingface_hub
         import huggingface_hub.errors
         import huggingface_hub.utils
     except ImportError:
         raise corpus.UserError("this needs huggingface_hub: pip install -r requirements.txt") from None
-    huggingface_hub.utils.logging.set_verbosity_error()  # our line is the one to read
+    huggingface_hub.utils.logging.set_verbosity_error()
     return huggingface_hub
 
 
 def explain(error, repo, file, writing=False):
     """The UserError for what huggingface_hub raised about `file` of `repo`."""
     errors, place = library().errors, library().constants.ENDPOINT
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    # To somebody without a token the Hub says 401 of what does not exist, too.
+    unknown = status == 401 and "Invalid credentials" not in response.headers.get("X-Error-Message", "")
     if isinstance(error, errors.GatedRepoError):
         return corpus.UserError(f"{repo} is gated: accept its terms at {place}/{repo}, then set HF_TOKEN to a token "
                                 "of yours")  # fmt: skip
-    if status in (401, 403) and (writing or not isinstance(error, errors.RepositoryNotFoundError)):
+    if not writing and (unknown or isinstance(error, errors.RepositoryNotFoundError)):
+        return NotThere(f"no model {repo} on the Hub; if it is private, set HF_TOKEN to a token that may read it")
+    if status in (401, 403):
         need = "a token with write access to it" if writing else "a valid token, or none"
         return corpus.UserError(f"the Hub refuses access to {repo} ({status}): set HF_TOKEN to {need}")
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return NotThere(f"no model {repo} on the Hub; if it is private, set HF_TOKEN to a token that may read it")
-    if status == 404:
+    if status == 404 and not writing:
         return NotThere(f"{repo} has no file {file}")
     if status:
         return corpus.UserError(f"the Hub answered {status} for {repo}: try again later")
     reason = (str(error) or type(error).__name__).strip().splitlines()[0]
     advice = "try again later" if writing else "go online, or leave out --hub to use a model that is here"
-    return corpus.UserError(f"cannot reach the Hub at {place} ({reason}): {advice}")
+    verb = "understand" if isinstance(error, ValueError) else "reach"
+    return corpus.UserError(f"cannot {verb} the Hub at {place} ({reason}): {advice}")
 
 
 def check_address(repo):
@@ -325,12 +328,12 @@ def model_card(name, model, tokenizer, info, repo):
     c, facts, unit = model.config, [], tokenizer.unit
     measure = "NLL" if c.causal else "NELBO"
     if measure in info and "error" in info:
-        meaning = "exact" if c.causal else "an upper bound of the negative log-likelihood"
-        facts.append(f"validation {measure}: {info[measure]:.4f} ± {info['error']:.4f} (standard error) nats per {unit}, "
-                     f"{meaning}")  # fmt: skip
+        meaning = "exact" if c.causal else "an upper bound of the NLL"
+        loss = f"{info[measure]:.4f} ± {info['error']:.4f} (standard error)"
+        facts.append(f"validation {measure}: {loss} nats per {unit}, {meaning}")
     if {"step", "tokens", "seconds"} <= info.keys():
-        facts.append(f"training: {info['step']:,} steps, {info['tokens']:,} {unit}s, {info['seconds']:,.0f} s; weights of "
-                     f"step {info.get('best_step', info['step']):,}")  # fmt: skip
+        facts.append(f"training: {info['step']:,} steps, {info['tokens']:,} {unit}s, {info['seconds']:,.0f} s; the "
+                     f"weights are of step {info.get('best_step', info['step']):,}")  # fmt: skip
     facts.append(f"corpus: {info.get('corpus', 'unknown')}. {info.get('source', '')}".strip())
     keys = "corpus_sha256", "command", "commit", "machine", "torch"
     facts += [f"{key}: `{info[key]}`" for key in keys if info.get(key)]
