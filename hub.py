@@ -10,6 +10,7 @@ executed, and every weight must be one that we expect. It appears under checkpoi
 """
 
 import dataclasses
+import os
 import re
 import shutil
 import string
@@ -136,7 +137,7 @@ def convert(saved, causal, file="the file"):
         tensor = theirs.get(name)
         if tensor is None or tensor.shape != expected[ours].shape or not tensor.is_floating_point():
             raise corpus.UserError(f"{file} does not have the published architecture: weight {name!r}")
-        weights[ours] = tensor.float()
+        weights[ours] = tensor.float().clone()  # their head may lie in the embedding's memory
         if not weights[ours].isfinite().all():
             raise corpus.UserError(f"{file}: weight {name!r} is not finite")
     model.load_state_dict(weights, strict=True, assign=True)
@@ -152,13 +153,17 @@ class NotThere(corpus.UserError):
 
 def library():
     """The package huggingface_hub, imported only when it is needed, and quiet: our line is the one to read."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # ask for the file, and say nothing else
     try:
         import huggingface_hub
         import huggingface_hub.errors
         import huggingface_hub.utils
+
+        huggingface_hub.utils.logging.set_verbosity_error()
     except ImportError:
         raise corpus.UserError("this needs huggingface_hub: pip install -r requirements.txt") from None
-    huggingface_hub.utils.logging.set_verbosity_error()
+    except ValueError as error:
+        raise corpus.UserError(f"the environment variable HF_ENDPOINT is no address: {error}") from None
     return huggingface_hub
 
 
@@ -352,7 +357,7 @@ def save_for_hub(run, folder, repo="OWNER/NAME"):
         raise corpus.UserError(f"{folder} exists already: name a new folder")
     model, tokenizer, info = checkpoint.load(run)
     if isinstance(model, PublishedTransformer):
-        raise corpus.UserError(f"{run.name} is not yours to share: name {info['source']} instead")
+        raise corpus.UserError(f"{run.name} is another author's: share its address, {info.get('source')}")
     name = repo.split("/")[1] if repo != "OWNER/NAME" else folder.name
     card = model_card(name, model, tokenizer, info, repo)
     folder.parent.mkdir(parents=True, exist_ok=True)
