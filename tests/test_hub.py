@@ -500,6 +500,8 @@ def test_the_published_dllm_is_fetched_once_and_written_with(place):
     asked = [path for method, path, _ in place.server.seen if method == "HEAD"]
     assert [path.replace("/resolve/main", "") for path in asked] == [
         f"/{repo}/{file}" for repo in hub.ADDRESSES for file in ("checkpoints/dllm_step50000.pt", "dllm_step50000.pt")]
+    gets = [path for method, path, _ in place.server.seen if method == "GET"]
+    assert len(gets) == 1 and gets[0].startswith("/storage/")  # nothing else is asked of the Hub
     model, tokenizer, info = checkpoint.load(place.runs / "published")
     tokens = torch.arange(58, 66)[None]
     assert (model(tokens) - reference(tokens)).abs().max() < 1e-5
