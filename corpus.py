@@ -98,18 +98,20 @@ def whole_file(path):
         partial.unlink(missing_ok=True)
 
 
-def download(url, path, sha256, *, timeout=20, retries=3, progress=True):
+def download(url, path, sha256, *, timeout=20, retries=3, progress=True, headers=(), limit=None):
     """Fetch `url` into `path`, whole and verified, or raise UserError and leave `path` as it was.
 
     timeout  seconds for everything together, waiting included
     retries  attempts in all; refused connections, time-outs, truncated bodies, 429 and 5xx are tried again
     sha256   of the file's bytes; None accepts any bytes
+    headers  a dict of more to send, though never to another host that the server may point to
+    limit    the most bytes to accept; None: no limit
     """
     deadline = time.monotonic() + timeout
     with whole_file(path) as partial:
         for attempt in range(1, retries + 1):
             try:
-                digest = fetch(url, partial, deadline, progress)
+                digest = fetch(url, partial, deadline, progress, headers, limit)
                 if sha256 and digest != sha256:
                     raise UserError(f"{url} has other bytes than expected (sha256 {digest[:12]}...)")
                 return
@@ -122,10 +124,12 @@ def download(url, path, sha256, *, timeout=20, retries=3, progress=True):
             time.sleep(pause)
 
 
-def fetch(url, partial, deadline, progress):
+def fetch(url, partial, deadline, progress, headers=(), limit=None):
     """One attempt: the body of `url` into the file `partial`. Returns its sha256."""
     digest, received = hashlib.sha256(), 0
     request = urllib.request.Request(url, headers={"User-Agent": "tiny-dllm"})
+    for name, value in dict(headers).items():
+        request.add_unredirected_header(name, value)
     wait = max(0.1, min(5.0, deadline - time.monotonic()))  # seconds of silence before we give up
     with urllib.request.urlopen(request, timeout=wait) as response, open(partial, "wb") as file:
         length = response.headers.get("Content-Length")
@@ -137,6 +141,8 @@ def fetch(url, partial, deadline, progress):
                 digest.update(chunk)
                 received += len(chunk)
                 bar.update(len(chunk))
+                if limit is not None and received > limit:
+                    raise UserError(f"{url} is larger than {limit:,} bytes")
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"too slow: {received:,} bytes when the time was up")
     if total is not None and received != total:
@@ -330,7 +336,7 @@ def split(text, fraction=0.9):
 class CharTokenizer:
     """One id per character: 0 .. vocab_size-1 in the order of `vocabulary`. The id vocab_size is the mask."""
 
-    kind = "char"
+    kind, unit = "char", "character"
 
     def __init__(self, vocabulary):
         if not vocabulary or len(set(vocabulary)) != len(vocabulary):
