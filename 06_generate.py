@@ -4,7 +4,7 @@
     python 06_generate.py --prompt "ROMEO:" --steps 128 --topk 5
     python 06_generate.py --infill "To be, or not to be, ____ is the question"
     python 06_generate.py --num 2 --seed 1 --gif out.gif --html out.html
-    python 06_generate.py --hub                                  # a dLLM that another project published
+    python 06_generate.py --hub                                  # the published dLLM, from the Hugging Face Hub
 
 A few seconds on two cores. In a terminal, grey blocks turn into letters in place, all over the text at
 once, the newest ones highlighted. The page that --html writes has a slider over the steps, and colours each

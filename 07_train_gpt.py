@@ -3,7 +3,7 @@
     python 07_train_gpt.py                                   # no GPU: under 6 minutes on two cores
     python 07_train_gpt.py --prompt "ROMEO:" --len 300       # writes with your latest GPT, else the shipped one
     python 07_train_gpt.py --num 2 --temp 0.7 --topk 10 --seed 1
-    python 07_train_gpt.py --hub                             # writes with the GPT published by another project
+    python 07_train_gpt.py --hub                             # writes with the published GPT
 
 The same Transformer, corpus, optimizers and loop as in chapter 05. Five things differ, and each is a few lines:
 

@@ -283,7 +283,6 @@ def fetch_published(kind, folder):
 
 CARD = """\
 ---
-license: mit
 pipeline_tag: text-generation
 tags: [tiny-dllm, {tag}]
 ---
@@ -357,7 +356,7 @@ def save_for_hub(run, folder, repo="OWNER/NAME"):
         raise corpus.UserError(f"{folder} exists already: name a new folder")
     model, tokenizer, info = checkpoint.load(run)
     if isinstance(model, PublishedTransformer):
-        raise corpus.UserError(f"{run.name} is another author's: share its address, {info.get('source')}")
+        raise corpus.UserError(f"{run.name} is published already: share its address, {info.get('source')}")
     name = repo.split("/")[1] if repo != "OWNER/NAME" else folder.name
     card = model_card(name, model, tokenizer, info, repo)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -378,7 +378,7 @@ class Answer(BaseHTTPRequestHandler):
             hub.repos[repo] = {}
             return self.reply_json({"url": f"{hub.url}/{repo}"})
         if self.path == "/api/validate-yaml":
-            assert "license: mit" in json.loads(body)["content"]
+            assert "pipeline_tag" in json.loads(body)["content"]
             return self.reply_json({"errors": [], "warnings": []})
         if "/preupload/" in self.path:
             files = [{"path": file["path"], "shouldIgnore": False,
@@ -670,7 +670,7 @@ def test_an_exported_run_is_served_and_fetched_again(place, run):
     assert answer.failed is None and sorted(tree(exported)) == [
         str(exported / name) for name in ("README.md", "config.json", "model.safetensors")]
     card = (exported / "README.md").read_text(encoding="utf-8")
-    for fact in ("license: mit", "1.9877 ± 0.0123", "steps, 5,120", "of step 30", "Your own file abc.txt",
+    for fact in ("1.9877 ± 0.0123", "steps, 5,120", "of step 30", "Your own file abc.txt",
                  INFO["command"], f"{transformer.count_parameters(run.model):,} parameters", INFO["commit"], "(dLLM)",
                  "python 06_generate.py --hub OWNER/NAME", "masked-diffusion", "upper bound"):  # fmt: skip
         assert fact in card
@@ -722,7 +722,7 @@ def test_a_pushed_run_comes_back(place, run, failing):
 @pytest.mark.parametrize("arguments, said", [
     (["mine"], "--export FOLDER, --push"), (["nobody", "--export", "x"], "no model at 'nobody'"), ([], "RUN"),
     (["mine", "--push", "no-address"], "OWNER/NAME"), (["mine", "--export", "checkpoints"], "exists already"),
-    (["published", "--export", "x"], "another author"),
+    (["published", "--export", "x"], "published already"),
 ])  # fmt: skip
 def test_what_cannot_be_shared(place, run, failing, arguments, said):
     if not (place.runs / "published").exists():
