@@ -9,6 +9,7 @@ The environment variable TINY_DLLM_SHAKESPEARE_URL names another address for Tin
 test server); the sha256 it must have stays the same.
 """
 
+import argparse
 import errno
 import hashlib
 import io
@@ -41,6 +42,17 @@ MASK_CHAR = "░"  # how a masked position is shown
 
 class UserError(Exception):
     """A mistake the user can put right. The message is one line: what is wrong and what to do."""
+
+
+class Unreachable(UserError):
+    """A server that does not answer: asking it for something else would fare no better."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, like all others."""
+
+    def error(self, message):
+        raise UserError(f"{message} (--help lists the flags)")
 
 
 def run(main):
@@ -118,7 +130,8 @@ def download(url, path, sha256, *, timeout=20, retries=3, progress=True):
                 if pause is None or attempt == retries or time.monotonic() + pause >= deadline:
                     reason = error.reason if type(error) is URLError else error
                     reason = " ".join(str(reason).split()) or type(error).__name__
-                    raise UserError(f"could not download {url}: {reason}") from None
+                    silent = type(error) is URLError or isinstance(error, TimeoutError)
+                    raise (Unreachable if silent else UserError)(f"could not download {url}: {reason}") from None
             time.sleep(pause)
 
 
