@@ -278,12 +278,15 @@ LABEL = re.compile(
     r"(?:பாடியவர்|பாடியோர்|பாடினோர்|பாடினார்|பாடப்பட்ட\S*|பாடப்பெற்ற\S*|ஆசிரியர்|திணை|துறை|துறையும்|கூற்று|சிறப்பு|குறிப்பு|"
     r"வண்ணம்|தூக்கு|பெயர்|பண்|இசை\S*|பாவகை|மொத்த\s\S+|தொகுத்த\S*|தொகுப்பித்த\S*)\s*[:;\-–=]+"
 )
-COLOPHON = re.compile(r"முற்றிற்று|முற்றும்?\W*$|முற்றுப்பெற்றது")
+COLOPHON = re.compile(r"முற்றிற்று|முற்றுப் ?பெற்றது|^\S+ முற்றும்\W*$")
 ABSENT = re.compile(r"கிடைக்காத|கிடைத்தில|கிடைக்கவில்லை|மறைந்து போன|காணப்படவில்லை")
 NUMBER = re.compile(r"(?:(?:பாட்டு|பாடல்|செய்யுள்)\s*[-:.–]?\s*)?(\d{1,3})(?!\d)\s*([.)\-–]?)\s*(.*)")
 HEADING = re.compile(r"^\S+(?: \S+){0,3} ?பத்து\W*$|பாடிய பெருந்தேவனார்|^நூல்$|^\(?பதிகம்\)?$")
-ABOUT = re.compile(r"\(?இப் ?(?:பகுதி|பாடல்)|\(?இ(?:து|தை|தன்)\S* (?:தொல்|புறத்)")
+ABOUT = re.compile(r"^\(?இப் ?(?:பகுதி|பாடல்)|(?:சொல்லியது|சொல்லியதூஉம் ஆம்|கூறியது|கடாயது|வற்புறுத்தியது)\W*$")
 
+
+IN_SONG = re.compile(r"[\d\s.]+|\(.*\)|\.?\S+(?: \S+){0,2} ?:")  # numbers of lines, notes, labels such as முனிவர்:
+VENBA = re.compile(r"(?:தனி|பழைய)?\s*(?:வெண்பா|ப்?பாடல்)\S*\W*$")  # verses that later hands put behind a song
 
 # Lines of Project Madurai's பரிபாடல் whose italics have slipped to the line beside them.
 SLIPS = {
@@ -297,9 +300,9 @@ SLIPS = {
 }
 
 
-def verse_like(text):
-    """Whether a line could be verse: Tamil, and no longer than the longest metre's lines."""
-    return not re.search("[A-Za-z]{3}", text) and 0 < tamil_letters(text) <= 40
+def verse_like(text, longest=40):
+    """Whether a line could be verse: Tamil, and no longer than the lines of its metre."""
+    return not re.search("[A-Za-z]{3}", text) and 0 < tamil_letters(text) <= longest
 
 
 def anthology(html, numbers, verse_after_number=False, mended=None):
@@ -310,7 +313,7 @@ def anthology(html, numbers, verse_after_number=False, mended=None):
     """
     mended = Counter() if mended is None else mended
     lines = Page(html).lines
-    table = sum(line.row and line.text.isdigit() for line in lines) >= 10
+    table = sum(line.row and bool(re.fullmatch(r"\d+ ?[.)]?", line.text)) for line in lines) >= 10
     poems, last, offset = {}, numbers[0] - 1, 0
     poem, heading, quiet, bracket = None, False, False, False  # quiet: until the next number
 
@@ -340,17 +343,18 @@ def anthology(html, numbers, verse_after_number=False, mended=None):
             continue
         if poem is None or quiet or SLIPS.get(text) is False or line.marked and not SLIPS.get(text):
             continue
-        if text.startswith("("):
-            bracket = ")" not in text
-            if bracket or text.endswith(")"):
-                continue
-        if LABEL.match(text):
+        if text.startswith("(") and (text.endswith(")") or ")" not in text):
+            bracket = ")" not in text and any(")" in after.text for after in lines[i : i + 12])
+        elif ABSENT.search(text):
+            poem.clear()
+            quiet = True
+        elif LABEL.match(text):
             heading, quiet = True, bool(poem)
-        elif heading and any(not after for after in lines[i + 1 : i + 3]):
+        elif heading and not all(after.text for after in lines[i + 1 : i + 3]):
             pass  # the rest of a label's value, before a gap
         elif RULE.fullmatch(text) and not LACUNA.fullmatch(text) or text == "-----":
             quiet = bool(poem)
-        elif re.match(r"[-–—]\s*[^\s\-]", text) or COLOPHON.search(text) or ABOUT.match(text):
+        elif re.match(r"[-–—]\s*[^\s\-]", text) or COLOPHON.search(text) or ABOUT.search(text):
             quiet = bool(poem)
         elif re.fullmatch(r"[\d\s.]+", text):
             pass
@@ -361,7 +365,7 @@ def anthology(html, numbers, verse_after_number=False, mended=None):
         else:
             verse, *poet = re.split(r"(?<=\.)\s*-\s*(?=[^-]*\.$)", text)
             poem.append(verse)
-            quiet = bool(poet)
+            heading, quiet = False, bool(poet)
     return finish(poems, html, mended)
 
 
@@ -374,7 +378,8 @@ def poem_number(line, text, seen, last, table, poem):
     if table:
         if not line.row or rest:
             return None
-        return (number if number > last else last + 1), ""
+        right = last < number <= last + 3 or number == 0 and not seen
+        return (number if right else last + 1), ""
     if not rest and not dot and poem and number == len(poem) and number % 5 == 0:
         return None  # the number of a line
     if number not in seen and last - 9 < number <= last + 3:  # a few are lost, and some stand in another's place
@@ -394,22 +399,22 @@ def finish(poems, html, mended):
 
 
 def song(html, mended=None):
-    """{1: poem} of a page with one long poem: the longest run of lines that could be verse."""
+    """{1: poem} of a page with one long poem: the longest run of lines that could be verse.
+
+    Headings, labels and gaps inside the poem do not end the run; prose, numbered notes, a rule or a colophon do.
+    """
     mended = Counter() if mended is None else mended
-    runs, bracket = [[]], False
+    runs = [[]]
     for line in Page(html).lines:
         text = normalise(line.text)
-        if bracket or text.startswith("("):
-            bracket = ")" not in text
-        elif not text or line.marked and not COLOPHON.search(text) or re.fullmatch(r"[\d\s.]+", text):
-            continue
-        elif re.search(r":$", text) and len(text.split()) <= 3 or re.fullmatch(r"\.?\S+( \S+){0,2} ?:", text):
-            continue  # a label inside the poem
-        elif (LABEL.match(text) or RULE.fullmatch(text) or COLOPHON.search(text) or not verse_like(text)
-              or re.match(r"\d", text)):  # fmt: skip
+        if COLOPHON.search(text) or LABEL.match(text) or RULE.fullmatch(text) or VENBA.match(text):
             runs.append([])
-        else:
+        elif not text or line.marked or IN_SONG.fullmatch(text):
+            continue
+        elif verse_like(text, 30) and not text[0].isdigit():  # its metre has lines of up to 25 letters
             runs[-1].append(text)
+        else:
+            runs.append([])
     best = max(runs, key=len)
     return finish({1: best if len(best) >= 50 else []}, html, mended)
 
