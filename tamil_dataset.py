@@ -38,6 +38,7 @@ from urllib.parse import urlsplit
 import corpus
 
 FILE = corpus.DATA / "tamil.txt"
+WIKIPEDIA = corpus.DATA / "tamil_wikipedia.txt"
 
 # ---- Letters ----
 
@@ -61,7 +62,7 @@ def letters(text):
 
 def ill_formed(letter):
     """Whether one of `letters(text)` is no letter of any script: a sign alone, or an unassigned code point."""
-    return len(letter) == 1 and unicodedata.category(letter) in ("Mn", "Mc", "Me", "Cn", "Cs", "Co")
+    return len(letter) == 1 and (unicodedata.category(letter) in "Mn Mc Me Cn Cs Co" or letter == "\ufffd")
 
 
 def read(path=FILE):
@@ -145,9 +146,11 @@ MENDS = [(name, re.compile(wrong), right) for name, wrong, right in [
     ("ஒள for ஔ", "ஒள(?=வ|ட[^ி-்])", "ஔ"),
     ("ந்ஜ்ச for ஞ்ச", "ந்ஜ்ச", "ஞ்ச"),
     ("த்ஹு for து", "த்ஹு", "து"),
+    ("\u0ba6ஒ for பொ", "\u0ba6ஒ", "பொ"),
+    ("இ¨ for இடை", "இ¨", "இடை"),
     ("space after டோ", "(?<=டோ) (?=[க-ஹ]்|ளே)", ""),
 ]]  # fmt: skip
-LACUNA = re.compile(r"[.…_](?:[ \xa0]*[.…_])+|…|-(?:[ \xa0]*-){3,}")
+LACUNA = re.compile(r"(?:…|\.(?:[ \xa0]*\.){2})(?:[ \xa0]*[.…])*|-(?:[ \xa0]+-){3,}")
 LINE_NUMBER = re.compile(r"[\s.…]*\b\d+(?:-\d+)?\s*\.?\s*$")
 RESTORED = re.compile(r" ?[(\[]([\u0b80-\u0bff]{1,4})[)\]]")  # a letter of sandhi, or one lost, that editors put back
 
@@ -207,7 +210,7 @@ class Page(HTMLParser):
         super().__init__()
         self.lines, self.pieces = [], []
         self.open, self.hidden, self.pre, self.row = Counter(), 0, 0, False
-        self.feed(html)
+        self.feed(re.sub(r"<!\[.*?>", "", html, flags=re.S))  # word processors' marks, on which the parser stops
         self.close()
         self.end_line()
         unmark_unclosed(self.lines)
@@ -235,8 +238,6 @@ class Page(HTMLParser):
             self.open[tag] += 1
         if tag in ("table", "tr"):
             self.row = True
-        elif tag in ("p", "h1", "h2", "h3", "hr"):
-            self.row = False
         self.pre += tag == "pre"
 
     def handle_endtag(self, tag):
@@ -244,6 +245,8 @@ class Page(HTMLParser):
             self.hidden = max(0, self.hidden - 1)
         if tag in self.GAPS or tag in ("center", "tr"):
             self.end_line(tag in self.GAPS)
+        if tag in ("table", "tr"):
+            self.row = False
         if tag in self.MARKS:
             self.open[tag] = max(0, self.open[tag] - 1)
         self.pre -= tag == "pre" and self.pre > 0
@@ -286,7 +289,7 @@ ABOUT = re.compile(r"^\(?இப் ?(?:பகுதி|பாடல்)|(?:ச�
 
 
 IN_SONG = re.compile(r"[\d\s.]+|\(.*\)|\.?\S+(?: \S+){0,2} ?:")  # numbers of lines, notes, labels such as முனிவர்:
-VENBA = re.compile(r"(?:தனி|பழைய)?\s*(?:வெண்பா|ப்?பாடல்)\S*\W*$")  # verses that later hands put behind a song
+VENBA = re.compile(r"(?:தனி|பழைய)?\s*(?:வெண்பா|ப்?பாடல்)(?:க்?கள்)?[\s.:]*$")  # verses that later hands put behind a song
 
 # Lines of Project Madurai's பரிபாடல் whose italics have slipped to the line beside them.
 SLIPS = {
@@ -325,7 +328,7 @@ def anthology(html, numbers, verse_after_number=False, mended=None):
         if not text:
             heading = False
             continue
-        number = poem_number(line, text, {n - offset for n in poems}, last, table, poem)
+        number = poem_number(line, text, {n - offset for n in poems}, last, numbers[0], table, poem)
         if number is None and line.marked and text.endswith("பாடல்") and last > 0:
             number = last + 1, ""
         if line.marked and "திரட்டு" in text and last > 20:
@@ -352,7 +355,7 @@ def anthology(html, numbers, verse_after_number=False, mended=None):
             heading, quiet = True, bool(poem)
         elif heading and not all(after.text for after in lines[i + 1 : i + 3]):
             pass  # the rest of a label's value, before a gap
-        elif RULE.fullmatch(text) and not LACUNA.fullmatch(text) or text == "-----":
+        elif RULE.fullmatch(text) and not LACUNA.fullmatch(text):
             quiet = bool(poem)
         elif re.match(r"[-–—]\s*[^\s\-]", text) or COLOPHON.search(text) or ABOUT.search(text):
             quiet = bool(poem)
@@ -369,7 +372,7 @@ def anthology(html, numbers, verse_after_number=False, mended=None):
     return finish(poems, html, mended)
 
 
-def poem_number(line, text, seen, last, table, poem):
+def poem_number(line, text, seen, last, first, table, poem):
     """(number, what stands behind it) if a line begins a poem after number `last`; None if not."""
     match = NUMBER.match(text)
     if not match:
@@ -382,14 +385,15 @@ def poem_number(line, text, seen, last, table, poem):
         return (number if right else last + 1), ""
     if not rest and not dot and poem and number == len(poem) and number % 5 == 0:
         return None  # the number of a line
-    if number not in seen and last - 9 < number <= last + 3:  # a few are lost, and some stand in another's place
+    # Three in a row may be lost, and a poem may stand some places too late.
+    if number not in seen and max(first, last - 8) <= number <= last + 3:
         return number, rest
     return (last + 1, "") if dot and not rest and poem else None
 
 
-def finish(poems, html, mended):
-    """Clean lines, and only the poems that have any."""
-    if "யொ" not in html:  # the conversion lost every யொ and ளொ of the page; they are nearly always in யொடு, ளொடு
+def finish(poems, page, mended):
+    """Poems of clean lines, in the order of their numbers; a line or a poem of which nothing is left goes."""
+    if "யொ" not in normalise(page):  # the conversion lost every யொ and ளொ; nearly all of them stand in யொடு, ளொடு
         swap = re.compile("([யள])டு(?=(?:ம்)?(?![\u0b80-\u0bff]))")
         mended["யடு for யொடு"] += sum(len(swap.findall(line)) for poem in poems.values() for line in poem)
         poems = {n: [swap.sub(r"\1ொடு", line) for line in poem] for n, poem in poems.items()}
@@ -411,7 +415,7 @@ def song(html, mended=None):
             runs.append([])
         elif not text or line.marked or IN_SONG.fullmatch(text):
             continue
-        elif verse_like(text, 30) and not text[0].isdigit():  # its metre has lines of up to 25 letters
+        elif verse_like(text, 30) and not re.match(r"\d+ ?[.)]", text):  # its metre has lines of up to 25 letters
             runs[-1].append(text)
         else:
             runs.append([])
@@ -548,9 +552,9 @@ class Fetcher:
         """`parse` of a page of Project Madurai. A page without a poem is not kept: it may be some error page."""
         url = (os.environ.get("TINY_DLLM_MADURAI_URL") or MADURAI_URL).rstrip("/") + f"/{number}.html"
         kept = corpus.DATA / "madurai" / f"{number}.html"
-        poems = parse(self.get([f"{number}.html", f"{name}.html"], url, kept).decode("utf-8-sig", "replace"))
+        poems = parse(self.get([f"{number}.htm*", f"{name}.htm*"], url, kept).decode("utf-8-sig", "replace"))
         if not poems:
-            if not self.saved([f"{number}.html", f"{name}.html"]):
+            if not self.saved([f"{number}.htm*", f"{name}.htm*"]):
                 kept.unlink(missing_ok=True)
             raise corpus.UserError(f"no poem on the page {number}.html")
         return poems
@@ -598,7 +602,7 @@ def chosen(names):
     return [name for name in SOURCES if name in wanted or "sangam" in wanted and name in SANGAM]
 
 
-def build(only=None, pages=None, report=None):
+def build(only="kural,sangam", pages=None, report=None):
     """Write data/tamil.txt and return its path. What cannot be had is named on stderr; UserError if all of it.
 
     only: names of sources, as "kural,natrinai"; those not named stay in the file as they are
@@ -607,7 +611,7 @@ def build(only=None, pages=None, report=None):
     """
     report = {} if report is None else report
     fetcher = Fetcher(pages)
-    for name in chosen(only or "kural,sangam"):
+    for name in chosen(only):
         mended = Counter()
         try:
             poems = kural(fetcher, mended) if name == "kural" else sangam(name, fetcher, mended)
@@ -618,7 +622,10 @@ def build(only=None, pages=None, report=None):
         print(f"{name}: {found(name, poems)}", file=sys.stderr)
     if not report:
         raise corpus.UserError(f"nothing to write to {FILE.name}: no source could be had")
-    before = read(FILE) if FILE.exists() else {}
+    try:
+        before = read(FILE)
+    except corpus.UserError:  # there is none, or it is damaged
+        before = {}
     sources = {name: list(report[name][0].values()) if name in report else before[name]
                for name in SOURCES if name in report or name in before}  # fmt: skip
     with corpus.whole_file(FILE) as partial:
@@ -631,7 +638,7 @@ def found(name, poems):
     """How many poems there are of how many, and why not all."""
     source = SOURCES[name]
     count = sum(n in poems for n in source.numbers)
-    text = f"{count} of {len(source.numbers)} {source.unit}"
+    text = f"{source.title}, {count} of {len(source.numbers)} {source.unit}"
     text += " and the invocation" if 0 in poems else ""
     missing = [n for n in source.numbers if n not in poems]
     lost = [n for n in missing if n in source.lost]
@@ -650,18 +657,18 @@ def poems(names="kural,sangam"):
     wanted = [name.strip() for name in names.split(",")]
     rest = ",".join(name for name in wanted if name != "wikipedia")
     texts = []
-    if rest:
+    if rest or "wikipedia" not in wanted:
+        selected = chosen(rest)
         if not FILE.exists():
             build()
         sources = read(FILE)
-        texts += [poem for name in chosen(rest) for poem in sources.get(name, [])]
+        texts += [poem for name in selected for poem in sources.get(name, [])]
         if not texts:
             raise corpus.UserError(f"nothing of {rest} in {FILE}: run python tamil_dataset.py --only {rest}")
     if "wikipedia" in wanted:
-        path = corpus.DATA / "tamil_wikipedia.txt"
-        if not path.exists():
-            raise corpus.UserError(f"no {path}: run python tamil_wikipedia.py")
-        texts += [text for articles in read(path).values() for text in articles]
+        if not WIKIPEDIA.exists():
+            raise corpus.UserError(f"no {WIKIPEDIA}: run python tamil_wikipedia.py")
+        texts += [text for articles in read(WIKIPEDIA).values() for text in articles]
     return texts
 
 
@@ -730,7 +737,8 @@ def draw(sources, show):
 
 def main(argv=None):
     parser = corpus.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help="sources to build: sangam, or any of " + ", ".join(SOURCES))
+    sources = "sangam, or any of " + ", ".join(SOURCES)
+    parser.add_argument("--only", default="kural,sangam", help=f"sources to build: {sources}")
     parser.add_argument("--pages", help="a folder of pages saved by hand: pmuni0110.html or kuruntokai.html, ...")
     parser.add_argument("--stats", action="store_true", help="counts of each source, and a histogram in figures/")
     parser.add_argument("--show", action="store_true", help="open the histogram in a window")
