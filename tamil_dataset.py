@@ -289,7 +289,7 @@ ABOUT = re.compile(r"^\(?இப் ?(?:பகுதி|பாடல்)|(?:ச�
 
 
 IN_SONG = re.compile(r"[\d\s.]+|\(.*\)|\.?\S+(?: \S+){0,2} ?:")  # numbers of lines, notes, labels such as முனிவர்:
-VENBA = re.compile(r"(?:தனி|பழைய)?\s*(?:வெண்பா|ப்?பாடல்)(?:க்?கள்)?[\s.:]*$")  # verses that later hands put behind a song
+VENBA = re.compile(r"(?:தனி|பழைய)?\s*(?:வெண்பா|(?:ப்)?பாடல்)(?:(?:க்)?கள்)?[\s.:]*$")  # verses that later hands put behind a song
 
 # Lines of Project Madurai's பரிபாடல் whose italics have slipped to the line beside them.
 SLIPS = {
@@ -383,7 +383,7 @@ def poem_number(line, text, seen, last, first, table, poem):
             return None
         right = last < number <= last + 3 or number == 0 and not seen
         return (number if right else last + 1), ""
-    if not rest and not dot and poem and number == len(poem) and number % 5 == 0:
+    if text.isdigit() and poem and number == len(poem) and number % 5 == 0:
         return None  # the number of a line
     # Three in a row may be lost, and a poem may stand some places too late.
     if number not in seen and max(first, last - 8) <= number <= last + 3:
@@ -475,7 +475,10 @@ def kural_of_wheel(content):
 
 
 def kural_of_json(content):
-    return {couplet["Number"]: f"{couplet['Line1']}\n{couplet['Line2']}" for couplet in json.loads(content)["kural"]}
+    couplets = {couplet["Number"]: f"{couplet['Line1']}\n{couplet['Line2']}" for couplet in json.loads(content)["kural"]}
+    if couplets.keys() != set(KURAL.numbers):
+        raise ValueError
+    return couplets
 
 
 def kural(fetcher, mended):
@@ -576,19 +579,26 @@ def sangam(name, fetcher, mended):
         if not poems:
             raise corpus.UserError("none of its ten songs could be had")
         return poems
-    if name == "purananuru":  # rather the spreadsheet: a free licence, and no guess where a poem begins or ends
-        path = corpus.DATA / "purananuru.xlsx"
-        url = os.environ.get("TINY_DLLM_PURANANURU_URL") or PURANANURU_URL
-        try:
-            return spreadsheet(fetcher.get(["purananuru*.xlsx"], url, path), mended)
-        except (zipfile.BadZipFile, KeyError, ValueError):
-            path.unlink(missing_ok=True)
-            print(f"{name}: {url} is not the spreadsheet; trying Project Madurai", file=sys.stderr)
-        except corpus.UserError as failure:
-            print(f"{name}: {failure}; trying Project Madurai", file=sys.stderr)
     ((number, title),) = source.pages.items()
-    inline = name == "aingurunuru"
-    return fetcher.page(number, title, lambda html: anthology(html, source.numbers, inline, mended))
+    if name != "purananuru":
+        inline = name == "aingurunuru"
+        return fetcher.page(number, title, lambda html: anthology(html, source.numbers, inline, mended))
+    # Rather the spreadsheet than the page: a free licence, and no guess where a poem begins or ends.
+    path = corpus.DATA / "purananuru.xlsx"
+    url = os.environ.get("TINY_DLLM_PURANANURU_URL") or PURANANURU_URL
+    try:
+        return spreadsheet(fetcher.get(["purananuru*.xlsx"], url, path), mended)
+    except (zipfile.BadZipFile, KeyError, ValueError):
+        path.unlink(missing_ok=True)
+        failure = f"{url} is not the spreadsheet"
+    except corpus.UserError as error:
+        failure = error
+    try:
+        poems = fetcher.page(number, title, lambda html: anthology(html, source.numbers, mended=mended))
+    except corpus.UserError as second:
+        raise corpus.UserError(f"{failure}, and {second}") from None
+    print(f"{name}: from Project Madurai, since {failure}", file=sys.stderr)
+    return poems
 
 
 # ---- The corpus ----
@@ -645,8 +655,19 @@ def found(name, poems):
     rest = [n for n in missing if n not in source.lost]
     for numbers, why in ((lost, "lost in every manuscript"), (rest, "not found")):
         if numbers:
-            text += f"; {', '.join(map(str, numbers))} {why}"
+            text += f"; {spans(numbers)} {why}"
     return f"{text}; {source.note}" if source.note else text
+
+
+def spans(numbers):
+    """[1, 2, 3, 7] -> "1-3, 7"."""
+    parts = []
+    for n in numbers:
+        if parts and parts[-1][1] == n - 1:
+            parts[-1][1] = n
+        else:
+            parts.append([n, n])
+    return ", ".join(f"{a}-{b}" if a < b else f"{a}" for a, b in parts)
 
 
 def poems(names="kural,sangam"):
