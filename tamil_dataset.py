@@ -778,7 +778,8 @@ def main(argv=None):
     report = {}
     path = build(arguments.only, arguments.pages, report)
     sources = read(path)
-    print(f"{path.parent.name}/{path.name}: {sum(map(len, sources.values())):,} poems of {len(sources)} sources")
+    count = sum(map(len, sources.values()))
+    print(f"{path.parent.name}/{path.name}: {count:,} poems; sources: {', '.join(sources)}")
     if arguments.stats or arguments.show:
         show_statistics(sources, report)
         draw(sources, arguments.show)
