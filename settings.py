@@ -14,13 +14,7 @@ import yaml
 import corpus
 
 CONFIGS = corpus.ROOT / "configs"
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, like all others."""
-
-    def error(self, message):
-        raise corpus.UserError(f"{message} (--help lists the flags)")
+Parser = corpus.Parser
 
 
 def setting(default, meaning, low=-math.inf, high=math.inf, choices=None, bare=None):
