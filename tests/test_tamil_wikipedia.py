@@ -51,20 +51,16 @@ class MediaWiki(BaseHTTPRequestHandler):
             server.requests.append(SimpleNamespace(path=self.path, headers=dict(self.headers)))
             if server.faults:
                 fault = server.faults.pop(0)
-        try:
-            if server.fault_for_ever:
-                fault = server.fault_for_ever
-            if fault:
-                self.fail(fault)
-            elif self.path.startswith("/dump"):
-                self.dump()
-            elif "tiny-dllm" not in self.headers.get("User-Agent", ""):
-                self.send(403, b"Please set a user-agent")
-            else:
-                self.send(200, json.dumps(self.answer(parse_qs(urlsplit(self.path).query))).encode())
-        finally:
-            with server.lock:
-                server.active -= 1
+        if server.fault_for_ever:
+            fault = server.fault_for_ever
+        if fault:
+            self.fail(fault)
+        elif self.path.startswith("/dump"):
+            self.dump()
+        elif "tiny-dllm" not in self.headers.get("User-Agent", ""):
+            self.send(403, b"Please set a user-agent")
+        else:
+            self.send(200, json.dumps(self.answer(parse_qs(urlsplit(self.path).query))).encode())
 
     def answer(self, query):
         one = {name: values[0] for name, values in query.items()}
@@ -89,6 +85,7 @@ class MediaWiki(BaseHTTPRequestHandler):
         word, _, after = fault.partition(" ")
         headers = {"Retry-After": after} if after else {}
         if word == "drop":
+            self.served()
             self.close_connection = True
         elif word.isdigit():
             self.send(int(word), b"", headers)
@@ -114,7 +111,13 @@ class MediaWiki(BaseHTTPRequestHandler):
         end = server.cuts.pop(0) if server.cuts else len(body)
         self.send(206 if start else 200, body[start:end], headers, len(body) - start)
 
+    def served(self):
+        """Before the answer leaves: after it the next request may come at once."""
+        with self.server.lock:
+            self.server.active -= 1
+
     def send(self, status, body, headers=None, length=None):
+        self.served()
         self.send_response(status)
         for name, value in ({"Content-Length": str(len(body) if length is None else length)} | (headers or {})).items():
             self.send_header(name, value)
