@@ -203,6 +203,8 @@ def watch(model, tokenizer, rows, args, name):
     record, history = args.gif or args.html, []
     if record and canvas.numel() * total > MAX_RECORDED:
         raise corpus.UserError("too long a run to record with --gif or --html: lower --len, --num")
+    if args.gif:
+        views.tamil_font(letters)  # a font that is not there is noticed now
     blank = int((canvas == mask_id).sum())
     generator = torch.Generator(canvas.device).manual_seed(args.seed)
     # Below a thousandth, dividing by the temperature would overflow; the draw is greedy long before.
@@ -242,18 +244,25 @@ def watch(model, tokenizer, rows, args, name):
     return [tokenizer.decode(row) for row in state.canvas]
 
 
-def main(argv=None):
-    parser = settings.Parser(description="Sample from a diffusion model, and watch.", allow_abbrev=False)
-    add_flags(parser)
-    args = parse_flags(parser, argv)
+def open_model(args, kind="dllm"):
+    """What --checkpoint names, on --device, and a terminal that is left in order however the program ends:
+    (folder, model, tokenizer, info). UserError if it is a GPT."""
     with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(errors="replace")  # a console that cannot show ░ shows ? instead of failing
     # Terminated politely, we still leave through views.Terminal.__exit__, which gives the cursor back.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    folder = checkpoint.find(args.checkpoint)
-    model, tokenizer, _ = checkpoint.load(folder, settings.pick_device(args.device))
+    folder = checkpoint.find(args.checkpoint, kind)
+    model, tokenizer, info = checkpoint.load(folder, settings.pick_device(args.device))
     if model.config.causal:
         raise corpus.UserError(f"{folder} is a GPT, which cannot fill masks: python 07_train_gpt.py writes with it")
+    return folder, model, tokenizer, info
+
+
+def main(argv=None):
+    parser = settings.Parser(description="Sample from a diffusion model, and watch.", allow_abbrev=False)
+    add_flags(parser)
+    args = parse_flags(parser, argv)
+    folder, model, tokenizer, _ = open_model(args)
     try:
         watch(model, tokenizer, canvas_rows(args, tokenizer), args, folder.resolve().name)
     except torch.OutOfMemoryError:

@@ -103,7 +103,7 @@ def read_poems(names):
     if set(names) != {"wikipedia"}:
         if not tamil_dataset.FILE.is_file():
             tamil_dataset.build()
-        found = tamil_dataset.read()
+        found = tamil_dataset.read(tamil_dataset.FILE)
         files["kural"] = found.pop("kural", [])
         files["sangam"] = [poem for poems in found.values() for poem in poems]
     for name in names:
