@@ -6,9 +6,10 @@
 
 Everything is chapter 05's: model, loss, loop, flags. New are the text, the Thirukkural and Sangam poetry of
 tamil_dataset.py, and what a token is. A letter of Tamil (எழுத்து) is a vowel, or a consonant with the sign of its
-vowel: கோ is one letter, two or three code points, six or nine bytes. A diffusion model commits many positions at once;
-if a token is a letter, whatever stands beside whatever is well-formed. You will see the loss fall from ln of some 230
-letters, and a sample at every evaluation in which poems, then words, take shape.
+vowel: கோ is one letter, two code points, six bytes. A diffusion model commits many positions at once, and half a letter
+may meet the wrong other half; if a token is a whole letter, all that it can write is well-formed. You will see the loss
+fall, in nats per letter and in bits per code point, and a sample at every evaluation in which lines, then words, then
+poems take shape.
 """
 
 import dataclasses
@@ -113,8 +114,8 @@ def read_poems(names):
 
 
 def plain(text):
-    """`text` without spaces and punctuation, in which editions differ."""
-    return re.sub("[^\\w\u0b80-\u0bff]", "", text)
+    """The Tamil of `text` without spaces and punctuation, in which editions differ."""
+    return re.sub("[^\u0b80-\u0bff]", "", text)
 
 
 def split(sources):
@@ -141,13 +142,16 @@ def joined(sources):
 
 def load(names):
     """What --corpus names: a Corpus of all its text, the poems to train on, and those to validate with."""
-    sources = {name: drop_rare(poems) for name, poems in read_poems(names).items()}
+    found = read_poems(names)
+    sources = {name: drop_rare(poems) for name, poems in found.items()}
     train, val = split(sources)
     name, parts = "-".join(sources), (joined(train), joined(val))
     if not all(parts):
         raise corpus.UserError(f"{name} has too few poems to train and to validate with: choose more sources")
     counts = ", ".join(f"{name} {len(train[name]):,} + {len(val[name]):,}" for name in sources)
-    text, source = "".join(parts), f"poems to train on + to validate with: {counts}"
+    text, given = "".join(parts), len(joined(found))
+    source = (f"poems to train on + to validate with: {counts}; {given - len(text):,} of {given:,} code points dropped "
+              f"(other symbols that a source has fewer than {LEAST} times, ill-formed letters, spare spaces)")
     return corpus.Corpus(name, text, source, corpus.sha256_of(text)), train, val
 
 
@@ -191,12 +195,12 @@ def small_model(ids, vocab_size, steps, window=128, batch_size=8):
     return model.eval()
 
 
-def compare(couplets, steps, passes=(16, 64, 128), texts=16):
+def compare(couplets, steps, passes=(16, 128), texts=16):
     """Print what letters, code points and bytes cost, and how much of what models of each write is no Tamil."""
     text = "".join(f"{couplet}\n\n" for couplet in couplets)
-    tensors.heading(f"Why letters: {len(couplets)} couplets of the Kural, one model of {steps} steps for each alphabet")
-    print(f"  {'':13} symbols   tokens a   ill-formed letters: drawn by   {texts} texts of the model, in passes\n"
-          f"  {'':13}            couplet   {'their frequency alone':29}   " + "  ".join(f"{n:5}" for n in passes))
+    tensors.heading(f"Why letters: {len(couplets)} couplets of the Kural, {steps} steps for each kind of token")
+    print(f"  {'':12} {'symbols':>8} {'tokens':>9} | {'ill-formed letters':18}\n"
+          f"  {'token':12} {'':8} {'a couplet':>9} | {'unigram':>10}" + "".join(f"{n:4} passes" for n in passes))
     for name, tokenizer, encode, decode in alphabets(text):
         began = time.perf_counter()
         torch.manual_seed(1)
@@ -208,8 +212,9 @@ def compare(couplets, steps, passes=(16, 64, 128), texts=16):
             *_, last = diffusion.denoise(model, canvas, n)
             shares.append(ill_formed_share("\n".join(decode(tokenizer.decode(row)) for row in last.canvas)))
         cost = sum(len(tokenizer.encode(encode(couplet))) for couplet in couplets) / len(couplets)
-        print(f"  {name:13} {tokenizer.vocab_size:7} {cost:10.1f}   {ill_formed_share(blind):29.1%}   "
-              + "  ".join(f"{share:5.1%}" for share in shares) + f"   {time.perf_counter() - began:3.0f} s", flush=True)
+        print(f"  {name:12} {tokenizer.vocab_size:8} {cost:9.1f} | {ill_formed_share(blind):10.1%}"
+              + "".join(f"{share:11.1%}" for share in shares) + f"   {time.perf_counter() - began:4.0f} s", flush=True)
+    print("Unigram: tokens drawn by their frequency alone; beside it what a small model writes, in so many passes.")
 
 
 # 4. Training
@@ -256,7 +261,7 @@ def main(argv=None):
     text, train, val = load(arguments.corpus)
     tokenizer = TamilTokenizer.from_text(text.text)
     model_config = settings.build(transformer.TransformerConfig, vocab_size=tokenizer.vocab_size, **shape)
-    print(text.source)
+    print(f"{text.source}\n{tokenizer.vocab_size} different letters and signs")
     folder = training.start_run(arguments, "tamil", model_config, config, objective(config, joined(val)), tokenizer,
                                 text, (joined(train), joined(val)))
     if records := checkpoint.read_log(folder / "log.jsonl"):
