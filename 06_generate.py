@@ -244,25 +244,27 @@ def watch(model, tokenizer, rows, args, name):
     return [tokenizer.decode(row) for row in state.canvas]
 
 
-def open_model(args, kind="dllm"):
-    """What --checkpoint names, on --device, and a terminal that is left in order however the program ends:
-    (folder, model, tokenizer, info). UserError if it is a GPT."""
+def open_model(folder, device):
+    """The model in `folder`, on what --device means: (model, tokenizer, info). UserError if it is a GPT.
+
+    From here on the terminal is left in order, however the program ends.
+    """
     with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(errors="replace")  # a console that cannot show ░ shows ? instead of failing
     # Terminated politely, we still leave through views.Terminal.__exit__, which gives the cursor back.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    folder = checkpoint.find(args.checkpoint, kind)
-    model, tokenizer, info = checkpoint.load(folder, settings.pick_device(args.device))
+    model, tokenizer, info = checkpoint.load(folder, settings.pick_device(device))
     if model.config.causal:
         raise corpus.UserError(f"{folder} is a GPT, which cannot fill masks: python 07_train_gpt.py writes with it")
-    return folder, model, tokenizer, info
+    return model, tokenizer, info
 
 
 def main(argv=None):
     parser = settings.Parser(description="Sample from a diffusion model, and watch.", allow_abbrev=False)
     add_flags(parser)
     args = parse_flags(parser, argv)
-    folder, model, tokenizer, _ = open_model(args)
+    folder = checkpoint.find(args.checkpoint)
+    model, tokenizer, _ = open_model(folder, args.device)
     try:
         watch(model, tokenizer, canvas_rows(args, tokenizer), args, folder.resolve().name)
     except torch.OutOfMemoryError:

@@ -18,11 +18,11 @@ from importlib import import_module
 
 import torch
 
+import checkpoint
 import corpus
 import settings
 import tamil_dataset
 
-training = import_module("05_train")
 generation = import_module("06_generate")
 tamil = import_module("08_train_tamil")
 
@@ -109,20 +109,22 @@ def whole_poems(samples):
     return [poem for text in samples for poem in text.split("\n\n")[1:-1] if poem.strip("\n")]
 
 
-def measure(samples, tokenizer, vocabulary, text):
+def measure(samples, vocabulary, text):
     """Every measure of a list of texts; vocabulary and text: the words and the text of the training corpus."""
-    # A letter has several code points: written as one symbol each, a run is counted, and cut, in letters.
-    symbols = [as_symbols(sample, tokenizer) for sample in samples]
+    symbols, known = as_symbols(samples, text)
     whole = [re.sub(r"^\S+|\S+$", "", sample) for sample in samples]  # without a word that an end of the text cuts
     poems = whole_poems(samples)
     return {"letters": sum(map(len, symbols)), "well-formed": well_formed(samples),
-            "words": known_words(whole, vocabulary), "copied": longest_copy(symbols, as_symbols(text, tokenizer)),
+            "words": known_words(whole, vocabulary), "copied": longest_copy(symbols, known),
             "poems": len(poems), "couplets": sum(word_counts(poem) == COUPLET for poem in poems)}
 
 
-def as_symbols(text, tokenizer):
-    """`text` with one character for each letter."""
-    return "".join(map(chr, tokenizer.encode(text)))
+def as_symbols(samples, text):
+    """`samples` and `text` with one character for each letter, so that runs are counted, and cut, in letters."""
+    cut = [tamil_dataset.letters(sample) for sample in (*samples, text)]
+    symbol = {letter: chr(i) for i, letter in enumerate(set().union(*cut))}
+    *short, long = ("".join(symbol[letter] for letter in pieces) for pieces in cut)
+    return short, long
 
 
 # 3. The report
@@ -135,31 +137,33 @@ def read_corpus(info):
     return tamil.load(str(info.get("corpus")).replace("-", ","))
 
 
-def real_texts(val, tokenizer, length, number, kural):
+def real_texts(val, length, number, kural):
     """Held-out poems to compare `number` texts with: couplets if `kural`, else runs of `length` letters."""
     if kural:
         couplets = val["kural"]
         chosen = [couplets[i * len(couplets) // number] for i in range(number)] if number < len(couplets) else couplets
         return [f"\n\n{couplet}\n\n" for couplet in chosen]
-    ids = torch.tensor(tokenizer.encode(tamil.joined(val)))
-    return [tokenizer.decode(row) for row in training.windows_of(ids, length, number)]
+    pieces = tamil_dataset.letters(tamil.joined(val))
+    number = min(number, len(pieces) // length)
+    starts = [i * (len(pieces) - length) // max(1, number - 1) for i in range(number)]
+    return ["".join(pieces[start : start + length]) for start in starts]
 
 
-def report(samples, tokenizer, data, kural, length):
+def report(samples, data, kural, length):
     """Print the measures of `samples` beside those of as much real text that the model has not seen."""
     _, train, val = data
     text = tamil.joined(train)
     vocabulary = set(words_of(text))
-    real = real_texts(val, tokenizer, length, len(samples), kural)
+    real = real_texts(val, length, len(samples), kural)
     print(f"\n{'':16} letters  well-formed  known words  longest copy      4 + 3 form")
     for name, texts in (("written here", samples), ("held-out poems", real)):
         if texts:
-            found = measure(texts, tokenizer, vocabulary, text)
+            found = measure(texts, vocabulary, text)
             form = "given" if kural and texts is samples else f"{found['couplets']} of {found['poems']}"
             print(f"{name:16} {found['letters']:7,}  {found['well-formed']:11.1%}  {found['words']:11.1%}  "
                   f"{found['copied']:4} letters  {form:>14}")
     print("Known words stand in the training poems. The copy is the longest run of letters that stands there too.\n"
-          + ("The form of a couplet was given to the model, and is no merit of it." if kural else
+          + ("The form of the couplets was given to the model, and is no merit of it." if kural else
              "Of the poems with both ends in a text, so many are couplets of 4 + 3 words.")
           + ("" if len(samples) > 20 else " With --num 50 the numbers are steadier."))
 
@@ -179,7 +183,8 @@ def parse_arguments(argv=None):
 
 def main(argv=None):
     args = parse_arguments(argv)
-    folder, model, tokenizer, info = generation.open_model(args, "tamil")
+    folder = checkpoint.find(args.checkpoint, "tamil")
+    model, tokenizer, info = generation.open_model(folder, args.device)
     if not isinstance(tokenizer, tamil.TamilTokenizer):
         raise corpus.UserError(f"{folder} knows no letters of Tamil: python 06_generate.py writes with it")
     data, note = None, ""
@@ -204,7 +209,7 @@ def main(argv=None):
         if note:
             print(f"\n{note}")
         if data:
-            report(samples, tokenizer, data, args.kural, len(rows[0]))
+            report(samples, data, args.kural, len(rows[0]))
 
 
 if __name__ == "__main__":

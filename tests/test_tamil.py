@@ -400,12 +400,11 @@ def test_only_letters_go_into_a_word(model):
 
 
 def test_measures_of_texts_with_known_answers():
-    tokenizer = tamil.TamilTokenizer.from_text("\n கொடு அகர முதல x")
     corpus_text = "அகர முதல\nகொடு\n\n"
     vocabulary = set(verse.words_of(corpus_text))
     assert vocabulary == {"அகர", "முதல", "கொடு"} and verse.words_of("அகர, முதல… (கொடு)!") == ["அகர", "முதல", "கொடு"]
     assert verse.known_words(["அகர கொ", "கொடு"], vocabulary) == pytest.approx(2 / 3)
-    found = verse.measure(["அகர x முதல", "டு அகர\n\n"], tokenizer, vocabulary, corpus_text)
+    found = verse.measure(["அகர x முதல", "டு அகர\n\n"], vocabulary, corpus_text)
     # Copied: " முதல", of four letters and five code points. Known of the whole words, x and அகர: one of two.
     assert found == {"letters": 16, "well-formed": 1.0, "words": 1 / 2, "copied": 4, "poems": 0, "couplets": 0}
     couplet, other = poems(1, (4, 3))[0], poems(1, (4, 4))[0]
@@ -414,14 +413,15 @@ def test_measures_of_texts_with_known_answers():
     assert verse.well_formed(["காா", "க"]) == pytest.approx(2 / 3)
 
 
-def test_real_texts_are_as_many_and_as_long(model):
+def test_real_texts_are_as_many_and_as_long():
     _, val = tamil.split(SOURCES)
-    texts = verse.real_texts(val, model.tokenizer, 30, 5, kural=False)
-    assert [len(model.tokenizer.split(text)) for text in texts] == [30] * 5
-    assert all(text in tamil.joined(val) for text in texts)
-    couplets = verse.real_texts(val, model.tokenizer, 30, 4, kural=True)
+    texts = verse.real_texts(val, 30, 5, kural=False)
+    assert [len(tamil_dataset.letters(text)) for text in texts] == [30] * 5
+    assert all(text in tamil.joined(val) for text in texts) and tamil.joined(val).endswith(texts[-1])
+    assert len(verse.real_texts(val, 30, 1, kural=False)) == 1 and verse.real_texts(val, 10**6, 3, kural=False) == []
+    couplets = verse.real_texts(val, 30, 4, kural=True)
     assert len(couplets) == 4 and len(set(couplets)) > 1 and all(text.strip("\n") in val["kural"] for text in couplets)
-    assert len(verse.real_texts(val, model.tokenizer, 30, 999, kural=True)) == len(val["kural"])
+    assert len(verse.real_texts(val, 30, 999, kural=True)) == len(val["kural"])
 
 
 # Views
