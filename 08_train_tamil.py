@@ -34,8 +34,6 @@ transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 
-WIKIPEDIA = corpus.DATA / "tamil_wikipedia.txt"
-SOURCES = ("kural", "sangam", "wikipedia")  # what --corpus may name
 LEAST = 50  # occurrences that a symbol of another script needs to be in the vocabulary
 
 
@@ -88,29 +86,11 @@ class TamilTokenizer(corpus.CharTokenizer):
 
 
 def read_poems(names):
-    """The poems of the sources that `names` lists ("kural,sangam"): {"kural": [poem, ...], ...}.
-
-    Sangam is every source of data/tamil.txt but the Kural. A missing data/tamil.txt is built first.
-    """
-    names = list(dict.fromkeys(names.split(",")))
-    for name in names:
-        if name not in SOURCES:
-            raise corpus.UserError(f"no corpus {name!r}: choose from {', '.join(SOURCES)}, with commas between")
-    files = {}
-    if "wikipedia" in names:
-        if not WIKIPEDIA.is_file():
-            raise corpus.UserError(f"no {WIKIPEDIA}: run python tamil_wikipedia.py --api")
-        files["wikipedia"] = [poem for poems in tamil_dataset.read(WIKIPEDIA).values() for poem in poems]
-    if set(names) != {"wikipedia"}:
-        if not tamil_dataset.FILE.is_file():
-            tamil_dataset.build()
-        found = tamil_dataset.read(tamil_dataset.FILE)
-        files["kural"] = found.pop("kural", [])
-        files["sangam"] = [poem for poems in found.values() for poem in poems]
-    for name in names:
-        if not files[name]:
-            raise corpus.UserError(f"no {name} in {corpus.DATA}: run python tamil_dataset.py")
-    return {name: files[name] for name in SOURCES if name in names}
+    """The poems of the sources that `names` lists ("kural,sangam"): {"kural": [poem, ...], ...}."""
+    names = sorted({name.strip() for name in names.split(",")})
+    if "sangam" in names:  # which holds all of these
+        names = [name for name in names if name not in tamil_dataset.SANGAM]
+    return {name: tamil_dataset.poems(name) for name in names}
 
 
 def plain(text):
@@ -252,7 +232,7 @@ def main(argv=None):
     default = "tamil-gpu" if torch.cuda.is_available() else "tamil-laptop"
     arguments, shape, learning, lesson = settings.parse(
         argv, __doc__, (transformer.TransformerConfig, training.TrainConfig, Lesson), default,
-        fixed=("vocab_size", "causal"), text=("kural,sangam", "which of kural, sangam, wikipedia, with commas between"))
+        fixed=("vocab_size", "causal"), text=("kural,sangam", "of kural, sangam, wikipedia, with commas between"))
     lesson = settings.build(Lesson, **lesson)
     if lesson.compare:
         compare(drop_rare(read_poems("kural")["kural"]), lesson.compare)

@@ -14,24 +14,19 @@ import yaml
 import corpus
 
 CONFIGS = corpus.ROOT / "configs"
+Parser = corpus.Parser
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, like all others."""
-
-    def error(self, message):
-        raise corpus.UserError(f"{message} (--help lists the flags)")
-
-
-def setting(default, meaning, low=-math.inf, high=math.inf, choices=None):
-    """A dataclass field that knows what it means and which values it may take."""
-    return dataclasses.field(default=default, metadata=dict(help=meaning, low=low, high=high, choices=choices))
+def setting(default, meaning, low=-math.inf, high=math.inf, choices=None, bare=None):
+    """A dataclass field that knows what it means and which values it may take. bare: its flag's value without one."""
+    metadata = dict(help=meaning, low=low, high=high, choices=choices, bare=bare)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check(config):
     """ValueError for the first field of a dataclass of `setting`s that is out of its range."""
     for field in dataclasses.fields(config):
-        value, (_, low, high, choices) = getattr(config, field.name), field.metadata.values()
+        value, (_, low, high, choices, _) = getattr(config, field.name), field.metadata.values()
         if choices and value not in choices:
             raise ValueError(f"{field.name} is {value!r}; choose from {', '.join(choices)}")
         if not choices and field.type is not str and not low <= value <= high:
@@ -63,7 +58,9 @@ def parse(argv, description, groups, default, fixed=(), text=TEXT):
                 fields[field.name] = field
                 usual = "" if field.default is dataclasses.MISSING else f"default {field.default}"
                 meaning = field.metadata.get("help", "")
+                bare = field.metadata.get("bare")
                 section.add_argument("--" + field.name.replace("_", "-"), metavar=field.type.__name__.upper(),
+                                     nargs="?" if bare else None, const=bare,
                                      help=f"{meaning} ({usual})" if meaning else usual)
     arguments = parser.parse_args(argv)
     values = read_config(arguments.config)

@@ -176,15 +176,21 @@ def tamil_font(letters):
     """
     if not any("\u0b80" <= letter[0] <= "\u0bff" for letter in letters):
         return None
+    path = tamil_font_file()
+    from matplotlib.ft2font import FT2Font
+
+    font = FT2Font(str(path))
+    font.set_size(FONT_SIZE, 72)  # at 72 dots an inch a point is a pixel
+    return font
+
+
+def tamil_font_file():
+    """The path of Noto Sans Tamil. UserError if it, or matplotlib, which can shape it, is not installed."""
     package = importlib.util.find_spec("fontpkg_noto_sans_tamil")
     files = sorted(Path(package.origin).parent.rglob("*.ttf")) if package and package.origin else []
     if not files or not importlib.util.find_spec("matplotlib"):
         raise corpus.UserError("pictures of Tamil need its font: pip install fontpkg-noto-sans-tamil matplotlib")
-    from matplotlib.ft2font import FT2Font
-
-    font = FT2Font(str(files[0]))
-    font.set_size(FONT_SIZE, 72)  # at 72 dots an inch a point is a pixel
-    return font
+    return files[0]
 
 
 def draw_tamil(font, text, wide, high):

@@ -29,7 +29,7 @@ SIGNS = ["", *"ாிீுூெேைொோௌ"]
 CONSONANTS = "கஙசஞடணதநபமயரலவழளறன"
 GRANTHA = [*"ஜஶஷஸஹ", "க்ஷ"]
 LETTERS = [*VOWELS, "ஃ", *(c + s for c in CONSONANTS for s in [*SIGNS, "்"])]
-ALL = [*LETTERS, *(c + s for c in GRANTHA for s in [*SIGNS, "்"]), "ஸ்ரீ"]
+ALL = [*LETTERS, *(c + s for c in GRANTHA for s in [*SIGNS, "்"]), "ஸ்ரீ", "ஶ்ரீ"]
 WORDS = "அகர முதல எழுத்தெல்லாம் ஆதி பகவன் முதற்றே உலகு கற்றதனால் ஆய பயனென்கொல் வாலறிவன் நற்றாள் யாதும் ஊரே".split()
 
 
@@ -164,14 +164,16 @@ def data(tmp_path, monkeypatch):
     articles = [f"{poem} 2026" for poem in poems(60, (5, 5, 5), seed=2)]
     (folder / "tamil_wikipedia.txt").write_text("# wikipedia\n" + "\n\n".join(articles) + "\n", encoding="utf-8")
     monkeypatch.setattr(tamil_dataset, "FILE", folder / "tamil.txt")
-    monkeypatch.setattr(tamil, "WIKIPEDIA", folder / "tamil_wikipedia.txt")
+    monkeypatch.setattr(tamil_dataset, "WIKIPEDIA", folder / "tamil_wikipedia.txt")
     return folder
 
 
 def test_any_mix_of_sources_can_be_read(data):
     assert tamil.read_poems("kural") == {"kural": SOURCES["kural"]}
     assert tamil.read_poems("sangam,kural") == tamil.read_poems("kural,sangam,kural") == SOURCES
-    assert list(tamil.read_poems("wikipedia,kural")) == ["kural", "wikipedia"]
+    assert list(tamil.read_poems("wikipedia, kural")) == ["kural", "wikipedia"]
+    assert tamil.read_poems("sangam,natrinai") == {"sangam": SOURCES["sangam"]}  # no poem twice
+    assert tamil.read_poems("natrinai") == {"natrinai": SOURCES["sangam"][:30]}
     text, train, val = tamil.load("kural,sangam,wikipedia")
     assert text.name == "kural-sangam-wikipedia" and text.sha256 == corpus.sha256_of(text.text)
     assert "2026" in text.text and text.text.endswith("\n\n") and "\n\n\n" not in text.text
@@ -186,7 +188,7 @@ def test_missing_sources_are_named(data, monkeypatch):
     with pytest.raises(corpus.UserError, match="tamil_wikipedia.py"):
         tamil.read_poems("kural,wikipedia")
     (data / "tamil.txt").write_text("# kural\nஅகர\nமுதல\n", encoding="utf-8")
-    with pytest.raises(corpus.UserError, match="no sangam"):
+    with pytest.raises(corpus.UserError, match="nothing of sangam"):
         tamil.read_poems("kural,sangam")
     with pytest.raises(corpus.UserError, match="too few poems"):
         tamil.load("kural")
