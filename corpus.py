@@ -460,19 +460,24 @@ class CharTokenizer:
     def from_text(cls, text):
         return cls("".join(sorted(set(text))))
 
+    def split(self, text):
+        """`text` in pieces of one token each."""
+        return text
+
     def encode(self, text):
         """str of n characters -> list of n ids. UserError names characters outside the vocabulary."""
+        pieces = self.split(text)
         try:
-            return [self._ids[character] for character in text]
+            return [self._ids[piece] for piece in pieces]
         except KeyError:
-            unknown = sorted(set(text) - self._ids.keys())
+            unknown = sorted(set(pieces) - self._ids.keys())
             names = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
-            raise UserError(f"characters outside the vocabulary: {names}") from None
+            raise UserError(f"{self.unit}s outside the vocabulary: {names}") from None
 
     def decode(self, ids):
         """List or 1-D tensor of n ids -> str of n characters; a mask shows as MASK_CHAR."""
         ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
         if ids and not 0 <= min(ids) <= max(ids) <= self.vocab_size:
             raise ValueError(f"ids must lie in 0 .. {self.vocab_size}, not {min(ids)} .. {max(ids)}")
-        characters = self.vocabulary + MASK_CHAR
+        characters = [*self.vocabulary, MASK_CHAR]
         return "".join([characters[i] for i in ids])

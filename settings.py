@@ -34,15 +34,18 @@ def check(config):
             raise ValueError(f"{field.name} must be {limit}, not {value}")
 
 
-def parse(argv, description, groups, default, fixed=()):
+TEXT = ("shakespeare", "shakespeare, or a text file of your own")
+
+
+def parse(argv, description, groups, default, fixed=(), text=TEXT):
     """Command line → (arguments, one dict of given settings a group).
 
     groups: dataclasses whose fields become flags. default: the settings file when --config is not given.
-    fixed: fields that the chapter decides itself and that are no flags. UserError for unknown names and
-    for values of the wrong type.
+    fixed: fields that the chapter decides itself and that are no flags. text: what --corpus is when it is not
+    given, and its meaning. UserError for unknown names and for values of the wrong type.
     """
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", default="shakespeare", help="shakespeare, or a text file of your own")
+    parser.add_argument("--corpus", default=text[0], help=text[1])
     parser.add_argument("--config", default=default, help=f"a name in configs/ or a YAML file (here: {default})")
     parser.add_argument("--run", help="name of the run, its folder under checkpoints/")
     parser.add_argument("--fresh", action="store_true", help="start the run again instead of going on with it")
