@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import math
 import re
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -86,11 +87,22 @@ class TamilTokenizer(corpus.CharTokenizer):
 
 
 def read_poems(names):
-    """The poems of the sources that `names` lists ("kural,sangam"): {"kural": [poem, ...], ...}."""
+    """The poems of the sources that `names` lists ("kural,sangam"): {"kural": [poem, ...], ...}.
+
+    Where no page of Sangam poetry can be had, a list that has the Kural too goes on without.
+    """
     names = sorted({name.strip() for name in names.split(",")})
     if "sangam" in names:  # which holds all of these
         names = [name for name in names if name not in tamil_dataset.SANGAM]
-    return {name: tamil_dataset.poems(name) for name in names}
+    sources = {}
+    for name in names:
+        try:
+            sources[name] = tamil_dataset.poems(name)
+        except corpus.UserError as error:
+            if name != "sangam" or not sources.get("kural"):
+                raise
+            print(f"{error}; going on without it", file=sys.stderr)
+    return sources
 
 
 def plain(text):

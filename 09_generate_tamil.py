@@ -130,9 +130,12 @@ def as_symbols(samples, text):
 # 3. The report
 
 
-def read_corpus(info):
-    """(Corpus, training poems, held-out poems) that the model learned from, as its `info` names them."""
-    if not tamil_dataset.FILE.is_file():
+def read_corpus(info, needed):
+    """(Corpus, training poems, held-out poems) that the model learned from, as its `info` names them.
+
+    If they are not here, they are fetched when they are `needed`; a report can do without.
+    """
+    if not needed and not tamil_dataset.FILE.is_file():
         raise corpus.UserError(f"no {tamil_dataset.FILE}: run python tamil_dataset.py")
     return tamil.load(str(info.get("corpus")).replace("-", ","))
 
@@ -189,7 +192,7 @@ def main(argv=None):
         raise corpus.UserError(f"{folder} knows no letters of Tamil: python 06_generate.py writes with it")
     data, note = None, ""
     try:
-        data = read_corpus(info) if args.kural or not args.quiet else None
+        data = read_corpus(info, args.kural) if args.kural or not args.quiet else None
         if data and data[0].sha256 != info.get("corpus_sha256"):
             note = "the poems here are not quite those that the model learned from"
     except corpus.UserError as error:
