@@ -88,6 +88,10 @@ def make_tokenizer(description):
         raise ValueError("its vocabulary is not text")
     if description["kind"] == "char":
         return corpus.CharTokenizer(description["vocabulary"])
+    if description["kind"] in ("bpe", "bytes"):
+        import words  # only a model of chapter 12 needs it
+
+        return words.BytePairs() if description["kind"] == "bpe" else words.Bytes()
     raise ValueError(f"unknown tokenizer {description['kind']!r}")
 
 

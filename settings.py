@@ -39,31 +39,37 @@ def check(config):
             raise ValueError(f"{field.name} must be {limit}, not {value}")
 
 
-def parse(argv, description, groups, default, fixed=()):
+def parse(argv, description, groups, default, fixed=(), sections=()):
     """Command line → (arguments, one dict of given settings a group).
 
     groups: dataclasses whose fields become flags. default: the settings file when --config is not given.
-    fixed: fields that the chapter decides itself and that are no flags. UserError for unknown names and
-    for values of the wrong type.
+    fixed: fields that the chapter decides itself and that are no flags. sections: a name for each group, which is
+    then a section of the settings file; `seed` in the section `train` is the flag --train.seed, or --seed for short.
+    UserError for unknown names and for values of the wrong type.
     """
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", default="shakespeare", help="shakespeare, or a text file of your own")
+    if not sections:
+        parser.add_argument("--corpus", default="shakespeare", help="shakespeare, or a text file of your own")
     parser.add_argument("--config", default=default, help=f"a name in configs/ or a YAML file (here: {default})")
     parser.add_argument("--run", help="name of the run, its folder under checkpoints/")
     parser.add_argument("--fresh", action="store_true", help="start the run again instead of going on with it")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     fields = {}
-    for group in groups:
-        section = parser.add_argument_group(group.__name__)
+    for group, prefix in zip(groups, sections or [""] * len(groups)):
+        part = parser.add_argument_group(prefix or group.__name__)
         for field in dataclasses.fields(group):
             if field.name not in fixed:
-                fields[field.name] = field
+                name = f"{prefix}.{field.name}".removeprefix(".")
+                fields[name] = field
                 usual = "" if field.default is dataclasses.MISSING else f"default {field.default}"
-                meaning = field.metadata.get("help", "")
-                section.add_argument("--" + field.name.replace("_", "-"), metavar=field.type.__name__.upper(),
-                                     help=f"{meaning} ({usual})" if meaning else usual)
+                meaning = field.metadata.get("help", "").replace("%", "%%")
+                short = "--" + field.name.replace("_", "-")
+                part.add_argument(*["--" + name] * bool(prefix), short, dest=name, metavar=field.type.__name__.upper(),
+                                  help=f"{meaning} ({usual})" if meaning else usual)
     arguments = parser.parse_args(argv)
     values = read_config(arguments.config)
+    if sections:
+        values = flatten(values, sections, arguments.config)
     for name in values:
         if name not in fields:
             near = difflib.get_close_matches(str(name), fields, 1)
@@ -71,8 +77,23 @@ def parse(argv, description, groups, default, fixed=()):
             raise corpus.UserError(f"unknown setting {name!r} in {arguments.config}{hint}")
     values |= {name: value for name in fields if (value := getattr(arguments, name)) is not None}
     values = {name: coerce(name, value, fields[name].type) for name, value in values.items()}
-    own = [{f.name: values[f.name] for f in dataclasses.fields(group) if f.name in values} for group in groups]
+    own = [{f.name: values[name] for f in dataclasses.fields(group)
+            if (name := f"{prefix}.{f.name}".removeprefix(".")) in values}
+           for group, prefix in zip(groups, sections or [""] * len(groups))]
     return arguments, *own
+
+
+def flatten(values, sections, file):
+    """{"train": {"seed": 1}} → {"train.seed": 1}, where every name must stand in one of the `sections`."""
+    flat = {}
+    for section, lines in values.items():
+        if section not in sections or not isinstance(lines, dict | None):
+            near = difflib.get_close_matches(str(section), sections, 1)
+            hint = f"; did you mean {near[0]}?" if near and near[0] != section else ""
+            raise corpus.UserError(f"{file} must have its settings in the sections {', '.join(sections)}, "
+                                   f"not in {section!r}{hint}")
+        flat |= {f"{section}.{name}": value for name, value in (lines or {}).items()}
+    return flat
 
 
 def coerce(name, value, kind):
