@@ -6,6 +6,7 @@ import difflib
 import math
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -51,7 +52,9 @@ def parse(argv, description, groups, default, fixed=(), sections=()):
     if not sections:
         parser.add_argument("--corpus", default="shakespeare", help="shakespeare, or a text file of your own")
     parser.add_argument("--config", default=default, help=f"a name in configs/ or a YAML file (here: {default})")
-    parser.add_argument("--run", help="name of the run, its folder under checkpoints/")
+    # torchrun takes a --run for one of its own flags, wherever it stands.
+    names = ["--run", "--run-name"] if sections else ["--run"]
+    parser.add_argument(*names, help="name of the run, its folder under checkpoints/")
     parser.add_argument("--fresh", action="store_true", help="start the run again instead of going on with it")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     fields = {}
@@ -164,3 +167,14 @@ def compile_model(model, when, device):
             return model
         torch._dynamo.config.suppress_errors = True  # a compiler that turns out not to work: go on without
     return torch.compile(model) if when != "off" else model
+
+
+def best_product(device, dtype, size=2048):
+    """FLOP/s of a product of two square matrices: what a step's speed is compared with (MFU)."""
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+    times = []
+    for _ in range(4):
+        began = time.perf_counter()
+        (a @ b).sum().item()
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / min(times)

@@ -3,6 +3,7 @@
     BytePairs(), Bytes()       tokenizers like corpus.CharTokenizer, with an end of text
     DataConfig                 which texts, and how they become tokens
     prepare(config)            the texts as one file of 16-bit tokens, made once and checked: (tokens, tokenizer, info)
+    Windows(tokens, length)    what a training step reads of them
 
 Only chapter 12 reads such texts, and only here are the packages tiktoken and datasets needed: whoever stays with
 characters never loads them.
@@ -11,6 +12,7 @@ characters never loads them.
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import time
@@ -19,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 import corpus
@@ -158,7 +161,7 @@ def texts(config):
     try:
         import datasets
     except ImportError:
-        raise corpus.UserError(f"{config.dataset} needs the package datasets: pip install -r requirements.txt") from None
+        raise corpus.UserError("data sets need the package datasets: pip install -r requirements.txt") from None
     try:
         if is_local(config.dataset):
             form = "parquet" if config.dataset.endswith(".parquet") else "json"
@@ -258,3 +261,44 @@ def prepare(config, folder=None, wait=False):
         if hashlib.file_digest(file, "sha256").hexdigest() != info["sha256"]:
             raise corpus.UserError(f"{path} is damaged: delete it and {about.name} to make it again")
     return np.memmap(path, np.uint16, "r"), tokenizer, info
+
+
+# ---- What a step reads ----
+
+
+class Windows:
+    """Windows of `length` tokens, numbered 0 … n-1, of tokens (N,) that may lie on the disk.
+
+    end: None, or the token after each text; a window is then one text from its beginning, filled up with ends.
+    """
+
+    def __init__(self, tokens, length, end=None):
+        self.tokens, self.length, self.end = tokens, length, end
+        self.starts = None if end is None else np.r_[0, np.flatnonzero(tokens == end)[:-1] + 1]
+        self.n = len(tokens) // length if end is None else len(self.starts)
+        # Steps of about 0.618 n spread any few numbers evenly over all; without a common divisor they visit each.
+        self.stride = next((s for s in range(round(0.618 * self.n), self.n) if math.gcd(s, self.n) == 1), 1)
+
+    def order(self, step, batch, seed):
+        """(numbers, laps): the windows of step `step`, and how often all were read before, each (batch,)."""
+        laps, i = np.divmod(np.int64(step) * batch + np.arange(batch), self.n)
+        return (i * self.stride + seed) % self.n, laps
+
+    def read(self, numbers, laps=None):
+        """The windows `numbers` (B,) as int64 (B, length). Each lap cuts the tokens at other places."""
+        if self.end is None:
+            shift = 0 if laps is None else (0.618 * laps % 1 * self.length).astype(np.int64)
+            starts = np.minimum(numbers * self.length + shift, len(self.tokens) - self.length)
+            return torch.tensor(np.stack([self.tokens[s : s + self.length] for s in starts]).astype(np.int64))
+        rows = torch.full((len(numbers), self.length), self.end)
+        for row, start in zip(rows, self.starts[numbers]):
+            text = torch.from_numpy(self.tokens[start : start + self.length].astype(np.int64))
+            row[: len(text)] = torch.where(self.text_of(text), text, self.end)
+        return rows
+
+    def text_of(self, rows):
+        """True where rows (..., length) hold text or its first end, rather than what fills the window."""
+        if self.end is None:
+            return torch.ones_like(rows, dtype=torch.bool)
+        ends = (rows == self.end).long()
+        return ends.cumsum(-1) - ends == 0
