@@ -132,7 +132,7 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self):
+    def step(self, closure=None):  # none is needed; PyTorch's tools pass one
         for group in self.param_groups:
             by_shape = {}
             for p in group["params"]:

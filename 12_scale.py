@@ -225,7 +225,7 @@ def train(model, windows, held_out, config, team, folder, saved, tokenizer, info
     state = {"step": 0, "seconds": 0.0, "lowest": math.inf, "best_step": 0, "record": {}}
     if saved:
         state = saved["progress"]
-        parallel.restore(folder, team, state, model, averaged, optimizers)
+        parallel.restore(folder, state, model, averaged, optimizers)
     network = settings.compile_model(engine, config.compile, team.device)
     params, averages = list(model.parameters()), list(averaged.parameters())
     batch = config.batch_size // team.world // config.accumulate

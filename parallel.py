@@ -9,6 +9,7 @@ nothing to do with what it reads, and the chapter is about neither.
 
 import os
 import shutil
+import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
@@ -55,6 +56,8 @@ def join(name):
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+    else:
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as we know when we save
     return Team(rank, world, device)
 
 
@@ -68,8 +71,7 @@ def tensors_of(model, averaged, optimizers):
 def save(folder, team, model, averaged, optimizers, state, wanted):
     """Tensors to a new folder first; then train_state.pt, which names it. A kill leaves the old pair whole."""
     state["tensors"] = f"state-{state['step']}"
-    dcp.save(tensors_of(model, averaged, optimizers), checkpoint_id=folder / state["tensors"],
-             no_dist=team.world == 1)
+    dcp.save(tensors_of(model, averaged, optimizers), checkpoint_id=folder / state["tensors"])
     if team.lead:
         checkpoint.save_state(folder, {"progress": state, "settings": wanted})
         for old in folder.glob("state-*"):
@@ -77,10 +79,10 @@ def save(folder, team, model, averaged, optimizers, state, wanted):
                 shutil.rmtree(old)
 
 
-def restore(folder, team, state, model, averaged, optimizers):
+def restore(folder, state, model, averaged, optimizers):
     """What `save` wrote. It trusts the run's own folder: never take up a stranger's run, ask for the model."""
     tensors = tensors_of(model, averaged, optimizers)
-    dcp.load(tensors, checkpoint_id=folder / state["tensors"], no_dist=team.world == 1)
+    dcp.load(tensors, checkpoint_id=folder / state["tensors"])
     sharded.set_state_dict(model, optimizers, model_state_dict=tensors["model"],
                            optim_state_dict=tensors["optimizers"])
     sharded.set_model_state_dict(averaged, tensors["averaged"])

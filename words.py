@@ -43,7 +43,7 @@ BATCH = 1 << 22  # characters to tokenise at once
 class Bytes:
     """One id per byte of UTF-8, 256 for the end of a text; 257 is the mask. Knows every language, at its price."""
 
-    kind, vocabulary = "bytes", ""
+    kind, vocabulary, unit = "bytes", "", "byte"
 
     def __init__(self):
         self.pieces = [bytes([i]) for i in range(256)]  # what each id stands for, without the end
@@ -57,17 +57,20 @@ class Bytes:
         return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.uint16) for text in texts]
 
     def decode(self, ids):
-        """List or 1-D tensor of ids -> str. A mask shows as corpus.MASK_CHAR, ends in a row as one END_CHAR.
-
-        A character may be spread over several tokens. Where its bytes are not complete, they are kept as lone
-        surrogates (PEP 383), so that pieces of text can be joined before what is missing is given up.
-        """
+        """List or 1-D tensor of ids -> str. A mask shows as corpus.MASK_CHAR, ends in a row as one END_CHAR, and
+        bytes that make no whole character as the replacement character."""
         ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
         if ids and not 0 <= min(ids) <= max(ids) <= self.vocab_size:
             raise ValueError(f"ids must lie in 0 .. {self.vocab_size}, not {min(ids)} .. {max(ids)}")
-        shown = {self.end: END_CHAR.encode(), self.vocab_size: corpus.MASK_CHAR.encode()}
+        shown = [*self.pieces, END_CHAR.encode(), corpus.MASK_CHAR.encode()]
         kept = (i for i, before in zip(ids, [None, *ids]) if not i == before == self.end)
-        return b"".join(shown.get(i) or self.pieces[i] for i in kept).decode("utf-8", "surrogateescape")
+        return b"".join(shown[i] for i in kept).decode("utf-8", "replace")
+
+    @property
+    def letters(self):
+        """What each id shows, the mask's too. A character may be spread over several tokens: these hold its bytes
+        as lone surrogates (PEP 383), from which views.py puts it together."""
+        return [piece.decode("utf-8", "surrogateescape") for piece in self.pieces] + [END_CHAR, corpus.MASK_CHAR]
 
 
 class BytePairs(Bytes):
@@ -77,7 +80,7 @@ class BytePairs(Bytes):
     that stood side by side most often in its text. tiktoken applies these merges, fast and on all cores.
     """
 
-    kind, vocabulary = "bpe", "gpt2"
+    kind, vocabulary, unit = "bpe", "gpt2", "token"
 
     def __init__(self):
         try:
