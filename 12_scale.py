@@ -160,9 +160,7 @@ def backward(engine, x0, xt, masked, team, parts=1, dtype=torch.float32, scale=l
     """
     mine = torch.zeros((), device=team.device)
     for i, (x, y) in enumerate(zip(x0.chunk(parts), xt.chunk(parts)), 1):
-        if hasattr(engine, "set_requires_gradient_sync"):  # FSDP2
-            engine.set_requires_gradient_sync(i == parts)
-        engine.require_backward_grad_sync = i == parts  # DDP; others do not read it
+        engine.require_backward_grad_sync = i == parts  # DDP, once is enough; others do not read it
         x, y = x.to(team.device, non_blocking=True), y.to(team.device, non_blocking=True)  # (B / world / parts, T)
         t = (y == engine.config.mask_id).float().mean(1)  # what `denoise` tells the model as well
         with torch.autocast(team.device.type, dtype, enabled=dtype != torch.float32):
