@@ -4,6 +4,7 @@
     python 06_generate.py --prompt "ROMEO:" --steps 128 --topk 5
     python 06_generate.py --infill "To be, or not to be, ____ is the question"
     python 06_generate.py --num 2 --seed 1 --gif out.gif --html out.html
+    python 06_generate.py --hub                                  # the published dLLM, from the Hugging Face Hub
 
 A few seconds on two cores. In a terminal, grey blocks turn into letters in place, all over the text at
 once, the newest ones highlighted. The page that --html writes has a slider over the steps, and colours each
@@ -31,6 +32,7 @@ import torch
 
 import checkpoint
 import corpus
+import hub
 import settings
 import views
 
@@ -246,12 +248,16 @@ def watch(model, tokenizer, rows, args, name):
 def main(argv=None):
     parser = settings.Parser(description="Sample from a diffusion model, and watch.", allow_abbrev=False)
     add_flags(parser)
+    parser.add_argument("--hub", nargs="?", const=hub.ADDRESSES[0], metavar="OWNER/NAME",
+                        help="a model on the Hugging Face Hub; alone: the published dLLM")
     args = parse_flags(parser, argv)
+    if args.hub and args.checkpoint:
+        parser.error("--hub and --checkpoint both name a model: leave one out")
     with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(errors="replace")  # a console that cannot show ░ shows ? instead of failing
     # Terminated politely, we still leave through views.Terminal.__exit__, which gives the cursor back.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    folder = checkpoint.find(args.checkpoint)
+    folder = hub.fetch(args.hub) if args.hub else checkpoint.find(args.checkpoint)
     model, tokenizer, _ = checkpoint.load(folder, settings.pick_device(args.device))
     if model.config.causal:
         raise corpus.UserError(f"{folder} is a GPT, which cannot fill masks: python 07_train_gpt.py writes with it")

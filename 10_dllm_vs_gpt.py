@@ -1,7 +1,7 @@
 """Chapter 10: is a diffusion language model better or worse than a GPT?
 
     python 10_dllm_vs_gpt.py                # your latest dLLM and GPT, else the shipped pair
-    python 10_dllm_vs_gpt.py --size hour    # smaller errors; --size gpu for a GPU, where it is the default
+    python 10_dllm_vs_gpt.py --size gpu     # smaller errors, larger models in part 5; the default where there is CUDA
 
 Without a GPU about ten minutes on two cores. Their losses do not measure the same thing, so five parts compare
 what can be compared: the likelihood of the same characters, the texts they write, their speed, filling blanks, and
@@ -43,6 +43,7 @@ gpt_training = import_module("07_train_gpt")
 TEMPERATURES = (0.5, 0.8, 1.0)
 BLANKS = (1, 4, 16, 64)  # characters
 FRACTIONS = (0.05, 0.2, 1.0)  # of the training text
+REUSERS = {"dllm": {}, "gpt": {}, "decayed": {"weight_decay": 0.3}}  # who reads them: settings of its own
 CASES, CASE_LENGTH = 3, 100  # texts that both models complete, and how many characters of them
 
 
@@ -61,7 +62,6 @@ class Size:
 
 SIZES = {
     "quick": Size(),
-    "hour": Size(16, 200, 64, 16, (16, 64, 256), Size().reuse | dict(n_layer=4, n_embd=144, steps=5000)),
     "gpu": Size(64, 400, 256, 256, (16, 64, 256), dict(steps=4000, evaluate_every=100)),  # of 10.7M parameters
 }
 
@@ -313,7 +313,7 @@ def infilling(dllm, gpt, windows, size, seed, tokenizer, train_ids):
 def epochs(kind, part, val_ids, shape, config, tokenizer):
     """Train a fresh model of `kind` on part (N,): its evaluations, with epochs and the loss under "loss"."""
     torch.manual_seed(config.seed)
-    model = transformer.Transformer(dataclasses.replace(shape, causal=kind == "gpt")).to(part.device)
+    model = transformer.Transformer(dataclasses.replace(shape, causal=kind != "dllm")).to(part.device)
     objective = training.masked_diffusion(config) if kind == "dllm" else gpt_training.next_token(0)
     objective = dataclasses.replace(objective, sample=lambda model: torch.tensor([]))  # the numbers are enough
     handler = signal.getsignal(signal.SIGINT)
@@ -327,7 +327,7 @@ def epochs(kind, part, val_ids, shape, config, tokenizer):
 
 
 def data_reuse(train_ids, val_ids, size, seed, tokenizer):
-    """Validation loss against epochs, on the first 5 %, 20 % and 100 % of the training text, for both.
+    """Validation loss against epochs, on the first 5 %, 20 % and 100 % of the training text, for each of REUSERS.
 
     The learning rate is constant, so that a point of a curve is what stopping there would give.
     """
@@ -338,16 +338,17 @@ def data_reuse(train_ids, val_ids, size, seed, tokenizer):
         tokenizer.vocab_size, **{key: value for key, value in values.items() if key not in plain})
     runs = []
     tensors.heading(f"5. The same {config.steps} steps on less and less text")
-    for fraction, kind in itertools.product(FRACTIONS, ("dllm", "gpt")):
+    for fraction, (kind, own) in itertools.product(FRACTIONS, REUSERS.items()):
         part = train_ids[: int(fraction * len(train_ids))]
-        *curve, last = epochs(kind, part, val_ids, shape, config, tokenizer)
+        *curve, last = epochs(kind, part, val_ids, shape, dataclasses.replace(config, **own), tokenizer)
         best = min(curve, key=lambda r: r["loss"])
         runs.append({"model": kind, "fraction": fraction, "characters": len(part), "curve": curve, "best": best,
                      "end": curve[-1], "all_windows": last})
-        print(f"  {fraction:4.0%} {kind:5} best {best['loss']:.3f} after {best['epochs']:5.1f} epochs, "
+        print(f"  {fraction:4.0%} {kind:7} best {best['loss']:.3f} after {best['epochs']:5.1f} epochs, "
               f"{curve[-1]['loss']:.3f} after {curve[-1]['epochs']:.1f}", flush=True)
     size = transformer.count_parameters(transformer.Transformer(shape))
-    return {"model": dataclasses.asdict(shape), "train": dataclasses.asdict(config), "parameters": size, "runs": runs}
+    return {"model": dataclasses.asdict(shape), "train": dataclasses.asdict(config), "own": REUSERS, "parameters": size,
+            "runs": runs}
 
 
 # The command

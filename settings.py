@@ -15,24 +15,19 @@ import yaml
 import corpus
 
 CONFIGS = corpus.ROOT / "configs"
+Parser = corpus.Parser
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, like all others."""
-
-    def error(self, message):
-        raise corpus.UserError(f"{message} (--help lists the flags)")
-
-
-def setting(default, meaning, low=-math.inf, high=math.inf, choices=None):
-    """A dataclass field that knows what it means and which values it may take."""
-    return dataclasses.field(default=default, metadata=dict(help=meaning, low=low, high=high, choices=choices))
+def setting(default, meaning, low=-math.inf, high=math.inf, choices=None, bare=None):
+    """A dataclass field that knows what it means and which values it may take. bare: its flag's value without one."""
+    metadata = dict(help=meaning, low=low, high=high, choices=choices, bare=bare)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check(config):
     """ValueError for the first field of a dataclass of `setting`s that is out of its range."""
     for field in dataclasses.fields(config):
-        value, (_, low, high, choices) = getattr(config, field.name), field.metadata.values()
+        value, (_, low, high, choices, _) = getattr(config, field.name), field.metadata.values()
         if choices and value not in choices:
             raise ValueError(f"{field.name} is {value!r}; choose from {', '.join(choices)}")
         if not choices and field.type is not str and not low <= value <= high:
@@ -66,9 +61,11 @@ def parse(argv, description, groups, default, fixed=(), sections=()):
                 fields[name] = field
                 usual = "" if field.default is dataclasses.MISSING else f"default {field.default}"
                 meaning = field.metadata.get("help", "").replace("%", "%%")
-                short = "--" + field.name.replace("_", "-")
-                part.add_argument(*["--" + name] * bool(prefix), short, dest=name, metavar=field.type.__name__.upper(),
-                                  help=f"{meaning} ({usual})" if meaning else usual)
+                bare, names = field.metadata.get("bare"), ["--" + field.name.replace("_", "-")]
+                if prefix:
+                    names = ["--" + name, *names]
+                part.add_argument(*names, dest=name, metavar=field.type.__name__.upper(), nargs="?" if bare else None,
+                                  const=bare, help=f"{meaning} ({usual})" if meaning else usual)
     arguments = parser.parse_args(argv)
     values = read_config(arguments.config)
     if sections:
@@ -77,6 +74,8 @@ def parse(argv, description, groups, default, fixed=(), sections=()):
         if name not in fields:
             near = difflib.get_close_matches(str(name), fields, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
+            if isinstance(values[name], dict):
+                hint = " (files with sections are for 12_scale.py)"
             raise corpus.UserError(f"unknown setting {name!r} in {arguments.config}{hint}")
     values |= {name: value for name in fields if (value := getattr(arguments, name)) is not None}
     values = {name: coerce(name, value, fields[name].type) for name, value in values.items()}

