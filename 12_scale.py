@@ -82,7 +82,7 @@ class TrainConfig(training.TrainConfig):
 MAY_CHANGE = (*training.MAY_CHANGE, "accumulate", "engine", "recompute", "watch", "compile", "evaluate_windows")
 
 
-# 3. Noise
+# 3. Noise (1 and 2, words and data, are plumbing: words.py)
 
 
 def draw(windows, config, mask_id, step, rank=0, world=1):
@@ -104,8 +104,8 @@ def draw(windows, config, mask_id, step, rank=0, world=1):
     mine = range(rank, B, world)
     numbers, laps = windows.order(step, B, config.seed)
     x0 = windows.read(numbers[mine], laps[mine])[:, :T]
-    xt = [diffusion.mask_exactly(row[None], k[i : i + 1], mask_id, generator.manual_seed(seed * B + i), int(given[i]))
-          for i, row in zip(mine, x0)]
+    xt = [diffusion.mask_exactly(row[None], k[i : i + 1], mask_id, generator.manual_seed(seed * (B + 1) + i + 1),
+                                 int(given[i])) for i, row in zip(mine, x0)]
     return x0, torch.cat(xt), int(k.sum())
 
 
@@ -186,28 +186,11 @@ def evaluate(model, windows, config, team, batch):
 
     Each process takes its share. What fills a window after its text costs almost nothing, and is not counted.
     """
-    count = min(config.evaluate_windows, windows.n) // team.world * team.world
+    count = max(2, min(config.evaluate_windows, windows.n) // team.world) * team.world
     rows = windows.read((np.arange(count) * windows.n // count)[team.rank :: team.world]).to(team.device)
     mean, error = diffusion.nelbo(model, rows, batch_size=batch, seed=team.rank)
     nats, variance, tokens = team.total(mean * rows.numel(), (error * rows.numel()) ** 2, windows.text_of(rows).sum())
     return nats / tokens, variance**0.5 / tokens
-
-
-def watcher(kind, folder, values):
-    """A function that shows a record of the log elsewhere, too."""
-    try:
-        if kind == "tensorboard":
-            from torch.utils.tensorboard import SummaryWriter
-
-            writer = SummaryWriter(folder / "tensorboard")
-            return lambda record: [writer.add_scalar(key, value, record["step"]) for key, value in record.items()]
-        if kind == "wandb":
-            import wandb
-
-            return wandb.init(project="tiny-dllm", name=folder.name, dir=folder, config=values).log
-    except ImportError:
-        raise corpus.UserError(f"--train.watch {kind} needs its package: pip install {kind}") from None
-    return lambda record: None
 
 
 def train(model, windows, held_out, config, team, folder, saved, tokenizer, info, wanted):
@@ -220,10 +203,12 @@ def train(model, windows, held_out, config, team, folder, saved, tokenizer, info
     engine = distribute(model, averaged, config, team, dtype)
     optimizers = make_optimizers(model, config, dtype)
     scaler = torch.amp.GradScaler(team.device.type, enabled=dtype == torch.float16)
-    state = {"step": 0, "seconds": 0.0, "lowest": math.inf, "best_step": 0, "record": {}}
+    state = {"step": 0, "seconds": 0.0, "lowest": math.inf, "best_step": 0, "record": {}, "scaler": {}}
     if saved:
         state = saved["progress"]
         parallel.restore(folder, state, model, averaged, optimizers)
+        if state["scaler"]:
+            scaler.load_state_dict(state["scaler"])
     network = settings.compile_model(engine, config.compile, team.device)
     params, averages = list(model.parameters()), list(averaged.parameters())
     batch = config.batch_size // team.world // config.accumulate
@@ -233,7 +218,7 @@ def train(model, windows, held_out, config, team, folder, saved, tokenizer, info
     log, began = folder / "log.jsonl", time.time() - state["seconds"]
     if team.lead:
         checkpoint.truncate_log(log, state["step"])
-    show = watcher(config.watch if team.lead else "none", folder, wanted)
+    show = parallel.watcher(config.watch if team.lead else "none", folder, wanted)
     bar = tqdm(total=config.steps, initial=state["step"], unit="step", dynamic_ncols=True, mininterval=1,
                disable=not team.lead)
     marks = [(state["step"], time.time())]
@@ -268,7 +253,9 @@ def train(model, windows, held_out, config, team, folder, saved, tokenizer, info
             tokens_a_second = (step - marks[-1][0]) * config.batch_size * windows.length / (time.time() - marks[-1][1])
             weight = torch.nn.utils.get_total_norm(params)
             norm, weight = (n.full_tensor() if isinstance(n, DTensor) else n for n in (norm, weight))
-            mean, error = evaluate(averaged, held_out, config, team, batch)
+            with torch.autocast(team.device.type, dtype, enabled=dtype != torch.float32):
+                mean, error = evaluate(averaged, held_out, config, team, batch)
+                text = training.masked_diffusion(config).sample(averaged)  # each process holds a part of the model
             if mean <= state["lowest"]:
                 state["lowest"], state["best_step"] = mean, step
             state["seconds"] = time.time() - began
@@ -281,7 +268,6 @@ def train(model, windows, held_out, config, team, folder, saved, tokenizer, info
             }
             if state["best_step"] == step:
                 parallel.export(folder, team, averaged, tokenizer, info | record)
-            text = training.masked_diffusion(config).sample(averaged)  # each process holds a part of the model
             if team.lead:
                 with open(log, "a", encoding="utf-8") as file:  # before saving: see chapter 05
                     file.write(json.dumps(record) + "\n")
@@ -289,10 +275,12 @@ def train(model, windows, held_out, config, team, folder, saved, tokenizer, info
                 bar.write(f"\nstep {step}: NELBO {mean:.4f} ± {error:.4f} nats/token, {tokens_a_second:,.0f} tokens/s, "
                           f"{record['mfu']:.1%} of the best matrix product\n{tokenizer.decode(text)}\n", sys.stdout)
         if due or stopping:
-            state["seconds"] = time.time() - began
+            state["seconds"], state["scaler"] = time.time() - began, scaler.state_dict()
             parallel.save(folder, team, model, averaged, optimizers, state, wanted)
             marks.append((step, time.time()))
         if stopping:
+            if team.lead:
+                bar.write(f"stopped after step {step}; the same command goes on", sys.stdout)
             break
     bar.close()
     return state["record"]
@@ -321,6 +309,8 @@ def start(argv):
     if config.batch_size % (team.world * config.accumulate):
         raise corpus.UserError(f"--train.batch-size {config.batch_size} is no multiple of {team.world} processes × "
                                f"--train.accumulate {config.accumulate}")
+    if config.engine == "fsdp" and settings.pick_dtype(config.dtype, team.device) == torch.float16:
+        raise corpus.UserError("--train.engine fsdp needs bfloat16 or float32: use ddp, or --train.dtype float32")
     torch.set_float32_matmul_precision("high")
     cut = int(len(tokens) * (1 - source.validation))
     end = tokenizer.end if source.documents else None
@@ -346,7 +336,9 @@ def start(argv):
               f"settings {arguments.config!r}\n{source.dataset}: {len(tokens):,} tokens, {windows.n:,} windows of "
               f"{model_config.seq_len} to train on, {held_out.n:,} held out; run {name}", flush=True)
         if saved:
-            print(f"going on from step {saved['progress']['step']}")
+            done = saved["progress"]["step"]
+            print(f"going on from step {done}" if done < config.steps else
+                  "this run is finished; more --steps go on, --fresh starts it again")
     info = {"kind": "dllm", "corpus": source.dataset, "corpus_sha256": made["sha256"], "settings": resolved,
             "processes": team.world} | checkpoint.provenance()
     record = train(model, windows, held_out, config, team, folder, saved, tokenizer, info, wanted)

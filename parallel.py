@@ -2,6 +2,7 @@
 
     join(device)               the Team of this process: as torchrun started it, or alone
     save, restore, export      a run's state, each process its part; and a model in one piece
+    watcher(kind, ...)         TensorBoard or Weights & Biases, for the process that writes
 
 A second plumbing file of chapter 12, beside words.py, because what a process must agree on with the others has
 nothing to do with what it reads, and the chapter is about neither.
@@ -20,6 +21,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import state_dict as sharded
 
 import checkpoint
+import corpus
 import settings
 
 transformer = import_module("03_transformer")
@@ -97,3 +99,20 @@ def export(folder, team, averaged, tokenizer, info):
             whole = transformer.Transformer(averaged.config)
         whole.load_state_dict(weights, assign=True)
         checkpoint.save(folder, whole, tokenizer, info)
+
+
+def watcher(kind, folder, values):
+    """A function that shows a record of the log elsewhere, too."""
+    try:
+        if kind == "tensorboard":
+            from torch.utils.tensorboard import SummaryWriter
+
+            writer = SummaryWriter(folder / "tensorboard")
+            return lambda record: [writer.add_scalar(key, value, record["step"]) for key, value in record.items()]
+        if kind == "wandb":
+            import wandb
+
+            return wandb.init(project="tiny-dllm", name=folder.name, dir=folder, config=values).log
+    except ImportError:
+        raise corpus.UserError(f"--train.watch {kind} needs its package: pip install {kind}") from None
+    return lambda record: None

@@ -332,24 +332,27 @@ for engine in ("ddp", "fsdp"):
     found = run_steps(windows, engine, team, out)
     if team.rank == 0:
         torch.save(found, out / f"{engine}.pt")
+found = run_steps(windows, "fsdp", team, dtype=torch.bfloat16)
+if team.rank == 0:
+    torch.save(found, out / "bfloat16.pt")
 scale.dist.destroy_process_group()
 """
 
 
-def run_steps(windows, engine, team, out=None):
+def run_steps(windows, engine, team, out=None, dtype=torch.float32):
     """One gradient, and the weights, the evaluation and the state that three steps leave, in full."""
     config = make_config(engine=engine, accumulate=2, prefix=0.5, evaluate_windows=8)
     model = micro_model(time_conditioned=True)
     averaged = copy.deepcopy(model).requires_grad_(False)
-    network = scale.distribute(model, averaged, config, team, torch.float32)
-    optimizers = scale.make_optimizers(model, config, torch.float32)
+    network = scale.distribute(model, averaged, config, team, dtype)
+    optimizers = scale.make_optimizers(model, config, dtype)
 
     def full(tensors):
         return {k: v.full_tensor() if hasattr(v, "full_tensor") else v.clone() for k, v in tensors.items()}
 
     for step in range(2, 5):
         x0, xt, masked = scale.draw(windows, config, 50, step, team.rank, team.world)
-        (loss,) = team.total(scale.backward(network, x0, xt, masked, team, 2).item())
+        (loss,) = team.total(scale.backward(network, x0, xt, masked, team, 2, dtype).item())
         if step == 2:
             first, masks, first_loss = full(gradients(model)), ((xt == 50).sum().item(), masked), loss
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)
@@ -358,7 +361,8 @@ def run_steps(windows, engine, team, out=None):
             optimizer.step()
             optimizer.zero_grad()
         torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 0.5)
-    mean, _ = scale.evaluate(averaged, windows, config, team, 8)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        mean, _ = scale.evaluate(averaged, windows, config, team, 8)
     if out:
         parallel.save(out / engine, team, model, averaged, optimizers, {"step": 3}, {})
     weights, average = full(dict(model.named_parameters())), full(dict(averaged.named_parameters()))
@@ -398,6 +402,15 @@ def test_two_processes_do_what_one_does(of_two, windows, engine):
         for name, weight in one[part].items():
             torch.testing.assert_close(two[part][name], weight, atol=1e-4, rtol=0)
     assert two["nelbo"] == pytest.approx(one["nelbo"], rel=0.05)  # each process has masks of its own
+
+
+def test_shards_in_16_bits_stay_near(of_two):
+    """The engine gathers bfloat16 weights, and the noise level that it passes on stays exact."""
+    wide, narrow = torch.load(of_two / "fsdp.pt"), torch.load(of_two / "bfloat16.pt")
+    assert narrow["loss"] == pytest.approx(wide["loss"], rel=0.02) and narrow["loss"] != wide["loss"]
+    assert narrow["norm"] == pytest.approx(wide["norm"], rel=0.05)
+    assert narrow["nelbo"] == pytest.approx(wide["nelbo"], rel=0.05)
+    assert {p.dtype for p in narrow["weights"].values()} == {torch.float32}
 
 
 def test_the_mean_of_two_means_is_another_gradient(windows):
@@ -618,6 +631,7 @@ def test_runs_that_cannot_be(run, tmp_path):
     assert "n_layer" in refusal(run, "first", "--model.n_layer", "2")
     assert "schedule" in refusal(run, "first", "--schedule", "cosine")
     assert "multiple" in refusal(run, "second", "--train.accumulate", "3")
+    assert "bfloat16" in refusal(run, "second", "--train.engine", "fsdp", "--dtype", "float16")
     assert "too short" in refusal(run, "second", "--model.seq_len", "100000")
     assert "n_embd" in refusal(run, "second", "--n-head", "5")
     assert not (tmp_path / "runs" / "second").exists()
