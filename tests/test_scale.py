@@ -533,22 +533,32 @@ def test_the_learning_rate_can_follow_a_cosine():
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    """run(name, *flags, **changes): chapter 12 in this process, on a small text; (its folder, records of its log)."""
-    monkeypatch.setattr(checkpoint, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(corpus, "DATA", tmp_path / "data")
-    monkeypatch.setattr(settings, "best_product", lambda *_: 1e9)
-    monkeypatch.setattr(training, "draw_curve", lambda *_: None)
+def write(tmp_path):
+    """write(**changes): a settings file of a tiny model on a small text; its path."""
     text = tmp_path / "text.txt"
     stories = (f"{i} times {i} is {i * i}. It’s so." * 3 for i in range(90))
     text.write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
 
-    def run(name, *flags, **changes):
+    def write(**changes):
         values = {section: lines | changes.get(section, {}) for section, lines in MICRO.items()}
         values["data"]["dataset"] = str(text)
         path = tmp_path / "micro.yaml"
         path.write_text(yaml.safe_dump(values))
-        scale.main(["--config", str(path), "--run", name, "--device", "cpu", *flags])
+        return path
+
+    return write
+
+
+@pytest.fixture
+def run(write, tmp_path, monkeypatch):
+    """run(name, *flags, **changes): chapter 12 in this process; (its folder, records of its log)."""
+    monkeypatch.setattr(checkpoint, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(corpus, "DATA", tmp_path / "data")
+    monkeypatch.setattr(settings, "best_product", lambda *_: 1e9)
+    monkeypatch.setattr(training, "draw_curve", lambda *_: None)
+
+    def run(name, *flags, **changes):
+        scale.main(["--config", str(write(**changes)), "--run", name, "--device", "cpu", *flags])
         return tmp_path / "runs" / name, checkpoint.read_log(tmp_path / "runs" / name / "log.jsonl")
 
     return run
@@ -601,29 +611,31 @@ def test_killed_and_resumed_reads_the_same_batches(run, monkeypatch):
         assert torch.equal(a, b)
 
 
-def test_two_processes_interrupted_and_finished_by_one(run, tmp_path, monkeypatch):
-    """Through torchrun, with FSDP2 and Ctrl-C; the whole run is that of one process, but for rounding."""
-    _, whole = run("whole")
+def test_two_processes_interrupted_and_finished_by_one(run, write, tmp_path, monkeypatch):
+    """Through torchrun, with FSDP2 and Ctrl-C."""
     book = tmp_path / "book"
     book.mkdir()
     for path in ROOT.glob("*.py"):
         (book / path.name).write_bytes(path.read_bytes())
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1",
-               f"--master_port={free_port()}", "12_scale.py", "--config", tmp_path / "micro.yaml", "--run-name", "two",
+               f"--master_port={free_port()}", "12_scale.py", "--config", write(), "--run-name", "two",
                "--train.engine", "fsdp", "--steps", "100000", "--device", "cpu"]
     process = subprocess.Popen(command, cwd=book, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True)
-    log, end = book / "checkpoints" / "two" / "log.jsonl", time.monotonic() + 200
+    log, end = book / "checkpoints" / "two" / "log.jsonl", time.monotonic() + 500
     while time.monotonic() < end and process.poll() is None and not (log.is_file() and log.read_text().count("\n") > 1):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=100)
     state = torch.load(book / "checkpoints" / "two" / "train_state.pt")["progress"]
     assert state["step"] >= 10 and "damaged" not in errors, errors
+    before = checkpoint.read_log(log)
     monkeypatch.setattr(checkpoint, "RUNS", book / "checkpoints")
-    scale.main(["--config", str(tmp_path / "micro.yaml"), "--run", "two", "--steps", str(state["step"] + 5)])
-    records = checkpoint.read_log(log)
-    assert records[-1]["step"] == state["step"] + 5
+    scale.main(["--config", str(write()), "--run", "two", "--steps", str(state["step"] + 5), "--device", "cpu"])
+    after = checkpoint.read_log(log)
+    assert after[: len(before)] == before and after[-1]["step"] == state["step"] + 5
+    assert after[-1]["train_loss"] < before[0]["train_loss"]
+    assert len(list((book / "checkpoints" / "two").glob("state-*"))) == 1
 
 
 def test_runs_that_cannot_be(run, tmp_path):
