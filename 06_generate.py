@@ -206,6 +206,8 @@ def watch(model, tokenizer, rows, args, name):
     record, history = args.gif or args.html, []
     if record and canvas.numel() * total > MAX_RECORDED:
         raise corpus.UserError("too long a run to record with --gif or --html: lower --len, --num")
+    if args.gif:
+        views.tamil_font(letters)  # a font that is not there is noticed now
     blank = int((canvas == mask_id).sum())
     generator = torch.Generator(canvas.device).manual_seed(args.seed)
     # Below a thousandth, dividing by the temperature would overflow; the draw is greedy long before.
@@ -245,6 +247,21 @@ def watch(model, tokenizer, rows, args, name):
     return [tokenizer.decode(row) for row in state.canvas]
 
 
+def open_model(folder, device):
+    """The model in `folder`, on what --device means: (model, tokenizer, info). UserError if it is a GPT.
+
+    From here on the terminal is left in order, however the program ends.
+    """
+    with contextlib.suppress(AttributeError):
+        sys.stdout.reconfigure(errors="replace")  # a console that cannot show ░ shows ? instead of failing
+    # Terminated politely, we still leave through views.Terminal.__exit__, which gives the cursor back.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    model, tokenizer, info = checkpoint.load(folder, settings.pick_device(device))
+    if model.config.causal:
+        raise corpus.UserError(f"{folder} is a GPT, which cannot fill masks: python 07_train_gpt.py writes with it")
+    return model, tokenizer, info
+
+
 def main(argv=None):
     parser = settings.Parser(description="Sample from a diffusion model, and watch.", allow_abbrev=False)
     add_flags(parser)
@@ -253,14 +270,8 @@ def main(argv=None):
     args = parse_flags(parser, argv)
     if args.hub and args.checkpoint:
         parser.error("--hub and --checkpoint both name a model: leave one out")
-    with contextlib.suppress(AttributeError):
-        sys.stdout.reconfigure(errors="replace")  # a console that cannot show ░ shows ? instead of failing
-    # Terminated politely, we still leave through views.Terminal.__exit__, which gives the cursor back.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = hub.fetch(args.hub) if args.hub else checkpoint.find(args.checkpoint)
-    model, tokenizer, _ = checkpoint.load(folder, settings.pick_device(args.device))
-    if model.config.causal:
-        raise corpus.UserError(f"{folder} is a GPT, which cannot fill masks: python 07_train_gpt.py writes with it")
+    model, tokenizer, _ = open_model(folder, args.device)
     try:
         watch(model, tokenizer, canvas_rows(args, tokenizer), args, folder.resolve().name)
     except torch.OutOfMemoryError:

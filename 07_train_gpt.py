@@ -238,7 +238,7 @@ def main(argv=None):
     if checkpoint.read_log(folder / "log.jsonl"):  # not if it was stopped before its first evaluation
         compare(folder)
         write(folder, wanted, config.seed, settings.pick_device(arguments.device))
-    print("\nNext: 10_dllm_vs_gpt.py compares it with the dLLM in all that can be compared.")
+    print("\nNext: 08_train_tamil.py, where the dLLM learns classical Tamil in its own letters.")
 
 
 if __name__ == "__main__":

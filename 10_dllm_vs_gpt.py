@@ -15,7 +15,6 @@ import dataclasses
 import io
 import itertools
 import math
-import re
 import signal
 import statistics
 import tempfile
@@ -39,6 +38,7 @@ diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 generation = import_module("06_generate")
 gpt_training = import_module("07_train_gpt")
+verse = import_module("09_generate_tamil")
 
 TEMPERATURES = (0.5, 0.8, 1.0)
 BLANKS = (1, 4, 16, 64)  # characters
@@ -116,34 +116,10 @@ def likelihood(dllm, gpt, windows, size, seed):
 # 2. Samples
 
 
-def words_of(text):
-    """What stands between spaces and punctuation, in lower case."""
-    return re.findall(r"[^\s.,;:!?()\[\]&$\"-]+", text.lower())
-
-
-def known_words(samples, vocabulary):
-    """Share of the words of `samples` that are in the set `vocabulary`."""
-    words = [word for text in samples for word in words_of(text)]
-    return sum(word in vocabulary for word in words) / max(1, len(words))
-
-
 def distinct(samples, n=4):
     """Share of the runs of `n` characters in `samples` that are different ones: low where text repeats itself."""
     runs = [text[i : i + n] for text in samples for i in range(len(text) - n + 1)]
     return len(set(runs)) / max(1, len(runs))
-
-
-def longest_copy(samples, text):
-    """Length of the longest run of characters that stands in one of `samples` and in `text`, by bisection."""
-    low, high = 0, max(map(len, samples))
-    while low < high:
-        n = (low + high + 1) // 2
-        runs = {sample[i : i + n] for sample in samples for i in range(len(sample) - n + 1)}
-        if runs.isdisjoint(text[i : i + n] for i in range(len(text) - n + 1)):
-            high = n - 1
-        else:
-            low = n
-    return low
 
 
 class Judge:
@@ -178,8 +154,8 @@ class Judge:
 
 def score(samples, judge, vocabulary, text):
     """Every measure of a list of texts of one length; `text` is what the models were trained on."""
-    return {"words": known_words(samples, vocabulary), "distinct": distinct(samples),
-            "copied": longest_copy(samples, text), "judge": judge.nll(samples)}
+    return {"words": verse.known_words(samples, vocabulary), "distinct": distinct(samples),
+            "copied": verse.longest_copy(samples, text), "judge": judge.nll(samples)}
 
 
 def write(model, prompts, length, steps, temperature, seed=0):
@@ -202,7 +178,7 @@ def ways(dllm, gpt, size, length):
 def samples(dllm, gpt, windows, size, seed, tokenizer, text):
     """The measures of what both write after the first character of each window, and of the windows themselves."""
     rows = training.windows_of(windows.flatten(), windows.shape[1], size.samples)  # (B, T)
-    judge, vocabulary = Judge(text, tokenizer.vocab_size), set(words_of(text))
+    judge, vocabulary = Judge(text, tokenizer.vocab_size), set(verse.words_of(text))
     real = score([tokenizer.decode(row) for row in rows], judge, vocabulary, text)
     table = []
     tensors.heading(f"2. {len(rows)} texts of {rows.shape[1]} characters a setting")

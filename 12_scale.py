@@ -79,7 +79,8 @@ class TrainConfig(training.TrainConfig):
 
 
 # What may differ when a run is taken up again: none of it changes what a step computes.
-MAY_CHANGE = (*training.MAY_CHANGE, "accumulate", "engine", "recompute", "watch", "compile", "evaluate_windows")
+MAY_CHANGE = (*training.MAY_CHANGE, "accumulate", "engine", "recompute", "watch", "compile",
+              "evaluate_every", "evaluate_windows")
 
 
 # 3. Noise (1 and 2, words and data, are plumbing: words.py)
@@ -301,7 +302,8 @@ def main(argv=None):
 def start(argv):
     groups = {"model": transformer.TransformerConfig, "data": words.DataConfig, "train": TrainConfig}
     fixed = ("vocab_size", "causal", "minutes")
-    arguments, shape, data, learning = settings.parse(argv, __doc__, groups.values(), "tiny", fixed, tuple(groups))
+    arguments, shape, data, learning = settings.parse(
+        argv, __doc__, groups.values(), "tiny", fixed, sections=tuple(groups))
     config, source = settings.build(TrainConfig, **learning), settings.build(words.DataConfig, **data)
     tokens, tokenizer, made = words.prepare(source, wait=int(os.environ.get("LOCAL_RANK", 0)) > 0)
     model_config = settings.build(transformer.TransformerConfig, vocab_size=tokenizer.vocab_size, **shape)

@@ -29,6 +29,7 @@ transformer = import_module("03_transformer")
 RUNS = corpus.ROOT / "checkpoints"
 SHIPPED = RUNS / "shakespeare"
 SHIPPED_GPT = RUNS / "shakespeare-gpt"
+SHIPPED_TAMIL = RUNS / "tamil"
 
 
 def save(folder, model, tokenizer, info, dtype=torch.float32):
@@ -98,23 +99,26 @@ def load(folder, device="cpu"):
 
 def make_tokenizer(description):
     """The tokenizer that a config.json describes."""
-    if not isinstance(description["vocabulary"], str):
-        raise ValueError("its vocabulary is not text")
-    if description["kind"] == "char":
-        return corpus.CharTokenizer(description["vocabulary"])
-    if description["kind"] in ("bpe", "bytes"):
-        import words  # only a model of chapter 12 needs it
-
-        return words.BytePairs() if description["kind"] == "bpe" else words.Bytes()
-    raise ValueError(f"unknown tokenizer {description['kind']!r}")
+    kind, vocabulary = description["kind"], description["vocabulary"]
+    if kind == "char":
+        if not isinstance(vocabulary, str):
+            raise ValueError("its vocabulary is not text")
+        return corpus.CharTokenizer(vocabulary)
+    if kind in ("bpe", "bytes"):
+        words = import_module("words")  # only a model of chapter 12 needs it
+        return words.BytePairs() if kind == "bpe" else words.Bytes()
+    if kind == "tamil":
+        return import_module("08_train_tamil").TamilTokenizer(vocabulary)  # a chapter that needs this file itself
+    raise ValueError(f"unknown tokenizer {kind!r}")
 
 
 def find(name=None, kind="dllm"):
     """The folder of a model: `name` is a path or a run's name; None: your latest run of `kind`, else the shipped.
 
-    kind: "dllm" or "gpt". UserError, with the command that trains one, if there is none.
+    kind: "dllm", "gpt" or "tamil". UserError, with the command that trains one, if there is none.
     """
-    shipped, command = {"dllm": (SHIPPED, "05_train.py"), "gpt": (SHIPPED_GPT, "07_train_gpt.py")}[kind]
+    shipped, command = {"dllm": (SHIPPED, "05_train.py"), "gpt": (SHIPPED_GPT, "07_train_gpt.py"),
+                        "tamil": (SHIPPED_TAMIL, "08_train_tamil.py")}[kind]
     models = sorted(RUNS.glob("*/model.safetensors"))
     if name is not None:
         for folder in (Path(name), RUNS / name):
@@ -132,7 +136,7 @@ def find(name=None, kind="dllm"):
 
 
 def kind_of(folder):
-    """What a run's config.json says that it is: "dllm" or "gpt"."""
+    """What a run's config.json says that it is: "dllm", "gpt" or "tamil"."""
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))["info"].get("kind", "dllm")
     except Exception:  # damaged: `load` says so when this run is the one to read

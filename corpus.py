@@ -23,8 +23,10 @@ import tempfile
 import time
 import urllib.request
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -130,10 +132,9 @@ def download(url, path, sha256, *, timeout=20, retries=3, progress=True, headers
             except NETWORK_ERRORS as error:
                 pause = pause_before_retry(error, attempt)
                 if pause is None or attempt == retries or time.monotonic() + pause >= deadline:
-                    reason = error.reason if type(error) is URLError else error
-                    reason = " ".join(str(reason).split()) or type(error).__name__
                     silent = type(error) is URLError or isinstance(error, TimeoutError)
-                    raise (Unreachable if silent else UserError)(f"could not download {url}: {reason}") from None
+                    reason = f"could not download {url}: {reason_of(error)}"
+                    raise (Unreachable if silent else UserError)(reason) from None
             time.sleep(pause)
 
 
@@ -163,6 +164,12 @@ def fetch(url, partial, deadline, progress, headers=(), limit=None):
     return digest.hexdigest()
 
 
+def reason_of(error):
+    """One of NETWORK_ERRORS in a few words, on one line."""
+    reason = error.reason if type(error) is URLError else error
+    return " ".join(str(reason).split()) or type(error).__name__
+
+
 def pause_before_retry(error, attempt):
     """Seconds to wait after a failed attempt (1, 2, ...), or None when trying again is pointless."""
     if isinstance(error, ValueError) and not isinstance(error, OSError):
@@ -177,6 +184,89 @@ def pause_before_retry(error, attempt):
     if isinstance(getattr(error, "reason", None), (TimeoutError, socket.gaierror)):
         return None
     return pause
+
+
+# ---- Downloads that take long: patience with the server, and going on after a stop ----
+
+ATTEMPTS = 8  # of one request
+LONGEST_PAUSE = 60  # seconds between two attempts ...
+LONGEST_WAIT = 600  # ... unless the server asks for more, up to this: then the user had better come back later
+
+
+def patient_pause(error, attempt):
+    """pause_before_retry, with all the seconds that a busy server asks for; None if that is too many."""
+    asked = error.headers.get("Retry-After", "") if isinstance(error, HTTPError) else ""
+    if asked and (error.code == 429 or error.code >= 500):
+        with suppress(ValueError, TypeError):  # neither seconds nor a date with a time zone
+            date = None if asked.isdigit() else parsedate_to_datetime(asked)
+            seconds = (date - datetime.now(UTC)).total_seconds() if date else float(asked)
+            return max(0.0, seconds) if seconds <= LONGEST_WAIT else None
+    pause = pause_before_retry(error, attempt)
+    return None if pause is None else min(pause, LONGEST_PAUSE)
+
+
+def patiently(action, url):
+    """action(), again after a pause where the network or the server failed; UserError when that does not help."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return action()
+        except NETWORK_ERRORS as error:
+            pause = patient_pause(error, attempt)
+            if pause is None or attempt == ATTEMPTS:
+                refused = isinstance(error, HTTPError) and error.code == 403
+                hint = "name yourself with --contact you@example.org" if refused else "later, the same command goes on"
+                raise UserError(f"{url}: {reason_of(error)}; {hint}") from None
+            if pause >= 5:
+                print(f"waiting {pause:.0f} s ({reason_of(error)})", file=sys.stderr)
+        time.sleep(pause)
+
+
+def download_with_resume(url, path, agent):
+    """Fetch `url` into `path`, whole, going on where an earlier run stopped unless the file has changed since then.
+
+    agent: the User-Agent. What is there so far is PATH.part, and PATH.etag says of which version.
+    """
+    part, note = path.with_name(path.name + ".part"), path.with_name(path.name + ".etag")
+
+    def once():
+        start = part.stat().st_size if part.exists() and note.exists() else 0
+        headers = {"User-Agent": agent}
+        if start:  # If-Range: the rest if the file is still the same, else all of it
+            headers |= {"Range": f"bytes={start}-", "If-Range": note.read_text(encoding="ascii")}
+        try:
+            response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
+        except HTTPError as error:
+            if error.code != 416:
+                raise
+            if error.headers.get("Content-Range") == f"bytes */{start}":
+                return  # a kill came after the last byte
+            note.unlink(missing_ok=True)
+            raise ConnectionError("the file has changed") from None
+        with response:
+            tag = response.headers.get("ETag") or ""
+            tag = tag if tag.startswith('"') else response.headers.get("Last-Modified") or ""  # W/"..." is too weak
+            if response.status != 206:
+                note.unlink(missing_ok=True)  # until the old half is gone
+                start = 0
+            elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+                note.unlink()
+                raise ConnectionError("the server sent another part than we asked for")
+            length = response.headers.get("Content-Length", "")
+            total = start + int(length) if length.isdigit() else None
+            bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc="download", disable=None)
+            with bar, open(part, "ab" if start else "wb") as file:
+                if tag:
+                    note.write_text(tag, encoding="ascii")
+                while chunk := response.read1(1 << 16):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+        if total is not None and part.stat().st_size != total:
+            raise ConnectionError(f"truncated: {part.stat().st_size:,} of {total:,} bytes")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    patiently(once, url)
+    os.replace(part, path)
+    note.unlink(missing_ok=True)
 
 
 # ---- Corpora ----
@@ -370,19 +460,24 @@ class CharTokenizer:
     def from_text(cls, text):
         return cls("".join(sorted(set(text))))
 
+    def split(self, text):
+        """`text` in pieces of one token each."""
+        return text
+
     def encode(self, text):
         """str of n characters -> list of n ids. UserError names characters outside the vocabulary."""
+        pieces = self.split(text)
         try:
-            return [self._ids[character] for character in text]
+            return [self._ids[piece] for piece in pieces]
         except KeyError:
-            unknown = sorted(set(text) - self._ids.keys())
+            unknown = sorted(set(pieces) - self._ids.keys())
             names = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
-            raise UserError(f"characters outside the vocabulary: {names}") from None
+            raise UserError(f"{self.unit}s outside the vocabulary: {names}") from None
 
     def decode(self, ids):
         """List or 1-D tensor of n ids -> str of n characters; a mask shows as MASK_CHAR."""
         ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
         if ids and not 0 <= min(ids) <= max(ids) <= self.vocab_size:
             raise ValueError(f"ids must lie in 0 .. {self.vocab_size}, not {min(ids)} .. {max(ids)}")
-        characters = self.vocabulary + MASK_CHAR
+        characters = [*self.vocabulary, MASK_CHAR]
         return "".join([characters[i] for i in ids])

@@ -35,17 +35,21 @@ def check(config):
             raise ValueError(f"{field.name} must be {limit}, not {value}")
 
 
-def parse(argv, description, groups, default, fixed=(), sections=()):
+TEXT = ("shakespeare", "shakespeare, or a text file of your own")
+
+
+def parse(argv, description, groups, default, fixed=(), text=TEXT, sections=()):
     """Command line → (arguments, one dict of given settings a group).
 
     groups: dataclasses whose fields become flags. default: the settings file when --config is not given.
-    fixed: fields that the chapter decides itself and that are no flags. sections: a name for each group, which is
-    then a section of the settings file; `seed` in the section `train` is the flag --train.seed, or --seed for short.
+    fixed: fields that the chapter decides itself and that are no flags. text: what --corpus is when it is not
+    given, and its meaning. sections: a name for each group, which is then a section of the settings file; `seed` in
+    the section `train` is the flag --train.seed, or --seed for short, and there is no --corpus.
     UserError for unknown names and for values of the wrong type.
     """
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if not sections:
-        parser.add_argument("--corpus", default="shakespeare", help="shakespeare, or a text file of your own")
+        parser.add_argument("--corpus", default=text[0], help=text[1])
     parser.add_argument("--config", default=default, help=f"a name in configs/ or a YAML file (here: {default})")
     # torchrun takes a --run for one of its own flags, wherever it stands.
     names = ["--run", "--run-name"] if sections else ["--run"]

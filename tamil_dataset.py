@@ -36,6 +36,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import corpus
+import views
 
 FILE = corpus.DATA / "tamil.txt"
 WIKIPEDIA = corpus.DATA / "tamil_wikipedia.txt"
@@ -737,12 +738,11 @@ def show_statistics(sources, report):
 
 def tamil_font():
     """Let matplotlib draw Tamil: Noto Sans Tamil behind its own font. Call before making a figure."""
-    import fontpkg_noto_sans_tamil
+    path = views.tamil_font_file()
     import matplotlib
     from matplotlib import font_manager
 
-    for path in sorted((Path(fontpkg_noto_sans_tamil.__file__).parent / "files").glob("*.ttf")):
-        font_manager.fontManager.addfont(path)
+    font_manager.fontManager.addfont(path)
     matplotlib.rcParams["font.family"] = ["DejaVu Sans", "Noto Sans Tamil"]
 
 

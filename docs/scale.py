@@ -35,7 +35,7 @@ def read(name):
     """(TransformerConfig, TrainConfig, DataConfig) of configs/NAME.yaml."""
     groups = {"model": transformer.TransformerConfig, "data": words.DataConfig, "train": scale.TrainConfig}
     _, shape, data, train = settings.parse(["--config", name], "", groups.values(), "tiny", ("vocab_size", "causal"),
-                                           tuple(groups))
+                                           sections=tuple(groups))
     return (transformer.TransformerConfig(VOCAB, **shape), scale.TrainConfig(**train), words.DataConfig(**data))
 
 

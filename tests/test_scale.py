@@ -455,7 +455,7 @@ def parse(tmp_path, text, *flags):
     path.write_text(text, encoding="utf-8")
     groups = {"model": transformer.TransformerConfig, "data": words.DataConfig, "train": scale.TrainConfig}
     return settings.parse(["--config", str(path), *flags], "", groups.values(), "tiny", ("vocab_size", "causal"),
-                          tuple(groups))[1:]
+                          sections=tuple(groups))[1:]
 
 
 def test_sections_then_flags_long_and_short(tmp_path):
@@ -677,7 +677,7 @@ def test_the_named_sizes_are_as_large_as_they_say(name):
     text = (ROOT / "configs" / f"{name}.yaml").read_text()
     groups = {"model": transformer.TransformerConfig, "data": words.DataConfig, "train": scale.TrainConfig}
     _, shape, data, train = settings.parse(["--config", name], "", groups.values(), "tiny", ("vocab_size", "causal"),
-                                           tuple(groups))
+                                           sections=tuple(groups))
     settings.build(scale.TrainConfig, **train)
     settings.build(words.DataConfig, **data)
     with torch.device("meta"):
