@@ -23,6 +23,7 @@ import checkpoint
 import corpus
 import parallel
 import settings
+import views
 import words
 
 transformer = import_module("03_transformer")
@@ -106,6 +107,16 @@ def test_text_comes_back_whole_and_in_pieces(kind, request):
             tokenizer.decode([wrong])
     again = checkpoint.make_tokenizer({"kind": tokenizer.kind, "vocabulary": tokenizer.vocabulary})
     assert type(again) is type(tokenizer)
+
+
+def test_views_show_whole_characters_and_whole_words():
+    tokenizer = words.Bytes()
+    ids = tokenizer.encode("a’é") + [tokenizer.end, tokenizer.vocab_size, 0xE2]  # the last is half a character
+    assert views.whole_characters(ids, tokenizer.letters) == ["a", "", "", "’", "", "é", "∎", "░", "\ufffd"]
+    letters = ["one", " two", "\n\n", " three\tx", "\n a", "░"]
+    state = diffusion.State(torch.tensor([[0, 1, 2, 3, 4, 5]]), torch.ones(1, 6), torch.zeros(1, 6).bool(), 1, 1)
+    rows = views.page(state, [[False] * 6], letters, 7)
+    assert ["".join(text for text, _ in row) for row in rows] == ["one two", "", " three x", " a░"]
 
 
 def test_no_vocabulary_and_no_index_says_what_to_do(tmp_path, monkeypatch):
