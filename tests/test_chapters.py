@@ -100,7 +100,7 @@ COMMAND = re.compile(r"python3? (?:-u )?([\w/.-]+\.py)\b([^`\n|&;)#]*)")
 
 def commands(text):
     """(script, its flags) of each command line in a text."""
-    return [(script, re.findall(r"(?<!\S)--[a-z][\w-]*", rest)) for script, rest in COMMAND.findall(text)]
+    return [(script, re.findall(r"(?<!\S)--[a-z][\w-]*(?:\.\w+)?", rest)) for script, rest in COMMAND.findall(text)]
 
 
 @cache
@@ -109,7 +109,7 @@ def flags_of(script):
     end = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, encoding="utf-8",
                          timeout=300, env=os.environ | {"PYTHONIOENCODING": "utf-8"})  # fmt: skip
     assert end.returncode == 0 and not end.stderr, end.stderr
-    return set(re.findall(r"--[a-z][\w-]*", re.sub(r"^ +python .*$", "", end.stdout, flags=re.M)))
+    return set(re.findall(r"--[a-z][\w-]*(?:\.\w+)?", re.sub(r"^ +python .*$", "", end.stdout, flags=re.M)))
 
 
 def pages():
