@@ -83,7 +83,22 @@ MAY_CHANGE = (*training.MAY_CHANGE, "accumulate", "engine", "recompute", "watch"
               "evaluate_every", "evaluate_windows")
 
 
-# 3. Noise (1 and 2, words and data, are plumbing: words.py)
+# 1. Words (how they are made, and 2, the data, is plumbing: words.py)
+
+
+def characters_a_token(tokens, tokenizer):
+    """How long a token is on average, which turns nats per token into nats per character."""
+    ids = tokens[:100_000].tolist()
+    return len(tokenizer.decode(ids)) / len(ids)
+
+
+def show_words(tokens, tokenizer):
+    pieces = [tokenizer.decode([i]).replace("\n", "/") for i in tokens[:16].tolist()]
+    print(f"the first tokens held out: {'|'.join(pieces)}\n{characters_a_token(tokens, tokenizer):.2f} characters a "
+          f"token; a guess among all {tokenizer.vocab_size:,} costs {math.log(tokenizer.vocab_size):.2f} nats")
+
+
+# 3. Noise
 
 
 def draw(windows, config, mask_id, step, rank=0, world=1):
@@ -337,6 +352,7 @@ def start(argv):
         print(f"{transformer.count_parameters(model) / 1e6:.1f}M parameters, {team.world} × {team.device.type}, "
               f"settings {arguments.config!r}\n{source.dataset}: {len(tokens):,} tokens, {windows.n:,} windows of "
               f"{model_config.seq_len} to train on, {held_out.n:,} held out; run {name}", flush=True)
+        show_words(tokens[cut:], tokenizer)
         if saved:
             done = saved["progress"]["step"]
             print(f"going on from step {done}" if done < config.steps else
@@ -346,7 +362,9 @@ def start(argv):
     record = train(model, windows, held_out, config, team, folder, saved, tokenizer, info, wanted)
     if team.lead and record:
         training.draw_curve(folder, "NELBO")
-        print(f"NELBO {record['NELBO']:.4f} ± {record['error']:.4f} nats per token, after {record['seconds']:.0f} s\n"
+        each = record["NELBO"] / characters_a_token(tokens[cut:], tokenizer)
+        print(f"NELBO {record['NELBO']:.4f} ± {record['error']:.4f} nats per token, or {each:.3f} per character, "
+              f"after {record['seconds']:.0f} s\n"
               f"model, log, curve and settings: {folder}\n"
               f"This is the last chapter. python 06_generate.py --checkpoint {name} writes with your model.")
     if team.world > 1:

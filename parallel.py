@@ -84,7 +84,11 @@ def save(folder, team, model, averaged, optimizers, state, wanted):
 def restore(folder, state, model, averaged, optimizers):
     """What `save` wrote. It trusts the run's own folder: never take up a stranger's run, ask for the model."""
     tensors = tensors_of(model, averaged, optimizers)
-    dcp.load(tensors, checkpoint_id=folder / state["tensors"])
+    try:
+        dcp.load(tensors, checkpoint_id=folder / state["tensors"])
+    except (dcp.api.CheckpointException, OSError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise corpus.UserError(f"{folder / state['tensors']} is damaged ({reason}); --fresh starts again") from None
     sharded.set_state_dict(model, optimizers, model_state_dict=tensors["model"],
                            optim_state_dict=tensors["optimizers"])
     sharded.set_model_state_dict(averaged, tensors["averaged"])

@@ -133,8 +133,8 @@ def merged_pieces(merges):
 class DataConfig:
     """What to read. Every field is a key of the section `data:`, and a flag."""
 
-    dataset: str = setting("shakespeare", "shakespeare, a .txt, .parquet or .jsonl file (* for several), or a data set "
-                           "of the Hugging Face hub")
+    dataset: str = setting("shakespeare", "shakespeare, a .txt file, .parquet or .jsonl files (* for several), or a "
+                           "data set of the Hugging Face hub")
     subset: str = setting("", "which part of a data set that has several, such as wikitext-103-raw-v1")
     split: str = setting("train", "which split of a data set")
     column: str = setting("text", "which column holds the text, or GPT-2's tokens")

@@ -587,7 +587,8 @@ def test_a_run_leaves_a_model_that_chapter_06_writes_with(run, capsys):
     resolved = yaml.safe_load((folder / "settings.yaml").read_text())
     assert resolved["train"]["steps"] == 40 and resolved["model"]["n_embd"] == 16 and resolved["data"]["documents"]
     assert [path.name for path in folder.glob("state-*")] == ["state-40"]
-    capsys.readouterr()
+    printed = capsys.readouterr().out
+    assert "held out: " in printed and "characters a token" in printed and "per character" in printed
     generating.main(["--checkpoint", str(folder), "--prompt", "3 times’", "--len", "30", "--steps", "5", "--quiet"])
     assert capsys.readouterr().out.startswith("3 times’")
 
@@ -610,6 +611,9 @@ def test_killed_and_resumed_reads_the_same_batches(run, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(parallel, "save", killing)
         run("killed")
+    half = folder.with_name("killed") / "state-15"  # what a kill in the middle of saving leaves
+    half.mkdir()
+    (half / "__0_0.distcp").write_bytes(b"half")
     other, records = run("killed")
     assert [step for step, _ in read] == [*range(15), *range(10, 20)]
     for (step, (x0, xt, masked)), (again, found) in zip(straight, read[:10] + read[15:]):
@@ -647,6 +651,15 @@ def test_two_processes_interrupted_and_finished_by_one(run, write, tmp_path, mon
     assert after[: len(before)] == before and after[-1]["step"] == state["step"] + 5
     assert after[-1]["train_loss"] < before[0]["train_loss"]
     assert len(list((book / "checkpoints" / "two").glob("state-*"))) == 1
+
+
+def test_a_damaged_state_is_one_line(run):
+    folder, _ = run("damaged", "--train.steps", "5")
+    (part,) = (folder / "state-5").glob("*.distcp")
+    part.write_bytes(part.read_bytes()[:1000])
+    assert "--fresh" in refusal(run, "damaged", "--train.steps", "10")
+    (folder / "state-5" / ".metadata").unlink()
+    assert "--fresh" in refusal(run, "damaged", "--train.steps", "10")
 
 
 def test_runs_that_cannot_be(run, tmp_path):
