@@ -48,6 +48,7 @@ def test_an_import_is_silent_and_touches_nothing(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@cache
 def tree(name):
     return ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8"))
 
