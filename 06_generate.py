@@ -148,24 +148,28 @@ def output(suffix):
     return parse
 
 
-def parse_arguments(argv=None):
-    parser = settings.Parser(description="Sample from a diffusion model, and watch.", allow_abbrev=False)
+def add_flags(parser, unit="character", length=256):
+    """The flags of this chapter, which chapter 09 shares. unit: what a token is; length: of a text without --len."""
     flag = parser.add_argument
     flag("--checkpoint", metavar="RUN", help="a run's name or folder (your latest, else the shipped one)")
     flag("--steps", type=number(int, 1), default=64, metavar="N",
          help="denoising steps for one window of the model (64); never more than there are masks")
     flag("--temp", type=number(float, 0), default=0.8, metavar="X",
-         help="temperature (0.8): 0 always takes the likeliest character, above 1 is wilder than the model")
-    flag("--topk", type=number(int, 1), metavar="N", help="draw among the N likeliest characters (all)")
-    flag("--len", type=number(int, 1, MAX_LENGTH), metavar="N", help="characters, the prompt included (256)")
+         help=f"temperature (0.8): 0 always takes the likeliest {unit}, above 1 is wilder than the model")
+    flag("--topk", type=number(int, 1), metavar="N", help=f"draw among the N likeliest {unit}s (all)")
+    flag("--len", type=number(int, 1, MAX_LENGTH), metavar="N", help=f"{unit}s, the prompt included ({length})")
     flag("--num", type=number(int, 1), default=1, metavar="N", help="samples, made in one batch (1)")
     flag("--seed", type=number(int, 0, 2**63 - 1), metavar="N", help="the same seed, the same text (random)")
     flag("--device", default="auto", help="cpu, cuda, mps or auto (auto)")
     flag("--prompt", default="", metavar="TEXT", help="how the text begins; \\n is a new line")
-    flag("--infill", metavar="TEXT", help="text with blanks to fill: _ is one character, {20} is twenty")
+    flag("--infill", metavar="TEXT", help=f"text with blanks to fill: _ is one {unit}, {{20}} is twenty")
     flag("--quiet", action="store_true", help="print the text and nothing else")
     flag("--gif", type=output(".gif"), metavar="FILE", help="save the run as an animation")
     flag("--html", type=output(".html"), metavar="FILE", help="save the run as a web page with a player")
+
+
+def parse_flags(parser, argv=None):
+    """The arguments of a parser with `add_flags`, a seed among them; an error where two do not go together."""
     args = parser.parse_args(argv)
     if args.infill is not None and (args.prompt or args.len is not None):
         parser.error("--infill already says how the text begins and ends: leave out --prompt and --len")
@@ -178,18 +182,28 @@ def parse_arguments(argv=None):
     return args
 
 
-def watch(model, tokenizer, ids, args, name):
-    """Sample args.num times from the canvas `ids`, and show it in every way that `args` ask for."""
+def canvas_rows(args, tokenizer, length=256):
+    """The canvases that --prompt, --len or --infill describe: args.num equal rows of ids."""
+    if args.infill is None:
+        ids = parse_prompt(args.prompt.replace("\\n", "\n"), args.len or length, tokenizer)
+    else:
+        ids = parse_infill(args.infill.replace("\\n", "\n"), tokenizer)
+    return [ids] * args.num
+
+
+def watch(model, tokenizer, rows, args, name):
+    """Fill the masks of `rows` (B lists of T ids) and show it in every way that `args` ask for: B texts."""
     mask_id = model.config.vocab_size
     if args.topk is not None and args.topk > mask_id:
         raise corpus.UserError(f"--topk is {args.topk}, but the vocabulary has {mask_id} symbols: lower it")
     letters = [tokenizer.decode([i]) for i in range(mask_id)] + [corpus.MASK_CHAR]
-    given = [i != mask_id for i in ids]
-    canvas = torch.tensor([ids] * args.num, device=next(model.parameters()).device)  # (B, T)
+    canvas = torch.tensor(rows, device=next(model.parameters()).device)  # (B, T)
+    given, unit = (canvas != mask_id).tolist(), tokenizer.unit
     total = sum(budget for *_, budget in plan_windows(canvas, mask_id, model.config.seq_len, args.steps))
     record, history = args.gif or args.html, []
     if record and canvas.numel() * total > MAX_RECORDED:
         raise corpus.UserError("too long a run to record with --gif or --html: lower --len, --num")
+    blank = int((canvas == mask_id).sum())
     generator = torch.Generator(canvas.device).manual_seed(args.seed)
     # Below a thousandth, dividing by the temperature would overflow; the draw is greedy long before.
     temperature = args.temp if args.temp > 1e-3 else 0
@@ -199,9 +213,8 @@ def watch(model, tokenizer, ids, args, name):
         for state in generate(model, canvas, args.steps, temperature, args.topk, generator):
             moved = {field: getattr(state, field).cpu() for field in ("canvas", "confidence", "committed")}
             state = replace(state, **moved)
-            written = int((state.canvas != mask_id).sum()) - args.num * sum(given)
-            rate = written / (time.perf_counter() - start)
-            status = f"step {state.step}/{total} · {state.nfe} NFE · {rate:,.0f} characters/s"
+            rate = (blank - int((state.canvas == mask_id).sum())) / (time.perf_counter() - start)
+            status = f"step {state.step}/{total} · {state.nfe} NFE · {rate:,.0f} {unit}s/s"
             status += f" · seed {args.seed} · {name}"
             if record:
                 history.append(state)
@@ -215,21 +228,24 @@ def watch(model, tokenizer, ids, args, name):
         for number, row in enumerate(state.canvas, 1):
             if number > 1 or not args.quiet:
                 print()
-            if args.num > 1:
-                say(f"--- sample {number} of {args.num} ---")
+            if len(rows) > 1:
+                say(f"--- sample {number} of {len(rows)} ---")
             print(tokenizer.decode(row))
     if args.gif:
         size = views.save(args.gif, views.gif_bytes(history, given, letters))
         say(f"wrote {args.gif} ({size})")
     if args.html:
-        title = f"{given.count(False)} characters in {total} steps"
+        title = f"{given[0].count(False)} {unit}s in {total} steps"
         facts = f"{name} · seed {args.seed} · temperature {args.temp:g} · top-k {args.topk or 'off'}"
         size = views.save(args.html, views.html_page(history, letters, title, facts).encode())
         say(f"wrote {args.html} ({size})")
+    return [tokenizer.decode(row) for row in state.canvas]
 
 
 def main(argv=None):
-    args = parse_arguments(argv)
+    parser = settings.Parser(description="Sample from a diffusion model, and watch.", allow_abbrev=False)
+    add_flags(parser)
+    args = parse_flags(parser, argv)
     with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(errors="replace")  # a console that cannot show ░ shows ? instead of failing
     # Terminated politely, we still leave through views.Terminal.__exit__, which gives the cursor back.
@@ -238,12 +254,8 @@ def main(argv=None):
     model, tokenizer, _ = checkpoint.load(folder, settings.pick_device(args.device))
     if model.config.causal:
         raise corpus.UserError(f"{folder} is a GPT, which cannot fill masks: python 07_train_gpt.py writes with it")
-    if args.infill is None:
-        ids = parse_prompt(args.prompt.replace("\\n", "\n"), args.len or 256, tokenizer)
-    else:
-        ids = parse_infill(args.infill.replace("\\n", "\n"), tokenizer)
     try:
-        watch(model, tokenizer, ids, args, folder.resolve().name)
+        watch(model, tokenizer, canvas_rows(args, tokenizer), args, folder.resolve().name)
     except torch.OutOfMemoryError:
         raise corpus.UserError("out of GPU memory: lower --num, or use --device cpu") from None
 

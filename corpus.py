@@ -330,7 +330,7 @@ def split(text, fraction=0.9):
 class CharTokenizer:
     """One id per character: 0 .. vocab_size-1 in the order of `vocabulary`. The id vocab_size is the mask."""
 
-    kind = "char"
+    kind, unit = "char", "character"
 
     def __init__(self, vocabulary):
         if not vocabulary or len(set(vocabulary)) != len(vocabulary):

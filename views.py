@@ -23,15 +23,16 @@ PLAYER = corpus.ROOT / "docs" / "player.html"
 def page(state, given, letters, width):
     """Rows of (text, style) cells, at most `width` a row, all samples below one another.
 
-    given: (T,) bool, the positions that were never masked. letters: what each token id looks like.
+    given: (B, T) bool, the positions that were never masked. letters: what each token id looks like.
     """
     rows = []
-    for number, (tokens, committed) in enumerate(zip(state.canvas.tolist(), state.committed.tolist()), 1):
+    cells = zip(state.canvas.tolist(), state.committed.tolist(), given)
+    for number, (tokens, committed, fixed) in enumerate(cells, 1):
         if len(state.canvas) > 1:
             rows += [[]] if rows else []
             rows.append([(character, "note") for character in f"sample {number} of {len(state.canvas)}"])
         rows.append([])
-        for token, new, kept in zip(tokens, committed, given):
+        for token, new, kept in zip(tokens, committed, fixed):
             style = "mask" if token == len(letters) - 1 else "given" if kept else "new" if new else "old"
             if letters[token] == "\n":
                 rows.append([])
@@ -128,7 +129,7 @@ def gif_bytes(history, given, letters):
     # A long run is thinned out. "New" is then what changed since the frame before; nothing is in the last.
     shown = [*history[: -1 : math.ceil(len(history) / GIF_FRAMES)], history[-1], history[-1]]
     shown[1:] = [replace(now, committed=now.canvas != before.canvas) for before, now in zip(shown, shown[1:])]
-    columns = max(24, min(GIF_COLUMNS, len(given)))
+    columns = max(24, min(GIF_COLUMNS, len(given[0])))
     pages = [page(state, given, letters, columns) for state in shown]
     height, frames = min(GIF_ROWS, max(map(len, pages))), []
     for rows, state in zip(pages, shown):
@@ -179,10 +180,10 @@ def html_page(history, letters, title, facts):
             events.append([[i, tokens[i], round(100 * sure[i])] for i in changes])
             guesses.append("".join(digits[round(35 * min(max(c, 0.0), 1.0))] for c in sure))
             before = tokens
-        samples.append({"events": events, "guesses": guesses})
+        samples.append({"start": history[0].canvas[row].tolist(), "events": events, "guesses": guesses})
     run = {
         "title": title, "facts": facts, "letters": letters, "mask": len(letters) - 1,
-        "start": history[0].canvas[0].tolist(), "samples": samples,
+        "samples": samples,
     }
     # Inside <script>, "</script" and "<!--" would end or bend the element even within a JSON string.
     data = json.dumps(run, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")

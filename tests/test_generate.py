@@ -217,7 +217,7 @@ def test_control_characters_do_not_reach_the_screen():
     state = generate.diffusion.State(
         torch.tensor([[0, 1, 2]]), torch.ones(1, 3), torch.zeros(1, 3, dtype=torch.bool), 1, 1
     )
-    rows = views.page(state, [False] * 3, ["\x1b", "a", "\n", corpus.MASK_CHAR], 80)
+    rows = views.page(state, [[False] * 3], ["\x1b", "a", "\n", corpus.MASK_CHAR], 80)
     assert rows == [[(" ", "old"), ("a", "old")], []]
 
 
@@ -226,7 +226,7 @@ def test_rows_wrap_and_the_tail_ends_at_the_text():
     assert views.tail(rows, 20) == rows and views.tail(rows, 3) == rows[2:5]
     canvas = torch.full((1, 10), 1)
     state = generate.diffusion.State(canvas, canvas.float(), canvas == 1, 1, 1)
-    assert [len(row) for row in views.page(state, [False] * 10, ["\n", "a", "░"], 4)] == [4, 4, 2]
+    assert [len(row) for row in views.page(state, [[False] * 10], ["\n", "a", "░"], 4)] == [4, 4, 2]
 
 
 # ---- Files ----
@@ -250,7 +250,7 @@ def test_gif_thins_out_a_long_run(model, monkeypatch):
     monkeypatch.setattr(views, "GIF_FRAMES", 10)
     letters = list(VOCABULARY.replace("\n", "x")) + [corpus.MASK_CHAR]
     history = list(generate.generate(model, torch.full((1, 60), MASK), steps=32))
-    data = views.gif_bytes(history, [False] * 60, letters)
+    data = views.gif_bytes(history, [[False] * 60], letters)
     with image.open(io.BytesIO(data)) as gif:
         assert len(history) == 61 and gif.n_frames == 11
 
@@ -263,7 +263,7 @@ def test_html_replays_to_the_printed_text(run, tmp_path):
     path = tmp_path / "out.html"
     text = quiet(run, "--len", "60", "--prompt", "ROMEO:", "--seed", "3", "--html", str(path))
     data = embedded(path.read_text(encoding="utf-8"))
-    tokens, letters = data["start"], data["letters"]
+    tokens, letters = data["samples"][0]["start"], data["letters"]
     assert "".join(letters[t] for t in tokens) == "ROMEO:" + 54 * corpus.MASK_CHAR
     events = data["samples"][0]["events"]
     assert events[0] == [] and len(events) == len(data["samples"][0]["guesses"])
