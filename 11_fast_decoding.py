@@ -232,7 +232,8 @@ def sampler(flags, fast=False):
 
 
 def plan_blocks(masked, size, steps=None):
-    """[(start, end, passes)]: blocks of `size` columns that have masks, from the first mask of masked (B, T) on.
+    """[(start, end, passes)]: blocks of `size` columns that have masks, from the first mask of masked (B, T) on;
+    0: one block of all columns.
 
     `steps` passes are shared out by masks, at least one a block; None: as many as masks, one character a pass.
     """
@@ -240,8 +241,8 @@ def plan_blocks(masked, size, steps=None):
     columns = masked.any(0).nonzero()[:, 0].tolist()
     if not columns:
         return []
-    start, length = columns[0], masked.shape[1]
-    edges = [*range(start, length, size or length), length]
+    length = masked.shape[1]
+    edges = [*range(columns[0], length, size), length] if size else [0, length]
     upto = torch.cat((torch.zeros_like(per_column[:, :1]), per_column), 1)[:, edges]  # (B, blocks + 1)
     masks = upto.diff(dim=1).amax(0).tolist()  # of the text that has most
     done = [0, *itertools.accumulate(masks)]
