@@ -93,7 +93,8 @@ def plan_windows(canvas, mask_id, size, steps):
 def generate(model, canvas, steps=64, temperature=0.8, top_k=None, generator=None, denoise=diffusion.denoise):
     """Fill every mask of canvas (B, T), T of any size. Yields `diffusion.State`s of the whole canvas.
 
-    denoise: chapter 04's sampler, or another that is called and yields like it. State 0 is the untouched canvas. Positions that are not masked stay as they are, wherever they stand.
+    denoise: chapter 04's sampler, or another that is called and yields like it. State 0 is the untouched canvas.
+    Positions that are not masked stay as they are, wherever they stand.
     """
     mask_id, canvas, step, nfe = model.config.vocab_size, canvas.clone(), 0, 0
     confidence, committed = (canvas != mask_id).float(), torch.zeros_like(canvas, dtype=torch.bool)
@@ -184,7 +185,7 @@ def add_flags(parser, unit="character", length=256):
     flag("--cache", metavar="KIND", help="none, prefix, dual or delayed: rows that a pass need not compute")
     flag("--refresh", type=number(int, 1), metavar="N", help="compute all rows in every Nth pass of a block")
     flag("--guidance", type=number(float, 0), metavar="W", help="follow what is given more closely (0)")
-    flag("--remask", type=number(int, 0), metavar="N", help="passes that take a tenth back and write it again (0)")
+    flag("--remask", type=number(int, 0), metavar="N", help="passes at the end that mend what was unsure (0)")
 
 
 def parse_flags(parser, argv=None):

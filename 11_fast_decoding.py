@@ -189,7 +189,7 @@ class Decoding:
     refresh: int = 0  # passes between two that recompute every row; 0: only a block's first does
     guidance: float = 0.0  # w of classifier-free guidance by what is given
     remask: int = 0  # passes at the end that take characters back and write them again
-    sigma: float = 0.1  # the share that each of these takes back
+    sigma: float = 0.05  # the share that each of these takes back
 
     def __post_init__(self):
         if self.rule not in RULES:
@@ -214,7 +214,7 @@ class Decoding:
 
 
 CACHES = ("none", "prefix", "dual", "delayed")
-FAST = Decoding("apart", 8)
+FAST = Decoding("apart", 12, cache="delayed")
 
 
 def sampler(flags, fast=False):
@@ -333,23 +333,29 @@ def decode(model, canvas, steps=None, temperature=0.8, top_k=None, generator=Non
             yield diffusion.State(canvas, confidence, committed, number, network.nfe)
             if adaptive and not masked[:, here].any():  # the only rules that must look before they go on
                 break
-    for _ in range(how.remask):
-        canvas = torch.where(take_back(confidence, written, how.sigma, generator), model.config.mask_id, canvas)
-        back = canvas == model.config.mask_id
-        token, sure = diffusion.propose(network(canvas, 0, canvas.shape[1], True), temperature, top_k, generator)
-        canvas, confidence, number = torch.where(back, token, canvas), torch.where(back, sure, confidence), number + 1
-        yield diffusion.State(canvas, confidence, back, number, network.nfe)
+    block = slice(0, canvas.shape[1])
+    for step in itertools.count():
+        if step < how.remask:
+            back = take_back(confidence, written & ~masked, how.sigma, generator)
+            canvas, masked = torch.where(back, model.config.mask_id, canvas), masked | back
+        elif not masked.any():
+            break
+        token, sure = diffusion.propose(network(canvas, 0, len(nothing[0]), True), temperature, top_k, generator)
+        # What is taken back stands together, in one odd word: it must not be written again all at once.
+        commit = apart(Look(None, None, sure, masked, nothing.sum(1), (0, 0), generator), FAST.number)
+        canvas, confidence = torch.where(commit, token, canvas), torch.where(masked, sure, confidence)
+        masked, number = masked & ~commit, number + 1
+        yield diffusion.State(canvas, confidence, commit, number, network.nfe)
 
 
 def take_back(confidence, written, sigma, generator=None):
-    """Which written characters to mask again: (B, T) bool, a share `sigma` on average, unsure ones rather.
+    """Which of the characters `written` (B, T) to mask again: (B, T) bool, about a share `sigma`, unsure ones first.
 
-    ReMDM (Wang et al. 2025): going from noise level t to s, what is visible may be masked again with any
-    probability σ ≤ (1 - α_s) / α_t, and the process still leads to the data. Here its loop lies at the end, where
-    α_t = 1: with α_s = 1 - σ, one pass masks a share σ and fills it again. That each has its own share, in
-    proportion to exp(-confidence when committed), is their variant "conf".
+    ReMDM (Wang et al. 2025): a sampler on its way from noise level t to s may mask what is visible again, with any
+    probability σ ≤ (1 - α_s) / α_t, and still leads to the data. Theirs loops at one level in between; here the loop
+    is at the end, between α_t = 1 and α_s = 1 - σ. The share of each character goes with 1 - its confidence when
+    committed, so that where the model was sure nothing is undone.
     """
-    weight = (-confidence).exp() * written
-    share = sigma * weight * written.sum(1, keepdim=True) / weight.sum(1, keepdim=True)  # (B, T)
-    chance = torch.rand(confidence.shape, device=confidence.device, generator=generator)
-    return written & (chance < share)
+    doubt = (1 - confidence) * written
+    share = sigma * doubt * written.sum(1, keepdim=True) / doubt.sum(1, keepdim=True).clamp(min=1e-9)  # (B, T)
+    return torch.rand(confidence.shape, device=confidence.device, generator=generator) < share

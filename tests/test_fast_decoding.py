@@ -126,7 +126,7 @@ def test_apart_never_commits_neighbours_together():
         for row in taken:
             places = row.nonzero()[:, 0].tolist()
             assert all(b - a > distance for a, b in itertools.pairwise(places))
-    assert chosen(fast.apart, [[0.5] * 4], [[1, 0, 0, 1]], number=2) == [[1, 0, 0, 1]]  # what is far apart goes together
+    assert chosen(fast.apart, [[0.5] * 4], [[1, 0, 0, 1]], number=2) == [[1, 0, 0, 1]]
 
 
 @pytest.mark.parametrize("name", diffusion.NoiseSchedule.NAMES)
@@ -155,9 +155,11 @@ def test_every_rule_fills_all_masks_and_nothing_else(rule, number, cache, block)
         assert state.step == state.nfe == before.step + 1
         assert torch.equal(state.canvas[given], start[given]) and (state.confidence[given] == 1).all()
         assert not (state.committed & given).any()
-        assert torch.equal(state.canvas[~state.committed], before.canvas[~state.committed])
-    assert (states[-3].canvas < V).all() and (states[-1].canvas < V).all()  # before and after the remasking
-    assert len(states) - 3 <= (start == V).sum(1).max() + 24 // 7 * len(canvas)
+        kept = ~state.committed & (state.canvas != V)  # a character that is taken back is masked before it changes
+        assert torch.equal(state.canvas[kept], before.canvas[kept])
+    assert (states[-1].canvas < V).all()
+    first = next(number for number, state in enumerate(states) if (state.canvas < V).all())
+    assert first <= (start == V).sum(1).max() + 4 * len(canvas) and len(states) - first <= 9
 
 
 @pytest.mark.parametrize("rule, number", RULES)
@@ -277,14 +279,14 @@ def test_a_finished_text_does_not_disturb_the_others():
 def test_remasking_takes_back_its_share_of_what_was_written_unsure_first():
     written = torch.ones(1, 40_000, dtype=torch.bool)
     written[:, :10_000] = False
-    confidence = torch.ones(1, 40_000)
-    confidence[:, 10_000:20_000] = 0.1
+    confidence = torch.full((1, 40_000), 0.6)
+    confidence[:, 10_000:20_000], confidence[:, 20_000:25_000] = 0.2, 1.0
     back = fast.take_back(confidence, written, 0.1, torch.Generator().manual_seed(0))
-    assert not back[:, :10_000].any()
+    assert not back[:, :10_000].any() and not back[:, 20_000:25_000].any()
     assert abs(back.sum().item() - 3000) < 5 * 3000**0.5
-    ratio = back[:, 10_000:20_000].float().mean() / back[:, 20_000:].float().mean()
-    assert abs(ratio - math.exp(0.9)) < 0.3
-    assert torch.equal(fast.take_back(confidence, written, 1.0)[:, 10_000:20_000], written[:, 10_000:20_000])
+    ratio = back[:, 10_000:20_000].float().mean() / back[:, 25_000:].float().mean()
+    assert abs(ratio - 0.8 / 0.4) < 0.3
+    assert not fast.take_back(torch.ones(1, 9), torch.ones(1, 9, dtype=torch.bool), 0.5).any()  # nothing in doubt
 
 
 def test_remasking_can_mend_what_was_drawn_too_early():
