@@ -80,6 +80,7 @@ class Objective:
     loss: Callable  # (model, x0 (B, seq_len + extra)) → scalar
     evaluate: Callable  # (model, windows (N, seq_len + extra), draws) → (mean, standard error)
     sample: Callable  # (model) → tokens (T,)
+    units: Callable = lambda mean: {}  # (what `evaluate` returned) → the same in other units, to log as well
 
 
 def masked_diffusion(config):
@@ -278,7 +279,7 @@ def train(model, train_data, val_data, config, objective, folder, tokenizer, inf
                 "step": step, "best_step": state["best_step"], objective.measure: mean, "error": error,
                 "train_loss": loss.item() * config.accumulate, "tokens": step * tokens_a_step,
                 "seconds": round(time.time() - began, 1),
-            }
+            } | objective.units(mean)
             if improved or last:
                 state["record"] = record
             with open(log, "a", encoding="utf-8") as file:  # before saving: resuming drops a line too many,

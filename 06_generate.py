@@ -5,6 +5,7 @@
     python 06_generate.py --infill "To be, or not to be, ____ is the question"
     python 06_generate.py --num 2 --seed 1 --gif out.gif --html out.html
     python 06_generate.py --fast                                 # in a tenth of the passes: chapter 11
+    python 06_generate.py --hub                                  # the published dLLM, from the Hugging Face Hub
 
 A few seconds on two cores. In a terminal, grey blocks turn into letters in place, all over the text at
 once, the newest ones highlighted. The page that --html writes has a slider over the steps, and colours each
@@ -32,6 +33,7 @@ import torch
 
 import checkpoint
 import corpus
+import hub
 import settings
 import views
 
@@ -224,6 +226,10 @@ def canvas_rows(args, tokenizer, length=256):
     return [ids] * args.num
 
 
+def on_cpu(state):
+    return replace(state, **{field: getattr(state, field).cpu() for field in ("canvas", "confidence", "committed")})
+
+
 def watch(model, tokenizer, rows, args, name):
     """Fill the masks of `rows` (B lists of T ids) and show it in every way that `args` ask for: B texts."""
     mask_id = model.config.vocab_size
@@ -236,6 +242,8 @@ def watch(model, tokenizer, rows, args, name):
     record, history = args.gif or args.html, []
     if record and canvas.numel() * total > MAX_RECORDED:
         raise corpus.UserError("too long a run to record with --gif or --html: lower --len, --num")
+    if args.gif:
+        views.tamil_font(letters)  # a font that is not there is noticed now
     blank = int((canvas == mask_id).sum())
     if args.guidance and blank == canvas.numel():
         raise corpus.UserError("--guidance is by the text that is given: add --prompt or --infill")
@@ -246,8 +254,7 @@ def watch(model, tokenizer, rows, args, name):
     terminal, start = views.Terminal(given, letters, sys.stdout), time.perf_counter()
     with terminal if live else contextlib.nullcontext():
         for state in generate(model, canvas, args.steps, temperature, args.topk, generator, args.denoise):
-            moved = {field: getattr(state, field).cpu() for field in ("canvas", "confidence", "committed")}
-            state = replace(state, **moved)
+            state = on_cpu(state)
             rate = (blank - int((state.canvas == mask_id).sum())) / (time.perf_counter() - start)
             of = f"/{total}" if args.denoise is diffusion.denoise else ""
             status = f"step {state.step}{of} · {state.nfe} NFE · {rate:,.0f} {unit}s/s"
@@ -278,18 +285,31 @@ def watch(model, tokenizer, rows, args, name):
     return [tokenizer.decode(row) for row in state.canvas]
 
 
-def main(argv=None):
-    parser = settings.Parser(description="Sample from a diffusion model, and watch.", allow_abbrev=False)
-    add_flags(parser)
-    args = parse_flags(parser, argv)
+def open_model(folder, device):
+    """The model in `folder`, on what --device means: (model, tokenizer, info). UserError if it is a GPT.
+
+    From here on the terminal is left in order, however the program ends.
+    """
     with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(errors="replace")  # a console that cannot show ░ shows ? instead of failing
     # Terminated politely, we still leave through views.Terminal.__exit__, which gives the cursor back.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    folder = checkpoint.find(args.checkpoint)
-    model, tokenizer, _ = checkpoint.load(folder, settings.pick_device(args.device))
+    model, tokenizer, info = checkpoint.load(folder, settings.pick_device(device))
     if model.config.causal:
         raise corpus.UserError(f"{folder} is a GPT, which cannot fill masks: python 07_train_gpt.py writes with it")
+    return model, tokenizer, info
+
+
+def main(argv=None):
+    parser = settings.Parser(description="Sample from a diffusion model, and watch.", allow_abbrev=False)
+    add_flags(parser)
+    parser.add_argument("--hub", nargs="?", const=hub.ADDRESSES[0], metavar="OWNER/NAME",
+                        help="a model on the Hugging Face Hub; alone: the published dLLM")
+    args = parse_flags(parser, argv)
+    if args.hub and args.checkpoint:
+        parser.error("--hub and --checkpoint both name a model: leave one out")
+    folder = hub.fetch(args.hub) if args.hub else checkpoint.find(args.checkpoint)
+    model, tokenizer, _ = open_model(folder, args.device)
     try:
         watch(model, tokenizer, canvas_rows(args, tokenizer), args, folder.resolve().name)
     except torch.OutOfMemoryError:

@@ -3,6 +3,7 @@
     python 07_train_gpt.py                                   # no GPU: under 6 minutes on two cores
     python 07_train_gpt.py --prompt "ROMEO:" --len 300       # writes with your latest GPT, else the shipped one
     python 07_train_gpt.py --num 2 --temp 0.7 --topk 10 --seed 1
+    python 07_train_gpt.py --hub                             # writes with the published GPT
 
 The same Transformer, corpus, optimizers and loop as in chapter 05. Five things differ, and each is a few lines:
 
@@ -12,7 +13,7 @@ The same Transformer, corpus, optimizers and loop as in chapter 05. Five things 
     4. the generation     left to right, one token a pass, over the rows that the KV buffer keeps
     5. the overfitting    a GPT has one way to read a text, a dLLM many: its best weights may come early
 
-With one of --prompt, --len, --temp, --topk and --num it writes (with the GPT that --run names, if it does);
+With one of --prompt, --len, --temp, --topk, --num and --hub it writes (with the GPT that --run names, if it does);
 without, it trains, and every other flag of chapter 05 holds. You will see the NLL fall faster than chapter 05's
 NELBO did, and at the end both curves in one picture, curves.png in the run's folder. They do not measure quite the
 same: the NLL is exact, the NELBO an upper bound, and a dLLM's true NLL lies somewhere below its curve.
@@ -27,6 +28,7 @@ import torch.nn.functional as F
 
 import checkpoint
 import corpus
+import hub
 import settings
 from settings import setting
 
@@ -120,6 +122,7 @@ class Writing:
     temp: float = setting(0.8, "temperature: 0 always takes the likeliest", 0, 100)
     topk: int = setting(0, "draw among so many likeliest characters; 0: among all", 0)
     num: int = setting(1, "samples, made in one batch", 1, 1000)
+    hub: str = setting("", "OWNER/NAME on the Hugging Face Hub; alone: the published GPT", bare=hub.ADDRESSES[0])
 
     def __post_init__(self):
         settings.check(self)
@@ -222,7 +225,10 @@ def main(argv=None):
             flag = "--" + (given or ["fresh"])[0].replace("_", "-")
             raise corpus.UserError(f"--{next(iter(writing))} writes with a trained model: leave out {flag}")
         seed = config.seed if arguments.seed is not None else random.randrange(2**31)
-        write(checkpoint.find(arguments.run, "gpt"), wanted, seed, settings.pick_device(arguments.device))
+        if wanted.hub and arguments.run:
+            raise corpus.UserError("--hub and --run both name a model: leave one out")
+        folder = hub.fetch(wanted.hub, "gpt") if wanted.hub else checkpoint.find(arguments.run, "gpt")
+        write(folder, wanted, seed, settings.pick_device(arguments.device))
         return
     text = corpus.load(arguments.corpus)
     tokenizer = corpus.CharTokenizer.from_text(text.text)
@@ -232,7 +238,7 @@ def main(argv=None):
     if checkpoint.read_log(folder / "log.jsonl"):  # not if it was stopped before its first evaluation
         compare(folder)
         write(folder, wanted, config.seed, settings.pick_device(arguments.device))
-    print("\nNext: 10_dllm_vs_gpt.py compares it with the dLLM in all that can be compared.")
+    print("\nNext: 08_train_tamil.py, where the dLLM learns classical Tamil in its own letters.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Chapter 10: is a diffusion language model better or worse than a GPT?
 
     python 10_dllm_vs_gpt.py                # your latest dLLM and GPT, else the shipped pair
-    python 10_dllm_vs_gpt.py --size hour    # smaller errors; --size gpu for a GPU, where it is the default
+    python 10_dllm_vs_gpt.py --size gpu     # smaller errors, larger models in part 5; the default where there is CUDA
 
 Without a GPU about ten minutes on two cores. Their losses do not measure the same thing, so five parts compare
 what can be compared: the likelihood of the same characters, the texts they write, their speed, filling blanks, and
@@ -15,7 +15,6 @@ import dataclasses
 import io
 import itertools
 import math
-import re
 import signal
 import statistics
 import tempfile
@@ -39,10 +38,12 @@ diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 generation = import_module("06_generate")
 gpt_training = import_module("07_train_gpt")
+verse = import_module("09_generate_tamil")
 
 TEMPERATURES = (0.5, 0.8, 1.0)
 BLANKS = (1, 4, 16, 64)  # characters
 FRACTIONS = (0.05, 0.2, 1.0)  # of the training text
+REUSERS = {"dllm": {}, "gpt": {}, "decayed": {"weight_decay": 0.3}}  # who reads them: settings of its own
 CASES, CASE_LENGTH = 3, 100  # texts that both models complete, and how many characters of them
 
 
@@ -61,7 +62,6 @@ class Size:
 
 SIZES = {
     "quick": Size(),
-    "hour": Size(16, 200, 64, 16, (16, 64, 256), Size().reuse | dict(n_layer=4, n_embd=144, steps=5000)),
     "gpu": Size(64, 400, 256, 256, (16, 64, 256), dict(steps=4000, evaluate_every=100)),  # of 10.7M parameters
 }
 
@@ -116,34 +116,10 @@ def likelihood(dllm, gpt, windows, size, seed):
 # 2. Samples
 
 
-def words_of(text):
-    """What stands between spaces and punctuation, in lower case."""
-    return re.findall(r"[^\s.,;:!?()\[\]&$\"-]+", text.lower())
-
-
-def known_words(samples, vocabulary):
-    """Share of the words of `samples` that are in the set `vocabulary`."""
-    words = [word for text in samples for word in words_of(text)]
-    return sum(word in vocabulary for word in words) / max(1, len(words))
-
-
 def distinct(samples, n=4):
     """Share of the runs of `n` characters in `samples` that are different ones: low where text repeats itself."""
     runs = [text[i : i + n] for text in samples for i in range(len(text) - n + 1)]
     return len(set(runs)) / max(1, len(runs))
-
-
-def longest_copy(samples, text):
-    """Length of the longest run of characters that stands in one of `samples` and in `text`, by bisection."""
-    low, high = 0, max(map(len, samples))
-    while low < high:
-        n = (low + high + 1) // 2
-        runs = {sample[i : i + n] for sample in samples for i in range(len(sample) - n + 1)}
-        if runs.isdisjoint(text[i : i + n] for i in range(len(text) - n + 1)):
-            high = n - 1
-        else:
-            low = n
-    return low
 
 
 class Judge:
@@ -178,8 +154,8 @@ class Judge:
 
 def score(samples, judge, vocabulary, text):
     """Every measure of a list of texts of one length; `text` is what the models were trained on."""
-    return {"words": known_words(samples, vocabulary), "distinct": distinct(samples),
-            "copied": longest_copy(samples, text), "judge": judge.nll(samples)}
+    return {"words": verse.known_words(samples, vocabulary), "distinct": distinct(samples),
+            "copied": verse.longest_copy(samples, text), "judge": judge.nll(samples)}
 
 
 def write(model, prompts, length, steps, temperature, seed=0):
@@ -202,7 +178,7 @@ def ways(dllm, gpt, size, length):
 def samples(dllm, gpt, windows, size, seed, tokenizer, text):
     """The measures of what both write after the first character of each window, and of the windows themselves."""
     rows = training.windows_of(windows.flatten(), windows.shape[1], size.samples)  # (B, T)
-    judge, vocabulary = Judge(text, tokenizer.vocab_size), set(words_of(text))
+    judge, vocabulary = Judge(text, tokenizer.vocab_size), set(verse.words_of(text))
     real = score([tokenizer.decode(row) for row in rows], judge, vocabulary, text)
     table = []
     tensors.heading(f"2. {len(rows)} texts of {rows.shape[1]} characters a setting")
@@ -313,7 +289,7 @@ def infilling(dllm, gpt, windows, size, seed, tokenizer, train_ids):
 def epochs(kind, part, val_ids, shape, config, tokenizer):
     """Train a fresh model of `kind` on part (N,): its evaluations, with epochs and the loss under "loss"."""
     torch.manual_seed(config.seed)
-    model = transformer.Transformer(dataclasses.replace(shape, causal=kind == "gpt")).to(part.device)
+    model = transformer.Transformer(dataclasses.replace(shape, causal=kind != "dllm")).to(part.device)
     objective = training.masked_diffusion(config) if kind == "dllm" else gpt_training.next_token(0)
     objective = dataclasses.replace(objective, sample=lambda model: torch.tensor([]))  # the numbers are enough
     handler = signal.getsignal(signal.SIGINT)
@@ -327,7 +303,7 @@ def epochs(kind, part, val_ids, shape, config, tokenizer):
 
 
 def data_reuse(train_ids, val_ids, size, seed, tokenizer):
-    """Validation loss against epochs, on the first 5 %, 20 % and 100 % of the training text, for both.
+    """Validation loss against epochs, on the first 5 %, 20 % and 100 % of the training text, for each of REUSERS.
 
     The learning rate is constant, so that a point of a curve is what stopping there would give.
     """
@@ -338,16 +314,17 @@ def data_reuse(train_ids, val_ids, size, seed, tokenizer):
         tokenizer.vocab_size, **{key: value for key, value in values.items() if key not in plain})
     runs = []
     tensors.heading(f"5. The same {config.steps} steps on less and less text")
-    for fraction, kind in itertools.product(FRACTIONS, ("dllm", "gpt")):
+    for fraction, (kind, own) in itertools.product(FRACTIONS, REUSERS.items()):
         part = train_ids[: int(fraction * len(train_ids))]
-        *curve, last = epochs(kind, part, val_ids, shape, config, tokenizer)
+        *curve, last = epochs(kind, part, val_ids, shape, dataclasses.replace(config, **own), tokenizer)
         best = min(curve, key=lambda r: r["loss"])
         runs.append({"model": kind, "fraction": fraction, "characters": len(part), "curve": curve, "best": best,
                      "end": curve[-1], "all_windows": last})
-        print(f"  {fraction:4.0%} {kind:5} best {best['loss']:.3f} after {best['epochs']:5.1f} epochs, "
+        print(f"  {fraction:4.0%} {kind:7} best {best['loss']:.3f} after {best['epochs']:5.1f} epochs, "
               f"{curve[-1]['loss']:.3f} after {curve[-1]['epochs']:.1f}", flush=True)
     size = transformer.count_parameters(transformer.Transformer(shape))
-    return {"model": dataclasses.asdict(shape), "train": dataclasses.asdict(config), "parameters": size, "runs": runs}
+    return {"model": dataclasses.asdict(shape), "train": dataclasses.asdict(config), "own": REUSERS, "parameters": size,
+            "runs": runs}
 
 
 # The command
@@ -366,23 +343,36 @@ def load(kind, name, device, text):
     return model, tokenizer, about
 
 
-def main(argv=None):
-    parser = settings.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def prepare(argv, doc, sizes):
+    """What chapter 11 needs too: (args, with a size of `sizes` and the device, the Corpus, dLLM, GPT, tokenizer, what
+    a report says of both models, and their origin). The folder for the report is there when this returns."""
+    parser = settings.Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dllm", metavar="RUN", help="a run's name or folder (your latest, else the shipped one)")
     parser.add_argument("--gpt", metavar="RUN", help="the same for the GPT")
     parser.add_argument("--corpus", default="shakespeare", help="what both were trained on")
-    parser.add_argument("--size", choices=SIZES, help="how much to measure (gpu with CUDA, else quick)")
+    parser.add_argument("--size", choices=sizes, help="how much to measure (gpu with CUDA, else quick)")
     parser.add_argument("--seed", type=generation.number(int, 0, 10**9), default=1, metavar="N",
-                        help="of masks, samples and part 5 (1)")
+                        help="of everything that is drawn (1)")
     parser.add_argument("--out", type=Path, default=corpus.ROOT / "docs", metavar="FOLDER", help="of the report (docs)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     args = parser.parse_args(argv)
-    device, text = settings.pick_device(args.device), corpus.load(args.corpus)
+    args.device, text = settings.pick_device(args.device), corpus.load(args.corpus)
     torch.set_float32_matmul_precision("high")
-    name = args.size or ("gpu" if device.type == "cuda" else "quick")
-    size = SIZES[name]
-    dllm, tokenizer, about_dllm = load("dllm", args.dllm, device, text)
-    gpt, _, about_gpt = load("gpt", args.gpt, device, text)
+    args.size = args.size or ("gpu" if args.device.type == "cuda" else "quick")
+    dllm, tokenizer, about_dllm = load("dllm", args.dllm, args.device, text)
+    gpt, _, about_gpt = load("gpt", args.gpt, args.device, text)
+    try:  # now, not after the work
+        (args.out / "figures").mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise corpus.UserError(f"{args.out} is not a folder: name one with --out") from None
+    about = {"origin": checkpoint.provenance() | {"date": datetime.now(UTC).isoformat(timespec="seconds")},
+             "seed": args.seed, "dllm": about_dllm, "gpt": about_gpt}
+    return args, text, dllm, gpt, tokenizer, about
+
+
+def main(argv=None):
+    args, text, dllm, gpt, tokenizer, about = prepare(argv, __doc__, SIZES)
+    device, size = args.device, SIZES[args.size]
     train_text, val_text = corpus.split(text.text)
     train_ids, val_ids = (torch.tensor(tokenizer.encode(part), device=device) for part in (train_text, val_text))
     # As long as both models can read: a GPT predicts the character after its window, too.
@@ -390,15 +380,9 @@ def main(argv=None):
     windows = training.windows_of(val_ids, min(room, gpt.config.seq_len + 1))  # (N, T)
     if len(windows) < 2 or min(FRACTIONS) * len(train_ids) <= size.reuse.get("seq_len", 256) + 1:
         raise corpus.UserError(f"{text.name} is too short to compare on: 5 % of it must fill several windows")
-    try:  # now, not after the work
-        (args.out / "figures").mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise corpus.UserError(f"{args.out} is not a folder: name one with --out") from None
-    results = {
-        "origin": checkpoint.provenance() | {"date": datetime.now(UTC).isoformat(timespec="seconds")},
-        "seed": args.seed, "size": {"name": name} | dataclasses.asdict(size),
+    results = about | {
+        "size": {"name": args.size} | dataclasses.asdict(size),
         "corpus": {"name": text.name, "sha256": text.sha256, "training": len(train_text), "held_out": len(val_text)},
-        "dllm": about_dllm, "gpt": about_gpt,
         "likelihood": likelihood(dllm, gpt, windows, size, args.seed),
         "samples": samples(dllm, gpt, windows, size, args.seed, tokenizer, train_text),
         "speed": speed(dllm, gpt, windows, size),

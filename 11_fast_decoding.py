@@ -10,24 +10,18 @@ for the rows outside a block, a way to take characters back, and guidance by the
 chapter 10's judge of samples; docs/fast_decoding.md is written from the numbers.
 """
 
-import argparse
 import functools
 import itertools
 import math
-import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from importlib import import_module
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-import benchmark
-import checkpoint
 import corpus
-import report
+import decoding_report
 import settings
 import views
 
@@ -35,6 +29,8 @@ tensors = import_module("01_tensors")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 generation = import_module("06_generate")
+gpt_training = import_module("07_train_gpt")
+verse = import_module("09_generate_tamil")
 comparison = import_module("10_dllm_vs_gpt")
 
 
@@ -359,3 +355,94 @@ def take_back(confidence, written, sigma, generator=None):
     doubt = (1 - confidence) * written
     share = sigma * doubt * written.sum(1, keepdim=True) / doubt.sum(1, keepdim=True).clamp(min=1e-9)  # (B, T)
     return torch.rand(confidence.shape, device=confidence.device, generator=generator) < share
+
+
+# 4. What all of it buys
+
+
+def write(model, prompts, length, steps, temperature, how, seed):
+    """Continue prompts (B, P) to (B, length), longer than the window as chapter 06 does it: tokens, and the passes
+    that one text needs. steps: for a window; None with an adaptive rule. how: None for chapter 04's sampler."""
+    generator = torch.Generator(prompts.device).manual_seed(seed)
+    if model.config.causal:
+        tokens = gpt_training.generate(model, prompts, length - prompts.shape[1], temperature, generator=generator)
+        return tokens, length - prompts.shape[1]
+    canvas = F.pad(prompts, (0, length - prompts.shape[1]), value=model.config.mask_id)  # (B, T)
+    sampler = functools.partial(decode, how=how) if how else diffusion.denoise
+    passes = 0
+    for state in generation.generate(model, canvas, steps or length, temperature, None, generator, sampler):
+        passes = passes + state.committed.any(1).float().mean()  # a text that waits for the others needs no pass
+    return state.canvas, float(passes) if how and RULES[how.rule].adaptive else state.nfe
+
+
+def ways(dllm, gpt, length):
+    """Every `decoding_report.Way` to write so many characters that is measured, the lines to beat first."""
+    long = length > dllm.config.seq_len
+
+    def way(kind, name, steps=None, temperature=0.8, how=None, model=dllm, same_without=None):
+        writer = lambda prompts, seed: write(model, prompts, length, steps, temperature, how, seed)  # noqa: E731
+        return decoding_report.Way(kind, name, temperature, writer, model, same_without)
+
+    yield way("plain", "plain, one character a pass")
+    for steps in (64, 16):
+        yield way("plain", f"plain, {steps} passes a window", steps)
+    yield way("GPT", "GPT with KV cache", model=gpt)
+    if not long:
+        for steps in (64, 16):
+            yield way("ancestor", f"surest peak, drawn, {steps} passes", steps, how=Decoding("peak"))
+        for how in (*(Decoding(rule) for rule in ("random", "confidence", "margin")),
+                    *(Decoding("ancestral", schedule=name) for name in diffusion.NoiseSchedule.NAMES)):
+            name = f"ancestral, {how.schedule}" if how.rule == "ancestral" else how.rule
+            yield way("rule", f"{name}, 64 passes", 64, how=how)
+        for cache in ("none", "prefix", "dual"):
+            name = "confidence, blocks of 32, 64 passes"
+            yield way("block" if cache == "none" else "cache", name + f", {cache}" * (cache != "none"), 64,
+                      how=Decoding("confidence", block=32, cache=cache), same_without=name)
+        for rule, number in (("threshold", 0.9), ("factor", 1.0), ("entropy", 0.5), ("stable", 0.01)):
+            yield way("block", f"{rule} {number:g}, blocks of 32, dual", how=Decoding(rule, number, block=32, cache="dual"))
+        yield way("remask", "ancestral, 32 passes and 32 to mend", 32, how=Decoding("ancestral", remask=32))
+        yield way("remask", "apart 4, and 16 to mend", how=Decoding("apart", 4, remask=16))
+    for number, temperature in ((4, 0.8), (8, 0.8), (12, 0.8), (12, 0.6), (16, 0.8)):
+        yield way("rule", f"apart {number}", None, temperature, Decoding("apart", number))
+    for temperature in (0.8, 0.6):
+        yield way("cache", "apart 12, delayed (--fast)", None, temperature, FAST, same_without="apart 12")
+    for cache in ("prefix", "dual") if not long else ():
+        yield way("cache", f"apart 12, blocks of 64, {cache}", how=Decoding("apart", 12, block=64, cache=cache),
+                  same_without="apart 12")
+
+
+SIZES = {"quick": (16, 4), "hour": (64, 16), "gpu": (256, 64)}  # texts of LENGTHS
+LENGTHS = (256, 1024)
+
+
+def animate(model, tokenizer, seed):
+    """A text in blocks of four, as the bytes of a GIF."""
+    canvas = torch.full((1, 160), model.config.mask_id, device=model.head.weight.device)
+    how, generator = Decoding("threshold", 0.9, block=4, cache="dual"), torch.Generator(canvas.device).manual_seed(seed)
+    history = list(decode(model, canvas, generator=generator, how=how))
+    letters = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)] + [corpus.MASK_CHAR]
+    return views.gif_bytes([generation.on_cpu(state) for state in history], [[False] * 160], letters)
+
+
+def main(argv=None):
+    args, text, dllm, gpt, tokenizer, about = comparison.prepare(argv, __doc__, SIZES)
+    train_text, val_text = corpus.split(text.text)
+    val_ids = torch.tensor(tokenizer.encode(val_text), device=args.device)
+    judge = comparison.Judge(train_text, tokenizer.vocab_size)
+    vocabulary, parts = set(verse.words_of(train_text)), []
+    for length, texts in zip(LENGTHS, SIZES[args.size]):
+        rows = training.windows_of(val_ids, length, texts)  # (N, T)
+        if len(rows) < 2:
+            raise corpus.UserError(f"{text.name} is too short to compare on: its last tenth must fill several texts")
+        tensors.heading(f"{len(rows)} texts of {length} characters")
+        print(f"  {'':34} temp passes rows/ch. known words   judge's NLL     distinct")
+        parts.append(decoding_report.measure(
+            ways(dllm, gpt, length), rows, judge, vocabulary, tokenizer, args.seed))
+    with corpus.whole_file(args.out / "figures" / "fast_decoding.gif") as path:
+        path.write_bytes(animate(dllm, tokenizer, args.seed))
+    decoding_report.write(about | {"size": args.size, "parts": parts}, args.out)
+    print("\nNext: your own data. python 05_train.py --corpus my.txt, and all of this works on it.")
+
+
+if __name__ == "__main__":
+    corpus.run(main)

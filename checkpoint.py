@@ -3,9 +3,12 @@
 A model is two files in a folder: model.safetensors (weights) and config.json (model config, vocabulary,
 what it was trained on, its numbers). train_state.pt beside them is only for resuming. Each is written
 under a temporary name and renamed, so that a kill at any moment leaves the old one whole.
+
+    python checkpoint.py RUN --export FOLDER       a folder to share, with a model card; --push uploads it (hub.py)
 """
 
 import dataclasses
+import errno
 import json
 import os
 import platform
@@ -26,6 +29,7 @@ transformer = import_module("03_transformer")
 RUNS = corpus.ROOT / "checkpoints"
 SHIPPED = RUNS / "shakespeare"
 SHIPPED_GPT = RUNS / "shakespeare-gpt"
+SHIPPED_TAMIL = RUNS / "tamil"
 
 
 def save(folder, model, tokenizer, info, dtype=torch.float32):
@@ -37,11 +41,18 @@ def save(folder, model, tokenizer, info, dtype=torch.float32):
         "tokenizer": {"kind": tokenizer.kind, "vocabulary": tokenizer.vocabulary},
         "info": info,
     }
+    if hasattr(model, "wiring"):  # not chapter 03's: hub.py knows its blocks
+        config["wiring"] = model.wiring
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     # The config travels inside the weights too: a kill between the two renames cannot mix two models.
     metadata = {"config": json.dumps(config, ensure_ascii=False)}
     with corpus.whole_file(folder / "model.safetensors") as path:
-        safetensors.torch.save_file(weights, path, metadata)
+        try:
+            safetensors.torch.save_file(weights, path, metadata)
+        except safetensors.SafetensorError as error:
+            if "os error 28" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, "No space left on device") from None
     with corpus.whole_file(folder / "config.json") as path:
         path.write_text(text, encoding="utf-8")
 
@@ -59,10 +70,14 @@ def load(folder, device="cpu"):
         for field in dataclasses.fields(shape):
             if not isinstance(getattr(shape, field.name), (int, float) if field.type is float else field.type):
                 raise TypeError(f"{field.name} is {getattr(shape, field.name)!r}")
-        if shape.n_layer > len(weights) or not isinstance(info, dict):  # a billion layers would never be built
+        # A billion layers would never be built, nor would a KV buffer for a billion positions.
+        if shape.n_layer > len(weights) or shape.seq_len > 1 << 16 or not isinstance(info, dict):
             raise ValueError("its config makes no sense")
+        build = transformer.Transformer
+        if "wiring" in config:
+            build = import_module("hub").architecture(config["wiring"])
         with torch.device("meta"):
-            model = transformer.Transformer(shape)
+            model = build(shape)
         tokenizer = make_tokenizer(config["tokenizer"])
     except FileNotFoundError:
         raise corpus.UserError(f"no model in {folder} (it needs model.safetensors and config.json)") from None
@@ -84,19 +99,23 @@ def load(folder, device="cpu"):
 
 def make_tokenizer(description):
     """The tokenizer that a config.json describes."""
-    if not isinstance(description["vocabulary"], str):
-        raise ValueError("its vocabulary is not text")
-    if description["kind"] == "char":
-        return corpus.CharTokenizer(description["vocabulary"])
-    raise ValueError(f"unknown tokenizer {description['kind']!r}")
+    kind, vocabulary = description["kind"], description["vocabulary"]
+    if kind == "char":
+        if not isinstance(vocabulary, str):
+            raise ValueError("its vocabulary is not text")
+        return corpus.CharTokenizer(vocabulary)
+    if kind == "tamil":
+        return import_module("08_train_tamil").TamilTokenizer(vocabulary)  # a chapter that needs this file itself
+    raise ValueError(f"unknown tokenizer {kind!r}")
 
 
 def find(name=None, kind="dllm"):
     """The folder of a model: `name` is a path or a run's name; None: your latest run of `kind`, else the shipped.
 
-    kind: "dllm" or "gpt". UserError, with the command that trains one, if there is none.
+    kind: "dllm", "gpt" or "tamil". UserError, with the command that trains one, if there is none.
     """
-    shipped, command = {"dllm": (SHIPPED, "05_train.py"), "gpt": (SHIPPED_GPT, "07_train_gpt.py")}[kind]
+    shipped, command = {"dllm": (SHIPPED, "05_train.py"), "gpt": (SHIPPED_GPT, "07_train_gpt.py"),
+                        "tamil": (SHIPPED_TAMIL, "08_train_tamil.py")}[kind]
     models = sorted(RUNS.glob("*/model.safetensors"))
     if name is not None:
         for folder in (Path(name), RUNS / name):
@@ -114,7 +133,7 @@ def find(name=None, kind="dllm"):
 
 
 def kind_of(folder):
-    """What a run's config.json says that it is: "dllm" or "gpt"."""
+    """What a run's config.json says that it is: "dllm", "gpt" or "tamil"."""
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))["info"].get("kind", "dllm")
     except Exception:  # damaged: `load` says so when this run is the one to read
@@ -178,3 +197,7 @@ def provenance():
         machine = f"{name}, {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     command = " ".join(["python", Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
     return {"command": command, "commit": commit, "machine": machine, "torch": torch.__version__}
+
+
+if __name__ == "__main__":
+    corpus.run(import_module("hub").main)

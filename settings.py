@@ -14,24 +14,19 @@ import yaml
 import corpus
 
 CONFIGS = corpus.ROOT / "configs"
+Parser = corpus.Parser
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, like all others."""
-
-    def error(self, message):
-        raise corpus.UserError(f"{message} (--help lists the flags)")
-
-
-def setting(default, meaning, low=-math.inf, high=math.inf, choices=None):
-    """A dataclass field that knows what it means and which values it may take."""
-    return dataclasses.field(default=default, metadata=dict(help=meaning, low=low, high=high, choices=choices))
+def setting(default, meaning, low=-math.inf, high=math.inf, choices=None, bare=None):
+    """A dataclass field that knows what it means and which values it may take. bare: its flag's value without one."""
+    metadata = dict(help=meaning, low=low, high=high, choices=choices, bare=bare)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check(config):
     """ValueError for the first field of a dataclass of `setting`s that is out of its range."""
     for field in dataclasses.fields(config):
-        value, (_, low, high, choices) = getattr(config, field.name), field.metadata.values()
+        value, (_, low, high, choices, _) = getattr(config, field.name), field.metadata.values()
         if choices and value not in choices:
             raise ValueError(f"{field.name} is {value!r}; choose from {', '.join(choices)}")
         if not choices and field.type is not str and not low <= value <= high:
@@ -39,15 +34,18 @@ def check(config):
             raise ValueError(f"{field.name} must be {limit}, not {value}")
 
 
-def parse(argv, description, groups, default, fixed=()):
+TEXT = ("shakespeare", "shakespeare, or a text file of your own")
+
+
+def parse(argv, description, groups, default, fixed=(), text=TEXT):
     """Command line → (arguments, one dict of given settings a group).
 
     groups: dataclasses whose fields become flags. default: the settings file when --config is not given.
-    fixed: fields that the chapter decides itself and that are no flags. UserError for unknown names and
-    for values of the wrong type.
+    fixed: fields that the chapter decides itself and that are no flags. text: what --corpus is when it is not
+    given, and its meaning. UserError for unknown names and for values of the wrong type.
     """
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", default="shakespeare", help="shakespeare, or a text file of your own")
+    parser.add_argument("--corpus", default=text[0], help=text[1])
     parser.add_argument("--config", default=default, help=f"a name in configs/ or a YAML file (here: {default})")
     parser.add_argument("--run", help="name of the run, its folder under checkpoints/")
     parser.add_argument("--fresh", action="store_true", help="start the run again instead of going on with it")
@@ -60,7 +58,9 @@ def parse(argv, description, groups, default, fixed=()):
                 fields[field.name] = field
                 usual = "" if field.default is dataclasses.MISSING else f"default {field.default}"
                 meaning = field.metadata.get("help", "")
+                bare = field.metadata.get("bare")
                 section.add_argument("--" + field.name.replace("_", "-"), metavar=field.type.__name__.upper(),
+                                     nargs="?" if bare else None, const=bare,
                                      help=f"{meaning} ({usual})" if meaning else usual)
     arguments = parser.parse_args(argv)
     values = read_config(arguments.config)

@@ -20,10 +20,11 @@ PLAYER = corpus.ROOT / "docs" / "player.html"
 # ---- A state as rows of styled cells, for the terminal and the GIF ----
 
 
-def page(state, given, letters, width):
-    """Rows of (text, style) cells, at most `width` a row, all samples below one another.
+def page(state, given, letters, width, measure=len):
+    """Rows of (text, style) cells, at most `width` wide, all samples below one another.
 
     given: (B, T) bool, the positions that were never masked. letters: what each token id looks like.
+    measure: text → its width; a letter of Tamil takes at most a terminal's column for each of its code points.
     """
     rows = []
     cells = zip(state.canvas.tolist(), state.committed.tolist(), given)
@@ -32,15 +33,17 @@ def page(state, given, letters, width):
             rows += [[]] if rows else []
             rows.append([(character, "note") for character in f"sample {number} of {len(state.canvas)}"])
         rows.append([])
+        used = 0
         for token, new, kept in zip(tokens, committed, fixed):
             style = "mask" if token == len(letters) - 1 else "given" if kept else "new" if new else "old"
-            if letters[token] == "\n":
-                rows.append([])
-                continue
-            if len(rows[-1]) == width:
-                rows.append([])
             # A control code in somebody's corpus must not reach the screen.
-            rows[-1].append((letters[token] if letters[token].isprintable() else " ", style))
+            text = letters[token] if letters[token].isprintable() else " "
+            if letters[token] == "\n" or rows[-1] and used + measure(text) > width:
+                rows.append([])
+                used = 0
+            if letters[token] != "\n":
+                rows[-1].append((text, style))
+                used += measure(text)
     return rows
 
 
@@ -116,30 +119,35 @@ def gif_bytes(history, given, letters):
     """The states as an animated GIF, the last one held for two seconds."""
     from PIL import Image, ImageDraw
 
-    font = monospace_font()
+    font, shaped = monospace_font(), tamil_font(letters)
     wide, high, margin = math.ceil(font.getlength("M")), round(1.4 * FONT_SIZE), FONT_SIZE
 
     @functools.cache
     def tile(text, style):
-        glyph = Image.new("L", (wide, high))
-        ImageDraw.Draw(glyph).text((wide / 2, 0.72 * high), text, fill=255, font=font, anchor="ms")
+        if shaped and style != "note":
+            glyph = draw_tamil(shaped, text, wide, high)
+        else:
+            glyph = Image.new("L", (wide, high))
+            ImageDraw.Draw(glyph).text((wide / 2, 0.72 * high), text, fill=255, font=font, anchor="ms")
         first = SHADES * list(INK).index(style)
         return glyph.point([first + round(value * (SHADES - 1) / 255) for value in range(256)])
 
     # A long run is thinned out. "New" is then what changed since the frame before; nothing is in the last.
     shown = [*history[: -1 : math.ceil(len(history) / GIF_FRAMES)], history[-1], history[-1]]
     shown[1:] = [replace(now, committed=now.canvas != before.canvas) for before, now in zip(shown, shown[1:])]
-    columns = max(24, min(GIF_COLUMNS, len(given[0])))
-    pages = [page(state, given, letters, columns) for state in shown]
+    width = wide * max(24, min(GIF_COLUMNS, len(given[0]) * (2 if shaped else 1)))
+    pages = [page(state, given, letters, width, lambda text: tile(text, "old").width) for state in shown]
     height, frames = min(GIF_ROWS, max(map(len, pages))), []
     for rows, state in zip(pages, shown):
         rows = tail(rows, height)
         rows += [[]] * (height + 1 - len(rows))
         rows.append([(character, "note") for character in f"step {state.step}/{history[-1].step}"])
-        frame = Image.new("L", (columns * wide + 2 * margin, len(rows) * high + 2 * margin))
+        frame = Image.new("L", (width + 2 * margin, len(rows) * high + 2 * margin))
         for y, row in enumerate(rows):
-            for x, cell in enumerate(row):
-                frame.paste(tile(*cell), (margin + x * wide, margin + y * high))
+            x = margin
+            for cell in row:
+                frame.paste(tile(*cell), (x, margin + y * high))
+                x += tile(*cell).width
         frame.putpalette(PALETTE)
         frames.append(frame)
     pace = max(40, min(200, 6000 // len(frames)))  # ms: about six seconds in all
@@ -159,6 +167,46 @@ def monospace_font():
         with contextlib.suppress(OSError):
             return ImageFont.truetype(str(name), FONT_SIZE)
     return ImageFont.load_default(size=FONT_SIZE)
+
+
+def tamil_font(letters):
+    """The font to draw Tamil with if `letters` has any, else None. UserError if it is not installed.
+
+    It is matplotlib's font object, which shapes: signs come to stand before, around or within their consonant.
+    """
+    if not any("\u0b80" <= letter[0] <= "\u0bff" for letter in letters):
+        return None
+    path = tamil_font_file()
+    from matplotlib.ft2font import FT2Font
+
+    font = FT2Font(str(path))
+    font.set_size(FONT_SIZE, 72)  # at 72 dots an inch a point is a pixel
+    return font
+
+
+def tamil_font_file():
+    """The path of Noto Sans Tamil. UserError if it, or matplotlib, which can shape it, is not installed."""
+    package = importlib.util.find_spec("fontpkg_noto_sans_tamil")
+    files = sorted(Path(package.origin).parent.rglob("*.ttf")) if package and package.origin else []
+    if not files or not importlib.util.find_spec("matplotlib"):
+        raise corpus.UserError("pictures of Tamil need its font: pip install fontpkg-noto-sans-tamil matplotlib")
+    return files[0]
+
+
+def draw_tamil(font, text, wide, high):
+    """One letter as a grey picture of its own width, `high` pixels high; a mask as a box, which the font lacks."""
+    from PIL import Image
+
+    if text == corpus.MASK_CHAR:
+        box = Image.new("L", (2 * wide, high))
+        box.paste(110, (1, 3, 2 * wide - 1, high - 3))
+        return box
+    font.set_text(text, 0)
+    font.draw_glyphs_to_bitmap()
+    ink, below = Image.fromarray(font.get_image()), round(font.get_descent() / 64)
+    glyph = Image.new("L", (max(ink.width, wide // 2), high))
+    glyph.paste(ink, (0, round(0.72 * high) + below - ink.height))
+    return glyph
 
 
 # ---- View 3: a web page ----

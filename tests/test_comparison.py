@@ -18,6 +18,7 @@ import report
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 comparison = import_module("10_dllm_vs_gpt")
+verse = import_module("09_generate_tamil")
 
 LETTERS = "\n abcdefgh."
 
@@ -34,10 +35,10 @@ def text():
 
 
 def test_known_words():
-    vocabulary = set(comparison.words_of("The king's men, the end.\nWell-met: 'tis so!"))
+    vocabulary = set(verse.words_of("The king's men, the end.\nWell-met: 'tis so!"))
     assert vocabulary == {"the", "king's", "men", "end", "well", "met", "'tis", "so"}
-    assert comparison.known_words(["the men", "THE mem!"], vocabulary) == 3 / 4
-    assert comparison.known_words(["  \n."], vocabulary) == 0  # no word at all
+    assert verse.known_words(["the men", "THE mem!"], vocabulary) == 3 / 4
+    assert verse.known_words(["  \n."], vocabulary) == 0  # no word at all
 
 
 def test_distinct_runs():
@@ -49,14 +50,14 @@ def test_distinct_runs():
 
 def test_longest_copy():
     text = "to be, or not to be, that is the question"
-    assert comparison.longest_copy(["xx not to be xx", "zz"], text) == len(" not to be")
-    assert comparison.longest_copy([text], text) == len(text)
-    assert comparison.longest_copy(["ZZZ", ""], text) == 0
+    assert verse.longest_copy(["xx not to be xx", "zz"], text) == len(" not to be")
+    assert verse.longest_copy([text], text) == len(text)
+    assert verse.longest_copy(["ZZZ", ""], text) == 0
     draw = random.Random(1)
     for _ in range(20):  # against trying every run
         text, sample = ("".join(draw.choices("ab", k=n)) for n in (60, 25))
         runs = [sample[i:j] for i in range(25) for j in range(i + 1, 26)]
-        assert comparison.longest_copy([sample], text) == max(len(run) for run in runs if run in text)
+        assert verse.longest_copy([sample], text) == max(len(run) for run in runs if run in text)
 
 
 def test_the_judge_is_a_distribution(text):
@@ -209,7 +210,9 @@ def test_the_report_from_two_tiny_runs(two_runs, tmp_path):
     assert {(r["model"], r["nfe"]) for r in samples["table"]} == {("dllm", 2), ("dllm", 4), ("gpt", 16)}
     assert samples["real"]["words"] > 0.5 > max(r["words"] for r in samples["table"])  # cut words; noise
     runs = results["reuse"]["runs"]
-    assert len(runs) == 6 and all(r["curve"][-1]["step"] == 4 for r in runs)  # the last evaluation stands apart
+    assert len(runs) == 9 and all(r["curve"][-1]["step"] == 4 for r in runs)  # the last evaluation stands apart
+    losses = {r["model"]: r["end"]["loss"] for r in runs if r["fraction"] == 1}
+    assert losses["gpt"] != losses["decayed"] and "; with weight decay it is" in article
     for r in runs:
         assert r["end"]["epochs"] == pytest.approx(4 * 2 * 8 / r["characters"])
     assert results["seed"] == 1 and results["dllm"]["info"]["train"]["seed"] == 1
