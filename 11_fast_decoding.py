@@ -29,7 +29,6 @@ tensors = import_module("01_tensors")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 generation = import_module("06_generate")
-gpt_training = import_module("07_train_gpt")
 verse = import_module("09_generate_tamil")
 comparison = import_module("10_dllm_vs_gpt")
 
@@ -41,8 +40,7 @@ comparison = import_module("10_dllm_vs_gpt")
 class Look:
     """What a pass shows of a block of b positions, which is all that a rule may go by.
 
-    A rule takes a Look and its own number, and returns (B, b) True where to commit; the sampler leaves out what is
-    not masked.
+    A rule takes a Look and its own number, and returns (B, b) True where to commit.
     """
 
     logits: torch.Tensor  # (B, b, V)
@@ -75,7 +73,7 @@ def by_margin(look, _):
 
 
 def ancestral(look, schedule):
-    """Each mask resolves on its own with probability (α_s - α_t) / (1 - α_t) (MDLM, Sahoo et al. 2024, equation 7).
+    """Each mask resolves on its own with probability (α_s - α_t) / (1 - α_t) (MDLM, Sahoo et al. 2024).
 
     This is the process that the model was trained to reverse. How many it commits is left to chance.
     """
@@ -103,7 +101,7 @@ def longest_prefix(score, masked, fits):
 
 
 def factor(look, f):
-    """The n surest proposals, n the largest with c_m ≥ 1 - f / (m + 1) for each m ≤ n (Fast-dLLM, section 3.3).
+    """The n surest proposals, n the largest with c_m ≥ 1 - f / (m + 1) for each m ≤ n (Fast-dLLM).
 
     If n tokens each are right with probability at least 1 - ε, drawing them apart is as good as drawing them
     together as long as (n + 1) ε ≤ 1; f is how much of that bound to use.
@@ -113,7 +111,7 @@ def factor(look, f):
 
 
 def entropy_bound(look, gamma):
-    """The positions of lowest entropy H, as many as keep Σ H - max H ≤ γ (EB, Ben-Hamu et al. 2025, equation 6).
+    """The positions of lowest entropy H, as many as keep Σ H - max H ≤ γ (EB, Ben-Hamu et al. 2025).
 
     The left side bounds what is lost by drawing them apart: their mutual information. A single one is always free.
     """
@@ -138,8 +136,7 @@ def apart(look, distance):
 
     The other rules ask how sure a proposal is, and letters are hardly ever sure: what the third letter of a word
     is depends on the second. This one asks whom a commitment could contradict, and lets the far ones through.
-    (Dilated unmasking, Luxembourg et al. 2025, fixes such gaps beforehand.) A text in n passes at length 256 needs
-    hardly more at length 1000.
+    (Dilated unmasking, Luxembourg et al. 2025, fixes such gaps beforehand.)
     """
     score = diffusion.lively(look.confidence, look.masked, look.generator).masked_fill(~look.masked, -math.inf)
     highest = F.max_pool1d(score[:, None], 2 * int(distance) + 1, stride=1, padding=int(distance))[:, 0]
@@ -329,14 +326,13 @@ def decode(model, canvas, steps=None, temperature=0.8, top_k=None, generator=Non
             yield diffusion.State(canvas, confidence, committed, number, network.nfe)
             if adaptive and not masked[:, here].any():  # the only rules that must look before they go on
                 break
-    block = slice(0, canvas.shape[1])
     for step in itertools.count():
         if step < how.remask:
             back = take_back(confidence, written & ~masked, how.sigma, generator)
             canvas, masked = torch.where(back, model.config.mask_id, canvas), masked | back
         elif not masked.any():
             break
-        token, sure = diffusion.propose(network(canvas, 0, len(nothing[0]), True), temperature, top_k, generator)
+        token, sure = diffusion.propose(network(canvas, 0, canvas.shape[1], True), temperature, top_k, generator)
         # What is taken back stands together, in one odd word: it must not be written again all at once.
         commit = apart(Look(None, None, sure, masked, nothing.sum(1), (0, 0), generator), FAST.number)
         canvas, confidence = torch.where(commit, token, canvas), torch.where(masked, sure, confidence)
@@ -360,28 +356,14 @@ def take_back(confidence, written, sigma, generator=None):
 # 4. What all of it buys
 
 
-def write(model, prompts, length, steps, temperature, how, seed):
-    """Continue prompts (B, P) to (B, length), longer than the window as chapter 06 does it: tokens, and the passes
-    that one text needs. steps: for a window; None with an adaptive rule. how: None for chapter 04's sampler."""
-    generator = torch.Generator(prompts.device).manual_seed(seed)
-    if model.config.causal:
-        tokens = gpt_training.generate(model, prompts, length - prompts.shape[1], temperature, generator=generator)
-        return tokens, length - prompts.shape[1]
-    canvas = F.pad(prompts, (0, length - prompts.shape[1]), value=model.config.mask_id)  # (B, T)
-    sampler = functools.partial(decode, how=how) if how else diffusion.denoise
-    passes = 0
-    for state in generation.generate(model, canvas, steps or length, temperature, None, generator, sampler):
-        passes = passes + state.committed.any(1).float().mean()  # a text that waits for the others needs no pass
-    return state.canvas, float(passes) if how and RULES[how.rule].adaptive else state.nfe
-
-
 def ways(dllm, gpt, length):
     """Every `decoding_report.Way` to write so many characters that is measured, the lines to beat first."""
     long = length > dllm.config.seq_len
 
     def way(kind, name, steps=None, temperature=0.8, how=None, model=dllm, same_without=None):
-        writer = lambda prompts, seed: write(model, prompts, length, steps, temperature, how, seed)  # noqa: E731
-        return decoding_report.Way(kind, name, temperature, writer, model, same_without)
+        sampler = functools.partial(decode, how=how) if how else diffusion.denoise
+        adaptive = how is not None and RULES[how.rule].adaptive
+        return decoding_report.Way(kind, name, model, steps or length, temperature, sampler, adaptive, same_without)
 
     yield way("plain", "plain, one character a pass")
     for steps in (64, 16):
@@ -399,7 +381,8 @@ def ways(dllm, gpt, length):
             yield way("block" if cache == "none" else "cache", name + f", {cache}" * (cache != "none"), 64,
                       how=Decoding("confidence", block=32, cache=cache), same_without=name)
         for rule, number in (("threshold", 0.9), ("factor", 1.0), ("entropy", 0.5), ("stable", 0.01)):
-            yield way("block", f"{rule} {number:g}, blocks of 32, dual", how=Decoding(rule, number, block=32, cache="dual"))
+            how = Decoding(rule, number, block=32, cache="dual")
+            yield way("block", f"{rule} {number:g}, blocks of 32, dual", how=how)
         yield way("remask", "ancestral, 32 passes and 32 to mend", 32, how=Decoding("ancestral", remask=32))
         yield way("remask", "apart 4, and 16 to mend", how=Decoding("apart", 4, remask=16))
     for number, temperature in ((4, 0.8), (8, 0.8), (12, 0.8), (12, 0.6), (16, 0.8)):
@@ -435,7 +418,7 @@ def main(argv=None):
         if len(rows) < 2:
             raise corpus.UserError(f"{text.name} is too short to compare on: its last tenth must fill several texts")
         tensors.heading(f"{len(rows)} texts of {length} characters")
-        print(f"  {'':34} temp passes rows/ch. known words   judge's NLL     distinct")
+        print(f"  {'':44} temp passes rows/ch. known words   judge's NLL     distinct")
         parts.append(decoding_report.measure(
             ways(dllm, gpt, length), rows, judge, vocabulary, tokenizer, args.seed))
     with corpus.whole_file(args.out / "figures" / "fast_decoding.gif") as path:

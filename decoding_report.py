@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from importlib import import_module
 
 import torch
+import torch.nn.functional as F
 
 import benchmark
 import report
 
+generation = import_module("06_generate")
+gpt_training = import_module("07_train_gpt")
 verse = import_module("09_generate_tamil")
 comparison = import_module("10_dllm_vs_gpt")
 
@@ -29,10 +32,26 @@ class Way:
 
     kind: str  # of COLOURS
     name: str
+    model: torch.nn.Module  # a GPT writes as chapter 07 does
+    steps: int  # of a window
     temperature: float
-    write: Callable  # (prompts (B, 1), seed) → tokens (B, T), passes that a text needs
-    model: torch.nn.Module
+    sampler: Callable  # of the dLLM: chapter 04's, or one that is called and yields like it
+    adaptive: bool  # does the sampler end when it is done?
     same_without: str | None = None  # a cache's line: the name of the line that differs in the cache alone
+
+    def write(self, prompts, length, seed):
+        """Continue prompts (B, P) to (B, length), longer than the window as chapter 06 does it: tokens, and the
+        passes that one text needs."""
+        generator = torch.Generator(prompts.device).manual_seed(seed)
+        missing = length - prompts.shape[1]
+        if self.model.config.causal:
+            return gpt_training.generate(self.model, prompts, missing, self.temperature, generator=generator), missing
+        canvas = F.pad(prompts, (0, missing), value=self.model.config.mask_id)  # (B, T)
+        passes = 0
+        for state in generation.generate(
+                self.model, canvas, self.steps, self.temperature, None, generator, self.sampler):
+            passes = passes + state.committed.any(1).float().mean()  # a text that waits for others needs no pass
+        return state.canvas, float(passes) if self.adaptive else state.nfe
 
 
 def quality(texts, judge, vocabulary):
@@ -51,13 +70,13 @@ def measure(ways, rows, judge, vocabulary, tokenizer, seed, repeats=3):
     clock, `repeats` times, all ways taking turns."""
     ways, device, (N, T), table = list(ways), rows.device, rows.shape, []
     real = quality([tokenizer.decode(row) for row in rows], judge, vocabulary)
-    line = "  {:34} {:>4} {:>6} {:>8} {:11.1%} ± {:.1%} {:7.3f} ± {:.3f} {:8.1%} {:>9} characters/s"
+    line = "  {:44} {:>4} {:>6} {:>8} {:11.1%} ± {:.1%} {:7.3f} ± {:.3f} {:8.1%} {:>9} characters/s"
     print(line.format("real text", "", "", "", *list(real.values())[:5], ""))
     for way in ways:
         computed = []
         hook = way.model.register_forward_pre_hook(lambda _, inputs, log=computed: log.append(inputs[0].numel()))
         start = benchmark.now(device)
-        tokens, nfe = way.write(rows[:, :1], seed)
+        tokens, nfe = way.write(rows[:, :1], T, seed)
         seconds = benchmark.now(device) - start
         hook.remove()
         texts = [tokenizer.decode(row) for row in tokens]
@@ -65,13 +84,13 @@ def measure(ways, rows, judge, vocabulary, tokenizer, seed, repeats=3):
                       "rows": sum(computed) / N / (T - 1), "batch_rate": N * (T - 1) / seconds,
                       "same_without": way.same_without, **quality(texts, judge, vocabulary), "first": texts[0]})
         shown = [table[-1][key] for key in real][:5]
-        rate = f"{table[-1]['batch_rate']:,.0f}"
-        print(line.format(way.name, way.temperature, f"{nfe:.0f}", f"{table[-1]['rows']:.1f}", *shown, rate), flush=True)
+        work = f"{nfe:.0f}", f"{table[-1]['rows']:.1f}"
+        print(line.format(way.name, way.temperature, *work, *shown, f"{table[-1]['batch_rate']:,.0f}"), flush=True)
     times = [[] for _ in ways]
     for turn in range(repeats):
         for way, seconds in zip(ways, times):
             start = benchmark.now(device)
-            way.write(rows[turn % N : turn % N + 1, :1], seed + turn)
+            way.write(rows[turn % N : turn % N + 1, :1], T, seed + turn)
             seconds.append(benchmark.now(device) - start)
     for line, seconds in zip(table, times):
         line["rate"] = (T - 1) / statistics.median(seconds)
@@ -182,8 +201,9 @@ def sample(part):
     x = best(part, base)
     if x is None:
         return ""
-    return f"The first {named(base)}, in {base['nfe']:.0f} passes, unedited:\n\n{report.quote(base['first'][:256])}\n\n" \
-           f"and {named(x)}, in {x['nfe']:.0f}:\n\n{report.quote(x['first'][:256])}"
+    return "\n\n".join((
+        f"The first text of {named(base)}, in {base['nfe']:.0f} passes, unedited:", report.quote(base["first"][:256]),
+        f"and of {named(x)}, in {x['nfe']:.0f}:", report.quote(x["first"][:256])))
 
 
 def caches(r):

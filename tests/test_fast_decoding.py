@@ -1,7 +1,12 @@
 """Chapter 11: rules on distributions made by hand, caches against no cache, and what every sampler must keep."""
 
+import functools
+import hashlib
 import itertools
+import json
 import math
+import random
+import re
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -10,6 +15,7 @@ import torch
 
 import checkpoint
 import corpus
+import decoding_report
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -361,3 +367,61 @@ def test_a_wrong_flag_is_one_line(flags, tmp_path, monkeypatch, capsys):
         corpus.run(generation.main)
     out, err = capsys.readouterr()
     assert stop.value.code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1
+
+
+# What is measured
+
+
+def line(name="x", kind="rule", **values):
+    row = dict(kind=kind, name=name, temperature=0.8, nfe=10.0, rows=5.0, rate=100.0, batch_rate=100.0, words=0.9,
+               judge=1.5, distinct=0.5, words_error=0.01, judge_error=0.01, distinct_error=0.01, same_without=None,
+               first="text")
+    return row | values
+
+
+def test_the_best_line_is_the_fastest_that_is_no_worse():
+    base = line("plain", "plain", rate=10.0)
+    lines = [base, line("worse", rate=900.0, words=0.8), line("repeats", rate=800.0, judge=1.0, distinct=0.3),
+             line("within the error", rate=300.0, words=0.88), line("slower", rate=200.0),
+             line("GPT", "GPT", rate=1000.0)]
+    assert decoding_report.best({"table": lines}, base)["name"] == "within the error"
+    better = line("plain", "plain", rate=10.0, words=0.95)
+    assert decoding_report.best({"table": lines}, better) is None
+
+
+def test_passes_of_a_text_leave_out_its_waiting():
+    """Two texts, one with a single blank: the pass that it needs and not those of its neighbour."""
+    model, prompts = Fixed(torch.randn(T, V)), torch.tensor([[1] * 4 + [V] * 3, [1] * 6 + [V]])
+    model.config.seq_len, model.config.causal = T, False
+    sampler = functools.partial(fast.decode, how=fast.Decoding("threshold", 1.0))
+    way = decoding_report.Way("rule", "", model, 99, 0.8, sampler, True)
+    tokens, passes = way.write(prompts, 7, 0)
+    assert (tokens < V).all() and passes == (3 + 1) / 2 and model.calls == 3
+
+
+def test_the_page_from_two_tiny_runs(tmp_path, monkeypatch):
+    draw = random.Random(0)
+    text = " ".join("".join(draw.choices("abcdefgh", k=draw.randint(1, 6))) for _ in range(500))
+    (tmp_path / "words.txt").write_text(text)
+    tokenizer = corpus.CharTokenizer.from_text(text)
+    for name in ("dllm", "gpt"):
+        config = transformer.TransformerConfig(tokenizer.vocab_size, 16, 1, 2, 16, causal=name == "gpt")
+        checkpoint.save(tmp_path / name, transformer.Transformer(config), tokenizer,
+                        {"corpus_sha256": hashlib.sha256(text.encode()).hexdigest()})
+    monkeypatch.setattr(fast, "LENGTHS", (12, 24))
+    monkeypatch.setitem(fast.SIZES, "quick", (3, 2))
+    fast.main(["--corpus", str(tmp_path / "words.txt"), "--dllm", str(tmp_path / "dllm"), "--gpt",
+               str(tmp_path / "gpt"), "--size", "quick", "--device", "cpu", "--out", str(tmp_path / "docs")])
+    page = (tmp_path / "docs" / "fast_decoding.md").read_text(encoding="utf-8")
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", page)
+    assert len(pictures) == 2 and all((tmp_path / "docs" / name).is_file() for name in pictures)
+    results = json.loads((tmp_path / "docs" / "fast_decoding.json").read_text(encoding="utf-8"))
+    assert decoding_report.page(results) == page  # a function of the numbers alone
+    for part, length in zip(results["parts"], (12, 24)):
+        by_name = {(row["name"], row["temperature"]): row for row in part["table"]}
+        assert len(by_name) == len(part["table"]) and part["length"] == length
+        plain, gpt = by_name["plain, one character a pass", 0.8], by_name["GPT with KV cache", 0.8]
+        assert plain["nfe"] == gpt["nfe"] == length - 1
+        assert all(row["nfe"] <= plain["nfe"] for row in part["table"] if row["kind"] != "remask")
+        for row in part["table"]:
+            assert row["same_without"] is None or (row["same_without"], row["temperature"]) in by_name
