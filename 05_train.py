@@ -126,12 +126,14 @@ class Muon(torch.optim.Optimizer):
     torch.optim.Muon does the same one matrix at a time and in bf16 only, which is slow on a CPU.
     """
 
+    orthogonalize = staticmethod(orthogonalize)
+
     def __init__(self, params, lr, momentum, weight_decay=0.0, dtype=torch.float32):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self):
+    def step(self, closure=None):  # none is needed; PyTorch's tools pass one
         for group in self.param_groups:
             by_shape = {}
             for p in group["params"]:
@@ -141,7 +143,7 @@ class Muon(torch.optim.Optimizer):
                 buffers = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in params]
                 torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
                 ahead = torch._foreach_lerp(grads, buffers, group["momentum"])  # Nesterov: look one step on
-                update = orthogonalize(torch.stack(ahead), self.dtype)
+                update = self.orthogonalize(torch.stack(ahead), self.dtype)
                 torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
                 scale = max(1, shape[0] / shape[1]) ** 0.5  # the same change of output for any shape
                 torch._foreach_add_(params, list(update.unbind()), alpha=-group["lr"] * scale)
@@ -331,6 +333,24 @@ def draw_curve(folder, measure):
 # 5. The command line
 
 
+def open_run(name, wanted, fresh=False, parts=STATE, may_change=MAY_CHANGE):
+    """The folder of run `name` and the state saved there, or None; `fresh` forgets it.
+
+    UserError if it was begun with other settings than `wanted` in more than those that `may_change`.
+    """
+    folder = checkpoint.RUNS / name
+    if fresh:
+        for file in ("train_state.pt", "log.jsonl"):
+            (folder / file).unlink(missing_ok=True)
+    saved = checkpoint.load_state(folder, parts)
+    if (folder / "model.safetensors").is_file() and not (folder / "log.jsonl").is_file() and not fresh:
+        raise corpus.UserError(f"{folder} holds a model that cannot be trained on; use --run NEW_NAME, or --fresh")
+    changed = [key for key in wanted if saved and saved["settings"].get(key) != wanted[key]]
+    if changed := ", ".join(key for key in changed if key not in may_change):
+        raise corpus.UserError(f"run {name} was begun with another {changed}; use --run NEW_NAME or --fresh")
+    return folder, saved
+
+
 def start_run(arguments, kind, model_config, config, objective, tokenizer, text, parts):
     """Everything between parsed settings and a trained model: the folder, resuming, training, the curve.
 
@@ -342,17 +362,8 @@ def start_run(arguments, kind, model_config, config, objective, tokenizer, text,
     if min(map(len, data)) < 2 * (model_config.seq_len + objective.extra):
         raise corpus.UserError(f"{text.name} is too short for windows of {model_config.seq_len}; lower --seq-len")
     name = arguments.run or f"{kind}-{text.name}-{Path(arguments.config).stem.removeprefix(kind + '-')}"
-    folder = checkpoint.RUNS / name
-    if arguments.fresh:
-        for file in ("train_state.pt", "log.jsonl"):
-            (folder / file).unlink(missing_ok=True)
     wanted = dataclasses.asdict(model_config) | dataclasses.asdict(config) | {"corpus": text.sha256}
-    saved = checkpoint.load_state(folder, STATE)
-    if (folder / "model.safetensors").is_file() and not (folder / "log.jsonl").is_file() and not arguments.fresh:
-        raise corpus.UserError(f"{folder} holds a model that cannot be trained on; use --run NEW_NAME, or --fresh")
-    changed = [key for key in wanted if saved and saved["settings"].get(key) != wanted[key]]
-    if changed := ", ".join(key for key in changed if key not in MAY_CHANGE):
-        raise corpus.UserError(f"run {name} was begun with another {changed}; use --run NEW_NAME or --fresh")
+    folder, saved = open_run(name, wanted, arguments.fresh)
     torch.manual_seed(config.seed)
     model = transformer.Transformer(model_config).to(device)
     print(f"{kind}, {transformer.count_parameters(model) / 1e6:.2f}M parameters, settings {arguments.config!r}, "

@@ -235,7 +235,8 @@ def watch(model, tokenizer, rows, args, name):
     mask_id = model.config.vocab_size
     if args.topk is not None and args.topk > mask_id:
         raise corpus.UserError(f"--topk is {args.topk}, but the vocabulary has {mask_id} symbols: lower it")
-    letters = [tokenizer.decode([i]) for i in range(mask_id)] + [corpus.MASK_CHAR]
+    letters = getattr(tokenizer, "letters", None)  # of tokens that may be part of a character
+    letters = letters or [tokenizer.decode([i]) for i in range(mask_id)] + [corpus.MASK_CHAR]
     canvas = torch.tensor(rows, device=next(model.parameters()).device)  # (B, T)
     given, unit = (canvas != mask_id).tolist(), tokenizer.unit
     total = sum(budget for *_, budget in plan_windows(canvas, mask_id, model.config.seq_len, args.steps))

@@ -2,6 +2,7 @@
 
     python benchmark.py                     # no GPU: about six minutes on two cores
     python benchmark.py --only sampling     # or laptop, or gpu (the 10.7M settings, on any device)
+    python benchmark.py --only scale        # chapter 12's sizes: dLLM and GPT, batch and length; two processes
 
 You see a table of training (tokens/s, and the share of the best matrix product of the same type that this
 machine does), Muon's part in a step, sampling (characters/s, forward passes), peak memory and start-up. The
@@ -26,6 +27,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import checkpoint
@@ -35,10 +37,13 @@ import settings
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
+gpt = import_module("07_train_gpt")
 
 VOCAB = 65  # as many symbols as TinyShakespeare has; the tokens are random, which takes the same time
 CPU_BATCH = 16  # at the 10.7M settings, where the full 64 would take a CPU many seconds a step
 MEMORY_LIMIT = 3000  # MB on CUDA at the 10.7M default: a 4 GB card, less what the desktop takes
+WORDS = 50257  # GPT-2's, as chapter 12 has
+QUICK_SCALE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "vocab_size": 100}
 QUICK = {"n_layer": 2, "n_head": 2, "n_embd": 32, "seq_len": 32, "batch_size": 8}
 SHIPPED = (checkpoint.SHIPPED / "model.safetensors").is_file()
 
@@ -167,6 +172,84 @@ def measure_startup(job, device):
     return [job | {"model": model.name, "seconds": statistics.median(times)}]
 
 
+def build_size(job, causal, device):
+    """A model of chapter 12's size job["settings"], with random weights."""
+    shape = {"vocab_size": WORDS, "causal": causal} | settings.read_config(job["settings"])["model"]
+    config = transformer.TransformerConfig(**shape | (QUICK_SCALE if job["quick"] else {}))
+    return transformer.Transformer(config).to(device).eval()
+
+
+def measure_forward(job, device):
+    """One pass, and writing, of a dLLM and a GPT of one size, for each batch and length.
+
+    A dLLM commits 4 tokens a pass, a GPT one, over its KV buffer: equal in length, not in quality (chapter 10).
+    """
+    rows, dtype = [], settings.pick_dtype("auto", device)
+    for causal in (False, True):
+        model = build_size(job, causal, device)
+        for batch, length in itertools.product(job["batches"], job["lengths"]):
+            tokens = torch.randint(model.config.vocab_size, (batch, length), device=device)
+            canvas = torch.full_like(tokens, model.config.mask_id)
+
+            def write(model=model, tokens=tokens, canvas=canvas):
+                if model.config.causal:
+                    gpt.generate(model, tokens[:, :1], tokens.shape[1] - 1)
+                else:
+                    list(diffusion.denoise(model, canvas, canvas.shape[1] // 4))
+
+            with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                once = statistics.median(measure_times(partial(model, tokens), device, job["quick"], 2.0))
+                whole = statistics.median(measure_times(write, device, job["quick"], 4.0))
+            rows.append(job | {"model": "GPT" if causal else "dLLM", "parameters": transformer.count_parameters(model),
+                               "batch": batch, "length": length, "pass_seconds": once,
+                               "pass_tokens_per_second": batch * length / once,
+                               "nfe": length - 1 if causal else length // 4, "seconds": whole,
+                               "tokens_per_second": batch * length / whole})
+    return rows
+
+
+def measure_scaling(job, device):
+    """Weak scaling: as many windows a process, with one process and with two. A row each."""
+    rows = []
+    for processes in (1, 2):
+        if device.type == "cuda" and torch.cuda.device_count() < processes:
+            raise RuntimeError(f"weak scaling needs {processes} GPUs")
+        starter = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if processes == 2 else []
+        command = [sys.executable, *starter, __file__, "--job", json.dumps(job | {"kind": "member"})]
+        threads = {"OMP_NUM_THREADS": str(max(1, os.cpu_count() // 2))}  # the same for one process and for two
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | threads)
+        if done.returncode:
+            raise RuntimeError("two processes did not come together: " + done.stderr.strip().splitlines()[0])
+        (row,) = json.loads(done.stdout.splitlines()[-1])
+        rows.append(row | {"kind": "scaling"})
+    return [row | {"efficiency": row["tokens_per_second"] / row["processes"] / rows[0]["tokens_per_second"]}
+            for row in rows]
+
+
+def measure_member(job, device):
+    """One of the processes of `measure_scaling`: some steps of chapter 12. It counts them, to stay in step."""
+    parallel, words, scale = map(import_module, ("parallel", "words", "12_scale"))
+    team, model = parallel.join(str(device)), build_size(job, False, "cpu")
+    c = model.config
+    config = scale.TrainConfig(batch_size=job["batch"] * team.world, compile="off", short=0.0)
+    dtype = settings.pick_dtype("auto", team.device)
+    model = model.to(team.device).train()
+    engine = scale.distribute(model, model, config, team, dtype)
+    optimizers = scale.make_optimizers(model, config, dtype)
+    windows = words.Windows(np.random.default_rng(0).integers(0, c.vocab_size, 100_000).astype(np.uint16), c.seq_len)
+    times = []
+    for step in range(4 if job["quick"] else 12):
+        began = now(team.device)
+        scale.backward(engine, *scale.draw(windows, config, c.mask_id, step, team.rank, team.world), team, 1, dtype)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        times.append(now(team.device) - began)
+    seconds = statistics.median(times[2:])
+    return [job | {"processes": team.world, "parameters": transformer.count_parameters(model), "step_seconds": seconds,
+                   "tokens_per_second": config.batch_size * c.seq_len / seconds}]
+
+
 KINDS = {  # how a kind of row is measured, its heading and its line in the table
     "peak": (measure_peak, "\nbest matrix product", "  {dtype:9} {tflops:8.3f} TFLOP/s, {size} x {size}"),
     "training": (
@@ -181,11 +264,28 @@ KINDS = {  # how a kind of row is measured, its heading and its line in the tabl
         " {memory:>6}  {model}"),
     "start-up": (measure_startup, "\n06_generate.py, start to exit",
                  "  {characters} characters, {steps} steps, {model}: {seconds:.2f} s"),
+    "forward": (
+        measure_forward,
+        "\nsettings    parameters  model  batch length    s/pass  tokens/s   NFE  writing, s  tokens/s",
+        "{settings:11} {parameters:10,}  {model:5} {batch:6} {length:6} {pass_seconds:9.4f}"
+        " {pass_tokens_per_second:9,.0f} {nfe:5} {seconds:11.2f} {tokens_per_second:9,.0f}"),
+    "scaling": (
+        measure_scaling, "\nweak scaling, settings  processes  windows each    s/step  tokens/s  of ideal",
+        "{settings:23} {processes:9} {batch:13} {step_seconds:9.4f} {tokens_per_second:9,.0f} {efficiency:9.0%}"),
+    "member": (measure_member, "", ""),
 }
 
 
 def plan(only, device, quick):
     """The jobs, in order: plain values, each to be measured by a process of its own."""
+    if only == "scale":
+        sizes, many = ("tiny", "small"), 8
+        if device.type == "cuda":
+            sizes, many = (*sizes, "medium"), 64
+        grid = {"batches": [1, 2 if quick else many], "lengths": [8, 16] if quick else [64, 256]}
+        jobs = [{"kind": "forward", "settings": name} | grid for name in (sizes[:1] if quick else sizes)]
+        jobs.append({"kind": "scaling", "settings": "tiny", "batch": 2 if quick else 4})
+        return [job | {"device": str(device), "quick": quick} for job in jobs]
     auto, jobs = str(settings.pick_dtype("auto", device)).removeprefix("torch."), []
     dtypes = list(dict.fromkeys(["float32", auto]))
     if only != "sampling":
@@ -247,14 +347,15 @@ def run_all(jobs):
 
 def main(argv=None):
     parser = settings.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("laptop", "gpu", "sampling"), help="measure this part alone")
+    parser.add_argument("--only", choices=("laptop", "gpu", "sampling", "scale"), help="measure this part alone")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, a trial; saved only where --out says")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the file (docs/benchmarks/MACHINE.json)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--job", help=argparse.SUPPRESS)  # for run_all
     args = parser.parse_args(argv)
     if args.job:
-        return print(json.dumps(measure(json.loads(args.job))))
+        rows = measure(json.loads(args.job))
+        return None if int(os.environ.get("RANK", 0)) else print(json.dumps(rows))
     device, out, origin = settings.pick_device(args.device), args.out, checkpoint.provenance()
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     cpu = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor() or platform.machine()

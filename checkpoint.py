@@ -104,6 +104,9 @@ def make_tokenizer(description):
         if not isinstance(vocabulary, str):
             raise ValueError("its vocabulary is not text")
         return corpus.CharTokenizer(vocabulary)
+    if kind in ("bpe", "bytes"):
+        words = import_module("words")  # only a model of chapter 12 needs it
+        return words.BytePairs() if kind == "bpe" else words.Bytes()
     if kind == "tamil":
         return import_module("08_train_tamil").TamilTokenizer(vocabulary)  # a chapter that needs this file itself
     raise ValueError(f"unknown tokenizer {kind!r}")

@@ -6,6 +6,7 @@ import difflib
 import math
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -37,42 +38,68 @@ def check(config):
 TEXT = ("shakespeare", "shakespeare, or a text file of your own")
 
 
-def parse(argv, description, groups, default, fixed=(), text=TEXT):
+def parse(argv, description, groups, default, fixed=(), text=TEXT, sections=()):
     """Command line → (arguments, one dict of given settings a group).
 
     groups: dataclasses whose fields become flags. default: the settings file when --config is not given.
     fixed: fields that the chapter decides itself and that are no flags. text: what --corpus is when it is not
-    given, and its meaning. UserError for unknown names and for values of the wrong type.
+    given, and its meaning. sections: a name for each group, which is then a section of the settings file; `seed` in
+    the section `train` is the flag --train.seed, or --seed for short, and there is no --corpus.
+    UserError for unknown names and for values of the wrong type.
     """
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", default=text[0], help=text[1])
+    if not sections:
+        parser.add_argument("--corpus", default=text[0], help=text[1])
     parser.add_argument("--config", default=default, help=f"a name in configs/ or a YAML file (here: {default})")
-    parser.add_argument("--run", help="name of the run, its folder under checkpoints/")
+    # torchrun takes a --run for one of its own flags, wherever it stands.
+    names = ["--run", "--run-name"] if sections else ["--run"]
+    parser.add_argument(*names, help="name of the run, its folder under checkpoints/")
     parser.add_argument("--fresh", action="store_true", help="start the run again instead of going on with it")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     fields = {}
-    for group in groups:
-        section = parser.add_argument_group(group.__name__)
+    for group, prefix in zip(groups, sections or [""] * len(groups)):
+        part = parser.add_argument_group(prefix or group.__name__)
         for field in dataclasses.fields(group):
             if field.name not in fixed:
-                fields[field.name] = field
+                name = f"{prefix}.{field.name}".removeprefix(".")
+                fields[name] = field
                 usual = "" if field.default is dataclasses.MISSING else f"default {field.default}"
-                meaning = field.metadata.get("help", "")
-                bare = field.metadata.get("bare")
-                section.add_argument("--" + field.name.replace("_", "-"), metavar=field.type.__name__.upper(),
-                                     nargs="?" if bare else None, const=bare,
-                                     help=f"{meaning} ({usual})" if meaning else usual)
+                meaning = field.metadata.get("help", "").replace("%", "%%")
+                bare, names = field.metadata.get("bare"), ["--" + field.name.replace("_", "-")]
+                if prefix:
+                    names = ["--" + name, *names]
+                part.add_argument(*names, dest=name, metavar=field.type.__name__.upper(), nargs="?" if bare else None,
+                                  const=bare, help=f"{meaning} ({usual})" if meaning else usual)
     arguments = parser.parse_args(argv)
     values = read_config(arguments.config)
+    if sections:
+        values = flatten(values, sections, arguments.config)
     for name in values:
         if name not in fields:
             near = difflib.get_close_matches(str(name), fields, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
+            if isinstance(values[name], dict):
+                hint = " (files with sections are for 12_scale.py)"
             raise corpus.UserError(f"unknown setting {name!r} in {arguments.config}{hint}")
     values |= {name: value for name in fields if (value := getattr(arguments, name)) is not None}
     values = {name: coerce(name, value, fields[name].type) for name, value in values.items()}
-    own = [{f.name: values[f.name] for f in dataclasses.fields(group) if f.name in values} for group in groups]
+    own = [{f.name: values[name] for f in dataclasses.fields(group)
+            if (name := f"{prefix}.{f.name}".removeprefix(".")) in values}
+           for group, prefix in zip(groups, sections or [""] * len(groups))]
     return arguments, *own
+
+
+def flatten(values, sections, file):
+    """{"train": {"seed": 1}} → {"train.seed": 1}, where every name must stand in one of the `sections`."""
+    flat = {}
+    for section, lines in values.items():
+        if section not in sections or not isinstance(lines, dict | None):
+            near = difflib.get_close_matches(str(section), sections, 1)
+            hint = f"; did you mean {near[0]}?" if near and near[0] != section else ""
+            raise corpus.UserError(f"{file} must have its settings in the sections {', '.join(sections)}, "
+                                   f"not in {section!r}{hint}")
+        flat |= {f"{section}.{name}": value for name, value in (lines or {}).items()}
+    return flat
 
 
 def coerce(name, value, kind):
@@ -143,3 +170,14 @@ def compile_model(model, when, device):
             return model
         torch._dynamo.config.suppress_errors = True  # a compiler that turns out not to work: go on without
     return torch.compile(model) if when != "off" else model
+
+
+def best_product(device, dtype, size=2048):
+    """FLOP/s of a product of two square matrices: what a step's speed is compared with (MFU)."""
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+    times = []
+    for _ in range(4):
+        began = time.perf_counter()
+        (a @ b).sum().item()
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / min(times)

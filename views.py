@@ -1,5 +1,6 @@
 """Plumbing: three ways to watch a sampler's states: the terminal, a GIF, a web page. No torch needed here."""
 
+import codecs
 import contextlib
 import functools
 import importlib.util
@@ -34,17 +35,27 @@ def page(state, given, letters, width, measure=len):
             rows.append([(character, "note") for character in f"sample {number} of {len(state.canvas)}"])
         rows.append([])
         used = 0
-        for token, new, kept in zip(tokens, committed, fixed):
+        for token, text, new, kept in zip(tokens, whole_characters(tokens, letters), committed, fixed):
             style = "mask" if token == len(letters) - 1 else "given" if kept else "new" if new else "old"
-            # A control code in somebody's corpus must not reach the screen.
-            text = letters[token] if letters[token].isprintable() else " "
-            if letters[token] == "\n" or rows[-1] and used + measure(text) > width:
-                rows.append([])
-                used = 0
-            if letters[token] != "\n":
-                rows[-1].append((text, style))
-                used += measure(text)
+            for i, part in enumerate(text.split("\n")):
+                # A control code in somebody's corpus must not reach the screen.
+                part = "".join(c if c.isprintable() else " " for c in part)
+                if i or part and rows[-1] and used + measure(part) > width:
+                    rows.append([])
+                    used = 0
+                if part:
+                    rows[-1].append((part, style))
+                    used += measure(part)
     return rows
+
+
+def whole_characters(tokens, letters):
+    """What each of `tokens` shows. A token of words may hold some bytes of a character only, as lone surrogates:
+    the character stands where its last byte is, and what never gets whole shows as such."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    shown = [decoder.decode(letters[token].encode("utf-8", "surrogateescape")) for token in tokens]
+    shown[-1] += decoder.decode(b"", final=True)
+    return shown
 
 
 def tail(rows, height):
@@ -127,8 +138,9 @@ def gif_bytes(history, given, letters):
         if shaped and style != "note":
             glyph = draw_tamil(shaped, text, wide, high)
         else:
-            glyph = Image.new("L", (wide, high))
-            ImageDraw.Draw(glyph).text((wide / 2, 0.72 * high), text, fill=255, font=font, anchor="ms")
+            glyph = Image.new("L", (wide * len(text), high))
+            for i, character in enumerate(text):
+                ImageDraw.Draw(glyph).text(((i + 0.5) * wide, 0.72 * high), character, fill=255, font=font, anchor="ms")
         first = SHADES * list(INK).index(style)
         return glyph.point([first + round(value * (SHADES - 1) / 255) for value in range(256)])
 
@@ -174,7 +186,7 @@ def tamil_font(letters):
 
     It is matplotlib's font object, which shapes: signs come to stand before, around or within their consonant.
     """
-    if not any("\u0b80" <= letter[0] <= "\u0bff" for letter in letters):
+    if not any("\u0b80" <= letter[0] <= "\u0bff" for letter in letters if letter):
         return None
     path = tamil_font_file()
     from matplotlib.ft2font import FT2Font

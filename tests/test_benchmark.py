@@ -54,6 +54,22 @@ def test_quick_run_fills_the_table_and_the_file(tmp_path):
         assert heading in done.stdout
 
 
+def test_quick_scale_measures_both_models_and_two_processes(tmp_path):
+    out = tmp_path / "numbers.json"
+    done = run("--only", "scale", "--quick", "--device", "cpu", "--out", out)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert not [row for row in rows if "error" in row], rows
+    forward, scaling = ([row for row in rows if row["kind"] == kind] for kind in ("forward", "scaling"))
+    grid = {(row["model"], row["batch"], row["length"]): row["nfe"] for row in forward}
+    assert len(grid) == 8 and grid["GPT", 2, 16] == 15 and grid["dLLM", 2, 16] == 4
+    for row in forward:
+        assert row["pass_tokens_per_second"] == pytest.approx(row["batch"] * row["length"] / row["pass_seconds"])
+    one, two = scaling
+    assert (one["processes"], two["processes"], one["efficiency"]) == (1, 2, 1.0)
+    assert two["efficiency"] == pytest.approx(two["tokens_per_second"] / 2 / one["tokens_per_second"])
+
+
 def test_without_a_compiler_the_row_says_so():
     changes = {"n_layer": 1, "n_head": 1, "n_embd": 16, "seq_len": 16, "batch_size": 2}
     job = {"kind": "training", "settings": "laptop", "dtype": "float32", "mode": "compiled", "changes": changes,

@@ -49,6 +49,7 @@ def test_an_import_is_silent_and_touches_nothing(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@cache
 def tree(name):
     return ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8"))
 
@@ -77,10 +78,10 @@ def test_a_chapter_builds_on_earlier_chapters_only(name):
 
 
 def test_no_module_needs_itself_to_be_imported():
-    """Inside a function an import may look ahead: checkpoint.py reads what a later chapter has saved."""
+    """In a function, or when a file is run, an import may look ahead: to what a later chapter saved."""
     def needed(name, path):
         assert name not in path, " needs ".join([*path, name])
-        top = [node for node in tree(name).body if not isinstance(node, ast.FunctionDef)]
+        top = [node for node in tree(name).body if not isinstance(node, (ast.FunctionDef, ast.If))]
         for other in imports(name, [node for part in top for node in ast.walk(part)]):
             needed(other, (*path, name))
 
@@ -104,7 +105,7 @@ COMMAND = re.compile(r"python3? (?:-u )?([\w/.-]+\.py)\b([^`\n|&;)#]*)")
 
 def commands(text):
     """(script, its flags) of each command line in a text."""
-    return [(script, re.findall(r"(?<!\S)--[a-z][\w-]*", rest)) for script, rest in COMMAND.findall(text)]
+    return [(script, re.findall(r"(?<!\S)--[a-z][\w-]*(?:\.\w+)?", rest)) for script, rest in COMMAND.findall(text)]
 
 
 @cache
@@ -113,7 +114,7 @@ def flags_of(script):
     end = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, encoding="utf-8",
                          timeout=300, env=os.environ | {"PYTHONIOENCODING": "utf-8"})  # fmt: skip
     assert end.returncode == 0 and not end.stderr, end.stderr
-    return set(re.findall(r"--[a-z][\w-]*", re.sub(r"^ +python .*$", "", end.stdout, flags=re.M)))
+    return set(re.findall(r"--[a-z][\w-]*(?:\.\w+)?", re.sub(r"^ +python .*$", "", end.stdout, flags=re.M)))
 
 
 def pages():

@@ -12,7 +12,7 @@ import settings
 transformer = import_module("03_transformer")
 train = import_module("05_train")
 Model, Train = transformer.TransformerConfig, train.TrainConfig
-CONFIGS = sorted(path.stem for path in settings.CONFIGS.glob("*.yaml"))
+CONFIGS = sorted(path.stem for path in settings.CONFIGS.glob("*.yaml") if "\nmodel:" not in path.read_text())
 
 
 @pytest.fixture
@@ -123,6 +123,10 @@ def test_the_files_that_ship_are_valid(name):
     assert arguments.config == name and model and training
     settings.build(Train, **training)
     settings.build(Model, vocab_size=65, **model)
+
+
+def test_files_of_chapter_12_are_refused():
+    assert "12_scale.py" in refusal(parse_all, "--config", "tiny")
 
 
 def test_every_setting_is_in_the_help(monkeypatch, capsys):
