@@ -67,7 +67,7 @@ def imports(name, nodes=None):
             found.add(node.args[0].value)
     found &= set(MODULES)
     if name == "06_generate":
-        found.remove("11_fast_decoding")  # the one look ahead, inside a function, for the flags of a later chapter
+        found.discard("11_fast_decoding")  # the one look ahead, inside a function, for the flags of a later chapter
     return found
 
 
