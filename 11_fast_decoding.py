@@ -260,10 +260,8 @@ class Network:
     def __init__(self, model, canvas, how):
         self.model, self.how, self.nfe, (B, T) = model, how, 0, canvas.shape
         self.given = canvas != model.config.mask_id
-        self.texts = 2 if how.guidance else 1  # with and without what is given, side by side in one batch
-        self.cache = model.make_cache(self.texts * B, T) if how.cache != "none" else None
+        self.cache = model.make_cache(2 * B if how.guidance else B, T) if how.cache != "none" else None
         self.positions = torch.arange(T, device=canvas.device)
-        self.open = ~self.given.any(0)  # (T,)
 
     def __call__(self, canvas, start, end, fresh):
         """Logits (B, end - start, V) of the block [start:end) of canvas (B, T). fresh: compute every row.
@@ -279,8 +277,7 @@ class Network:
                 rows = rows[start:end]
             else:
                 rows = (masked | self.before).nonzero()[:, 0]
-        self.before = masked
-        x = canvas
+        self.before, x = masked, canvas
         if self.how.guidance:  # with and without what is given, as one batch of 2 B texts
             x = torch.cat((canvas, canvas.masked_fill(self.given, mask_id)))
         t = (x == mask_id).float().mean(1)
@@ -424,7 +421,7 @@ def main(argv=None):
     with corpus.whole_file(args.out / "figures" / "fast_decoding.gif") as path:
         path.write_bytes(animate(dllm, tokenizer, args.seed))
     decoding_report.write(about | {"size": args.size, "parts": parts}, args.out)
-    print("\nNext: your own data. python 05_train.py --corpus my.txt, and all of this works on it.")
+    print("\nNext: 12_scale.py, where model and text outgrow this machine.")
 
 
 if __name__ == "__main__":

@@ -159,6 +159,11 @@ the network that one text needs (a text of a batch that waits for the others is 
 positions that went through the network for each character. Known words, judge and distinct runs are chapter 10's; real
 text is what to be near to. The error is the standard error over the texts.
 
+The lines to beat: *plain* is chapter 04's sampler as it is by default, with as many passes as characters, or fewer;
+*surest peak, drawn* commits a fixed number a pass where the largest probability is highest, and draws there, as an
+earlier small dLLM does; and the GPT of the same size with its KV buffer. A longer text than the model's window is
+written in windows, each half a window further, by every dLLM line alike; a cache lives within a window.
+
 ![A text written in blocks of four](figures/fast_decoding.gif)
 """
 
