@@ -165,14 +165,19 @@ def by_confidence(confidence, masked, count, generator=None):
 
 
 def by_noisy_confidence(confidence, masked, count, generator=None):
-    """Selection rule: surest first, with Gumbel noise on the logarithm that fades as masks disappear.
+    """Selection rule: surest first, as `lively` sees it."""
+    return top_ranked(lively(confidence, masked, generator), masked, count)
+
+
+def lively(confidence, masked, generator=None):
+    """The logarithm of confidence (B, T), with Gumbel noise that fades as masks disappear.
 
     Pure confidence likes to begin with spaces and common short words, everywhere at once, and the rest must
     then fit between them. Some chance at the start gives livelier text (MaskGIT, Chang et al. 2022).
     """
     noise = torch.rand(confidence.shape, device=confidence.device, generator=generator)
     gumbel = -(-noise.clamp(1e-6, 1 - 1e-6).log()).log()
-    return top_ranked(confidence.log() + masked.float().mean(1, keepdim=True) * gumbel, masked, count)
+    return confidence.log() + masked.float().mean(1, keepdim=True) * gumbel
 
 
 def at_random(confidence, masked, count, generator=None):

@@ -4,6 +4,7 @@
     python 06_generate.py --prompt "ROMEO:" --steps 128 --topk 5
     python 06_generate.py --infill "To be, or not to be, ____ is the question"
     python 06_generate.py --num 2 --seed 1 --gif out.gif --html out.html
+    python 06_generate.py --fast                                 # in a tenth of the passes: chapter 11
     python 06_generate.py --hub                                  # the published dLLM, from the Hugging Face Hub
 
 A few seconds on two cores. In a terminal, grey blocks turn into letters in place, all over the text at
@@ -91,17 +92,18 @@ def plan_windows(canvas, mask_id, size, steps):
     return windows
 
 
-def generate(model, canvas, steps=64, temperature=0.8, top_k=None, generator=None):
+def generate(model, canvas, steps=64, temperature=0.8, top_k=None, generator=None, denoise=diffusion.denoise):
     """Fill every mask of canvas (B, T), T of any size. Yields `diffusion.State`s of the whole canvas.
 
-    State 0 is the untouched canvas. Positions that are not masked stay as they are, wherever they stand.
+    denoise: chapter 04's sampler, or another that is called and yields like it. State 0 is the untouched canvas.
+    Positions that are not masked stay as they are, wherever they stand.
     """
     mask_id, canvas, step, nfe = model.config.vocab_size, canvas.clone(), 0, 0
     confidence, committed = (canvas != mask_id).float(), torch.zeros_like(canvas, dtype=torch.bool)
     yield diffusion.State(canvas.clone(), confidence.clone(), committed, 0, 0)
     for left, right, budget in plan_windows(canvas, mask_id, model.config.seq_len, steps):
         window = canvas[:, left:right].clone()  # (B, right - left)
-        for state in diffusion.denoise(model, window, budget, temperature, top_k, generator=generator):
+        for state in denoise(model, window, budget, temperature, top_k, generator=generator):
             if state.step == 0:
                 continue  # the reader has seen this canvas
             here, before = slice(left, right), confidence[:, left:right]
@@ -154,7 +156,7 @@ def add_flags(parser, unit="character", length=256):
     """The flags of this chapter, which chapter 09 shares. unit: what a token is; length: of a text without --len."""
     flag = parser.add_argument
     flag("--checkpoint", metavar="RUN", help="a run's name or folder (your latest, else the shipped one)")
-    flag("--steps", type=number(int, 1), default=64, metavar="N",
+    flag("--steps", type=number(int, 1), metavar="N",
          help="denoising steps for one window of the model (64); never more than there are masks")
     flag("--temp", type=number(float, 0), default=0.8, metavar="X",
          help=f"temperature (0.8): 0 always takes the likeliest {unit}, above 1 is wilder than the model")
@@ -168,6 +170,24 @@ def add_flags(parser, unit="character", length=256):
     flag("--quiet", action="store_true", help="print the text and nothing else")
     flag("--gif", type=output(".gif"), metavar="FILE", help="save the run as an animation")
     flag("--html", type=output(".html"), metavar="FILE", help="save the run as a web page with a player")
+    group = parser.add_argument_group("faster decoding", "Chapter 11 explains these and measures them.")
+    rules, flag = group.add_mutually_exclusive_group(), group.add_argument
+    rules.add_argument("--fast", action="store_true", help="the best trade-off found there")
+    rules.add_argument("--order", metavar="RULE", help="which characters first: noisy (as without this flag), "
+                       "confidence, margin, peak, random or ancestral")
+    for name, symbol, meaning in (
+        ("threshold", "τ", "commit all that are at least so sure; --steps, if given, is then a limit"),
+        ("factor", "F", "commit the n surest while each is surer than 1 - F / (n + 1)"),
+        ("entropy", "γ", "commit the most certain while the sum of their entropies stays below"),
+        ("stable", "ε", "commit the sure ones whose distribution moved by less than this in the last pass"),
+        ("apart", "N", "commit each that is the surest within N positions on both sides"),
+    ):
+        rules.add_argument(f"--{name}", type=number(float, 0), metavar=symbol, help=meaning)
+    flag("--block", type=number(int, 1), metavar="N", help="finish N positions before the next N begin")
+    flag("--cache", metavar="KIND", help="none, prefix, dual or delayed: rows that a pass need not compute")
+    flag("--refresh", type=number(int, 1), metavar="N", help="compute all rows in every Nth pass of a block")
+    flag("--guidance", type=number(float, 0), metavar="W", help="follow what is given more closely (0)")
+    flag("--remask", type=number(int, 0), metavar="N", help="passes at the end that mend what was unsure (0)")
 
 
 def parse_flags(parser, argv=None):
@@ -181,7 +201,20 @@ def parse_flags(parser, argv=None):
         parser.error(f"--html needs the file docs/{views.PLAYER.name} of this repository")
     if args.seed is None:
         args.seed = random.randrange(2**31)
+    args.denoise, adaptive = choose_sampler(args)
+    args.steps = args.steps or (MAX_LENGTH if adaptive else 64)  # adaptive: as many as there are masks, at most
     return args
+
+
+def choose_sampler(args):
+    """(sampler, whether it decides itself how many steps it takes): chapter 04's, or chapter 11's if a flag asks."""
+    names = ("order", "threshold", "factor", "entropy", "stable", "apart",
+             "block", "cache", "refresh", "guidance", "remask")  # fmt: skip
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if not given and not args.fast:
+        return diffusion.denoise, False
+    fast = import_module("11_fast_decoding")  # the one look ahead in this book: a reader of this page needs none of it
+    return fast.sampler(given, args.fast)
 
 
 def canvas_rows(args, tokenizer, length=256):
@@ -191,6 +224,10 @@ def canvas_rows(args, tokenizer, length=256):
     else:
         ids = parse_infill(args.infill.replace("\\n", "\n"), tokenizer)
     return [ids] * args.num
+
+
+def on_cpu(state):
+    return replace(state, **{field: getattr(state, field).cpu() for field in ("canvas", "confidence", "committed")})
 
 
 def watch(model, tokenizer, rows, args, name):
@@ -209,17 +246,19 @@ def watch(model, tokenizer, rows, args, name):
     if args.gif:
         views.tamil_font(letters)  # a font that is not there is noticed now
     blank = int((canvas == mask_id).sum())
+    if args.guidance and blank == canvas.numel():
+        raise corpus.UserError("--guidance is by the text that is given: add --prompt or --infill")
     generator = torch.Generator(canvas.device).manual_seed(args.seed)
     # Below a thousandth, dividing by the temperature would overflow; the draw is greedy long before.
     temperature = args.temp if args.temp > 1e-3 else 0
     live = sys.stdout.isatty() and not args.quiet and os.environ.get("TERM") != "dumb"
     terminal, start = views.Terminal(given, letters, sys.stdout), time.perf_counter()
     with terminal if live else contextlib.nullcontext():
-        for state in generate(model, canvas, args.steps, temperature, args.topk, generator):
-            moved = {field: getattr(state, field).cpu() for field in ("canvas", "confidence", "committed")}
-            state = replace(state, **moved)
+        for state in generate(model, canvas, args.steps, temperature, args.topk, generator, args.denoise):
+            state = on_cpu(state)
             rate = (blank - int((state.canvas == mask_id).sum())) / (time.perf_counter() - start)
-            status = f"step {state.step}/{total} · {state.nfe} NFE · {rate:,.0f} {unit}s/s"
+            of = f"/{total}" if args.denoise is diffusion.denoise else ""
+            status = f"step {state.step}{of} · {state.nfe} NFE · {rate:,.0f} {unit}s/s"
             status += f" · seed {args.seed} · {name}"
             if record:
                 history.append(state)
@@ -240,7 +279,7 @@ def watch(model, tokenizer, rows, args, name):
         size = views.save(args.gif, views.gif_bytes(history, given, letters))
         say(f"wrote {args.gif} ({size})")
     if args.html:
-        title = f"{given[0].count(False)} {unit}s in {total} steps"
+        title = f"{given[0].count(False)} {unit}s in {history[-1].step} steps"
         facts = f"{name} · seed {args.seed} · temperature {args.temp:g} · top-k {args.topk or 'off'}"
         size = views.save(args.html, views.html_page(history, letters, title, facts).encode())
         say(f"wrote {args.html} ({size})")

@@ -343,23 +343,36 @@ def load(kind, name, device, text):
     return model, tokenizer, about
 
 
-def main(argv=None):
-    parser = settings.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def prepare(argv, doc, sizes):
+    """What chapter 11 needs too: (args, with a size of `sizes` and the device, the Corpus, dLLM, GPT, tokenizer, what
+    a report says of both models, and their origin). The folder for the report is there when this returns."""
+    parser = settings.Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dllm", metavar="RUN", help="a run's name or folder (your latest, else the shipped one)")
     parser.add_argument("--gpt", metavar="RUN", help="the same for the GPT")
     parser.add_argument("--corpus", default="shakespeare", help="what both were trained on")
-    parser.add_argument("--size", choices=SIZES, help="how much to measure (gpu with CUDA, else quick)")
+    parser.add_argument("--size", choices=sizes, help="how much to measure (gpu with CUDA, else quick)")
     parser.add_argument("--seed", type=generation.number(int, 0, 10**9), default=1, metavar="N",
-                        help="of masks, samples and part 5 (1)")
+                        help="of everything that is drawn (1)")
     parser.add_argument("--out", type=Path, default=corpus.ROOT / "docs", metavar="FOLDER", help="of the report (docs)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     args = parser.parse_args(argv)
-    device, text = settings.pick_device(args.device), corpus.load(args.corpus)
+    args.device, text = settings.pick_device(args.device), corpus.load(args.corpus)
     torch.set_float32_matmul_precision("high")
-    name = args.size or ("gpu" if device.type == "cuda" else "quick")
-    size = SIZES[name]
-    dllm, tokenizer, about_dllm = load("dllm", args.dllm, device, text)
-    gpt, _, about_gpt = load("gpt", args.gpt, device, text)
+    args.size = args.size or ("gpu" if args.device.type == "cuda" else "quick")
+    dllm, tokenizer, about_dllm = load("dllm", args.dllm, args.device, text)
+    gpt, _, about_gpt = load("gpt", args.gpt, args.device, text)
+    try:  # now, not after the work
+        (args.out / "figures").mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise corpus.UserError(f"{args.out} is not a folder: name one with --out") from None
+    about = {"origin": checkpoint.provenance() | {"date": datetime.now(UTC).isoformat(timespec="seconds")},
+             "seed": args.seed, "dllm": about_dllm, "gpt": about_gpt}
+    return args, text, dllm, gpt, tokenizer, about
+
+
+def main(argv=None):
+    args, text, dllm, gpt, tokenizer, about = prepare(argv, __doc__, SIZES)
+    device, size = args.device, SIZES[args.size]
     train_text, val_text = corpus.split(text.text)
     train_ids, val_ids = (torch.tensor(tokenizer.encode(part), device=device) for part in (train_text, val_text))
     # As long as both models can read: a GPT predicts the character after its window, too.
@@ -367,15 +380,9 @@ def main(argv=None):
     windows = training.windows_of(val_ids, min(room, gpt.config.seq_len + 1))  # (N, T)
     if len(windows) < 2 or min(FRACTIONS) * len(train_ids) <= size.reuse.get("seq_len", 256) + 1:
         raise corpus.UserError(f"{text.name} is too short to compare on: 5 % of it must fill several windows")
-    try:  # now, not after the work
-        (args.out / "figures").mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise corpus.UserError(f"{args.out} is not a folder: name one with --out") from None
-    results = {
-        "origin": checkpoint.provenance() | {"date": datetime.now(UTC).isoformat(timespec="seconds")},
-        "seed": args.seed, "size": {"name": name} | dataclasses.asdict(size),
+    results = about | {
+        "size": {"name": args.size} | dataclasses.asdict(size),
         "corpus": {"name": text.name, "sha256": text.sha256, "training": len(train_text), "held_out": len(val_text)},
-        "dllm": about_dllm, "gpt": about_gpt,
         "likelihood": likelihood(dllm, gpt, windows, size, args.seed),
         "samples": samples(dllm, gpt, windows, size, args.seed, tokenizer, train_text),
         "speed": speed(dllm, gpt, windows, size),

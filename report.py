@@ -1,6 +1,8 @@
 """Plumbing: the article of chapter 10. Every number in its text, tables and figures comes from one dict of results.
 
     write(results, folder)    folder/dllm_vs_gpt.md, .json, and folder/figures/dllm_vs_gpt_*.png
+
+Chapter 11's page (decoding_report.py) is made with the same parts.
 """
 
 import json
@@ -18,18 +20,23 @@ MARKS = "osD^v"  # one for each number of steps
 
 
 def write(results, folder):
-    """The article with its figures, and `results` (plain values) as JSON."""
+    draws = {draw.__name__.removeprefix("draw_"): draw for draw in
+             (draw_likelihood, draw_samples, draw_speed, draw_infilling, draw_reuse)}
+    publish(results, folder, "dllm_vs_gpt", article(results), draws)
+
+
+def publish(results, folder, name, text, draws):
+    """`text` and `results` (plain values) as NAME.md and NAME.json, and a figure for each of draws {word: function}."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    for draw in (draw_likelihood, draw_samples, draw_speed, draw_infilling, draw_reuse):
+    for word, draw in draws.items():
         figure = draw(results, tensors.pyplot(False))
-        name = draw.__name__.removeprefix("draw_")
-        tensors.save_figure(figure, folder / "figures" / f"dllm_vs_gpt_{name}.png", False)
+        tensors.save_figure(figure, folder / "figures" / f"{name}_{word}.png", False)
         tensors.pyplot(False).close(figure)
     numbers = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-    for suffix, text in ((".json", numbers), (".md", article(results))):
-        with corpus.whole_file(folder / f"dllm_vs_gpt{suffix}") as path:
-            path.write_text(text, encoding="utf-8")
-    print(f"Article: {folder.name}/dllm_vs_gpt.md, numbers: {folder.name}/dllm_vs_gpt.json")
+    for suffix, content in ((".json", numbers), (".md", text)):
+        with corpus.whole_file(folder / f"{name}{suffix}") as path:
+            path.write_text(content, encoding="utf-8")
+    print(f"Article: {folder.name}/{name}.md, numbers: {folder.name}/{name}.json")
 
 
 # ---- Reading the results ----
