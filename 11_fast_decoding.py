@@ -1,7 +1,6 @@
 """Chapter 11: how few passes does a text need, and how cheap can a pass be?
 
     python 11_fast_decoding.py                # the shipped pair; about ten minutes on two cores
-    python 11_fast_decoding.py --size hour    # smaller errors; --size gpu for a GPU, where it is the default
     python 06_generate.py --fast              # what the measurements chose, put to use
 
 Chapter 04's sampler commits a fixed number of characters a pass, anywhere, and computes every row of every pass.
@@ -391,7 +390,7 @@ def ways(dllm, gpt, length):
                   same_without="apart 12")
 
 
-SIZES = {"quick": (16, 4), "hour": (64, 16), "gpu": (256, 64)}  # texts of LENGTHS
+SIZES = {"quick": (16, 4), "gpu": (256, 64)}  # texts of LENGTHS
 LENGTHS = (256, 1024)
 
 
