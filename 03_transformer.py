@@ -9,7 +9,7 @@ You should see where 10.7 million parameters lie, what a token costs, and what e
 
 import argparse
 import math
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, replace
 from importlib import import_module
 
 import torch
@@ -19,6 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import corpus
+import settings
+from settings import setting
 
 tensors = import_module("01_tensors")
 attention = import_module("02_attention")
@@ -28,33 +30,27 @@ attention = import_module("02_attention")
 class TransformerConfig:
     """Everything that fixes a model's shape. Saved beside its weights."""
 
-    vocab_size: int  # symbols that can be predicted; the mask is one more row of the embedding
-    seq_len: int = 256  # training window, in tokens
-    n_layer: int = 6
-    n_head: int = 6
-    n_embd: int = 384
-    causal: bool = False  # False: diffusion model, True: GPT
-    dropout: float = 0.0
-    time_conditioned: bool = False  # tell the model the noise level t
-    positions: str = "rope"  # "rope" | "learned"
-    norm: str = "rms"  # "rms" (with QK-norm) | "layer"
-    activation: str = "relu2"  # "relu2" | "gelu"
-    conv: int = 0  # embeddings that each position sees at once, itself among them; 0: only its own
+    vocab_size: int = setting(MISSING, "symbols to predict; the mask is one more row of the embedding", 1)
+    seq_len: int = setting(256, "training window, in tokens", 1)
+    n_layer: int = setting(6, "blocks", 1)
+    n_head: int = setting(6, "heads of a block's attention", 1)
+    n_embd: int = setting(384, "width: numbers that stand for a position", 1)
+    causal: bool = setting(False, "False: diffusion model, True: GPT")
+    dropout: float = setting(0.0, "share of activations left out in training", 0, 1)
+    time_conditioned: bool = setting(False, "tell the model the noise level t")
+    positions: str = setting("rope", "of tokens: rope (rotary) or learned", choices=("rope", "learned"))
+    norm: str = setting("rms", "rms (with QK-norm) or layer", choices=("rms", "layer"))
+    activation: str = setting("relu2", "of the MLP: relu2 or gelu", choices=("relu2", "gelu"))
+    conv: int = setting(0, "embeddings that each position sees at once, its own among them; 0: only its own")
 
     def __post_init__(self):
-        choices = {"positions": ("rope", "learned"), "norm": ("rms", "layer"), "activation": ("relu2", "gelu")}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(allowed)}")
-        for name in ("vocab_size", "seq_len", "n_layer", "n_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        settings.check(self)
         if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
             raise ValueError(f"n_embd {self.n_embd} must split into {self.n_head} heads of an even size")
         if self.conv < 0 or not self.causal and self.conv and self.conv % 2 == 0:
             raise ValueError(f"conv must be 0 or an odd number, not {self.conv}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
+        if self.dropout == 1:
+            raise ValueError("dropout must be less than 1, or nothing is left")
 
     @property
     def mask_id(self):

@@ -310,8 +310,8 @@ def test_a_tokenizer_that_does_not_fit(folder, tokenizer):
 
 
 def test_an_unknown_tokenizer_and_a_wrong_vocabulary_are_named(folder):
-    rewrite(folder, change_config=lambda config: config["tokenizer"].update(kind="bytes"))
-    assert "unknown tokenizer 'bytes'" in refusal(folder)
+    rewrite(folder, change_config=lambda config: config["tokenizer"].update(kind="morse"))
+    assert "unknown tokenizer 'morse'" in refusal(folder)
     rewrite(folder, change_config=lambda config: config["tokenizer"].update(kind="char", vocabulary="abc"))
     assert "vocabulary" in refusal(folder)
 
