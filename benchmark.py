@@ -209,7 +209,7 @@ def measure_forward(job, device):
 
 
 def measure_scaling(job, device):
-    """Weak scaling: as many windows a process, with one process and, where there are two GPUs or none, two. A row each."""
+    """Weak scaling: as many windows a process, with one process and with two (if there are two GPUs). A row each."""
     threads = max(1, os.cpu_count() // 2)  # of a process: the same for one and for two
     torch.set_num_threads(threads)
     rows = measure_member(job, device)
