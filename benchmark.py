@@ -209,19 +209,18 @@ def measure_forward(job, device):
 
 
 def measure_scaling(job, device):
-    """Weak scaling: as many windows a process, with one process and with two. A row each."""
-    rows = []
-    for processes in (1, 2):
-        if device.type == "cuda" and torch.cuda.device_count() < processes:
-            raise RuntimeError(f"weak scaling needs {processes} GPUs")
-        starter = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if processes == 2 else []
-        command = [sys.executable, *starter, __file__, "--job", json.dumps(job | {"kind": "member"})]
-        threads = {"OMP_NUM_THREADS": str(max(1, os.cpu_count() // 2))}  # the same for one process and for two
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | threads)
-        if done.returncode:
-            raise RuntimeError("two processes did not come together: " + done.stderr.strip().splitlines()[0])
-        (row,) = json.loads(done.stdout.splitlines()[-1])
-        rows.append(row | {"kind": "scaling"})
+    """Weak scaling: as many windows a process, with one process and with two (if there are two GPUs). A row each."""
+    threads = max(1, os.cpu_count() // 2)  # of a process: the same for one and for two
+    torch.set_num_threads(threads)
+    rows = measure_member(job, device)
+    if device.type == "cuda" and torch.cuda.device_count() < 2:
+        return [rows[0] | {"efficiency": 1.0}]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__,
+               "--job", json.dumps(job | {"kind": "member"})]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+    if done.returncode:
+        raise RuntimeError("two processes did not come together: " + (done.stderr.strip() or "?").splitlines()[-1])
+    rows += [row | {"kind": "scaling"} for row in json.loads(done.stdout.splitlines()[-1])]
     return [row | {"efficiency": row["tokens_per_second"] / row["processes"] / rows[0]["tokens_per_second"]}
             for row in rows]
 

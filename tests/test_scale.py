@@ -395,7 +395,7 @@ def of_two(tmp_path_factory):
     command = [sys.executable, "-c", WORKER, out, ROOT, ROOT / "tests"]
     team = [subprocess.Popen(command, env=os.environ | common | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
             for rank in range(2)]
-    errors = [process.communicate(timeout=300)[1] for process in team]
+    errors = [process.communicate(timeout=600)[1] for process in team]
     assert [process.returncode for process in team] == [0, 0], errors
     return out
 
