@@ -173,8 +173,8 @@ def add_flags(parser, unit="character", length=256):
     group = parser.add_argument_group("faster decoding", "Chapter 11 explains these and measures them.")
     rules, flag = group.add_mutually_exclusive_group(), group.add_argument
     rules.add_argument("--fast", action="store_true", help="the best trade-off found there")
-    rules.add_argument("--order", metavar="RULE", help="which characters first: noisy (as without this flag), "
-                       "confidence, margin, peak, random or ancestral")
+    flag("--order", metavar="RULE", help="which first: noisy (as without this flag), confidence, margin, peak, random "
+         "or ancestral; with one of the rules below, its score: confidence (as without), margin or peak")
     for name, symbol, meaning in (
         ("threshold", "τ", "commit all that are at least so sure; --steps, if given, is then a limit"),
         ("factor", "F", "commit the n surest while each is surer than 1 - F / (n + 1)"),

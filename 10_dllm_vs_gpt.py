@@ -390,6 +390,7 @@ def main(argv=None):
         "reuse": data_reuse(train_ids, val_ids, size, args.seed, tokenizer),
     }
     report.write(results, args.out)
+    print("\nNext: 11_fast_decoding.py, where the dLLM needs fewer passes.")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 
 import torch
@@ -60,15 +60,23 @@ def ranked_by(select):
     return lambda look, _: select(look.confidence, look.masked, look.quota, look.generator)
 
 
-def by_peak(look, _):
-    """Surest first by the largest probability, whichever token is then drawn: as the first dLLMs of this size did."""
-    return diffusion.top_ranked(look.probability.amax(-1), look.masked, look.quota)
+def peak(look):
+    """The largest probability, whichever token is then drawn, as the first dLLMs of this size had it: (B, b)."""
+    return look.probability.amax(-1)
 
 
-def by_margin(look, _):
-    """Largest p1 - p2 first, the likeliest token's lead over the second (Kim et al. 2025)."""
+def margin(look):
+    """p1 - p2, the likeliest token's lead over the second (Kim et al. 2025): (B, b)."""
     p1, p2 = look.probability.topk(2).values.unbind(-1)  # (B, b) each
-    return diffusion.top_ranked(p1 - p2, look.masked, look.quota)
+    return p1 - p2
+
+
+SCORES = {"confidence": lambda look: look.confidence, "peak": peak, "margin": margin}  # of how sure the model is
+
+
+def surest_by(score):
+    """The rule that commits what is highest by one of SCORES."""
+    return lambda look, _: diffusion.top_ranked(score(look), look.masked, look.quota)
 
 
 def ancestral(look, schedule):
@@ -154,8 +162,8 @@ RULES = {
     "noisy": Rule(ranked_by(diffusion.by_noisy_confidence), adaptive=False),
     "confidence": Rule(ranked_by(diffusion.by_confidence), adaptive=False),
     "random": Rule(ranked_by(diffusion.at_random), adaptive=False),
-    "peak": Rule(by_peak, adaptive=False),
-    "margin": Rule(by_margin, adaptive=False),
+    "peak": Rule(surest_by(peak), adaptive=False),
+    "margin": Rule(surest_by(margin), adaptive=False),
     "ancestral": Rule(ancestral, adaptive=False),
     "threshold": Rule(threshold, 0, 1),
     "factor": Rule(factor),
@@ -175,6 +183,7 @@ class Decoding:
 
     rule: str = "noisy"
     number: float = 0.0  # the rule's, if it has one
+    score: str = "confidence"  # of SCORES: what an adaptive rule compares with its number
     schedule: str = "linear"  # of the ancestral rule
     block: int = 0  # positions that are finished before the next ones begin; 0: the whole canvas at once
     cache: str = "none"  # "none" | "prefix" | "dual" | "delayed"
@@ -201,6 +210,7 @@ class Decoding:
         diffusion.NoiseSchedule(self.schedule)
 
     def choose(self, look):
+        look = replace(look, confidence=SCORES[self.score](look))
         number = self.schedule if self.rule == "ancestral" else self.number
         return RULES[self.rule].choose(look, number) & look.masked
 
@@ -213,12 +223,14 @@ def sampler(flags, fast=False):
     """(a sampler to call like `diffusion.denoise`, whether it is adaptive) for flags of chapter 06, {name: value}."""
     values = asdict(FAST) if fast else {}
     for name, value in flags.items():
-        if name == "order":
-            if value not in RULES or RULES[value].adaptive:
-                raise corpus.UserError(f"no order {value!r}; choose from {', '.join(ORDERS)}")
-            values |= {"rule": value}
-        else:
-            values |= {"rule": name, "number": value} if name in RULES else {name: value}
+        values |= {"rule": name, "number": value} if name in RULES else {name: value}
+    if order := values.pop("order", None):
+        if order not in ORDERS:
+            raise corpus.UserError(f"no order {order!r}; choose from {', '.join(ORDERS)}")
+        if "rule" in values and order not in SCORES:
+            raise corpus.UserError(f"--order {order} is no score of how sure the model is, which the rule "
+                                   f"{values['rule']} needs: choose from {', '.join(SCORES)}")
+        values |= {"score": order} if "rule" in values else {"rule": order}
     how = settings.build(Decoding, **values)
     return functools.partial(decode, how=how), RULES[how.rule].adaptive
 

@@ -119,8 +119,16 @@ def test_stable_wants_a_second_opinion_that_agrees():
 def test_margin_and_peak_look_at_the_distribution_and_not_at_the_draw():
     logits = torch.tensor([[[0.5, 0.45, 0.05], [0.4, 0.1, 0.5], [0.45, 0.275, 0.275]]]).log()
     drawn = [[0.05, 0.1, 0.45]]
-    assert chosen(fast.by_margin, drawn, logits=logits) == [[0, 0, 1]]
-    assert chosen(fast.by_peak, drawn, logits=logits, quota=2) == [[1, 1, 0]]
+    assert chosen(fast.RULES["margin"].choose, drawn, logits=logits) == [[0, 0, 1]]
+    assert chosen(fast.RULES["peak"].choose, drawn, logits=logits, quota=2) == [[1, 1, 0]]
+
+
+def test_a_rule_may_go_by_another_score():
+    logits = torch.tensor([[[0.5, 0.45, 0.05], [0.6, 0.2, 0.2], [0.45, 0.275, 0.275]]]).log()  # margins .05, .4, .175
+    seen = look([[0.5, 0.2, 0.45]], logits=logits)
+    for score, tau, expected in (("confidence", 0.44, [1, 0, 1]), ("peak", 0.49, [1, 1, 0]),
+                                 ("margin", 0.1, [0, 1, 1])):
+        assert fast.Decoding("threshold", tau, score=score).choose(seen).int().tolist() == [expected]
 
 
 def test_apart_never_commits_neighbours_together():
@@ -341,7 +349,8 @@ def test_every_flag_of_chapter_06_changes_the_text(write):
     seen = [base[1]]
     for flags in ("--order margin", "--order random", "--order ancestral", "--threshold 0.3", "--factor 1.5",
                   "--entropy 1", "--stable 0.1", "--apart 3", "--fast", "--block 5", "--block 5 --cache prefix",
-                  "--block 5 --cache dual", "--block 16 --cache dual --refresh 3", "--cache delayed", "--remask 3"):
+                  "--block 5 --cache dual", "--block 16 --cache dual --refresh 3", "--cache delayed", "--remask 3",
+                  "--order margin --threshold 0.3 --block 32 --cache dual"):
         header, text = write(*flags.split())
         assert len(text) == 41 and corpus.MASK_CHAR not in text and text not in seen, flags
         seen.append(text)
@@ -357,7 +366,8 @@ def test_steps_limit_an_adaptive_rule(write):
 
 @pytest.mark.parametrize("flags", [
     "--order nonsense", "--order threshold", "--threshold 1.5", "--threshold x", "--apart 0", "--factor -1",
-    "--order margin --apart 3", "--fast --threshold 0.9", "--cache huge", "--cache dual", "--block 0", "--refresh 2",
+    "--order random --apart 3", "--order ancestral --fast", "--fast --threshold 0.9", "--cache huge", "--cache dual",
+    "--block 0", "--refresh 2",
     "--block 4 --refresh 0", "--guidance 1", "--guidance 1 --infill ___", "--remask -1", "--stable nan"])
 def test_a_wrong_flag_is_one_line(flags, tmp_path, monkeypatch, capsys):
     checkpoint.save(tmp_path, make_model(), corpus.CharTokenizer("\n abcde"), {})

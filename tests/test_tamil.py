@@ -466,3 +466,11 @@ def test_letters_are_drawn_whole(model, monkeypatch):
     monkeypatch.setattr(views.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(corpus.UserError, match="fontpkg-noto-sans-tamil"):
         views.tamil_font(ALL)
+
+
+def test_the_shipped_model_writes_whole_letters_only():
+    model, tokenizer, info = checkpoint.load(corpus.ROOT / "checkpoints" / "tamil")
+    assert (tokenizer.kind, info["kind"]) == ("tamil", "tamil")
+    canvas = torch.full((2, 48), model.config.mask_id)
+    *_, last = diffusion.denoise(model, canvas, steps=4)
+    assert verse.well_formed([tokenizer.decode(row) for row in last.canvas]) == 1
