@@ -442,7 +442,8 @@ training text. As it is the GPT that overfits, it has a second try, with a weigh
 {picture("reuse", "Validation loss against epochs")}
 
 Stars mark the lowest point. A curve that turns up has begun to learn its text by heart. {' '.join(sentences)} The
-levels of the two columns are a bound and an exact number, as in part 1; where the curves turn can be compared as it is.
+levels of a dLLM and of a GPT are a bound and an exact number, as in part 1; where the curves turn can be compared as
+it is.
 """
 
 
