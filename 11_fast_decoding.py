@@ -1,6 +1,6 @@
 """Chapter 11: how few passes does a text need, and how cheap can a pass be?
 
-    python 11_fast_decoding.py                # the shipped pair; about ten minutes on two cores
+    python 11_fast_decoding.py                # the shipped pair; a quarter of an hour on two cores
     python 06_generate.py --fast              # what the measurements chose, put to use
 
 Chapter 04's sampler commits a fixed number of characters a pass, anywhere, and computes every row of every pass.
