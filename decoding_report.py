@@ -137,7 +137,9 @@ def draw_quality(results, plt):
                                   [scale * r[f"{key}_error"] for r in rows], fmt="o", ms=5, color=colour, label=kind)
             axis.axhline(scale * part["real"][key], ls=":", color="black", label="real text")
             axis.set(xscale="log")
-            axis.grid(alpha=0.3)
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter("")
+            axis.grid(alpha=0.3, which="both")
     axes[0, 0].set(ylabel="known words, %")
     axes[1, 0].set(ylabel="judge's NLL, nats per character", xlabel="passes of the network (NFE)")
     axes[1, 1].set(xlabel="characters/s, one text")
@@ -182,7 +184,7 @@ def length_part(r, part):
     for base in lines_to_beat(part):
         x = best(part, base)
         wins.append((named(base), f"{base['nfe']:.0f}", f"{base['rate']:,.0f}", *(
-            ("none", "", "") if x is None else
+            ("none", "", "") if x is None else ("nothing is faster", "", "") if x is base else
             (named(x), f"{x['nfe']:.0f} ({base['nfe'] / x['nfe']:.1f} × fewer)",
              f"{x['rate']:,.0f} ({x['rate'] / base['rate']:.1f} ×)"))))
     figure = ("![Quality against passes and against speed](figures/fast_decoding_quality.png)\n\n"
@@ -217,7 +219,7 @@ def caches(r):
         lines = {(x["name"], x["temperature"]): x for x in part["table"]}
         for x in part["table"]:
             plain = lines.get((x["same_without"], x["temperature"]))
-            if plain:
+            if x["kind"] == "cache" and plain:
                 gains = [x[key] / plain[key] for key in ("rate", "batch_rate")]
                 pays = ["pays" if gain > 1 else "does not pay" for gain in gains]
                 lost = "" if no_worse(x, plain) else "; the texts are worse"
