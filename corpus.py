@@ -10,6 +10,7 @@ test server); the sha256 it must have stays the same.
 """
 
 import argparse
+import difflib
 import errno
 import hashlib
 import io
@@ -51,10 +52,14 @@ class Unreachable(UserError):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, like all others."""
+    """argparse whose errors are one line, like all others, and name the flag that was perhaps meant."""
 
     def error(self, message):
-        raise UserError(f"{message} (--help lists the flags)")
+        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        near = difflib.get_close_matches(unknown[1], flags, 1) if unknown else []
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"{message} ({hint}--help lists the flags)")
 
 
 def run(main):
