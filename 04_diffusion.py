@@ -169,6 +169,28 @@ def by_noisy_confidence(confidence, masked, count, generator=None):
     return top_ranked(lively(confidence, masked, generator), masked, count)
 
 
+def by_isolation(confidence, masked, count, generator=None):
+    """Selection rule: the peaks of confidence that stand furthest apart, so that neighbours do not go together.
+
+    Characters that one pass commits do not see each other. Far apart that does no harm, but the third letter of a
+    word depends on the second: both at once may come from two different words.
+    """
+    far = isolation(lively(confidence, masked, generator), masked)
+    return top_ranked(far + confidence, masked, count)  # distances are whole numbers: of equal ones the surer
+
+
+def isolation(score, masked):
+    """How far the nearest masked position with a higher score is: (B, T), inf where there is none, 0 if not masked.
+
+    The word is the mountaineer's: a peak's isolation is the way to the next higher ground.
+    """
+    score, T = score.masked_fill(~masked, -math.inf), score.shape[1]
+    place = torch.arange(T, device=score.device, dtype=score.dtype)
+    higher = score[:, None, :] > score[:, :, None]  # (B, T, T): is the second position above the first?
+    distance = torch.where(higher, (place[:, None] - place).abs(), math.inf).amin(-1)  # (B, T)
+    return distance.masked_fill(~masked, 0)
+
+
 def lively(confidence, masked, generator=None):
     """The logarithm of confidence (B, T), with Gumbel noise that fades as masks disappear.
 
@@ -210,12 +232,22 @@ def propose(logits, temperature, top_k=None, generator=None):
     return token, probability.gather(-1, token[..., None])[..., 0]
 
 
+PACE = 1.5  # more characters a pass while there is room to keep them apart; 1: as many in each
+
+
+def masks_left(total, step, steps, pace=PACE):
+    """How many of `total` (B,) masks to leave after pass `step` of `steps`: their share (1 - step / steps)^pace, but
+    one a pass where that is more, so that no pass is idle."""
+    share = (steps - step) / steps
+    return torch.maximum((total * share**pace + 1e-3).long(), total.clamp(max=steps) * (steps - step) // steps)
+
+
 @torch.no_grad()
-def denoise(model, canvas, steps=64, temperature=0.8, top_k=None, select=by_noisy_confidence, generator=None):
+def denoise(model, canvas, steps=64, temperature=0.8, top_k=None, select=by_isolation, pace=PACE, generator=None):
     """Fill the masks of `canvas` (B, T) in `steps` forward passes, or fewer if there are fewer masks.
 
-    Each pass proposes a token for every masked position, and the rule `select` says which of them to keep.
-    Tokens that are given (a prompt, or the text around a blank) never change. Yields a `State` before the
+    Each pass proposes a token for every masked position, and the rule `select` says which of them to keep, `pace`
+    how many. Tokens that are given (a prompt, or the text around a blank) never change. Yields a `State` before the
     first pass and after each; the last has no masks.
     """
     mask_id = model.config.mask_id
@@ -227,8 +259,8 @@ def denoise(model, canvas, steps=64, temperature=0.8, top_k=None, select=by_nois
     for step in range(1, steps + 1):
         t = (canvas == mask_id).float().mean(1)  # (B,) the share of masks is the noise level
         token, sure = propose(model(canvas, t), temperature, top_k, generator)
-        left = total * (steps - step) // steps  # masks to leave after this step
-        commit = select(sure, masked, masked.sum(1) - left, generator)  # (B, T)
+        count = masked.sum(1) - masks_left(total, step, steps, pace)
+        commit = select(sure, masked, count, generator)  # (B, T)
         canvas = torch.where(commit, token, canvas)
         confidence = torch.where(masked, sure, confidence)
         masked = masked & ~commit

@@ -4,7 +4,7 @@
     python 06_generate.py --prompt "ROMEO:" --steps 128 --topk 5
     python 06_generate.py --infill "To be, or not to be, ____ is the question"
     python 06_generate.py --num 2 --seed 1 --gif out.gif --html out.html
-    python 06_generate.py --fast                                 # in a tenth of the passes: chapter 11
+    python 06_generate.py --fast                                 # in half the passes: chapter 11
     python 06_generate.py --hub                                  # the published dLLM, from the Hugging Face Hub
 
 A few seconds on two cores. In a terminal, grey blocks turn into letters in place, all over the text at
@@ -158,8 +158,8 @@ def add_flags(parser, unit="character", length=256):
     flag("--checkpoint", metavar="RUN", help="a run's name or folder (your latest, else the shipped one)")
     flag("--steps", type=number(int, 1), metavar="N",
          help="denoising steps for one window of the model (64); never more than there are masks")
-    flag("--temp", type=number(float, 0), default=0.8, metavar="X",
-         help=f"temperature (0.8): 0 always takes the likeliest {unit}, above 1 is wilder than the model")
+    flag("--temp", type=number(float, 0), metavar="X",
+         help=f"temperature (0.8; --fast: 0.6): 0 always takes the likeliest {unit}, above 1 is wilder than the model")
     flag("--topk", type=number(int, 1), metavar="N", help=f"draw among the N likeliest {unit}s (all)")
     flag("--len", type=number(int, 1, MAX_LENGTH), metavar="N", help=f"{unit}s, the prompt included ({length})")
     flag("--num", type=number(int, 1), default=1, metavar="N", help="samples, made in one batch (1)")
@@ -173,8 +173,8 @@ def add_flags(parser, unit="character", length=256):
     group = parser.add_argument_group("faster decoding", "Chapter 11 explains these and measures them.")
     rules, flag = group.add_mutually_exclusive_group(), group.add_argument
     rules.add_argument("--fast", action="store_true", help="the best trade-off found there")
-    flag("--order", metavar="RULE", help="which first: noisy (as without this flag), confidence, margin, peak, random "
-         "or ancestral; with one of the rules below, its score: confidence (as without), margin or peak")
+    flag("--order", metavar="RULE", help="which first: isolated (as without this flag), noisy, confidence, margin, "
+         "peak, random or ancestral; with one of the rules below, its score: confidence (as without), margin or peak")
     for name, symbol, meaning in (
         ("threshold", "τ", "commit all that are at least so sure; --steps, if given, is then a limit"),
         ("factor", "F", "commit the n surest while each is surer than 1 - F / (n + 1)"),
@@ -201,20 +201,21 @@ def parse_flags(parser, argv=None):
         parser.error(f"--html needs the file docs/{views.PLAYER.name} of this repository")
     if args.seed is None:
         args.seed = random.randrange(2**31)
-    args.denoise, adaptive = choose_sampler(args)
+    args.denoise, adaptive, temperature = choose_sampler(args)
     args.steps = args.steps or (MAX_LENGTH if adaptive else 64)  # adaptive: as many as there are masks, at most
+    args.temp = temperature if args.temp is None else args.temp
     return args
 
 
 def choose_sampler(args):
-    """(sampler, whether it decides itself how many steps it takes): chapter 04's, or chapter 11's if a flag asks."""
+    """(sampler, whether it decides itself how many steps it takes, temperature): chapter 04's, or 11's if asked."""
     names = ("order", "threshold", "factor", "entropy", "stable", "apart",
              "block", "cache", "refresh", "guidance", "remask")  # fmt: skip
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if not given and not args.fast:
-        return diffusion.denoise, False
+        return diffusion.denoise, False, 0.8
     fast = import_module("11_fast_decoding")  # the one look ahead in this book: a reader of this page needs none of it
-    return fast.sampler(given, args.fast)
+    return *fast.sampler(given, args.fast), fast.FAST_TEMPERATURE if args.fast else 0.8
 
 
 def canvas_rows(args, tokenizer, length=256):

@@ -1,9 +1,10 @@
 """Chapter 11: how few passes does a text need, and how cheap can a pass be?
 
     python 11_fast_decoding.py                # the shipped pair; a quarter of an hour on two cores
+    python 11_fast_decoding.py --size full    # on more texts, as docs/fast_decoding.md has it: three quarters
     python 06_generate.py --fast              # what the measurements chose, put to use
 
-Chapter 04's sampler commits a fixed number of characters a pass, anywhere, and computes every row of every pass.
+Chapter 04's sampler commits a fixed number of characters a pass, far apart, and computes every row of every pass.
 Here are the rules that let a pass commit more where it is safe, blocks that are written one after the other, caches
 for the rows outside a block, a way to take characters back, and guidance by the prompt. Then all are measured, by
 chapter 10's judge of samples; docs/fast_decoding.md is written from the numbers.
@@ -17,7 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 
 import torch
-import torch.nn.functional as F
 
 import corpus
 import decoding_report
@@ -139,15 +139,14 @@ def stable(look, epsilon, tau=0.9):
 
 
 def apart(look, distance):
-    """Every proposal that is the surest of all masks within `distance` on either side: neighbours never go together.
+    """Every proposal that is the surest of all masks within `distance` on either side: chapter 04's rule by isolation,
+    which commits a fixed number, turned round.
 
-    The other rules ask how sure a proposal is, and letters are hardly ever sure: what the third letter of a word
-    is depends on the second. This one asks whom a commitment could contradict, and lets the far ones through.
-    (Dilated unmasking, Luxembourg et al. 2025, fixes such gaps beforehand.)
+    The other rules ask how sure a proposal is, and letters are hardly ever sure. This one asks whom a commitment could
+    contradict, and lets the far ones through. (Dilated unmasking, Luxembourg et al. 2025, fixes such gaps beforehand.)
     """
-    score = diffusion.lively(look.confidence, look.masked, look.generator).masked_fill(~look.masked, -math.inf)
-    highest = F.max_pool1d(score[:, None], 2 * int(distance) + 1, stride=1, padding=int(distance))[:, 0]
-    return at_least(look, score == highest)
+    score = diffusion.lively(look.confidence, look.masked, look.generator)
+    return at_least(look, diffusion.isolation(score, look.masked) > distance)
 
 
 @dataclass(frozen=True)
@@ -156,9 +155,11 @@ class Rule:
     low: float = 0.0  # of its number
     high: float = math.inf
     adaptive: bool = True  # commits at least its quota, and ends early; others take their budget of passes exactly
+    pace: float = 1.0  # chapter 04's: how a budget of passes is shared out
 
 
 RULES = {
+    "isolated": Rule(ranked_by(diffusion.by_isolation), adaptive=False, pace=diffusion.PACE),
     "noisy": Rule(ranked_by(diffusion.by_noisy_confidence), adaptive=False),
     "confidence": Rule(ranked_by(diffusion.by_confidence), adaptive=False),
     "random": Rule(ranked_by(diffusion.at_random), adaptive=False),
@@ -181,7 +182,7 @@ ORDERS = [name for name, rule in RULES.items() if not rule.adaptive]
 class Decoding:
     """How to fill a canvas: a rule with its number, and what goes with it."""
 
-    rule: str = "noisy"
+    rule: str = "isolated"
     number: float = 0.0  # the rule's, if it has one
     score: str = "confidence"  # of SCORES: what an adaptive rule compares with its number
     schedule: str = "linear"  # of the ancestral rule
@@ -216,12 +217,14 @@ class Decoding:
 
 
 CACHES = ("none", "prefix", "dual", "delayed")
-FAST = Decoding("apart", 12, cache="delayed")
+FAST, FAST_TEMPERATURE = Decoding("apart", 12, cache="delayed", refresh=8), 0.6
 
 
 def sampler(flags, fast=False):
     """(a sampler to call like `diffusion.denoise`, whether it is adaptive) for flags of chapter 06, {name: value}."""
     values = asdict(FAST) if fast else {}
+    if flags.get("cache") == "none":
+        values.pop("refresh", None)
     for name, value in flags.items():
         values |= {"rule": name, "number": value} if name in RULES else {name: value}
     if order := values.pop("order", None):
@@ -322,7 +325,7 @@ def decode(model, canvas, steps=None, temperature=0.8, top_k=None, generator=Non
             fresh = step == 1 or how.refresh and (step - 1) % how.refresh == 0
             logits, hidden = network(canvas, start, end, fresh), masked[:, here]  # (B, b, V), (B, b)
             token, sure = diffusion.propose(logits, temperature, top_k, generator)
-            quota = hidden.sum(1) - total * (budget - step) // budget  # (B,) as in chapter 04
+            quota = hidden.sum(1) - diffusion.masks_left(total, step, budget, RULES[how.rule].pace)  # (B,)
             if adaptive:
                 quota = quota.clamp(min=1)
             levels = 1 - (step - 1) / budget, 1 - step / budget
@@ -374,9 +377,10 @@ def ways(dllm, gpt, length):
         return decoding_report.Way(kind, name, model, steps or length, temperature, sampler, adaptive, same_without)
 
     yield way("plain", "plain, one character a pass")
-    for steps in (64, 16):
-        yield way("plain", f"plain, {steps} passes a window", steps)
+    yield way("plain", "plain, 64 passes a window (default)", 64)
+    yield way("plain", "plain, 16 passes a window", 16)
     yield way("GPT", "GPT with KV cache", model=gpt)
+    yield way("rule", "noisy, 64 passes a window", 64, how=Decoding("noisy"))
     if not long:
         for steps in (64, 16):
             yield way("ancestor", f"surest peak, drawn, {steps} passes", steps, how=Decoding("peak"))
@@ -393,16 +397,16 @@ def ways(dllm, gpt, length):
             yield way("block", f"{rule} {number:g}, blocks of 32, dual", how=how)
         yield way("remask", "ancestral, 32 passes and 32 to mend", 32, how=Decoding("ancestral", remask=32))
         yield way("remask", "apart 4, and 16 to mend", how=Decoding("apart", 4, remask=16))
-    for number, temperature in ((4, 0.8), (8, 0.8), (12, 0.8), (12, 0.6), (16, 0.8)):
+    for number, temperature in ((4, 0.8), (8, 0.8), (12, 0.8), (4, 0.6), (8, 0.6), (12, 0.6)):
         yield way("rule", f"apart {number}", None, temperature, Decoding("apart", number))
-    for temperature in (0.8, 0.6):
-        yield way("cache", "apart 12, delayed (--fast)", None, temperature, FAST, same_without="apart 12")
     for cache in ("prefix", "dual") if not long else ():
-        yield way("cache", f"apart 12, blocks of 64, {cache}", how=Decoding("apart", 12, block=64, cache=cache),
-                  same_without="apart 12")
+        yield way("cache", f"apart 12, blocks of 64, {cache}", None, FAST_TEMPERATURE,
+                  Decoding("apart", 12, block=64, cache=cache), same_without="apart 12")
+    yield way("cache", "apart 12, delayed", None, FAST_TEMPERATURE, replace(FAST, refresh=0), same_without="apart 12")
+    yield way("fast", "apart 12, delayed, refreshed (--fast)", None, FAST_TEMPERATURE, FAST, same_without="apart 12")
 
 
-SIZES = {"quick": (16, 4), "gpu": (256, 64)}  # texts of LENGTHS
+SIZES = {"quick": (16, 4), "full": (32, 16), "gpu": (256, 64)}  # texts of LENGTHS
 LENGTHS = (256, 1024)
 
 

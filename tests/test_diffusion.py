@@ -214,13 +214,17 @@ def test_one_batch_can_be_overfitted():
     assert diffusion.nelbo(model, x0)[0] < 0.2
 
 
-@pytest.mark.parametrize("select", [diffusion.by_confidence, diffusion.by_noisy_confidence, diffusion.at_random])
+RULES = [diffusion.by_isolation, diffusion.by_noisy_confidence, diffusion.by_confidence, diffusion.at_random]
+
+
+@pytest.mark.parametrize("select", RULES)
 @pytest.mark.parametrize("steps", [1, 5, 7, T, 1000])
-def test_sampler_keeps_what_is_given_and_fills_the_rest(model, select, steps):
+@pytest.mark.parametrize("pace", [1, 1.5])
+def test_sampler_keeps_what_is_given_and_fills_the_rest(model, select, steps, pace):
     canvas = torch.full((3, T), V)
     canvas[:, :4] = torch.tensor([1, 2, 3, 4])
     canvas[1, 10:12] = 5  # rows may have different numbers of masks
-    states = list(diffusion.denoise(model, canvas, steps, select=select, generator=seeded()))
+    states = list(diffusion.denoise(model, canvas, steps, select=select, pace=pace, generator=seeded()))
     given = canvas != V
     assert torch.equal(states[0].canvas, canvas) and states[0].nfe == 0
     assert len(states) == 1 + min(steps, T - 4)
@@ -233,7 +237,57 @@ def test_sampler_keeps_what_is_given_and_fills_the_rest(model, select, steps):
         assert state.nfe == state.step == before.step + 1
     assert (states[-1].canvas != V).all() and (states[-1].canvas < V).all()
     committed_a_step = torch.stack([state.committed.sum(1) for state in states[1:]])
-    assert committed_a_step.max() - committed_a_step[:, 0].min() <= 1  # an even pace
+    if pace == 1:
+        assert committed_a_step.max() - committed_a_step[:, 0].min() <= 1  # an even pace
+
+
+@pytest.mark.parametrize("total", [1, 5, 100, 256, 5000])
+@pytest.mark.parametrize("steps", [1, 2, 7, 28, 100, 256])
+@pytest.mark.parametrize("pace", [1, 1.5, 3])
+def test_no_pass_is_idle_and_the_pace_slows(total, steps, pace):
+    steps, few = min(steps, total), max(1, total // 3)
+    left = torch.stack([diffusion.masks_left(torch.tensor([total, few]), step, steps, pace)
+                        for step in range(steps + 1)])  # (steps + 1, 2)
+    assert left[0].tolist() == [total, few] and left[-1].tolist() == [0, 0]
+    commits = -left.diff(dim=0)
+    assert (commits[:, 0] >= 1).all() and (commits >= 0).all()
+    assert (commits.diff(dim=0) <= 1).all()  # never more than before, but for rounding
+    for step in range(steps + 1):
+        assert left[step, 0] == max(int(total * (1 - step / steps) ** pace + 1e-3), steps - step)
+        assert pace > 1 or left[step, 0] == total * (steps - step) // steps
+
+
+def test_isolation_is_the_way_to_higher_ground():
+    score = torch.tensor([[3.0, 1.0, 2.0, 9.0, 4.0, 5.0], [1.0, 1.0, 0.5, 7.0, 2.0, 8.0]])
+    masked, far = torch.tensor([[True, True, True, False, True, True], [True] * 6]), math.inf
+    assert diffusion.isolation(score, masked).tolist() == [[4, 1, 2, 0, 1, far], [3, 2, 1, 2, 1, far]]
+    everything = torch.rand(20, 40, generator=seeded())
+    hidden = torch.rand(20, 40, generator=seeded(1)) < 0.7
+    found = diffusion.isolation(everything, hidden)
+    for row in range(20):
+        for i in range(40):
+            ways = [abs(i - j) for j in range(40) if hidden[row, j] and everything[row, j] > everything[row, i]]
+            assert found[row, i] == (min(ways, default=far) if hidden[row, i] else 0)
+
+
+def test_rule_by_isolation_keeps_neighbours_apart():
+    """Where one place in ten is to go, none has a neighbour within three that goes too; surest first, it has."""
+    confidence = torch.rand(50, 200, generator=seeded()).sort(1).values * 0.999  # the surest all stand together
+    confidence = confidence[:, torch.arange(200) % 100 * 2 + torch.arange(200) // 100]  # in two slopes
+    masked, count = torch.ones(50, 200, dtype=torch.bool), torch.full((50,), 20)
+    gaps = {}
+    for select in (diffusion.by_isolation, diffusion.by_confidence):
+        chosen = select(confidence, masked, count, seeded())
+        assert (chosen.sum(1) == 20).all()
+        gaps[select] = chosen.nonzero()[:, 1].view(50, 20).diff(dim=1).amin()
+    assert gaps[diffusion.by_isolation] > 3 and gaps[diffusion.by_confidence] == 1
+
+
+def test_one_character_a_pass_is_the_surest_one():
+    confidence, masked = torch.rand(30, 50, generator=seeded()), torch.rand(30, 50, generator=seeded(1)) < 0.6
+    one = torch.ones(30, dtype=torch.long)
+    by_isolation = diffusion.by_isolation(confidence, masked, one, seeded(2))
+    assert torch.equal(by_isolation, diffusion.by_noisy_confidence(confidence, masked, one, seeded(2)))
 
 
 def test_rule_commits_the_surest():

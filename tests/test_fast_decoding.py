@@ -23,7 +23,7 @@ generation = import_module("06_generate")
 fast = import_module("11_fast_decoding")
 
 V, T = 7, 24
-RULES = [("noisy", 0), ("confidence", 0), ("random", 0), ("peak", 0), ("margin", 0), ("ancestral", 0),
+RULES = [("isolated", 0), ("noisy", 0), ("confidence", 0), ("random", 0), ("peak", 0), ("margin", 0), ("ancestral", 0),
          ("threshold", 0.3), ("factor", 1.5), ("entropy", 1.5), ("stable", 0.05), ("apart", 3)]
 
 
@@ -347,16 +347,18 @@ def write(tmp_path, capsys):
 def test_every_flag_of_chapter_06_changes_the_text(write):
     base = write()
     seen = [base[1]]
-    for flags in ("--order margin", "--order random", "--order ancestral", "--threshold 0.3", "--factor 1.5",
-                  "--entropy 1", "--stable 0.1", "--apart 3", "--fast", "--block 5", "--block 5 --cache prefix",
-                  "--block 5 --cache dual", "--block 16 --cache dual --refresh 3", "--cache delayed", "--remask 3",
+    for flags in ("--steps 9", "--order noisy --steps 9", "--order margin", "--order random", "--order ancestral",
+                  "--threshold 0.3", "--factor 1.5", "--entropy 1", "--stable 0.1", "--apart 3", "--fast", "--block 5",
+                  "--block 5 --cache prefix", "--block 5 --cache dual", "--block 16 --cache dual --refresh 3", "--cache delayed", "--remask 3",
                   "--order margin --threshold 0.3 --block 32 --cache dual"):
         header, text = write(*flags.split())
         assert len(text) == 41 and corpus.MASK_CHAR not in text and text not in seen, flags
         seen.append(text)
     plain, guided = (write("--prompt", "abc", *w)[1] for w in ((), ("--guidance", "3")))
     assert plain != guided and guided.startswith("abc")
-    assert write("--order", "noisy")[1] == base[1]  # what is done without a flag
+    assert write("--order", "isolated", "--steps", "9")[1] == seen[1]  # what is done without the flag
+    assert write("--fast", "--temp", "0.6")[1] == write("--fast")[1] != write("--fast", "--temp", "0.8")[1]
+    assert write("--fast", "--cache", "none")[1] == write("--apart", "12", "--temp", "0.6")[1]
 
 
 def test_steps_limit_an_adaptive_rule(write):
