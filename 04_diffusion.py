@@ -164,16 +164,11 @@ def by_confidence(confidence, masked, count, generator=None):
     return top_ranked(confidence, masked, count)
 
 
-def by_noisy_confidence(confidence, masked, count, generator=None):
-    """Selection rule: surest first, as `lively` sees it."""
-    return top_ranked(lively(confidence, masked, generator), masked, count)
-
-
 def by_isolation(confidence, masked, count, generator=None):
     """Selection rule: the peaks of confidence that stand furthest apart, so that neighbours do not go together.
 
-    Characters that one pass commits do not see each other. Far apart that does no harm, but the third letter of a
-    word depends on the second: both at once may come from two different words.
+    Characters that one pass commits do not see each other. Far apart that does little harm, but the third letter
+    of a word depends on the second: drawn at once, they may belong to two different words.
     """
     far = isolation(lively(confidence, masked, generator), masked)
     return top_ranked(far + confidence, masked, count)  # distances are whole numbers: of equal ones the surer
@@ -351,7 +346,7 @@ def overfit(x0, config, steps=400):
 
 def show_denoising(model, tokenizer, length):
     """From masks to a sentence, in order of confidence and at random."""
-    for name, select in (("surest first", by_confidence), ("random order", at_random)):
+    for name, select in (("surest first, far apart", by_isolation), ("random order", at_random)):
         tensors.heading(f"5. Denoising {length} masks in 16 passes, {name}")
         canvas = torch.full((1, length), tokenizer.vocab_size)
         for state in denoise(model, canvas, steps=16, temperature=0.5, select=select):

@@ -60,6 +60,11 @@ def ranked_by(select):
     return lambda look, _: select(look.confidence, look.masked, look.quota, look.generator)
 
 
+def noisy(look, _):
+    """The surest first, wherever they stand, with chapter 04's noise (MaskGIT, Chang et al. 2022)."""
+    return diffusion.top_ranked(diffusion.lively(look.confidence, look.masked, look.generator), look.masked, look.quota)
+
+
 def peak(look):
     """The largest probability, whichever token is then drawn, as the first dLLMs of this size had it: (B, b)."""
     return look.probability.amax(-1)
@@ -160,7 +165,7 @@ class Rule:
 
 RULES = {
     "isolated": Rule(ranked_by(diffusion.by_isolation), adaptive=False, pace=diffusion.PACE),
-    "noisy": Rule(ranked_by(diffusion.by_noisy_confidence), adaptive=False),
+    "noisy": Rule(noisy, adaptive=False),
     "confidence": Rule(ranked_by(diffusion.by_confidence), adaptive=False),
     "random": Rule(ranked_by(diffusion.at_random), adaptive=False),
     "peak": Rule(surest_by(peak), adaptive=False),

@@ -214,7 +214,7 @@ def test_one_batch_can_be_overfitted():
     assert diffusion.nelbo(model, x0)[0] < 0.2
 
 
-RULES = [diffusion.by_isolation, diffusion.by_noisy_confidence, diffusion.by_confidence, diffusion.at_random]
+RULES = [diffusion.by_isolation, diffusion.by_confidence, diffusion.at_random]
 
 
 @pytest.mark.parametrize("select", RULES)
@@ -286,8 +286,9 @@ def test_rule_by_isolation_keeps_neighbours_apart():
 def test_one_character_a_pass_is_the_surest_one():
     confidence, masked = torch.rand(30, 50, generator=seeded()), torch.rand(30, 50, generator=seeded(1)) < 0.6
     one = torch.ones(30, dtype=torch.long)
-    by_isolation = diffusion.by_isolation(confidence, masked, one, seeded(2))
-    assert torch.equal(by_isolation, diffusion.by_noisy_confidence(confidence, masked, one, seeded(2)))
+    surest = diffusion.lively(confidence, masked, seeded(2)).masked_fill(~masked, -math.inf).argmax(1)  # (30,)
+    chosen = diffusion.by_isolation(confidence, masked, one, seeded(2))
+    assert torch.equal(chosen.nonzero()[:, 1], surest) and (chosen.sum(1) == 1).all()
 
 
 def test_rule_commits_the_surest():
@@ -301,11 +302,11 @@ def test_noise_on_confidence_fades_with_the_masks():
     """Two places, e times apart in confidence: the surer wins with probability e / (1 + e) when all is masked."""
     confidence = torch.tensor([0.2 * math.e, 0.2] + [1e-30] * 8).expand(20000, 10)
     masked, one = torch.ones(20000, 10, dtype=torch.bool), torch.ones(20000, dtype=torch.long)
-    chosen = diffusion.by_noisy_confidence(confidence, masked, one, seeded())
+    chosen = diffusion.top_ranked(diffusion.lively(confidence, masked, seeded()), masked, one)
     assert (chosen.sum(1) == 1).all()
     assert abs(chosen[:, 0].float().mean().item() - math.e / (1 + math.e)) < 0.02
     masked[:, 2:] = False  # a fifth as many masks, a fifth of the noise: odds of e⁵ to 1
-    chosen = diffusion.by_noisy_confidence(confidence, masked, one, seeded())
+    chosen = diffusion.top_ranked(diffusion.lively(confidence, masked, seeded()), masked, one)
     assert chosen[:, 0].float().mean() > 0.98
 
 

@@ -349,7 +349,8 @@ def test_every_flag_of_chapter_06_changes_the_text(write):
     seen = [base[1]]
     for flags in ("--steps 9", "--order noisy --steps 9", "--order margin", "--order random", "--order ancestral",
                   "--threshold 0.3", "--factor 1.5", "--entropy 1", "--stable 0.1", "--apart 3", "--fast", "--block 5",
-                  "--block 5 --cache prefix", "--block 5 --cache dual", "--block 16 --cache dual --refresh 3", "--cache delayed", "--remask 3",
+                  "--block 5 --cache prefix", "--block 5 --cache dual", "--block 16 --cache dual --refresh 3",
+                  "--cache delayed", "--remask 3",
                   "--order margin --threshold 0.3 --block 32 --cache dual"):
         header, text = write(*flags.split())
         assert len(text) == 41 and corpus.MASK_CHAR not in text and text not in seen, flags
