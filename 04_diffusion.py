@@ -222,8 +222,9 @@ def propose(logits, temperature, top_k=None, generator=None):
         if top_k is not None:
             least = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
             logits = logits.masked_fill(logits < least, -math.inf)
-        drawn = (logits.float() / temperature).softmax(-1).flatten(0, 1)  # (B T, V)
-        token = torch.multinomial(drawn, 1, generator=generator).view(logits.shape[:2])
+        upto = (logits.float() / temperature).softmax(-1).cumsum(-1)  # (B, T, V) probability of a token and all before
+        chance = 1 - torch.rand(*logits.shape[:2], 1, device=logits.device, generator=generator)  # never 0
+        token = torch.searchsorted(upto, chance * upto[..., -1:])[..., 0]  # far quicker than torch.multinomial
     return token, probability.gather(-1, token[..., None])[..., 0]
 
 

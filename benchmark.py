@@ -56,7 +56,7 @@ def now(device):
 
 
 def measure_times(function, device, quick=False, seconds=8.0):
-    """Seconds that a call of `function` takes, in a few repeats; the first call, which sets up, is left out."""
+    """Seconds that a call of `function` takes, three times or more; the first call, which sets up, is left out."""
 
     def block(n):
         start = now(device)
@@ -67,7 +67,9 @@ def measure_times(function, device, quick=False, seconds=8.0):
     function()
     once = block(1)
     n = max(1, int(0.2 / once))  # a GPU's step is too short to time alone
-    return [once] if quick else [block(n) for _ in range(min(30, max(3, int(seconds / (n * once)))))]
+    if quick or n == 1 and seconds < 3 * once:
+        return [once] if quick else [once, block(1), block(1)]
+    return [block(n) for _ in range(min(30, max(3, int(seconds / (n * once)))))]
 
 
 def memory_mb(device):
@@ -278,7 +280,7 @@ KINDS = {  # how a kind of row is measured, its heading and its line in the tabl
 def plan(only, device, quick):
     """The jobs, in order: plain values, each to be measured by a process of its own."""
     if only == "scale":
-        sizes, many = ("tiny", "small"), 8
+        sizes, many = ("tiny", "small"), 4
         if device.type == "cuda":
             sizes, many = (*sizes, "medium"), 64
         grid = {"batches": [1, 2 if quick else many], "lengths": [8, 16] if quick else [64, 256]}
