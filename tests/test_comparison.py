@@ -208,7 +208,7 @@ def test_the_report_from_two_tiny_runs(two_runs, tmp_path):
     assert f"{bound['NELBO']:.4f} ± {bound['error']:.4f}" in article
     assert abs(bound["NELBO"] - math.log(10)) < 0.2 > abs(results["likelihood"]["gpt"]["NLL"] - math.log(10))
     assert {(r["model"], r["nfe"]) for r in samples["table"]} == {("dllm", 2), ("dllm", 4), ("gpt", 16)}
-    assert samples["real"]["words"] > 0.5 > max(r["words"] for r in samples["table"])  # cut words; noise
+    assert samples["real"]["words"] > 0.7 > max(r["words"] for r in samples["table"])  # cut words; noise
     runs = results["reuse"]["runs"]
     assert len(runs) == 9 and all(r["curve"][-1]["step"] == 4 for r in runs)  # the last evaluation stands apart
     losses = {r["model"]: r["end"]["loss"] for r in runs if r["fraction"] == 1}
