@@ -21,7 +21,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-import corpus
+from plumbing import corpus
 
 SENTENCE = "to be, or not to be, that is the question. "
 FIGURE = Path(__file__).resolve().parent / "figures" / "01_tensors.png"

@@ -18,7 +18,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-import corpus
+from plumbing import corpus
 
 tensors = import_module("01_tensors")
 

@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-import corpus
-import settings
-from settings import setting
+from plumbing import corpus, settings
+from plumbing.settings import setting
 
 tensors = import_module("01_tensors")
 attention = import_module("02_attention")

@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-import corpus
+from plumbing import corpus
 
 tensors = import_module("01_tensors")
 transformer = import_module("03_transformer")

@@ -25,10 +25,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import checkpoint
-import corpus
-import settings
-from settings import setting
+from plumbing import checkpoint, corpus, settings
+from plumbing.settings import setting
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")

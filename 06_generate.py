@@ -31,11 +31,7 @@ from pathlib import Path
 
 import torch
 
-import checkpoint
-import corpus
-import hub
-import settings
-import views
+from plumbing import checkpoint, corpus, hub, settings, views
 
 diffusion = import_module("04_diffusion")
 

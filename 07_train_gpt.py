@@ -26,11 +26,8 @@ from importlib import import_module
 import torch
 import torch.nn.functional as F
 
-import checkpoint
-import corpus
-import hub
-import settings
-from settings import setting
+from plumbing import checkpoint, corpus, hub, settings
+from plumbing.settings import setting
 
 tensors = import_module("01_tensors")
 transformer = import_module("03_transformer")

@@ -24,11 +24,9 @@ from importlib import import_module
 
 import torch
 
-import checkpoint
-import corpus
-import settings
 import tamil_dataset
-from settings import setting
+from plumbing import checkpoint, corpus, settings
+from plumbing.settings import setting
 
 tensors = import_module("01_tensors")
 transformer = import_module("03_transformer")

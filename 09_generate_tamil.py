@@ -18,10 +18,8 @@ from importlib import import_module
 
 import torch
 
-import checkpoint
-import corpus
-import settings
 import tamil_dataset
+from plumbing import checkpoint, corpus, settings
 
 generation = import_module("06_generate")
 tamil = import_module("08_train_tamil")

@@ -27,10 +27,8 @@ from pathlib import Path
 import torch
 
 import benchmark
-import checkpoint
-import corpus
-import report
-import settings
+from plumbing import checkpoint, corpus, settings
+from plumbing.reports import dllm_vs_gpt as report
 
 tensors = import_module("01_tensors")
 transformer = import_module("03_transformer")

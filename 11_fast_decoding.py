@@ -19,10 +19,8 @@ from importlib import import_module
 
 import torch
 
-import corpus
-import decoding_report
-import settings
-import views
+from plumbing import corpus, settings, views
+from plumbing.reports import fast_decoding as decoding_report
 
 tensors = import_module("01_tensors")
 diffusion = import_module("04_diffusion")

@@ -45,12 +45,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recompute
 from tqdm import tqdm
 
-import checkpoint
-import corpus
-import parallel
-import settings
-import words
-from settings import setting
+from plumbing import checkpoint, corpus, parallel, settings, words
+from plumbing.settings import setting
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")

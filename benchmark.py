@@ -30,9 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import checkpoint
-import corpus
-import settings
+from plumbing import checkpoint, corpus, settings
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -229,7 +227,7 @@ def measure_scaling(job, device):
 
 def measure_member(job, device):
     """One of the processes of `measure_scaling`: some steps of chapter 12. It counts them, to stay in step."""
-    parallel, words, scale = map(import_module, ("parallel", "words", "12_scale"))
+    parallel, words, scale = map(import_module, ("plumbing.parallel", "plumbing.words", "12_scale"))
     team, model = parallel.join(str(device)), build_size(job, False, "cpu")
     c = model.config
     config = scale.TrainConfig(batch_size=job["batch"] * team.world, compile="off", short=0.0)

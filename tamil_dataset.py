@@ -35,8 +35,7 @@ from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import corpus
-import views
+from plumbing import corpus, views
 
 FILE = corpus.DATA / "tamil.txt"
 WIKIPEDIA = corpus.DATA / "tamil_wikipedia.txt"

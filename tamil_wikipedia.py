@@ -36,8 +36,8 @@ from urllib.parse import urlencode
 
 from tqdm import tqdm
 
-import corpus
 import tamil_dataset
+from plumbing import corpus
 
 TEXT = corpus.DATA / "tamil_wikipedia.txt"
 STORE = corpus.DATA / "tamil_wikipedia.db"

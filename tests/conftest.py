@@ -29,7 +29,7 @@ def as_it_was():
 @pytest.fixture
 def tiny():
     """A tokenizer of 8 characters and an untrained model of about 4,000 parameters."""
-    import corpus
+    from plumbing import corpus
 
     transformer = import_module("03_transformer")
     tokenizer = corpus.CharTokenizer("\n abcdeé")
@@ -46,7 +46,8 @@ class Book:
         folder.mkdir()
         for path in ROOT.glob("*.py"):
             shutil.copy(path, folder)
-        shutil.copytree(ROOT / "configs", folder / "configs")
+        for name in ("configs", "plumbing"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
 
     def start(self, *command):
         """`python command` in the copy, with pipes for its output."""

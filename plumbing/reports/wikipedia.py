@@ -1,0 +1,136 @@
+"""How long does `tamil_wikipedia.py --dump` take, and how much memory?
+
+    python -m plumbing.reports.wikipedia      # about five minutes on two cores; Linux
+
+Invents two dumps, of 50 and 200 MB of XML (Tamil words at random, in articles with the usual markup), extracts
+each in a copy of the program, and writes docs/benchmarks/tamil_wikipedia.json. Memory is the sum over all
+processes, sampled: were it to grow with the dump, the second dump would show it. Whatever else the machine does
+makes the seconds longer; the seconds of CPU stay nearly the same.
+"""
+
+import bz2
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+from plumbing import checkpoint, corpus
+
+OUT = ROOT / "docs" / "benchmarks" / "tamil_wikipedia.json"
+WHOLE_TEXT, WHOLE_FILE = 1.1e9, 275e6  # bytes of the text and of the file of the whole dump, about
+HEADER = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="ta">
+  <siteinfo>
+    <base>https://ta.wikipedia.org/wiki/x</base>
+    <namespaces>
+      <namespace key="0" case="first-letter" />
+      <namespace key="10" case="first-letter">வார்ப்புரு</namespace>
+      <namespace key="14" case="first-letter">பகுப்பு</namespace>
+    </namespaces>
+  </siteinfo>
+"""
+
+
+def invent(path, size):
+    """A dump of at least `size` bytes of XML. Returns (bytes of XML, pages)."""
+    rng = random.Random(0)
+    consonants, signs = "கசடதபறஙஞணநமனயரலவழள", ["", "", "ா", "ி", "ீ", "ு", "ே", "ை", "ோ", "்"]
+    letters = [consonant + sign for consonant in consonants for sign in signs]
+    words = ["".join(rng.choices(letters, k=rng.randint(2, 7))) for _ in range(30_000)]
+    weights = [1 / rank for rank in range(1, len(words) + 1)]  # Zipf's law
+
+    def paragraph():
+        text = rng.choices(words, weights, k=rng.randint(20, 120))
+        text[3] = f"[[{text[3]}|{text[4]}]]"
+        text[8] += f"&lt;ref name=&quot;a&quot;&gt;{{{{cite web|url=http://x.org/{rng.random()}|title=Y}}}}&lt;/ref&gt;"
+        text[12] = f"'''{text[12]}''' ({{{{lang-en|word}}}})"
+        return " ".join(text) + ".\n\n"
+
+    written = page = 0
+    with bz2.open(path, "wt", encoding="utf-8") as file:
+        file.write(HEADER)
+        while written < size:
+            page += 1
+            sections = (f"== {rng.choice(words)} ==\n{paragraph()}{paragraph()}" for _ in range(rng.randint(1, 5)))
+            infobox = "{{Infobox\n| name = x\n| y = {{z}}\n}}\n"
+            table = '{| class="wikitable"\n! a\n|-\n| 1 || 2\n|}\n* x\n* y\n'
+            text = f"{infobox}{paragraph()}{''.join(sections)}{table}[[பகுப்பு:x]]"
+            xml = f"""  <page>
+    <title>{rng.choice(words)}</title>
+    <ns>0</ns>
+    <id>{page}</id>
+    <revision>
+      <id>{page}</id>
+      <text bytes="1" xml:space="preserve">{text}</text>
+    </revision>
+  </page>
+"""
+            file.write(xml)
+            written += len(xml.encode())
+        file.write("</mediawiki>\n")
+    return written, page
+
+
+def tree_mb(root):
+    """RSS in MB of a process and all below it, shared pages counted in each."""
+    parents, memory = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # ended just now
+        parents[int(folder.name)], memory[int(folder.name)] = int(fields[1]), int(fields[21])
+    tree = {root}
+    while more := {pid for pid, parent in parents.items() if parent in tree} - tree:
+        tree |= more
+    return sum(memory.get(pid, 0) for pid in tree) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def measure(size, folder):
+    dump = folder / "dump.xml.bz2"
+    xml, pages = invent(dump, size)
+    for name in ("corpus.py", "tamil_dataset.py", "tamil_wikipedia.py"):
+        shutil.copy(ROOT / name, folder)
+    before, start, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter(), 0.0
+    with subprocess.Popen([sys.executable, "tamil_wikipedia.py", "--dump", "--file", dump], cwd=folder) as process:
+        while process.poll() is None:
+            peak = max(peak, tree_mb(process.pid))
+            time.sleep(0.1)
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if process.returncode:
+        sys.exit(process.returncode)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    text = (folder / "data" / "tamil_wikipedia.txt").stat().st_size
+    return {"xml_mb": xml / 1e6, "bz2_mb": dump.stat().st_size / 1e6, "pages": pages, "text_mb": text / 1e6,
+            "seconds": seconds, "cpu_seconds": cpu, "peak_rss_mb": peak, "text_mb_per_second": text / 1e6 / seconds,
+            "xml_mb_per_second": xml / 1e6 / seconds, "pages_per_second": pages / seconds,
+            "load_average": os.getloadavg()[0]}  # fmt: skip
+
+
+def main():
+    rows = []
+    for size in (50e6, 200e6):
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append({k: round(v, 3) for k, v in measure(size, Path(folder)).items()})
+        print(rows[-1])
+    last, origin = rows[-1], checkpoint.provenance() | {"command": "python -m plumbing.reports.wikipedia"}
+    # Between the two: the real dump has less text in a byte of XML, and compresses better, than the invented one.
+    scales = {"by_text": WHOLE_TEXT / 1e6 / last["text_mb"], "by_file": WHOLE_FILE / 1e6 / last["bz2_mb"]}
+    whole = {name: {"minutes": round(scale * last["seconds"] / 60, 1),
+                    "cpu_minutes": round(scale * last["cpu_seconds"] / 60, 1)} for name, scale in scales.items()}
+    whole["disk_gb"] = round((WHOLE_FILE + 2 * WHOLE_TEXT) / 1e9, 1)  # the dump, the store, the text
+    result = {"rows": rows, "whole_dump_extrapolated": whole} | origin
+    with corpus.whole_file(OUT) as partial:
+        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(result["whole_dump_extrapolated"])
+
+
+if __name__ == "__main__":
+    corpus.run(main)

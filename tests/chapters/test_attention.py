@@ -1,0 +1,212 @@
+"""Chapter 02: attention against PyTorch's, who sees whom, rotations, and cached = uncached."""
+
+import math
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+ROOT = Path(__file__).resolve().parents[2]
+attention = import_module("02_attention")
+
+B, T, C, HEADS = 3, 12, 32, 4
+POSITIONS = torch.arange(T)
+TABLE = attention.rotary_table(POSITIONS, C // HEADS)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+    with torch.no_grad():
+        yield
+
+
+def causal_mask(rows=T):
+    return torch.ones(rows, rows, dtype=torch.bool).tril()
+
+
+def new_buffer(rows=T, batch=B):
+    return attention.KVBuffer(batch, HEADS, rows, C // HEADS)
+
+
+def through(layer, x, positions, buffer):
+    """The rows `positions` of x only; the buffer remembers the others."""
+    table = attention.rotary_table(positions, C // HEADS)
+    return layer(x[:, positions], positions, table, buffer)
+
+
+def close(a, b):
+    return torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", [None, causal_mask()], ids=["bidirectional", "causal"])
+def test_three_lines_equal_pytorch(mask):
+    q, k, v = torch.randn(3, B, HEADS, T, 8)
+    y, weights = attention.attention(q, k, v, mask)
+    assert close(y, F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+    assert close(weights.sum(-1), torch.ones(B, HEADS, T))
+    assert (weights >= 0).all()
+    if mask is not None:
+        assert (weights[..., ~mask] == 0).all()
+
+
+def test_queries_and_keys_may_differ_in_number():
+    q, k, v = torch.randn(B, 2, 8), torch.randn(B, 5, 8), torch.randn(B, 5, 6)
+    y, weights = attention.attention(q, k, v)
+    assert y.shape == (B, 2, 6) and weights.shape == (B, 2, 5)
+    assert close(y, F.scaled_dot_product_attention(q, k, v))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_module_equals_a_loop_over_heads(causal, rotary, qk_norm):
+    layer, x = attention.Attention(C, HEADS, causal, rotary=rotary, qk_norm=qk_norm), torch.randn(B, T, C)
+    size, outputs = C // HEADS, []
+    for h in range(HEADS):
+        q, k, v = (part[..., h * size : (h + 1) * size] for part in layer.qkv(x).chunk(3, dim=-1))
+        if qk_norm:
+            q, k = (z / (z.pow(2).mean(-1, keepdim=True) + torch.finfo(z.dtype).eps).sqrt() for z in (q, k))
+        if rotary:
+            q, k = attention.rotate(q, TABLE), attention.rotate(k, TABLE)
+        outputs.append(attention.attention(q, k, v, causal_mask() if causal else None)[0])
+    assert close(layer(x, POSITIONS, TABLE), layer.out(torch.cat(outputs, dim=-1)))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_who_notices_a_change(causal):
+    layer, x = attention.Attention(C, HEADS, causal), torch.randn(B, T, C)
+    changed = x.clone()
+    changed[:, 7] += 1
+    moved = (layer(x, POSITIONS, TABLE) - layer(changed, POSITIONS, TABLE)).abs().amax((0, 2)) > 1e-7
+    assert moved.tolist() == [not causal or i >= 7 for i in range(T)]
+
+
+def test_rotation_keeps_norms_and_leaves_position_zero_alone():
+    x = torch.randn(B, HEADS, T, 8)
+    turned = attention.rotate(x, TABLE)
+    assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), rtol=1e-5)
+    assert torch.equal(turned[:, :, 0], x[:, :, 0])
+    assert not close(turned[:, :, 1:], x[:, :, 1:])
+
+
+def test_rotation_by_hand():
+    table = attention.rotary_table(torch.tensor([3]), 2)  # one pair, frequency 1: an angle of 3 radians
+    turned = attention.rotate(torch.tensor([[1.0, 0.0]]), table)
+    assert close(turned, torch.tensor([[math.cos(3), math.sin(3)]]))
+
+
+@pytest.mark.parametrize("shift", [1, 17, 500])
+def test_scores_depend_on_the_distance_only(shift):
+    q, k = torch.randn(2, B, HEADS, T, 8)
+    moved = attention.rotary_table(POSITIONS + shift, 8)
+    here = attention.rotate(q, TABLE) @ attention.rotate(k, TABLE).mT
+    there = attention.rotate(q, moved) @ attention.rotate(k, moved).mT
+    assert torch.allclose(here, there, atol=1e-3)
+    assert not torch.allclose(here, attention.rotate(q, moved) @ attention.rotate(k, TABLE).mT, atol=1e-1)
+
+
+def test_without_positions_order_is_invisible_and_with_them_it_is_not():
+    x, order = torch.randn(B, T, C), torch.randperm(T)
+    for rotary in (False, True):
+        layer = attention.Attention(C, HEADS, rotary=rotary)
+        shuffled = layer(x[:, order], POSITIONS, TABLE)
+        assert close(shuffled, layer(x, POSITIONS, TABLE)[:, order]) is not rotary
+
+
+@pytest.mark.parametrize("sizes", [[1] * T, [5, 1, 6], [T]], ids=["one by one", "blocks", "at once"])
+@pytest.mark.parametrize("rotary", [False, True])
+def test_causal_append_equals_the_full_pass(sizes, rotary):
+    layer, x = attention.Attention(C, HEADS, causal=True, rotary=rotary), torch.randn(B, T, C)
+    buffer = new_buffer(rows=T + 9)  # rows never written must not be seen
+    parts = [through(layer, x, positions, buffer) for positions in POSITIONS.split(sizes)]
+    assert close(torch.cat(parts, dim=1), layer(x, POSITIONS, TABLE))
+    assert buffer.valid.sum() == T
+
+
+def test_bidirectional_append_of_blocks_is_block_causal_attention():
+    """Block diffusion: a position sees its whole block and all blocks before."""
+    layer, x, buffer = attention.Attention(C, HEADS), torch.randn(B, T, C), new_buffer()
+    parts = [through(layer, x, positions, buffer) for positions in POSITIONS.split(4)]
+    q, k, v = (z.view(B, T, HEADS, -1).transpose(1, 2) for z in layer.qkv(x).chunk(3, dim=-1))
+    q, k = (attention.rotate(F.rms_norm(z, z.shape[-1:]), TABLE) for z in (q, k))
+    mask = POSITIONS[:, None] // 4 >= POSITIONS[None, :] // 4
+    y = attention.attention(q, k, v, mask)[0].transpose(1, 2).reshape(B, T, C)
+    assert close(torch.cat(parts, dim=1), layer.out(y))
+
+
+@pytest.mark.parametrize("s, e", [(0, 4), (3, 9), (8, T), (0, T)])
+def test_bidirectional_rewrite_of_a_range_equals_the_full_pass(s, e):
+    layer, x, buffer = attention.Attention(C, HEADS), torch.randn(B, T, C), new_buffer()
+    assert close(through(layer, x, POSITIONS, buffer), layer(x, POSITIONS, TABLE))
+    x[:, s:e] = torch.randn(B, e - s, C)
+    assert close(through(layer, x, POSITIONS[s:e], buffer), layer(x, POSITIONS, TABLE)[:, s:e])
+
+
+def test_rows_need_not_be_neighbours():
+    layer, x, buffer = attention.Attention(C, HEADS), torch.randn(B, T, C), new_buffer()
+    through(layer, x, POSITIONS, buffer)
+    rows = torch.tensor([9, 2, 5])
+    x[:, rows] += 1
+    assert close(through(layer, x, rows, buffer), layer(x, POSITIONS, TABLE)[:, rows])
+
+
+def test_writing_touches_only_the_rows_it_names():
+    buffer = new_buffer(batch=1)
+    k, v = torch.randn(2, 1, HEADS, 2, C // HEADS)
+    buffer.write(torch.tensor([4, 6]), k, v)
+    assert torch.equal(buffer.k[:, :, [4, 6]], k) and torch.equal(buffer.v[:, :, [4, 6]], v)
+    assert buffer.valid.nonzero().flatten().tolist() == [4, 6]
+    assert not buffer.k[:, :, ~buffer.valid].any() and not buffer.v[:, :, ~buffer.valid].any()
+    assert buffer.mask(torch.tensor([5]), causal=True)[0].nonzero().flatten().tolist() == [4]
+    assert buffer.mask(torch.tensor([5]), causal=False)[0].nonzero().flatten().tolist() == [4, 6]
+
+
+def test_dropout_of_weights_in_training_only():
+    layer, x = attention.Attention(C, HEADS, dropout=0.5), torch.randn(B, T, C)
+    assert not torch.equal(layer(x, POSITIONS, TABLE), layer(x, POSITIONS, TABLE))
+    layer.eval()
+    assert torch.equal(layer(x, POSITIONS, TABLE), layer(x, POSITIONS, TABLE))
+
+
+def test_example_heads_look_where_their_names_say():
+    weights = attention.example_weights("abca")
+    assert weights["same letter", "bidirectional"][0].argsort().tolist()[-2:] in ([0, 3], [3, 0])
+    assert weights["same letter", "causal"][0].tolist() == [1, 0, 0, 0]
+    assert weights["next letter", "bidirectional"].argmax(-1).tolist() == [1, 2, 3, 3]
+    assert weights["next letter", "causal"].argmax(-1).tolist() == [0, 1, 2, 3]
+
+
+def test_chapter_runs_from_anywhere_and_names_the_next(tmp_path):
+    environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, str(ROOT / "02_attention.py")]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "03_transformer.py" in done.stdout.splitlines()[-1]
+    assert (ROOT / "figures" / "02_attention.png").stat().st_size > 1000
+    assert not list(tmp_path.iterdir())
+
+
+@torch.enable_grad()
+@pytest.mark.parametrize("causal", [False, True])
+def test_training_in_bf16_on_a_cpu_takes_the_three_lines_to_the_same_place(causal):
+    """The way that Attention takes there, against PyTorch's kernel in float32: outputs and gradients."""
+    torch.manual_seed(0)
+    layer, x, positions = attention.Attention(64, 2, causal), torch.randn(2, 9, 64), torch.arange(9)
+    table = attention.rotary_table(positions, 32)
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            y = layer(x, positions, table)
+        y.float().square().mean().backward()
+        results.append((y.float(), layer.qkv.weight.grad.clone()))
+    for exact, rounded in zip(*results):
+        assert (exact - rounded).norm() < 0.02 * exact.norm()

@@ -1,0 +1,88 @@
+"""benchmark.py in small: its file has what it should, and what goes wrong is one line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+KEYS = {
+    "peak": {"dtype", "tflops", "size"},
+    "training": {"settings", "dtype", "mode", "parameters", "batch", "window", "step_seconds", "first_step_seconds",
+                 "tokens_per_second", "tflops", "peak_tflops", "utilisation", "memory_mb"},
+    "muon": {"settings", "seconds", "share_of_step", "torch_muon_seconds", "torch_muon_ratio"},
+    "sampling": {"batch", "characters", "nfe", "seconds", "characters_per_second", "memory_mb", "model"},
+}
+START_UP = {"characters", "steps", "seconds", "model"}
+
+
+def run(*flags, cwd=ROOT, **environment):
+    command = [sys.executable, ROOT / "benchmark.py", *map(str, flags)]
+    # One thread: models this small only lose time to more.
+    env = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, encoding="utf-8")
+
+
+def test_quick_run_fills_the_table_and_the_file(tmp_path):
+    out = tmp_path / "numbers.json"
+    done = run("--quick", "--device", "cpu", "--out", out, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert {"machine", "date", "commit", "dirty", "command", "memory", "rows"} == report.keys()
+    assert {"cpu", "cores", "threads", "gpu", "system", "torch"} == report["machine"].keys()
+    assert report["machine"]["threads"] == 1
+    assert report["command"] == "python benchmark.py --quick --device cpu"
+    assert str(tmp_path) not in out.read_text(encoding="utf-8") and str(ROOT) not in out.read_text(encoding="utf-8")
+    kinds = {row["kind"] for row in report["rows"]}
+    assert kinds - {"start-up"} == KEYS.keys()  # start-up needs a trained model
+    for row in report["rows"]:
+        assert "error" not in row, row
+        assert (KEYS | {"start-up": START_UP})[row["kind"]] <= row.keys()
+        numbers = [value for value in row.values() if type(value) in (int, float)]
+        assert numbers and all(value > 0 for value in numbers), row
+        if row["kind"] == "training":
+            assert 0 < row["utilisation"] < 1.5
+            # Three columns that follow from one another.
+            assert row["tokens_per_second"] == pytest.approx(row["batch"] * row["window"] / row["step_seconds"])
+        if row["kind"] == "sampling":
+            assert row["nfe"] == row["steps"]
+    assert [row["settings"] for row in report["rows"] if row["kind"] == "training"] == ["laptop", "gpu"]
+    for heading in ("best matrix product", "settings", "sampling"):
+        assert heading in done.stdout
+
+
+def test_quick_scale_measures_both_models_and_two_processes(tmp_path):
+    out = tmp_path / "numbers.json"
+    done = run("--only", "scale", "--quick", "--device", "cpu", "--out", out)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert not [row for row in rows if "error" in row], rows
+    forward, scaling = ([row for row in rows if row["kind"] == kind] for kind in ("forward", "scaling"))
+    grid = {(row["model"], row["batch"], row["length"]): row["nfe"] for row in forward}
+    assert len(grid) == 8 and grid["GPT", 2, 16] == 15 and grid["dLLM", 2, 16] == 4
+    for row in forward:
+        assert row["pass_tokens_per_second"] == pytest.approx(row["batch"] * row["length"] / row["pass_seconds"])
+    one, two = scaling
+    assert (one["processes"], two["processes"], one["efficiency"]) == (1, 2, 1.0)
+    assert two["efficiency"] == pytest.approx(two["tokens_per_second"] / 2 / one["tokens_per_second"])
+
+
+def test_without_a_compiler_the_row_says_so():
+    changes = {"n_layer": 1, "n_head": 1, "n_embd": 16, "seq_len": 16, "batch_size": 2}
+    job = {"kind": "training", "settings": "laptop", "dtype": "float32", "mode": "compiled", "changes": changes,
+           "device": "cpu", "quick": True, "peak_tflops": 1.0}
+    done = run("--job", json.dumps(job), CXX="no-such-compiler")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)
+    assert "compiler" in row["error"] and "step_seconds" not in row
+
+
+@pytest.mark.parametrize("flags", [("--no-such-flag",), ("--only", "moon"), ("--device", "toaster"),
+                                   ("--quick", "--out", ROOT), ("--out", ROOT / "no" / "such" / "folder.json")])
+def test_a_bad_flag_is_one_line_and_exit_code_2(flags):
+    done = run(*flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -1,0 +1,353 @@
+"""Chapter 04: noise, loss, likelihood and the sampler, against what mathematics says of them."""
+
+import math
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+transformer = import_module("03_transformer")
+diffusion = import_module("04_diffusion")
+
+V, T = 7, 24
+SCHEDULES = diffusion.NoiseSchedule.NAMES
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_tokens(n, length=T, seed=0):
+    return torch.randint(V, (n, length), generator=seeded(seed))
+
+
+def unigram():
+    frequencies = torch.tensor([0.3, 0.25, 0.2, 0.1, 0.08, 0.05, 0.02])
+    config = transformer.TransformerConfig(V, T)
+    return diffusion.Unigram(config, frequencies), frequencies
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = transformer.TransformerConfig(V, T, n_layer=2, n_head=2, n_embd=16)
+    model = transformer.Transformer(config)
+    for parameter in model.parameters():  # zero-initialised outputs would make the test blind
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedule_runs_from_clean_to_masked_and_its_weight_is_the_derivative(name):
+    schedule = diffusion.NoiseSchedule(name)
+    ends = schedule.alpha(torch.tensor([0.0, 1.0]))
+    assert torch.allclose(ends, torch.tensor([1.0, 0.0]), atol=1e-6)
+    t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64, requires_grad=True)
+    alpha = schedule.alpha(t)
+    assert (alpha.diff() < 0).all()
+    (slope,) = torch.autograd.grad(alpha.sum(), t)
+    assert torch.allclose(schedule.weight(t), -slope / (1 - alpha), rtol=1e-8)
+
+
+def test_unknown_schedule():
+    with pytest.raises(ValueError, match="choose from linear"):
+        diffusion.NoiseSchedule("square")
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("t", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_mask_fraction_and_visible_tokens(name, t):
+    schedule = diffusion.NoiseSchedule(name)
+    x0 = random_tokens(400, 100)
+    xt = diffusion.mask_tokens(x0, torch.full((400,), t), V, schedule, seeded())
+    hidden = xt == V
+    expected = min(1.0, 1 - schedule.alpha(torch.tensor(t)).item())  # rounding: alpha(1) may be -4e-8
+    tolerance = 5 * math.sqrt(expected * (1 - expected) / hidden.numel()) + 1e-6
+    assert abs(hidden.float().mean().item() - expected) <= tolerance
+    assert torch.equal(xt[~hidden], x0[~hidden])
+
+
+def test_mask_exactly_hides_that_many_and_each_place_alike():
+    x0 = random_tokens(6000)
+    k = torch.arange(6000) % (T + 1)
+    xt = diffusion.mask_exactly(x0, k, V, seeded())
+    hidden = xt == V
+    assert torch.equal(hidden.sum(1), k)
+    assert torch.equal(xt[~hidden], x0[~hidden])
+    assert (hidden.float().mean(0) - 0.5).abs().max() < 0.04
+
+
+def test_mask_exactly_spares_what_is_given():
+    x0 = random_tokens(6000)
+    k = torch.arange(6000) % (T - 2)  # 0 ... T - 3
+    xt = diffusion.mask_exactly(x0, k, V, seeded(), given=3)
+    hidden = xt == V
+    assert torch.equal(hidden.sum(1), k) and not hidden[:, :3].any()
+    assert torch.equal(xt[~hidden], x0[~hidden])
+    assert (hidden[:, 3:].float().mean(0) - 0.5).abs().max() < 0.04
+
+
+def test_stratified_puts_one_in_each_stratum():
+    values = diffusion.stratified(50, generator=seeded())
+    assert torch.equal((values * 50).long().sort().values, torch.arange(50))
+    assert not torch.equal(values, values.sort().values)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_nelbo_of_a_unigram_model_is_its_cross_entropy_for_each_schedule(name):
+    model, frequencies = unigram()
+    x0 = random_tokens(20000)
+    exact = -frequencies.log()[x0].mean().item()
+    mean, error = diffusion.nelbo_by_schedule(model, x0, diffusion.NoiseSchedule(name))
+    assert 0 < error < 0.05
+    assert abs(mean - exact) < 4 * error
+
+
+def test_nelbo_by_counts_is_exact_for_a_unigram_model_and_less_noisy():
+    model, frequencies = unigram()
+    x0 = torch.multinomial(frequencies, 4000 * T, replacement=True, generator=seeded()).view(4000, T)
+    exact = -frequencies.log()[x0].mean().item()
+    mean, error = diffusion.nelbo(model, x0)
+    assert abs(mean - exact) < 4 * error
+    assert abs(mean - -(frequencies * frequencies.log()).sum().item()) < 0.02  # and so near the entropy
+    assert error < diffusion.nelbo_by_schedule(model, x0, diffusion.NoiseSchedule())[1]
+
+
+def test_nelbo_equals_the_sum_over_every_mask_of_a_short_text(model):
+    """Two tokens have three masks: {1}, {2} with k = 1, and {1, 2} with k = 2."""
+    x0 = torch.tensor([[3, 5]])
+
+    def loss(xt):
+        return diffusion.masked_cross_entropy(model, x0, xt, torch.tensor([0.5])).sum().item()
+
+    one = (loss(torch.tensor([[V, 5]])) + loss(torch.tensor([[3, V]]))) / 2
+    both = loss(torch.tensor([[V, V]])) / 2
+    exact = (one + both) / 2  # k uniform, (T/k) Σ / T
+    mean, error = diffusion.nelbo(model, x0, draws=4000, batch_size=4000)
+    assert abs(mean - exact) < 4 * error + 1e-4
+
+
+def test_nelbo_of_what_follows_a_given_token_equals_the_sum_over_every_mask(model):
+    """One token is known; two others have the masks {1}, {2} and {1, 2}, seen as 1/3 and 2/3 of the row."""
+    x0 = torch.tensor([[2, 3, 5]])
+
+    def loss(xt, t):
+        return diffusion.masked_cross_entropy(model, x0, torch.tensor([xt]), torch.tensor([t])).sum().item()
+
+    one = (loss([2, V, 5], 1 / 3) + loss([2, 3, V], 1 / 3)) / 2
+    exact = (one + loss([2, V, V], 2 / 3) / 2) / 2
+    mean, error = diffusion.nelbo(model, x0, draws=4000, batch_size=4000, given=1)
+    assert abs(mean - exact) < 4 * error + 1e-4
+
+
+def test_nelbo_with_given_tokens_counts_the_others_only():
+    model, frequencies = unigram()
+    x0 = torch.multinomial(frequencies, 4000 * T, replacement=True, generator=seeded()).view(4000, T)
+    x0[:, :2] = 6  # the rarest symbol, twice: were it counted, the loss would be far higher
+    exact = -frequencies.log()[x0[:, 2:]].mean().item()
+    seen = []
+
+    class Spy(torch.nn.Module):
+        config = model.config
+
+        def forward(self, tokens, t):
+            seen.append(((tokens == V).float().mean(1), t))
+            return model(tokens)
+
+    mean, error = diffusion.nelbo(Spy(), x0, batch_size=4000, given=2)
+    assert abs(mean - exact) < 4 * error  # the bound is tight for this model
+    (share, t), = seen
+    assert torch.allclose(share, t)  # the noise level is the share of the whole row, as in the sampler
+
+
+def test_nelbo_error_is_the_spread_over_seeds(model):
+    x0 = random_tokens(40)
+    runs = torch.tensor([diffusion.nelbo(model, x0, seed=seed) for seed in range(200)])
+    means, errors = runs.T
+    assert 0.75 < errors.mean() / means.std() < 1.4
+
+
+def test_nelbo_is_reproducible(model):
+    x0 = random_tokens(30)
+    assert diffusion.nelbo(model, x0) == diffusion.nelbo(model, x0)
+    assert diffusion.nelbo(model, x0, seed=1) != diffusion.nelbo(model, x0)
+
+
+def test_loss_of_a_unigram_model_and_its_noise_limit():
+    model, frequencies = unigram()
+    x0 = random_tokens(5000)
+    exact = -frequencies.log()[x0].mean().item()
+    assert abs(diffusion.diffusion_loss(model, x0, 0.8, seeded()).item() - exact) < 0.02
+    seen = []
+
+    class Spy(torch.nn.Module):
+        config = model.config
+
+        def forward(self, tokens, t):
+            seen.append(((tokens == V).float().mean(1), t))
+            return model(tokens)
+
+    diffusion.diffusion_loss(Spy(), x0, 0.5, seeded())
+    (share, t), = seen
+    assert torch.allclose(share, t)  # what the model is told is what it sees
+    assert share.min() > 0 and share.max() <= 0.5 + 1 / T
+
+
+def test_one_batch_can_be_overfitted():
+    torch.manual_seed(0)
+    config = transformer.TransformerConfig(V, T, n_layer=2, n_head=2, n_embd=64, positions="learned")
+    model, x0 = transformer.Transformer(config), random_tokens(2).repeat(8, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    before = diffusion.nelbo(model, x0)[0]
+    for _ in range(150):
+        loss = diffusion.diffusion_loss(model, x0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert before > 1.8
+    assert diffusion.nelbo(model, x0)[0] < 0.2
+
+
+RULES = [diffusion.by_isolation, diffusion.by_confidence, diffusion.at_random]
+
+
+@pytest.mark.parametrize("select", RULES)
+@pytest.mark.parametrize("steps", [1, 5, 7, T, 1000])
+@pytest.mark.parametrize("pace", [1, 1.5])
+def test_sampler_keeps_what_is_given_and_fills_the_rest(model, select, steps, pace):
+    canvas = torch.full((3, T), V)
+    canvas[:, :4] = torch.tensor([1, 2, 3, 4])
+    canvas[1, 10:12] = 5  # rows may have different numbers of masks
+    states = list(diffusion.denoise(model, canvas, steps, select=select, pace=pace, generator=seeded()))
+    given = canvas != V
+    assert torch.equal(states[0].canvas, canvas) and states[0].nfe == 0
+    assert len(states) == 1 + min(steps, T - 4)
+    for before, state in zip(states, states[1:]):
+        assert torch.equal(state.canvas[given], canvas[given])
+        known = before.canvas != V
+        assert torch.equal(state.canvas[known], before.canvas[known])  # a committed token stays
+        assert torch.equal(state.committed, (state.canvas != V) & ~known)  # and committed says what is new
+        assert (state.committed.sum(1) >= 1).any()
+        assert state.nfe == state.step == before.step + 1
+    assert (states[-1].canvas != V).all() and (states[-1].canvas < V).all()
+    committed_a_step = torch.stack([state.committed.sum(1) for state in states[1:]])
+    if pace == 1:
+        assert committed_a_step.max() - committed_a_step[:, 0].min() <= 1  # an even pace
+
+
+@pytest.mark.parametrize("total", [1, 5, 100, 256, 5000])
+@pytest.mark.parametrize("steps", [1, 2, 7, 28, 100, 256])
+@pytest.mark.parametrize("pace", [1, 1.5, 3])
+def test_no_pass_is_idle_and_the_pace_slows(total, steps, pace):
+    steps, few = min(steps, total), max(1, total // 3)
+    left = torch.stack([diffusion.masks_left(torch.tensor([total, few]), step, steps, pace)
+                        for step in range(steps + 1)])  # (steps + 1, 2)
+    assert left[0].tolist() == [total, few] and left[-1].tolist() == [0, 0]
+    commits = -left.diff(dim=0)
+    assert (commits[:, 0] >= 1).all() and (commits >= 0).all()
+    assert (commits.diff(dim=0) <= 1).all()  # never more than before, but for rounding
+    for step in range(steps + 1):
+        assert left[step, 0] == max(int(total * (1 - step / steps) ** pace + 1e-3), steps - step)
+        assert pace > 1 or left[step, 0] == total * (steps - step) // steps
+
+
+def test_isolation_is_the_way_to_higher_ground():
+    score = torch.tensor([[3.0, 1.0, 2.0, 9.0, 4.0, 5.0], [1.0, 1.0, 0.5, 7.0, 2.0, 8.0]])
+    masked, far = torch.tensor([[True, True, True, False, True, True], [True] * 6]), math.inf
+    assert diffusion.isolation(score, masked).tolist() == [[4, 1, 2, 0, 1, far], [3, 2, 1, 2, 1, far]]
+    everything = torch.rand(20, 40, generator=seeded())
+    hidden = torch.rand(20, 40, generator=seeded(1)) < 0.7
+    found = diffusion.isolation(everything, hidden)
+    for row in range(20):
+        for i in range(40):
+            ways = [abs(i - j) for j in range(40) if hidden[row, j] and everything[row, j] > everything[row, i]]
+            assert found[row, i] == (min(ways, default=far) if hidden[row, i] else 0)
+
+
+def test_rule_by_isolation_keeps_neighbours_apart():
+    """Where one place in ten is to go, none has a neighbour within three that goes too; surest first, it has."""
+    confidence = torch.rand(50, 200, generator=seeded()).sort(1).values * 0.999  # the surest all stand together
+    confidence = confidence[:, torch.arange(200) % 100 * 2 + torch.arange(200) // 100]  # in two slopes
+    masked, count = torch.ones(50, 200, dtype=torch.bool), torch.full((50,), 20)
+    gaps = {}
+    for select in (diffusion.by_isolation, diffusion.by_confidence):
+        chosen = select(confidence, masked, count, seeded())
+        assert (chosen.sum(1) == 20).all()
+        gaps[select] = chosen.nonzero()[:, 1].view(50, 20).diff(dim=1).amin()
+    assert gaps[diffusion.by_isolation] > 3 and gaps[diffusion.by_confidence] == 1
+
+
+def test_one_character_a_pass_is_the_surest_one():
+    confidence, masked = torch.rand(30, 50, generator=seeded()), torch.rand(30, 50, generator=seeded(1)) < 0.6
+    one = torch.ones(30, dtype=torch.long)
+    surest = diffusion.lively(confidence, masked, seeded(2)).masked_fill(~masked, -math.inf).argmax(1)  # (30,)
+    chosen = diffusion.by_isolation(confidence, masked, one, seeded(2))
+    assert torch.equal(chosen.nonzero()[:, 1], surest) and (chosen.sum(1) == 1).all()
+
+
+def test_rule_commits_the_surest():
+    confidence = torch.tensor([[0.1, 0.9, 0.5, 0.7], [0.4, 0.3, 0.2, 0.1]])
+    masked = torch.tensor([[True, False, True, True], [True, True, True, True]])
+    chosen = diffusion.by_confidence(confidence, masked, torch.tensor([2, 1]))
+    assert chosen.tolist() == [[False, False, True, True], [True, False, False, False]]
+
+
+def test_noise_on_confidence_fades_with_the_masks():
+    """Two places, e times apart in confidence: the surer wins with probability e / (1 + e) when all is masked."""
+    confidence = torch.tensor([0.2 * math.e, 0.2] + [1e-30] * 8).expand(20000, 10)
+    masked, one = torch.ones(20000, 10, dtype=torch.bool), torch.ones(20000, dtype=torch.long)
+    chosen = diffusion.top_ranked(diffusion.lively(confidence, masked, seeded()), masked, one)
+    assert (chosen.sum(1) == 1).all()
+    assert abs(chosen[:, 0].float().mean().item() - math.e / (1 + math.e)) < 0.02
+    masked[:, 2:] = False  # a fifth as many masks, a fifth of the noise: odds of e⁵ to 1
+    chosen = diffusion.top_ranked(diffusion.lively(confidence, masked, seeded()), masked, one)
+    assert chosen[:, 0].float().mean() > 0.98
+
+
+def test_random_rule_takes_every_masked_place_alike():
+    masked = torch.ones(6000, 4, dtype=torch.bool)
+    masked[:, 0] = False
+    chosen = diffusion.at_random(torch.zeros(6000, 4), masked, torch.full((6000,), 1), seeded())
+    assert (chosen.sum(1) == 1).all()
+    assert (chosen.float().mean(0) - torch.tensor([0, 1 / 3, 1 / 3, 1 / 3])).abs().max() < 0.03
+
+
+def test_proposals_follow_temperature_and_top_k():
+    logits = torch.tensor([2.0, 1.0, 0.0]).log_softmax(0).expand(1, 30000, 3)
+    token, sure = diffusion.propose(logits, 0.5, generator=seeded())
+    share = torch.bincount(token[0], minlength=3) / 30000
+    assert torch.allclose(share, (logits[0, 0] / 0.5).softmax(0), atol=0.01)
+    assert torch.allclose(sure[0], logits[0, 0].exp()[token[0]])  # how sure the model is, before temperature
+    assert diffusion.propose(logits, 1.0, top_k=2, generator=seeded())[0].max() == 1
+    assert (diffusion.propose(logits, 1.0, top_k=1, generator=seeded())[0] == 0).all()
+    assert (diffusion.propose(logits, 0)[0] == 0).all()
+
+
+def test_seeds_reproduce(model):
+    canvas = torch.full((2, T), V)
+
+    def text(seed):
+        *_, last = diffusion.denoise(model, canvas, 8, temperature=1.0, generator=seeded(seed))
+        return last.canvas
+
+    assert torch.equal(text(1), text(1))
+    assert not torch.equal(text(1), text(2))
+
+
+def test_nothing_to_fill(model):
+    canvas = random_tokens(2)
+    (state,) = diffusion.denoise(model, canvas)
+    assert torch.equal(state.canvas, canvas)
+
+
+def test_chapter_runs_and_brings_a_sentence_back(tmp_path):
+    done = subprocess.run([sys.executable, ROOT / "04_diffusion.py"], cwd=tmp_path, capture_output=True, text=True,
+                          env=os.environ | {"MPLBACKEND": "Agg"})
+    assert done.returncode == 0, done.stderr
+    assert "All the world's a stage, and men are players." in done.stdout
+    assert done.stdout.strip().splitlines()[-1].startswith("Next: 05_train.py")

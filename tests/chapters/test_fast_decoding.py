@@ -1,0 +1,439 @@
+"""Chapter 11: rules on distributions made by hand, caches against no cache, and what every sampler must keep."""
+
+import functools
+import hashlib
+import itertools
+import json
+import math
+import random
+import re
+from importlib import import_module
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from plumbing import checkpoint, corpus
+from plumbing.reports import fast_decoding as decoding_report
+
+transformer = import_module("03_transformer")
+diffusion = import_module("04_diffusion")
+generation = import_module("06_generate")
+fast = import_module("11_fast_decoding")
+
+V, T = 7, 24
+RULES = [("isolated", 0), ("noisy", 0), ("confidence", 0), ("random", 0), ("peak", 0), ("margin", 0), ("ancestral", 0),
+         ("threshold", 0.3), ("factor", 1.5), ("entropy", 1.5), ("stable", 0.05), ("apart", 3)]
+
+
+def look(confidence, masked=None, quota=1, logits=None, **more):
+    """A Look at texts (B, b) whose proposals are the likeliest tokens, the rest of the probability shared evenly."""
+    c = torch.tensor(confidence)
+    rest = ((1 - c) / (V - 1))[..., None].expand(*c.shape, V - 1)
+    logits = torch.cat((c[..., None], rest), -1).log() if logits is None else logits
+    masked = torch.ones_like(c, dtype=torch.bool) if masked is None else torch.tensor(masked).bool()
+    values = dict(logits=logits, before=None, confidence=c, masked=masked, quota=torch.full((len(c),), quota),
+                  levels=(1, 0), generator=torch.Generator().manual_seed(0))
+    return fast.Look(**values | more)
+
+
+def chosen(rule, *arguments, number=None, **more):
+    return rule(look(*arguments, **more), number).int().tolist()
+
+
+def make_model(seed=0, **changes):
+    """An untrained model whose opinions differ from place to place."""
+    torch.manual_seed(seed)
+    config = transformer.TransformerConfig(V, T, **dict(n_layer=2, n_head=2, n_embd=16) | changes)
+    model = transformer.Transformer(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return model
+
+
+class Fixed:
+    """A model with the same logits for each place, whatever it sees, that counts its calls and rows."""
+
+    def __init__(self, logits):
+        self.logits, self.config = logits, SimpleNamespace(mask_id=logits.shape[-1], vocab_size=logits.shape[-1])
+        self.calls, self.rows = 0, 0
+
+    def __call__(self, tokens, t=None, positions=None, cache=None):
+        self.calls, self.rows = self.calls + 1, self.rows + tokens.shape[1]
+        return self.logits[positions].expand(len(tokens), -1, -1)
+
+    def make_cache(self, batch, rows):
+        return "a cache"
+
+
+def canvas_of(B=3):
+    """Texts with given places here and there, not the same number in each."""
+    canvas = torch.full((B, T), V)
+    canvas[:, 0], canvas[:, 10] = 1, 2
+    canvas[1, 3:9], canvas[-1, 20:] = 3, 4
+    return canvas
+
+
+def run(model, canvas, steps=None, seed=0, temperature=1.0, **how):
+    generator = torch.Generator().manual_seed(seed)
+    return list(fast.decode(model, canvas, steps, temperature, generator=generator, how=fast.Decoding(**how)))
+
+
+# Rules
+
+
+def test_threshold_takes_all_that_are_sure_and_the_best_one_always():
+    two = [[0.95, 0.5, 0.9, 0.2], [0.3, 0.4, 0.2, 0.1]]
+    assert chosen(fast.threshold, two, number=0.9) == [[1, 0, 1, 0], [0, 1, 0, 0]]
+    assert chosen(fast.threshold, two, [[0, 1, 1, 1], [1, 0, 1, 0]], number=0.9) == [[0, 0, 1, 0], [1, 0, 0, 0]]
+    assert chosen(fast.threshold, two, quota=3, number=0.9) == [[1, 1, 1, 0], [1, 1, 1, 0]]  # a budget asks for more
+
+
+def test_factor_stops_at_the_first_that_fails():
+    # With f = 1 the bounds are 1/2, 2/3, 3/4, 4/5: the third is below its own, so the fourth cannot be reached.
+    assert chosen(fast.factor, [[0.7, 0.95, 0.72, 0.71]], number=1) == [[0, 1, 1, 0]]
+    assert chosen(fast.factor, [[0.9, 0.95, 0.8, 0.82]], number=1) == [[1, 1, 1, 1]]
+    assert chosen(fast.factor, [[0.1, 0.2, 0.15, 0.1]], number=1) == [[0, 1, 0, 0]]  # one is always taken
+    assert chosen(fast.factor, [[0.9, 0.95, 0.8, 0.82]], [[1, 0, 0, 1]], number=1) == [[1, 0, 0, 1]]
+
+
+def test_entropy_bound_spends_what_it_has_on_the_most_certain():
+    confidence = [0.99, 0.9, 0.5, 0.8]
+    entropy = torch.special.entr(look([confidence]).probability).sum(-1)[0].sort().values  # of 0.99, 0.9, 0.8, 0.5
+    first, second = entropy[0].item(), entropy[:2].sum().item()  # Σ H - max H of two and of three positions
+    for gamma, expected in ((0, [1, 0, 0, 0]), (first + 1e-3, [1, 1, 0, 0]), (second + 1e-3, [1, 1, 0, 1])):
+        assert chosen(fast.entropy_bound, [confidence], number=gamma) == [expected]
+
+
+def test_stable_wants_a_second_opinion_that_agrees():
+    now = [[0.95, 0.95, 0.6]]
+    assert chosen(fast.stable, now, number=0.01) == [[1, 0, 0]]  # nothing to compare with: the quota
+    before = look([[0.5, 0.951, 0.6]]).logits
+    assert chosen(fast.stable, now, before=before, number=0.01) == [[0, 1, 0]]
+    kl = sum(p * math.log(p / q) for p, q in ((0.95, 0.5), *[(0.05 / 6, 0.5 / 6)] * 6))
+    assert chosen(fast.stable, now, before=before, number=kl + 1e-4) == [[1, 1, 0]]
+    assert chosen(fast.stable, now, before=before, number=kl - 1e-4) == [[0, 1, 0]]
+
+
+def test_margin_and_peak_look_at_the_distribution_and_not_at_the_draw():
+    logits = torch.tensor([[[0.5, 0.45, 0.05], [0.4, 0.1, 0.5], [0.45, 0.275, 0.275]]]).log()
+    drawn = [[0.05, 0.1, 0.45]]
+    assert chosen(fast.RULES["margin"].choose, drawn, logits=logits) == [[0, 0, 1]]
+    assert chosen(fast.RULES["peak"].choose, drawn, logits=logits, quota=2) == [[1, 1, 0]]
+
+
+def test_a_rule_may_go_by_another_score():
+    logits = torch.tensor([[[0.5, 0.45, 0.05], [0.6, 0.2, 0.2], [0.45, 0.275, 0.275]]]).log()  # margins .05, .4, .175
+    seen = look([[0.5, 0.2, 0.45]], logits=logits)
+    for score, tau, expected in (("confidence", 0.44, [1, 0, 1]), ("peak", 0.49, [1, 1, 0]),
+                                 ("margin", 0.1, [0, 1, 1])):
+        assert fast.Decoding("threshold", tau, score=score).choose(seen).int().tolist() == [expected]
+
+
+def test_apart_never_commits_neighbours_together():
+    torch.manual_seed(0)
+    confidence, masked = torch.rand(50, 40).tolist(), (torch.rand(50, 40) < 0.7)
+    for distance in (1, 3, 8):
+        taken = torch.tensor(chosen(fast.apart, confidence, masked.tolist(), number=distance)).bool()
+        assert not (taken & ~masked).any() and taken.any(1).all()
+        for row in taken:
+            places = row.nonzero()[:, 0].tolist()
+            assert all(b - a > distance for a, b in itertools.pairwise(places))
+    assert chosen(fast.apart, [[0.5] * 4], [[1, 0, 0, 1]], number=2) == [[1, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("name", diffusion.NoiseSchedule.NAMES)
+def test_ancestral_leaves_as_many_masks_as_the_schedule_says(name):
+    N, steps = 20_000, 4
+    model, canvas = Fixed(torch.zeros(N, V)), torch.full((1, N), V)
+    states = run(model, canvas, steps, rule="ancestral", schedule=name)
+    for state in states:
+        visible = (state.canvas != V).double().mean().item()
+        alpha = diffusion.NoiseSchedule(name).alpha(torch.tensor(1 - state.step / steps)).item()
+        assert abs(visible - alpha) < 5 * (0.25 / N) ** 0.5
+    assert model.calls == states[-1].nfe == steps
+
+
+# The sampler
+
+
+@pytest.mark.parametrize("cache, block", [("none", 0), ("prefix", 7), ("dual", 7), ("delayed", 0), ("delayed", 7)])
+@pytest.mark.parametrize("rule, number", RULES)
+def test_every_rule_fills_all_masks_and_nothing_else(rule, number, cache, block):
+    model, canvas = make_model(), canvas_of()
+    start, given = canvas.clone(), canvas != V
+    states = run(model, canvas, rule=rule, number=number, block=block, cache=cache, remask=2)
+    assert torch.equal(canvas, start) and torch.equal(states[0].canvas, start) and states[0].nfe == 0
+    for before, state in itertools.pairwise(states):
+        assert state.step == state.nfe == before.step + 1
+        assert torch.equal(state.canvas[given], start[given]) and (state.confidence[given] == 1).all()
+        assert not (state.committed & given).any()
+        kept = ~state.committed & (state.canvas != V)  # a character that is taken back is masked before it changes
+        assert torch.equal(state.canvas[kept], before.canvas[kept])
+    assert (states[-1].canvas < V).all()
+    first = next(number for number, state in enumerate(states) if (state.canvas < V).all())
+    assert first <= (start == V).sum(1).max() + 4 * len(canvas) and len(states) - first <= 9
+
+
+@pytest.mark.parametrize("rule, number", RULES)
+def test_a_budget_is_kept_block_by_block(rule, number):
+    model, canvas = make_model(), canvas_of()
+    blocks = fast.plan_blocks(canvas == V, 8, 9)
+    assert [(s, e) for s, e, _ in blocks] == [(1, 9), (9, 17), (17, 24)] and sum(n for *_, n in blocks) == 9
+    states = run(model, canvas, 9, rule=rule, number=number, block=8)
+    if not fast.RULES[rule].adaptive:
+        assert len(states) == 10
+    assert len(states) <= 10
+    ended = 0
+    for start, end, _ in blocks:  # each is finished before the next is begun
+        steps = [s.step for s in states if s.committed[:, start:end].any()]
+        assert not steps or min(steps) > ended
+        ended = max(steps, default=ended)
+
+
+def test_blocks_are_planned_by_masks():
+    masked = torch.zeros(2, 12, dtype=torch.bool)
+    assert fast.plan_blocks(masked, 4) == []
+    masked[0, 2:6] = masked[1, 10] = True
+    assert fast.plan_blocks(masked, 4) == [(2, 6, 4), (10, 12, 1)]  # the block from 6 to 10 has nothing to write
+    assert fast.plan_blocks(masked, 0) == [(0, 12, 4)] == fast.plan_blocks(masked, 0, 99)
+    assert fast.plan_blocks(masked, 4, 1) == [(2, 6, 1), (10, 12, 1)]  # each at least one
+
+
+def test_a_block_that_one_pass_finished_costs_one_pass():
+    sure = torch.zeros(T, V)
+    sure[:, 2] = 50
+    for cache in ("none", "prefix", "dual"):
+        model = Fixed(sure)
+        states = run(model, torch.full((2, T), V), rule="threshold", number=0.9, block=8, cache=cache)
+        assert model.calls == states[-1].nfe == len(states) - 1 == 3
+
+
+@pytest.mark.parametrize("cache", fast.CACHES)
+def test_passes_and_rows_are_what_the_model_computed(cache):
+    model, block = Fixed(torch.randn(T, V)), 8 if cache != "delayed" else 0
+    states = run(model, torch.full((1, T), V), 12, rule="confidence", block=block, cache=cache)
+    assert model.calls == states[-1].nfe == 12
+    # 4 passes a block, the first of all 24 rows. Delayed: 24, 24, then the masks and the 2 just committed.
+    rest = {"prefix": 3 * (24 + 16 + 8), "dual": 3 * (8 + 8 + 8), "none": 3 * 72}
+    assert model.rows == (24 + sum(range(24, 2, -2)) if cache == "delayed" else 72 + rest[cache])
+
+
+def test_guidance_counts_both_passes_and_zero_is_none():
+    model, canvas = make_model(), canvas_of()
+    plain, none, strong = (run(model, canvas, 6, rule="confidence", **how) for how in ({}, {"guidance": 0.0},
+                                                                                      {"guidance": 4.0}))
+    assert torch.equal(plain[-1].canvas, none[-1].canvas) and plain[-1].nfe == 6
+    assert strong[-1].nfe == 12 and not torch.equal(plain[-1].canvas, strong[-1].canvas)
+    empty = torch.full((2, T), V)  # nothing given: nothing to follow
+    plain, guided = (run(model, empty, 6, rule="confidence", guidance=w)[-1].canvas for w in (0.0, 2.0))
+    assert torch.equal(plain, guided)
+
+
+def test_guidance_is_llada_s_formula():
+    model, canvas = make_model(), canvas_of()
+    network = fast.Network(model, canvas, fast.Decoding(guidance=1.5))
+    known, unknown = model(canvas), model(torch.full_like(canvas, V))
+    assert torch.allclose(network(canvas, 4, 9, True), (unknown + 2.5 * (known - unknown))[:, 4:9], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [{}, {"conv": 3}, {"positions": "learned"}, {"positions": "learned", "conv": 5},
+                                   {"time_conditioned": True}], ids=str)
+@pytest.mark.parametrize("cache", ["prefix", "dual", "delayed"])
+def test_a_cache_refreshed_in_every_pass_is_no_cache(cache, shape):
+    model, canvas = make_model(**shape), canvas_of()
+    for rule, number in (("confidence", 0), ("threshold", 0.4), ("apart", 3)):
+        how = dict(rule=rule, number=number, block=6)
+        plain, refreshed, kept = (run(model, canvas, **how, **more) for more in
+                                  ({}, {"cache": cache, "refresh": 1}, {"cache": cache}))
+        assert len(plain) == len(refreshed) and not torch.equal(plain[-1].canvas[1], plain[-1].canvas[0])
+        for a, b in zip(plain, refreshed):
+            assert torch.equal(a.canvas, b.canvas) and torch.allclose(a.confidence, b.confidence, atol=1e-5)
+        # Kept, it is another sampler: an approximation.
+        assert not all(torch.allclose(a.confidence, b.confidence, atol=1e-5) for a, b in zip(plain, kept))
+
+
+@pytest.mark.parametrize("shape", [{}, {"conv": 3}, {"positions": "learned"}], ids=str)
+@pytest.mark.parametrize("cache", ["prefix", "dual", "delayed"])
+def test_one_layer_knows_its_rows_from_the_tokens_of_their_last_pass(cache, shape):
+    """In one layer a row's key and value depend on its token (and with `conv` on those beside it) alone, so a pass
+    over the rows that changed is exact, whatever the others were computed from."""
+    model, canvas = make_model(n_layer=1, **shape), canvas_of()
+    how = fast.Decoding(rule="confidence", block=0 if cache == "delayed" else 8, cache=cache)
+    network, now = fast.Network(model, canvas, how), canvas.clone()
+    network(now, 1, 9, True)
+    now[:, 4:6] = torch.where(now[:, 4:6] == V, 5, now[:, 4:6])
+    logits = network(now, 1, 9, False)
+    rows = (canvas == V).any(0)[1:9] if cache == "delayed" else torch.ones(8, dtype=torch.bool)
+    assert torch.allclose(logits[:, rows], model(now, torch.zeros(3))[:, 1:9][:, rows], atol=1e-5)
+
+
+def test_blocks_of_the_whole_canvas_with_the_plain_rule_are_chapter_04():
+    model, canvas = make_model(), canvas_of()
+    for steps in (3, 8, 100):
+        plain = list(diffusion.denoise(model, canvas, steps, 0.8, generator=torch.Generator().manual_seed(3)))
+        ours = run(model, canvas, steps, 3, 0.8)
+        assert len(plain) == len(ours)
+        assert all(torch.equal(a.canvas, b.canvas) and a.nfe == b.nfe for a, b in zip(plain, ours))
+
+
+def test_a_finished_text_does_not_disturb_the_others():
+    model, canvas = make_model(), canvas_of()
+    full = canvas.clone()
+    full[0] = torch.where(full[0] == V, 0, full[0])
+    for cache in ("none", "prefix", "dual", "delayed"):
+        states = run(model, full, rule="threshold", number=0.5, temperature=0.0, block=6, cache=cache)
+        assert torch.equal(states[-1].canvas[0], full[0]) and not any(s.committed[0].any() for s in states)
+        # Row by row the same texts come out, but for the rows that a batch's other texts made a cache compute.
+        alone = run(model, full[1:], rule="threshold", number=0.5, temperature=0.0, block=6, cache=cache)
+        assert torch.equal(alone[-1].canvas, states[-1].canvas[1:])
+
+
+def test_remasking_takes_back_its_share_of_what_was_written_unsure_first():
+    written = torch.ones(1, 40_000, dtype=torch.bool)
+    written[:, :10_000] = False
+    confidence = torch.full((1, 40_000), 0.6)
+    confidence[:, 10_000:20_000], confidence[:, 20_000:25_000] = 0.2, 1.0
+    back = fast.take_back(confidence, written, 0.1, torch.Generator().manual_seed(0))
+    assert not back[:, :10_000].any() and not back[:, 20_000:25_000].any()
+    assert abs(back.sum().item() - 3000) < 5 * 3000**0.5
+    ratio = back[:, 10_000:20_000].float().mean() / back[:, 25_000:].float().mean()
+    assert abs(ratio - 0.8 / 0.4) < 0.3
+    assert not fast.take_back(torch.ones(1, 9), torch.ones(1, 9, dtype=torch.bool), 0.5).any()  # nothing in doubt
+
+
+def test_remasking_can_mend_what_was_drawn_too_early():
+    """A model that knows that neighbours are equal: drawn at once they are not, taken back they see each other."""
+
+    def model(tokens, t=None, positions=None, cache=None):
+        known = torch.nn.functional.one_hot(tokens, 3)[..., :2].float()  # (B, T, 2), zero for the mask
+        return 6 * (known.roll(1, 1) + known.roll(-1, 1))
+
+    model.config = SimpleNamespace(mask_id=2, vocab_size=2)
+    states = run(model, torch.full((64, 16), 2), 1, rule="confidence", remask=40)
+    equal = [(s.canvas == s.canvas.roll(1, 1)).float().mean().item() for s in (states[1], states[-1])]
+    assert abs(equal[0] - 0.5) < 0.1 and equal[1] > 0.75
+
+
+@pytest.mark.parametrize("how", [
+    {"rule": "nonsense"}, {"rule": "threshold", "number": 1.5}, {"rule": "apart"}, {"rule": "entropy", "number": -1},
+    {"rule": "factor", "number": math.nan}, {"cache": "big"}, {"cache": "dual"}, {"refresh": 2}, {"block": -1},
+    {"sigma": 0}, {"schedule": "square"}], ids=str)
+def test_nonsense_is_refused(how):
+    with pytest.raises(ValueError):
+        fast.Decoding(**how)
+
+
+# Chapter 06's flags
+
+
+@pytest.fixture
+def write(tmp_path, capsys):
+    model = make_model(n_layer=4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)  # opinions that change with what a pass sees
+    checkpoint.save(tmp_path, model, corpus.CharTokenizer("\n abcde"), {})
+
+    def write(*flags):
+        generation.main(["--checkpoint", str(tmp_path), "--device", "cpu", "--seed", "1", "--len", "40", *flags])
+        header, _, text = capsys.readouterr().out.partition("\n\n")
+        return header, text
+
+    return write
+
+
+def test_every_flag_of_chapter_06_changes_the_text(write):
+    base = write()
+    seen = [base[1]]
+    for flags in ("--steps 9", "--order noisy --steps 9", "--order margin", "--order random", "--order ancestral",
+                  "--threshold 0.3", "--factor 1.5", "--entropy 1", "--stable 0.1", "--apart 3", "--fast", "--block 5",
+                  "--block 5 --cache prefix", "--block 5 --cache dual", "--block 16 --cache dual --refresh 3",
+                  "--cache delayed", "--remask 3",
+                  "--order margin --threshold 0.3 --block 32 --cache dual"):
+        header, text = write(*flags.split())
+        assert len(text) == 41 and corpus.MASK_CHAR not in text and text not in seen, flags
+        seen.append(text)
+    plain, guided = (write("--prompt", "abc", *w)[1] for w in ((), ("--guidance", "3")))
+    assert plain != guided and guided.startswith("abc")
+    assert write("--order", "isolated", "--steps", "9")[1] == seen[1]  # what is done without the flag
+    assert write("--fast", "--temp", "0.6")[1] == write("--fast")[1] != write("--fast", "--temp", "0.8")[1]
+    assert write("--fast", "--cache", "none")[1] == write("--apart", "12", "--temp", "0.6")[1]
+
+
+def test_steps_limit_an_adaptive_rule(write):
+    steps = [int(write("--threshold", "1", *limit)[0].split()[1]) for limit in ((), ("--steps", "5"))]
+    assert steps[0] == 40 and steps[1] <= 10
+
+
+@pytest.mark.parametrize("flags", [
+    "--order nonsense", "--order threshold", "--threshold 1.5", "--threshold x", "--apart 0", "--factor -1",
+    "--order random --apart 3", "--order ancestral --fast", "--fast --threshold 0.9", "--cache huge", "--cache dual",
+    "--block 0", "--refresh 2",
+    "--block 4 --refresh 0", "--guidance 1", "--guidance 1 --infill ___", "--remask -1", "--stable nan"])
+def test_a_wrong_flag_is_one_line(flags, tmp_path, monkeypatch, capsys):
+    checkpoint.save(tmp_path, make_model(), corpus.CharTokenizer("\n abcde"), {})
+    monkeypatch.setattr("sys.argv", ["06_generate.py", "--checkpoint", str(tmp_path), *flags.split()])
+    monkeypatch.setattr(generation, "generate", lambda *_: pytest.fail("sampled before the check"))
+    with pytest.raises(SystemExit) as stop:
+        corpus.run(generation.main)
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1
+
+
+# What is measured
+
+
+def line(name="x", kind="rule", **values):
+    row = dict(kind=kind, name=name, temperature=0.8, nfe=10.0, rows=5.0, rate=100.0, batch_rate=100.0, words=0.9,
+               judge=1.5, distinct=0.5, words_error=0.01, judge_error=0.01, distinct_error=0.01, same_without=None,
+               first="text")
+    return row | values
+
+
+def test_the_best_line_is_the_fastest_that_is_no_worse():
+    base = line("plain", "plain", rate=10.0)
+    lines = [base, line("worse", rate=900.0, words=0.8), line("repeats", rate=800.0, judge=1.0, distinct=0.3),
+             line("within the error", rate=300.0, words=0.88), line("slower", rate=200.0),
+             line("GPT", "GPT", rate=1000.0)]
+    assert decoding_report.best({"table": lines}, base)["name"] == "within the error"
+    better = line("plain", "plain", rate=10.0, words=0.95)
+    assert decoding_report.best({"table": lines}, better) is None
+
+
+def test_passes_of_a_text_leave_out_its_waiting():
+    """Two texts, one with a single blank: the pass that it needs and not those of its neighbour."""
+    model, prompts = Fixed(torch.randn(T, V)), torch.tensor([[1] * 4 + [V] * 3, [1] * 6 + [V]])
+    model.config.seq_len, model.config.causal = T, False
+    sampler = functools.partial(fast.decode, how=fast.Decoding("threshold", 1.0))
+    way = decoding_report.Way("rule", "", model, 99, 0.8, sampler, True)
+    tokens, passes = way.write(prompts, 7, 0)
+    assert (tokens < V).all() and passes == (3 + 1) / 2 and model.calls == 3
+
+
+def test_the_page_from_two_tiny_runs(tmp_path, monkeypatch):
+    draw = random.Random(0)
+    text = " ".join("".join(draw.choices("abcdefgh", k=draw.randint(1, 6))) for _ in range(500))
+    (tmp_path / "words.txt").write_text(text)
+    tokenizer = corpus.CharTokenizer.from_text(text)
+    for name in ("dllm", "gpt"):
+        config = transformer.TransformerConfig(tokenizer.vocab_size, 16, 1, 2, 16, causal=name == "gpt")
+        checkpoint.save(tmp_path / name, transformer.Transformer(config), tokenizer,
+                        {"corpus_sha256": hashlib.sha256(text.encode()).hexdigest()})
+    monkeypatch.setattr(fast, "LENGTHS", (12, 24))
+    monkeypatch.setitem(fast.SIZES, "quick", (3, 2))
+    fast.main(["--corpus", str(tmp_path / "words.txt"), "--dllm", str(tmp_path / "dllm"), "--gpt",
+               str(tmp_path / "gpt"), "--size", "quick", "--device", "cpu", "--out", str(tmp_path / "docs")])
+    page = (tmp_path / "docs" / "fast_decoding.md").read_text(encoding="utf-8")
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", page)
+    assert len(pictures) == 2 and all((tmp_path / "docs" / name).is_file() for name in pictures)
+    results = json.loads((tmp_path / "docs" / "fast_decoding.json").read_text(encoding="utf-8"))
+    assert decoding_report.page(results) == page  # a function of the numbers alone
+    for part, length in zip(results["parts"], (12, 24)):
+        by_name = {(row["name"], row["temperature"]): row for row in part["table"]}
+        assert len(by_name) == len(part["table"]) and part["length"] == length
+        plain, gpt = by_name["plain, one character a pass", 0.8], by_name["GPT with KV cache", 0.8]
+        assert plain["nfe"] == gpt["nfe"] == length - 1
+        assert all(row["nfe"] <= plain["nfe"] for row in part["table"] if row["kind"] != "remask")
+        for row in part["table"]:
+            assert row["same_without"] is None or (row["same_without"], row["temperature"]) in by_name

@@ -1,0 +1,110 @@
+"""Chapter 01: derivatives, the hand-made linear layer, and a bigram that reaches its entropy."""
+
+import math
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+ROOT = Path(__file__).resolve().parents[2]
+tensors = import_module("01_tensors")
+
+
+def encode(text):
+    characters = sorted(set(text))
+    return torch.tensor([characters.index(c) for c in text]), len(characters)
+
+
+def run_chapter(*arguments, cwd):
+    environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, str(ROOT / "01_tensors.py"), *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, encoding="utf-8", timeout=300
+    )
+
+
+@pytest.mark.parametrize("w, b, x, y", [(1.5, -0.5, 2.0, 4.0), (0.0, 0.0, 1.0, 0.0), (-2.0, 3.0, 0.5, -1.0)])
+def test_squared_error_gradient_is_the_slope(w, b, x, y):
+    def loss(w, b):
+        return (w * x + b - y) ** 2
+
+    h = 1e-6
+    slopes = (loss(w + h, b) - loss(w - h, b)) / (2 * h), (loss(w, b + h) - loss(w, b - h)) / (2 * h)
+    assert tensors.squared_error_gradient(w, b, x, y) == pytest.approx(slopes, abs=1e-6)
+
+
+def test_cross_entropy_gradient_is_what_autograd_finds():
+    logits = torch.randn(6, 9, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(9, (6,))
+    F.cross_entropy(logits, target).backward()
+    by_hand = tensors.cross_entropy_gradient(logits.detach(), target)
+    assert torch.allclose(by_hand, logits.grad)
+    assert torch.allclose(by_hand.sum(-1), torch.zeros(6, dtype=torch.float64))  # what one gains, others lose
+
+
+def test_linear_is_linear_and_registers_only_its_parameters():
+    layer = tensors.Linear(5, 3)
+    x = torch.randn(2, 4, 5)
+    assert torch.allclose(layer(x), F.linear(x, layer.weight, layer.bias), atol=1e-6)
+    assert {name for name, _ in layer.named_parameters()} == {"weight", "bias"}
+    assert set(layer.state_dict()) == {"weight", "bias", "calls"}
+    assert layer.calls == 1
+
+
+@pytest.mark.parametrize(
+    "text, entropy",
+    [
+        ("abababab", 0.0),  # each character decides the next
+        ("aabba", math.log(2)),  # a is followed by a or b, and b by b or a, equally often
+        ("aaab", 3 * (math.log(3) - 2 / 3 * math.log(2)) / 3),  # a: two thirds a, one third b
+    ],
+)
+def test_bigram_entropy_of_texts_known_by_hand(text, entropy):
+    assert tensors.bigram_entropy(text) == pytest.approx(entropy)
+
+
+def test_bigram_training_reaches_the_entropy_and_never_passes_it():
+    tokens, V = encode(tensors.SENTENCE)
+    assert V == 15  # the chapter's docstring says ln(15)
+    model, losses = tensors.train_bigram(tokens, V)
+    entropy = tensors.bigram_entropy(tensors.SENTENCE)
+    assert losses[0] == pytest.approx(math.log(V))
+    assert all(later <= earlier + 1e-6 for earlier, later in zip(losses, losses[1:], strict=False))
+    assert entropy < losses[-1] < entropy + 0.01
+    counts = torch.zeros(V, V).index_put_((tokens[:-1], tokens[1:]), torch.tensor(1.0), accumulate=True)
+    assert torch.allclose(model.table.softmax(-1), counts / counts.sum(-1, keepdim=True), atol=0.02)
+
+
+def test_a_seed_reproduces_a_sample():
+    tokens, V = encode(tensors.SENTENCE)
+    model, _ = tensors.train_bigram(tokens, V, steps=20)
+    one, two = (tensors.sample(model, 3, 40, torch.Generator().manual_seed(7)) for _ in range(2))
+    assert one == two and one[0] == 3 and len(one) == 41
+    assert one != tensors.sample(model, 3, 40, torch.Generator().manual_seed(8))
+
+
+def test_chapter_runs_from_anywhere_and_names_the_next(tmp_path):
+    done = run_chapter(cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "02_attention.py" in done.stdout.splitlines()[-1]
+    assert (ROOT / "figures" / "01_tensors.png").stat().st_size > 1000
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_flag_is_refused(tmp_path):
+    done = run_chapter("--sho-w", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
+
+
+def test_chapters_01_to_03_import_silently(tmp_path):
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from importlib import import_module as i; "
+    code += "[i(name) for name in ('01_tensors', '02_attention', '03_transformer')]; "
+    code += "print([name for name in sys.modules if name.split('.')[0] == 'matplotlib'])"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")

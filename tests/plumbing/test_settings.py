@@ -1,0 +1,178 @@
+"""settings.py: defaults, then a YAML file, then flags; and one line for whatever a user gets wrong there."""
+
+import dataclasses
+import sys
+from importlib import import_module
+
+import pytest
+
+from plumbing import corpus, settings
+
+transformer = import_module("03_transformer")
+train = import_module("05_train")
+Model, Train = transformer.TransformerConfig, train.TrainConfig
+CONFIGS = sorted(path.stem for path in settings.CONFIGS.glob("*.yaml") if "\nmodel:" not in path.read_text())
+
+
+@pytest.fixture
+def parse(tmp_path):
+    def parse(yaml, *flags):
+        """(settings of the model, settings of the training) from the text or bytes of a YAML file, and flags."""
+        path = tmp_path / "own.yaml"
+        path.write_bytes(yaml if isinstance(yaml, bytes) else yaml.encode())
+        return parse_all("--config", str(path), *flags)[1:]
+
+    return parse
+
+
+def parse_all(*flags):
+    return settings.parse(flags, "", (Model, Train), "laptop", fixed=("vocab_size", "causal"))
+
+
+def refusal(call, *arguments, **named):
+    with pytest.raises(corpus.UserError) as error:
+        call(*arguments, **named)
+    line = str(error.value)
+    assert line and "\n" not in line
+    return line
+
+
+def test_flags_beat_the_file_and_the_file_beats_defaults(parse):
+    model, training = parse("seed: 5\nsteps: 300\nn_layer: 3\n", "--steps", "7")
+    assert model == {"n_layer": 3} and training == {"seed": 5, "steps": 7}
+    config = settings.build(Train, **training)
+    assert (config.steps, config.seed, config.batch_size) == (7, 5, Train().batch_size)
+
+
+def test_an_empty_file_changes_nothing(parse):
+    assert parse("") == parse("# only a comment\n") == ({}, {})
+
+
+@pytest.mark.parametrize("yaml, name, value", [
+    ("lr_other: 3e-4", "lr_other", 3e-4),  # a string to YAML 1.1
+    ("lr_other: '0.001'", "lr_other", 1e-3),
+    ("lr_other: 0", "lr_other", 0.0),
+    ("steps: 1e3", "steps", 1000),
+    ("steps: 5_000", "steps", 5000),
+    ("steps: 20.0", "steps", 20),
+    ("time_conditioned: true", "time_conditioned", True),
+    ("time_conditioned: no", "time_conditioned", False),
+    ("time_conditioned: 'False'", "time_conditioned", False),
+    ("compile: on", "compile", "on"),  # true to YAML 1.1
+    ("compile: off", "compile", "off"),
+    ("dtype: float32", "dtype", "float32"),
+    ("\ufeffsteps: 3", "steps", 3),  # as Windows editors save it
+])  # fmt: skip
+def test_values_that_yaml_reads_in_its_own_way(parse, yaml, name, value):
+    model, training = parse(yaml)
+    found = (model | training)[name]
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("yaml", [
+    "steps: many", "steps: 1.5", "steps: true", "steps:", "steps: [1]", "steps: {a: 1}", "steps: .inf", "steps: .nan",
+    "steps: 2020-01-01", "lr_other: true", "lr_other: fast", "dropout: [0.1]", "time_conditioned: 2",
+    "time_conditioned: maybe", "time_conditioned: 1.0", "norm: [rms]", "norm:",
+])  # fmt: skip
+def test_values_of_the_wrong_type_are_named(parse, yaml):
+    name = yaml.split(":")[0]
+    assert name in refusal(parse, yaml)
+
+
+@pytest.mark.parametrize("flags", [
+    ("--steps", "many"), ("--steps", "1.5"), ("--steps", ""), ("--steps",), ("--lr-other", "fast"),
+    ("--time-conditioned", "2"), ("--no-such-flag",), ("stray",),
+])  # fmt: skip
+def test_flags_that_cannot_be(parse, flags):
+    refusal(parse, "", *flags)
+
+
+def test_an_unknown_name_gets_the_nearest_one(parse):
+    line = refusal(parse, "batchsize: 3")
+    assert "'batchsize'" in line and "batch_size" in line
+    assert "did you mean" not in refusal(parse, "zzzzzz: 3")
+    refusal(parse, "3: 3")
+    refusal(parse, "true: 3")
+    refusal(parse, "vocab_size: 3")  # the corpus decides
+
+
+@pytest.mark.parametrize("yaml", ["- steps: 3\n", "just words", "7", "true"])
+def test_a_file_without_names(parse, yaml):
+    assert "name: value" in refusal(parse, yaml)
+
+
+@pytest.mark.parametrize("yaml", [
+    "steps: [1", "steps: 'x", "\tsteps: 3", "steps: 1\n- 2", "a: b: c", "[1]: 2", "{a: 1}: 2", "steps: \x00",
+    b"\xff\xfe\x00", "!!python/object/apply:os.mkdir [trap]",
+])  # fmt: skip
+def test_a_file_that_is_no_yaml(parse, yaml, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "YAML" in refusal(parse, yaml)
+    assert not (tmp_path / "trap").exists()
+
+
+def test_a_missing_file_names_those_there_are():
+    line = refusal(settings.read_config, "lap-top")
+    assert "lap-top" in line and all(name in line for name in CONFIGS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_files_that_ship_are_valid(name):
+    arguments, model, training = parse_all("--config", name)
+    assert arguments.config == name and model and training
+    settings.build(Train, **training)
+    settings.build(Model, vocab_size=65, **model)
+
+
+def test_files_of_chapter_12_are_refused():
+    assert "12_scale.py" in refusal(parse_all, "--config", "tiny")
+
+
+def test_every_setting_is_in_the_help(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["05_train.py", "--help"])
+    with pytest.raises(SystemExit) as end:
+        train.main()
+    text = capsys.readouterr().out
+    assert end.value.code == 0
+    for group in (Model, Train):
+        for field in dataclasses.fields(group):
+            if field.name not in ("vocab_size", "causal"):
+                assert f"--{field.name.replace('_', '-')} " in text
+                assert str(field.default) in text
+    for flag in ("--corpus", "--config", "--run", "--fresh", "--device"):
+        assert flag in text
+    assert "vocab-size" not in text and "causal" not in text
+
+
+@pytest.mark.parametrize("value, kind, expected", [
+    ("1e2", int, 100), ("100", int, 100), (100, int, 100), (100.0, int, 100), ("-3", int, -3), ("1e-3", float, 1e-3),
+    (2, float, 2.0), ("TRUE", bool, True), (False, bool, False), ("rope", str, "rope"), (True, str, "on"),
+])  # fmt: skip
+def test_coerce(value, kind, expected):
+    found = settings.coerce("batch_size", value, kind)
+    assert found == expected and type(found) is kind
+
+
+@pytest.mark.parametrize("values", [
+    {"steps": 0}, {"minutes": -1}, {"batch_size": 0}, {"accumulate": 0}, {"batch_size": 8, "accumulate": 3},
+    {"batch_size": 2, "accumulate": 4}, {"lr_matrix": -0.1}, {"lr_other": 2}, {"lr_other": float("nan")},
+    {"warmup": -1}, {"cooldown": 1.5}, {"clip": 0}, {"ema": 1}, {"t_max": 0}, {"t_max": 1.1}, {"evaluate_every": 0},
+    {"evaluate_windows": 1}, {"dtype": "float8"}, {"compile": "maybe"}, {"seed": -1},
+])  # fmt: skip
+def test_training_settings_out_of_range(values):
+    assert list(values)[-1] in refusal(settings.build, Train, **values)
+
+
+@pytest.mark.parametrize("values", [
+    {"seq_len": 0}, {"n_layer": 0}, {"n_head": 0}, {"n_head": -2}, {"n_embd": 0}, {"n_embd": 10},
+    {"n_head": 5, "n_embd": 12}, {"n_head": 128, "n_embd": 384}, {"dropout": 1.0}, {"dropout": -0.1},
+    {"dropout": float("nan")}, {"positions": "absolute"}, {"norm": "batch"}, {"activation": "tanh"},
+])  # fmt: skip
+def test_model_settings_out_of_range(values):
+    assert list(values)[-1] in refusal(settings.build, Model, vocab_size=65, **values)
+
+
+def test_a_device_that_is_not_there():
+    assert settings.pick_device("cpu").type == "cpu"
+    for name in ("tpu", "cuda:99", "", "meta"):
+        assert "--device cpu" in refusal(settings.pick_device, name)
