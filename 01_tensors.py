@@ -21,19 +21,15 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from plumbing import corpus
+from plumbing import cli, figures
 
 SENTENCE = "to be, or not to be, that is the question. "
 FIGURE = Path(__file__).resolve().parent / "figures" / "01_tensors.png"
 
 
-def heading(text: str) -> None:
-    print(f"\n{text}\n{'-' * len(text)}")
-
-
 def show_shapes() -> None:
     """One text, followed through the shapes that every later chapter uses: [B, T], then [B, T, C]."""
-    heading("1. Tensors and their shapes")
+    cli.heading("1. Tensors and their shapes")
     B, T, C = 2, 4, 3  # batch: texts side by side; time: positions in a text; channels: numbers per position
     tokens = torch.tensor([[0, 1, 2, 1], [2, 2, 0, 1]])  # (B, T) integers that name characters
     table = torch.arange(9.0).view(3, C)  # (V, C): row v describes character v
@@ -54,7 +50,7 @@ def show_shapes() -> None:
 
 def show_dtypes() -> None:
     """A dtype trades precision for memory and speed; a device is where the numbers lie."""
-    heading("2. dtype and device")
+    cli.heading("2. dtype and device")
     print("  dtype       bytes    1 + 1/1000 becomes    largest")
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
         value = torch.tensor(1.001, dtype=dtype)
@@ -68,7 +64,7 @@ def show_dtypes() -> None:
 
 def show_broadcasting() -> None:
     """Shapes are lined up from the right; a missing dimension, or one of size 1, is repeated for free."""
-    heading("3. Broadcasting")
+    cli.heading("3. Broadcasting")
     T, C = 4, 3
     x = torch.zeros(2, T, C)
     for shape, meaning in [
@@ -108,7 +104,7 @@ def cross_entropy_gradient(logits: torch.Tensor, target: torch.Tensor) -> torch.
 
 
 def show_autograd() -> None:
-    heading("4. Autograd against the derivative by hand")
+    cli.heading("4. Autograd against the derivative by hand")
     w, b = (torch.tensor(v, requires_grad=True) for v in (1.5, -0.5))
     loss = (w * 2.0 + b - 4.0) ** 2  # PyTorch writes down every operation on the way to the loss ...
     loss.backward()  # ... and walks back through them with the chain rule
@@ -149,7 +145,7 @@ class Linear(nn.Module):
 
 
 def show_modules() -> None:
-    heading("5. nn.Module and nn.Parameter")
+    cli.heading("5. nn.Module and nn.Parameter")
     torch.manual_seed(0)
     layer = Linear(3, 2)
     x = torch.randn(2, 4, 3)  # (B, T, C): a linear layer treats every position alike
@@ -210,7 +206,7 @@ def sample(model: Bigram, start: int, length: int, generator: torch.Generator) -
 
 def show_training():
     """Fit the bigram to SENTENCE. Returns (model, losses, characters) for the figure."""
-    heading("6. The training loop and the smallest language model")
+    cli.heading("6. The training loop and the smallest language model")
     characters = sorted(set(SENTENCE))
     tokens = torch.tensor([characters.index(c) for c in SENTENCE])  # (T,)
     V, entropy = len(characters), bigram_entropy(SENTENCE)
@@ -234,29 +230,9 @@ def show_training():
     return model, losses, characters
 
 
-def pyplot(show: bool):
-    """matplotlib.pyplot, able to draw where there is no screen. Imported late: it takes a second."""
-    import matplotlib
-
-    if not show:
-        matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
-def save_figure(figure, path: Path, show: bool) -> None:
-    """Write a figure to figures/ beside the chapters, and open it when asked."""
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=110)
-    print(f"\nFigure: {path.parent.name}/{path.name}")
-    if show:
-        pyplot(show).show()
-
-
 def draw(model: Bigram, losses: list[float], characters: list[str], show: bool) -> None:
     """The loss against its limit, and the learned table."""
-    figure, (left, right) = pyplot(show).subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    figure, (left, right) = figures.pyplot(show).subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     left.semilogx(range(1, len(losses) + 1), losses, label="training loss")
     left.axhline(bigram_entropy(SENTENCE), ls="--", color="black", label="bigram entropy (counted)")
     left.set(xlabel="step", ylabel="nats per character", title="The loss falls to the entropy and stops")
@@ -267,7 +243,7 @@ def draw(model: Bigram, losses: list[float], characters: list[str], show: bool) 
     right.set_yticks(range(len(names)), names)
     right.set(xlabel="next character", ylabel="current character", title="Learned: P(next | current)")
     figure.colorbar(image, ax=right)
-    save_figure(figure, FIGURE, show)
+    figures.save_figure(figure, FIGURE, show)
 
 
 def main() -> None:
@@ -284,4 +260,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    corpus.run(main)
+    cli.run(main)

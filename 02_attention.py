@@ -18,7 +18,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from plumbing import corpus
+from plumbing import cli, figures
 
 tensors = import_module("01_tensors")
 
@@ -143,7 +143,7 @@ def report(name, ours, reference):
 
 
 def show_three_lines():
-    tensors.heading("1. softmax(QKᵀ/√d)V")
+    cli.heading("1. softmax(QKᵀ/√d)V")
     keys, values = torch.eye(4), torch.tensor([[10.0], [20.0], [30.0], [40.0]])
     print("  A soft look-up: the values are 10, 20, 30, 40; the query is key 2, ever louder.")
     print("  query            weights                     output")
@@ -169,7 +169,7 @@ def show_three_lines():
 
 
 def show_heads():
-    tensors.heading("2. Heads: several small attentions side by side")
+    cli.heading("2. Heads: several small attentions side by side")
     B, T, C, n_head = 2, 5, 12, 3
     layer, x = Attention(C, n_head, rotary=False, qk_norm=False), torch.randn(B, T, C)
     q, k, v = layer.qkv(x).chunk(3, dim=-1)  # (B, T, C) each
@@ -200,7 +200,7 @@ def example_weights(text):
 
 
 def show_masks():
-    tensors.heading("3. Bidirectional (the dLLM) against causal (the GPT)")
+    cli.heading("3. Bidirectional (the dLLM) against causal (the GPT)")
     weights = example_weights(TEXT)
     pair = weights["same letter", "bidirectional"], weights["same letter", "causal"]
     assert pair[1].triu(1).abs().max() == 0  # not one glance at the future
@@ -224,7 +224,7 @@ def show_masks():
 
 
 def show_rotary():
-    tensors.heading("4. Rotary positions")
+    cli.heading("4. Rotary positions")
     q, k = torch.randn(2, 1, 64)  # (T=1, hd) each
 
     def score(m, n):
@@ -250,7 +250,7 @@ def show_rotary():
 
 
 def show_buffer():
-    tensors.heading("5. The KV buffer: compute a few rows, attend over all")
+    cli.heading("5. The KV buffer: compute a few rows, attend over all")
     T, C, n_head, s, e = 16, 32, 4, 8, 12
     positions, x = torch.arange(T), torch.randn(2, T, C)
     table = rotary_table(positions, C // n_head)
@@ -277,13 +277,13 @@ def show_buffer():
 
 def draw(show):
     """Two heads, bidirectional and causal, as pictures of their weights."""
-    figure, axes = tensors.pyplot(show).subplots(2, 2, figsize=(9, 9), layout="constrained")
+    figure, axes = figures.pyplot(show).subplots(2, 2, figsize=(9, 9), layout="constrained")
     for axis, ((head, kind), weights) in zip(axes.flat, example_weights(TEXT).items(), strict=True):
         axis.imshow(weights, cmap="Blues", vmin=0, vmax=1)
         axis.set(title=f"{head}, {kind}", xlabel="looked at", ylabel="looking")
         axis.set_xticks(range(len(TEXT)), TEXT)
         axis.set_yticks(range(len(TEXT)), TEXT)
-    tensors.save_figure(figure, FIGURE, show)
+    figures.save_figure(figure, FIGURE, show)
 
 
 def main():
@@ -302,4 +302,4 @@ def main():
 
 
 if __name__ == "__main__":
-    corpus.run(main)
+    cli.run(main)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from plumbing import corpus, settings
+from plumbing import cli, settings
 from plumbing.settings import setting
 
 tensors = import_module("01_tensors")
@@ -242,7 +242,7 @@ def parameters_by_part(config):
 
 
 def show_parameters(model):
-    tensors.heading("1. Where the parameters are")
+    cli.heading("1. Where the parameters are")
     c, total = model.config, count_parameters(model)
     print(f"  V={c.vocab_size} symbols, T={c.seq_len}, L={c.n_layer} layers, {c.n_head} heads, C={c.n_embd}")
     print("  part        formula        derived     counted    share")
@@ -255,7 +255,7 @@ def show_parameters(model):
 
 
 def show_flops(model):
-    tensors.heading("2. FLOPs per token")
+    cli.heading("2. FLOPs per token")
     c = model.config
     matrices = c.n_layer * 12 * c.n_embd**2 + c.n_embd * c.vocab_size
     scores = c.n_layer * 4 * c.n_embd * c.seq_len
@@ -271,7 +271,7 @@ def show_flops(model):
 
 
 def show_switches(config, tokens):
-    tensors.heading("3. The switches, and the loss before training")
+    cli.heading("3. The switches, and the loss before training")
     print("  config                   parameters    loss   twice in training, and what the switch does")
     for change, meaning in [
         ({}, "rotary, RMSNorm with QK-norm, ReLU²"),
@@ -296,7 +296,7 @@ def show_switches(config, tokens):
 
 
 def show_shapes(model, tokens):
-    tensors.heading("4. One forward pass, module by module")
+    cli.heading("4. One forward pass, module by module")
     notes = {"token_emb": "B, T, C", "blocks.0.attn.qkv": "q, k, v", "blocks.0.mlp.up": "4C", "head": "V"}
     names = {m: name for name, m in model.named_modules() if not isinstance(m, nn.Dropout)}
 
@@ -328,4 +328,4 @@ def main():
 
 
 if __name__ == "__main__":
-    corpus.run(main)
+    cli.run(main)

@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from plumbing import corpus
+from plumbing import cli, figures, files, tokenizers
 
 tensors = import_module("01_tensors")
 transformer = import_module("03_transformer")
@@ -170,11 +170,11 @@ def by_isolation(confidence, masked, count, generator=None):
     Characters that one pass commits do not see each other. Far apart that does little harm, but the third letter
     of a word depends on the second: drawn at once, they may belong to two different words.
     """
-    far = isolation(lively(confidence, masked, generator), masked)
+    far = distance_to_surer(noisy_log_confidence(confidence, masked, generator), masked)
     return top_ranked(far + confidence, masked, count)  # distances are whole numbers: of equal ones the surer
 
 
-def isolation(score, masked):
+def distance_to_surer(score, masked):
     """How far the nearest masked position with a higher score is: (B, T), inf where there is none, 0 if not masked.
 
     The word is the mountaineer's: a peak's isolation is the way to the next higher ground.
@@ -186,7 +186,7 @@ def isolation(score, masked):
     return distance.masked_fill(~masked, 0)
 
 
-def lively(confidence, masked, generator=None):
+def noisy_log_confidence(confidence, masked, generator=None):
     """The logarithm of confidence (B, T), with Gumbel noise that fades as masks disappear.
 
     Pure confidence likes to begin with spaces and common short words, everywhere at once, and the rest must
@@ -231,7 +231,7 @@ def propose(logits, temperature, top_k=None, generator=None):
 PACE = 1.5  # more characters a pass while there is room to keep them apart; 1: as many in each
 
 
-def masks_left(total, step, steps, pace=PACE):
+def masks_remaining(total, step, steps, pace=PACE):
     """How many of `total` (B,) masks to leave after pass `step` of `steps`: their share (1 - step / steps)^pace, but
     one a pass where that is more, so that no pass is idle."""
     share = (steps - step) / steps
@@ -255,7 +255,7 @@ def denoise(model, canvas, steps=64, temperature=0.8, top_k=None, select=by_isol
     for step in range(1, steps + 1):
         t = (canvas == mask_id).float().mean(1)  # (B,) the share of masks is the noise level
         token, sure = propose(model(canvas, t), temperature, top_k, generator)
-        count = masked.sum(1) - masks_left(total, step, steps, pace)
+        count = masked.sum(1) - masks_remaining(total, step, steps, pace)
         commit = select(sure, masked, count, generator)  # (B, T)
         canvas = torch.where(commit, token, canvas)
         confidence = torch.where(masked, sure, confidence)
@@ -277,25 +277,25 @@ SENTENCES = (
 def show_schedules(show):
     """Table and figure: how much is visible at t, and what a masked token counts for."""
     t = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9])
-    tensors.heading("1. Noise: the share of tokens still visible, alpha(t)")
+    cli.heading("1. Noise: the share of tokens still visible, alpha(t)")
     print("   t      " + "".join(f"{x:8.2f}" for x in t.tolist()))
     for name in NoiseSchedule.NAMES:
         print(f"   {name:7}" + "".join(f"{x:8.3f}" for x in NoiseSchedule(name).alpha(t).tolist()))
     t = torch.linspace(0.01, 1, 200)
-    figure, (left, right) = tensors.pyplot(show).subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    figure, (left, right) = figures.pyplot(show).subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     for schedule in map(NoiseSchedule, NoiseSchedule.NAMES):
         left.plot(t, schedule.alpha(t), label=schedule.name)
         right.plot(t, schedule.weight(t))
     left.set(xlabel="t", title="alpha(t): share of tokens visible")
     right.set(xlabel="t", yscale="log", title="weight of a masked token in the NELBO")
     left.legend()
-    tensors.save_figure(figure, corpus.ROOT / "figures" / "04_schedules.png", show)
+    figures.save_figure(figure, files.ROOT / "figures" / "04_schedules.png", show)
 
 
 def show_masking(tokenizer):
     """One sentence at four noise levels."""
     x0 = torch.tensor([tokenizer.encode(SENTENCES.split("\n")[0])])
-    tensors.heading("2. Masking: each character is hidden on its own")
+    cli.heading("2. Masking: each character is hidden on its own")
     for t in (0.0, 0.25, 0.5, 0.75, 1.0):
         xt = mask_tokens(x0, torch.tensor([t]), tokenizer.vocab_size)
         print(f"   t = {t:4.2f}   {tokenizer.decode(xt[0].tolist())}")
@@ -318,7 +318,7 @@ def show_likelihood(x0, config):
     frequencies /= frequencies.sum()
     exact = torch.special.entr(frequencies).sum().item()
     model, many = Unigram(config, frequencies), x0.repeat(2000, 1)
-    tensors.heading("3. Likelihood: the bound is tight where the truth is known")
+    cli.heading("3. Likelihood: the bound is tight where the truth is known")
     print(f"   {'exact':16} {exact:.4f}  nats per character, for a model of letter frequencies alone. The NELBO:")
     schedules = map(NoiseSchedule, NoiseSchedule.NAMES)
     estimates = {f"{schedule.name} schedule": nelbo_by_schedule(model, many, schedule) for schedule in schedules}
@@ -333,7 +333,7 @@ def overfit(x0, config, steps=400):
     model = transformer.Transformer(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     batch = x0.repeat(8, 1)
-    tensors.heading(f"4. Training on {len(x0)} sentences, {transformer.count_parameters(model):,} parameters")
+    cli.heading(f"4. Training on {len(x0)} sentences, {transformer.count_parameters(model):,} parameters")
     print("   step   loss   NELBO")
     for step in range(steps + 1):
         loss = diffusion_loss(model, batch, t_max=1)
@@ -348,7 +348,7 @@ def overfit(x0, config, steps=400):
 def show_denoising(model, tokenizer, length):
     """From masks to a sentence, in order of confidence and at random."""
     for name, select in (("surest first, far apart", by_isolation), ("random order", at_random)):
-        tensors.heading(f"5. Denoising {length} masks in 16 passes, {name}")
+        cli.heading(f"5. Denoising {length} masks in 16 passes, {name}")
         canvas = torch.full((1, length), tokenizer.vocab_size)
         for state in denoise(model, canvas, steps=16, temperature=0.5, select=select):
             text = tokenizer.decode(state.canvas[0].tolist()).replace("\n", "/")
@@ -356,7 +356,7 @@ def show_denoising(model, tokenizer, length):
     start = tokenizer.encode("All the ")
     canvas = torch.tensor([start + [tokenizer.vocab_size] * (length - len(start))])
     *_, last = denoise(model, canvas, steps=16, temperature=0)
-    tensors.heading("6. A prompt is text that is not masked")
+    cli.heading("6. A prompt is text that is not masked")
     print("   " + tokenizer.decode(canvas[0].tolist()))
     print("   " + tokenizer.decode(last.canvas[0].tolist()).strip())
 
@@ -366,7 +366,7 @@ def main(argv=None):
     parser.add_argument("--show", action="store_true", help="open the figure in a window")
     arguments = parser.parse_args(argv)
     torch.manual_seed(0)
-    tokenizer = corpus.CharTokenizer.from_text(SENTENCES)
+    tokenizer = tokenizers.CharTokenizer.from_text(SENTENCES)
     lines = SENTENCES.splitlines(keepends=True)
     length = max(map(len, lines))
     x0 = torch.tensor([tokenizer.encode(line.strip().ljust(length)) for line in lines])  # (4, T)
@@ -382,4 +382,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    corpus.run(main)
+    cli.run(main)

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from plumbing import checkpoint, corpus, settings
+from plumbing import checkpoint, cli, corpora, devices, files, runs, settings, tokenizers
 from plumbing.settings import setting
 
 transformer = import_module("03_transformer")
@@ -191,7 +191,7 @@ def train(model, train_data, val_data, config, objective, folder, tokenizer, inf
     """
     began = time.time()
     device = train_data.device
-    dtype = settings.pick_dtype(config.dtype, device)
+    dtype = devices.pick_dtype(config.dtype, device)
     window = model.config.seq_len + objective.extra
     tokens_a_step = config.batch_size * model.config.seq_len
     optimizers = make_optimizers(model, config, torch.float32 if dtype == torch.float16 else dtype)
@@ -199,7 +199,7 @@ def train(model, train_data, val_data, config, objective, folder, tokenizer, inf
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
     best = copy.deepcopy(averaged)  # as averaged was at the lowest evaluation
     state = {"step": 0, "steps": config.steps, "seconds": 0.0, "record": {}, "lowest": math.inf, "best_step": 0}
-    saved = checkpoint.load_state(folder, STATE)
+    saved = runs.load_state(folder, STATE)
     if saved:
         state = saved["progress"]
         if config.steps != saved["settings"]["steps"]:
@@ -211,10 +211,10 @@ def train(model, train_data, val_data, config, objective, folder, tokenizer, inf
             optimizer.load_state_dict(values)
         scaler.load_state_dict(saved["scaler"])
     log = folder / "log.jsonl"
-    checkpoint.truncate_log(log, state["step"])
+    runs.truncate_log(log, state["step"])
     began -= state["seconds"]
 
-    compiled = settings.compile_model(model, config.compile, device)
+    compiled = devices.compile_model(model, config.compile, device)
     params, averages = list(model.parameters()), list(averaged.parameters())
     check_windows = windows_of(val_data, window, config.evaluate_windows)
     stop = catch_interrupt()
@@ -223,7 +223,7 @@ def train(model, train_data, val_data, config, objective, folder, tokenizer, inf
     def save():
         state["seconds"] = time.time() - began
         checkpoint.save(folder, best if state["record"] else averaged, tokenizer, info | state["record"])
-        checkpoint.save_state(folder, {
+        runs.save_state(folder, {
             "progress": state, "settings": wanted, "model": model.state_dict(),
             "averaged": averaged.state_dict(), "best": best.state_dict(),
             "optimizers": [o.state_dict() for o in optimizers], "scaler": scaler.state_dict(),
@@ -263,7 +263,7 @@ def train(model, train_data, val_data, config, objective, folder, tokenizer, inf
         evaluate = last or step % config.evaluate_every == 0
         if evaluate or step % 20 == 0:
             if not math.isfinite(loss.item()):
-                raise corpus.UserError(f"the loss is not finite at step {step}; lower --lr-matrix or --lr-other")
+                raise cli.UserError(f"the loss is not finite at step {step}; lower --lr-matrix or --lr-other")
             speed = (step - bar.initial) * tokens_a_step / (time.time() - bar.start_t)
             known = {objective.measure: f"{record[objective.measure]:.3f}"} if record else {}
             bar.set_postfix({"loss": f"{loss.item() * config.accumulate:.3f}"} | known | {"tok/s": f"{speed:,.0f}"})
@@ -315,7 +315,7 @@ def draw_curve(folder, measure):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    records = checkpoint.read_log(folder / "log.jsonl")
+    records = runs.read_log(folder / "log.jsonl")
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     steps = [r["step"] for r in records]
     axes.errorbar(steps, [r[measure] for r in records], [r["error"] for r in records], marker="o", ms=3,
@@ -323,7 +323,7 @@ def draw_curve(folder, measure):
     axes.set(xlabel="step", ylabel="nats per token", title=folder.name)
     axes.grid(alpha=0.3)
     axes.legend()
-    with corpus.whole_file(folder / "curve.png") as path:
+    with files.whole_file(folder / "curve.png") as path:
         figure.savefig(path, format="png", dpi=130)
     plt.close(figure)
 
@@ -340,12 +340,12 @@ def open_run(name, wanted, fresh=False, parts=STATE, may_change=MAY_CHANGE):
     if fresh:
         for file in ("train_state.pt", "log.jsonl"):
             (folder / file).unlink(missing_ok=True)
-    saved = checkpoint.load_state(folder, parts)
+    saved = runs.load_state(folder, parts)
     if (folder / "model.safetensors").is_file() and not (folder / "log.jsonl").is_file() and not fresh:
-        raise corpus.UserError(f"{folder} holds a model that cannot be trained on; use --run NEW_NAME, or --fresh")
+        raise cli.UserError(f"{folder} holds a model that cannot be trained on; use --run NEW_NAME, or --fresh")
     changed = [key for key in wanted if saved and saved["settings"].get(key) != wanted[key]]
     if changed := ", ".join(key for key in changed if key not in may_change):
-        raise corpus.UserError(f"run {name} was begun with another {changed}; use --run NEW_NAME or --fresh")
+        raise cli.UserError(f"run {name} was begun with another {changed}; use --run NEW_NAME or --fresh")
     return folder, saved
 
 
@@ -354,11 +354,11 @@ def start_run(arguments, kind, model_config, config, objective, tokenizer, text,
 
     text: the Corpus; parts: its training and validation text, tokenised here. Returns the run's folder.
     """
-    device = settings.pick_device(arguments.device)
+    device = devices.pick_device(arguments.device)
     torch.set_float32_matmul_precision("high")
     data = [torch.tensor(tokenizer.encode(part), device=device) for part in parts]
     if min(map(len, data)) < 2 * (model_config.seq_len + objective.extra):
-        raise corpus.UserError(f"{text.name} is too short for windows of {model_config.seq_len}; lower --seq-len")
+        raise cli.UserError(f"{text.name} is too short for windows of {model_config.seq_len}; lower --seq-len")
     name = arguments.run or f"{kind}-{text.name}-{Path(arguments.config).stem.removeprefix(kind + '-')}"
     wanted = dataclasses.asdict(model_config) | dataclasses.asdict(config) | {"corpus": text.sha256}
     folder, saved = open_run(name, wanted, arguments.fresh)
@@ -373,7 +373,7 @@ def start_run(arguments, kind, model_config, config, objective, tokenizer, text,
         print("this run is finished; more --steps go on, --fresh starts it again" if done else
               f"going on from step {progress['step']}")
     info = {"kind": kind, "corpus": text.name, "corpus_sha256": text.sha256, "source": text.source,
-            "settings": arguments.config, "train": dataclasses.asdict(config)} | checkpoint.provenance()
+            "settings": arguments.config, "train": dataclasses.asdict(config)} | runs.provenance()
     record = train(model, *data, config, objective, folder, tokenizer, info, wanted)
     if record:
         draw_curve(folder, objective.measure)
@@ -388,13 +388,13 @@ def main(argv=None):
     arguments, shape, training = settings.parse(
         argv, __doc__, (transformer.TransformerConfig, TrainConfig), default, fixed=("vocab_size", "causal"))
     config = settings.build(TrainConfig, **training)
-    text = corpus.load(arguments.corpus)
-    tokenizer = corpus.CharTokenizer.from_text(text.text)
+    text = corpora.load(arguments.corpus)
+    tokenizer = tokenizers.CharTokenizer.from_text(text.text)
     model_config = settings.build(transformer.TransformerConfig, vocab_size=tokenizer.vocab_size, **shape)
     start_run(arguments, "dllm", model_config, config, masked_diffusion(config), tokenizer, text,
-              corpus.split(text.text))
+              corpora.split(text.text))
     print("Next: python 06_generate.py writes with your model.")
 
 
 if __name__ == "__main__":
-    corpus.run(main)
+    cli.run(main)

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import torch
 
-from plumbing import checkpoint, corpus, hub, settings, views
+from plumbing import checkpoint, cli, devices, hub, tokenizers, views
 
 diffusion = import_module("04_diffusion")
 
@@ -47,7 +47,7 @@ def parse_prompt(text, length, tokenizer):
     """`text` as ids, then masks up to `length` positions. The mask is the id vocab_size."""
     ids = tokenizer.encode(text)
     if len(ids) >= length:
-        raise corpus.UserError(f"the prompt fills {len(ids)} of {length} places: raise --len")
+        raise cli.UserError(f"the prompt fills {len(ids)} of {length} places: raise --len")
     return ids + [tokenizer.vocab_size] * (length - len(ids))
 
 
@@ -59,10 +59,10 @@ def parse_infill(text, tokenizer):
         ids += [tokenizer.vocab_size] * min(int(blank[1] or 1), MAX_LENGTH + 1)
         end = blank.end()
         if len(ids) > MAX_LENGTH:
-            raise corpus.UserError(f"--infill is longer than {MAX_LENGTH:,} positions: shorten its blanks")
+            raise cli.UserError(f"--infill is longer than {MAX_LENGTH:,} positions: shorten its blanks")
     ids += tokenizer.encode(text[end:])
     if tokenizer.vocab_size not in ids:
-        raise corpus.UserError("--infill has no blank: write _ for one character, or {20} for twenty")
+        raise cli.UserError("--infill has no blank: write _ for one character, or {20} for twenty")
     return ids
 
 
@@ -231,20 +231,20 @@ def watch(model, tokenizer, rows, args, name):
     """Fill the masks of `rows` (B lists of T ids) and show it in every way that `args` ask for: B texts."""
     mask_id = model.config.vocab_size
     if args.topk is not None and args.topk > mask_id:
-        raise corpus.UserError(f"--topk is {args.topk}, but the vocabulary has {mask_id} symbols: lower it")
+        raise cli.UserError(f"--topk is {args.topk}, but the vocabulary has {mask_id} symbols: lower it")
     letters = getattr(tokenizer, "letters", None)  # of tokens that may be part of a character
-    letters = letters or [tokenizer.decode([i]) for i in range(mask_id)] + [corpus.MASK_CHAR]
+    letters = letters or [tokenizer.decode([i]) for i in range(mask_id)] + [tokenizers.MASK_CHAR]
     canvas = torch.tensor(rows, device=next(model.parameters()).device)  # (B, T)
     given, unit = (canvas != mask_id).tolist(), tokenizer.unit
     total = sum(budget for *_, budget in plan_windows(canvas, mask_id, model.config.seq_len, args.steps))
     record, history = args.gif or args.html, []
     if record and canvas.numel() * total > MAX_RECORDED:
-        raise corpus.UserError("too long a run to record with --gif or --html: lower --len, --num")
+        raise cli.UserError("too long a run to record with --gif or --html: lower --len, --num")
     if args.gif:
         views.tamil_font(letters)  # a font that is not there is noticed now
     blank = int((canvas == mask_id).sum())
     if args.guidance and blank == canvas.numel():
-        raise corpus.UserError("--guidance is by the text that is given: add --prompt or --infill")
+        raise cli.UserError("--guidance is by the text that is given: add --prompt or --infill")
     generator = torch.Generator(canvas.device).manual_seed(args.seed)
     # Below a thousandth, dividing by the temperature would overflow; the draw is greedy long before.
     temperature = args.temp if args.temp > 1e-3 else 0
@@ -292,14 +292,14 @@ def open_model(folder, device):
         sys.stdout.reconfigure(errors="replace")  # a console that cannot show ░ shows ? instead of failing
     # Terminated politely, we still leave through views.Terminal.__exit__, which gives the cursor back.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    model, tokenizer, info = checkpoint.load(folder, settings.pick_device(device))
+    model, tokenizer, info = checkpoint.load(folder, devices.pick_device(device))
     if model.config.causal:
-        raise corpus.UserError(f"{folder} is a GPT, which cannot fill masks: python 07_train_gpt.py writes with it")
+        raise cli.UserError(f"{folder} is a GPT, which cannot fill masks: python 07_train_gpt.py writes with it")
     return model, tokenizer, info
 
 
 def main(argv=None):
-    parser = settings.Parser(description="Sample from a diffusion model, and watch.", allow_abbrev=False)
+    parser = cli.Parser(description="Sample from a diffusion model, and watch.", allow_abbrev=False)
     add_flags(parser)
     parser.add_argument("--hub", nargs="?", const=hub.ADDRESSES[0], metavar="OWNER/NAME",
                         help="a model on the Hugging Face Hub; alone: the published dLLM")
@@ -311,10 +311,10 @@ def main(argv=None):
     try:
         watch(model, tokenizer, canvas_rows(args, tokenizer), args, folder.resolve().name)
     except torch.OutOfMemoryError:
-        raise corpus.UserError("out of GPU memory: lower --num, or use --device cpu") from None
+        raise cli.UserError("out of GPU memory: lower --num, or use --device cpu") from None
 
 
 if __name__ == "__main__":
-    corpus.run(main)
+    cli.run(main)
 
 # Next: 07_train_gpt.py trains the same Transformer with causal attention, to compare with.

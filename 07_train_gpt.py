@@ -26,7 +26,7 @@ from importlib import import_module
 import torch
 import torch.nn.functional as F
 
-from plumbing import checkpoint, corpus, hub, settings
+from plumbing import checkpoint, cli, corpora, devices, figures, files, hub, runs, settings, tokenizers
 from plumbing.settings import setting
 
 tensors = import_module("01_tensors")
@@ -134,10 +134,10 @@ def write(folder, wanted, seed, device):
     """Print what the GPT in `folder` writes; wanted: a `Writing`."""
     model, tokenizer, _ = checkpoint.load(folder, device)
     if not model.config.causal:
-        raise corpus.UserError(f"{folder} is a dLLM: python 06_generate.py writes with it")
+        raise cli.UserError(f"{folder} is a dLLM: python 06_generate.py writes with it")
     given = tokenizer.encode(wanted.prompt.replace("\\n", "\n"))
     if len(given) >= wanted.len:
-        raise corpus.UserError(f"the prompt fills {len(given)} of {wanted.len} places: raise --len")
+        raise cli.UserError(f"the prompt fills {len(given)} of {wanted.len} places: raise --len")
     unseen = [] if given else [opening(tokenizer)]  # a text must begin after something
     tokens = torch.tensor([unseen + given] * wanted.num, device=device)  # (B, P)
     # Below a thousandth, dividing by the temperature would overflow; the draw is greedy long before.
@@ -160,7 +160,7 @@ def read_run(folder):
     """
     model, _, info = checkpoint.load(folder)
     log = folder / "log.jsonl"
-    records = checkpoint.read_log(log if log.is_file() else corpus.ROOT / "docs" / "logs" / f"{folder.name}.jsonl")
+    records = runs.read_log(log if log.is_file() else files.ROOT / "docs" / "logs" / f"{folder.name}.jsonl")
     name, measure = ("GPT", "NLL") if model.config.causal else ("dLLM", "NELBO")
     meaning = "NLL, exact" if model.config.causal else "NELBO, an upper bound of the NLL"
     size = transformer.count_parameters(model) / 1e6
@@ -172,7 +172,7 @@ def draw_curves(runs, path):
 
     The last evaluation stands apart from its curve: it is of the kept weights, on the whole validation split.
     """
-    plt = tensors.pyplot(False)
+    plt = figures.pyplot(False)
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.4), sharey=True, layout="constrained")
     for folder in runs:
         label, measure, records = read_run(folder)
@@ -187,7 +187,7 @@ def draw_curves(runs, path):
     axes[0].set(ylabel="validation loss, nats per character")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", title="star: the weights kept, on the whole split")
-    with corpus.whole_file(path) as partial:
+    with files.whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=130)
     plt.close(figure)
 
@@ -198,9 +198,9 @@ def compare(folder):
     try:
         other = checkpoint.find()
         if checkpoint.load(other)[2].get("corpus_sha256") != checkpoint.load(folder)[2].get("corpus_sha256"):
-            raise corpus.UserError(f"{other.name} learned from another text: train one with python 05_train.py")
+            raise cli.UserError(f"{other.name} learned from another text: train one with python 05_train.py")
         runs.append(other)
-    except corpus.UserError as error:
+    except cli.UserError as error:
         print(f"no dLLM to compare with: {error}")
     draw_curves(runs, folder / "curves.png")
     print(*(read_run(run)[0] for run in runs), f"both curves: {folder / 'curves.png'}", sep="\n")
@@ -220,23 +220,23 @@ def main(argv=None):
         given = [name for name in shape | learning if name != "seed" and getattr(arguments, name) is not None]
         if given or arguments.fresh:
             flag = "--" + (given or ["fresh"])[0].replace("_", "-")
-            raise corpus.UserError(f"--{next(iter(writing))} writes with a trained model: leave out {flag}")
+            raise cli.UserError(f"--{next(iter(writing))} writes with a trained model: leave out {flag}")
         seed = config.seed if arguments.seed is not None else random.randrange(2**31)
         if wanted.hub and arguments.run:
-            raise corpus.UserError("--hub and --run both name a model: leave one out")
+            raise cli.UserError("--hub and --run both name a model: leave one out")
         folder = hub.fetch(wanted.hub, "gpt") if wanted.hub else checkpoint.find(arguments.run, "gpt")
-        write(folder, wanted, seed, settings.pick_device(arguments.device))
+        write(folder, wanted, seed, devices.pick_device(arguments.device))
         return
-    text = corpus.load(arguments.corpus)
-    tokenizer = corpus.CharTokenizer.from_text(text.text)
+    text = corpora.load(arguments.corpus)
+    tokenizer = tokenizers.CharTokenizer.from_text(text.text)
     model_config = settings.build(transformer.TransformerConfig, vocab_size=tokenizer.vocab_size, causal=True, **shape)
     folder = training.start_run(arguments, "gpt", model_config, config, next_token(opening(tokenizer)), tokenizer, text,
-                                corpus.split(text.text))
-    if checkpoint.read_log(folder / "log.jsonl"):  # not if it was stopped before its first evaluation
+                                corpora.split(text.text))
+    if runs.read_log(folder / "log.jsonl"):  # not if it was stopped before its first evaluation
         compare(folder)
-        write(folder, wanted, config.seed, settings.pick_device(arguments.device))
+        write(folder, wanted, config.seed, devices.pick_device(arguments.device))
     print("\nNext: 08_train_tamil.py, where the dLLM learns classical Tamil in its own letters.")
 
 
 if __name__ == "__main__":
-    corpus.run(main)
+    cli.run(main)

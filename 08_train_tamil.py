@@ -25,8 +25,9 @@ from importlib import import_module
 import torch
 
 import tamil_dataset
-from plumbing import checkpoint, corpus, settings
+from plumbing import checkpoint, cli, corpora, devices, files, runs, settings, tokenizers
 from plumbing.settings import setting
+from plumbing.tamil import letters
 
 tensors = import_module("01_tensors")
 transformer = import_module("03_transformer")
@@ -46,39 +47,13 @@ def drop_rare(poems, least=LEAST):
     letter, a bracket) must occur `least` times, or there is too little to learn it from. Where a line, or a poem,
     has nothing left, it goes too.
     """
-    counts = Counter(letter for poem in poems for letter in tamil_dataset.letters(tamil_dataset.normalise(poem)))
-    kept = {letter for letter, count in counts.items() if not tamil_dataset.ill_formed(letter)
+    counts = Counter(letter for poem in poems for letter in letters.split(letters.normalise(poem)))
+    kept = {letter for letter, count in counts.items() if not letters.ill_formed(letter)
             and (count >= least or letter.isspace() or "\u0b80" <= letter[0] <= "\u0bff")}
-    poems = ["".join(letter for letter in tamil_dataset.letters(tamil_dataset.normalise(poem)) if letter in kept)
+    poems = ["".join(letter for letter in letters.split(letters.normalise(poem)) if letter in kept)
              for poem in poems]
     lines = [[" ".join(line.split()) for line in poem.split("\n")] for poem in poems]
     return ["\n".join(filter(None, poem)) for poem in lines if any(poem)]
-
-
-class TamilTokenizer(corpus.CharTokenizer):
-    """One id per Tamil letter, or other character: 0 .. vocab_size-1 in the order of the list `vocabulary`.
-
-    Every entry is a whole letter, and joined letters are well-formed: so is all that a model of them can write.
-    """
-
-    kind, unit = "tamil", "letter"
-
-    def __init__(self, vocabulary):
-        if not isinstance(vocabulary, list) or not all(isinstance(letter, str) for letter in vocabulary):
-            raise corpus.UserError("a vocabulary of Tamil is a list of letters")
-        for letter in vocabulary:
-            if self.split(letter) != [letter] or tamil_dataset.ill_formed(letter):
-                raise corpus.UserError(f"not a letter: {ascii(letter)}")
-        super().__init__(vocabulary)
-
-    @classmethod
-    def from_text(cls, text):
-        """The letters of `text` as a vocabulary; UserError if one is ill-formed, so `drop_rare` must come first."""
-        return cls(sorted(set(tamil_dataset.letters(tamil_dataset.normalise(text)))))
-
-    def split(self, text):
-        """The letters of `text` in Unicode form NFC, zero-width characters left out."""
-        return tamil_dataset.letters(tamil_dataset.normalise(text))
 
 
 # 2. Poems
@@ -96,7 +71,7 @@ def read_poems(names):
     for name in names:
         try:
             sources[name] = tamil_dataset.poems(name)
-        except corpus.UserError as error:
+        except cli.UserError as error:
             if name != "sangam" or not sources.get("kural"):
                 raise
             print(f"{error}; going on without it", file=sys.stderr)
@@ -137,12 +112,12 @@ def load(names):
     train, val = split(sources)
     name, parts = "-".join(sources), (joined(train), joined(val))
     if not all(parts):
-        raise corpus.UserError(f"{name} has too few poems to train and to validate with: choose more sources")
+        raise cli.UserError(f"{name} has too few poems to train and to validate with: choose more sources")
     counts = ", ".join(f"{name} {len(train[name]):,} + {len(val[name]):,}" for name in sources)
     text, given = "".join(parts), len(joined(found))
     source = (f"poems to train on + to validate with: {counts}; {given - len(text):,} of {given:,} code points dropped "
               f"(other symbols that a source has fewer than {LEAST} times, ill-formed letters, spare spaces)")
-    return corpus.Corpus(name, text, source, corpus.sha256_of(text)), train, val
+    return corpora.Corpus(name, text, source, files.sha256_of(text)), train, val
 
 
 # 3. Why letters
@@ -150,8 +125,8 @@ def load(names):
 
 def ill_formed_share(text):
     """Share of the letters of `text` that are none: signs without a consonant, bytes that are no UTF-8."""
-    pieces = tamil_dataset.letters(text)
-    return sum(tamil_dataset.ill_formed(piece) or piece == "\ufffd" for piece in pieces) / len(pieces)
+    pieces = letters.split(text)
+    return sum(letters.ill_formed(piece) or piece == "\ufffd" for piece in pieces) / len(pieces)
 
 
 def alphabets(text):
@@ -164,9 +139,9 @@ def alphabets(text):
         return text.encode("latin-1").decode(errors="replace")
 
     return [
-        ("letters", TamilTokenizer.from_text(text), str, str),
-        ("code points", corpus.CharTokenizer.from_text(text), str, str),
-        ("UTF-8 bytes", corpus.CharTokenizer.from_text(to_bytes(text)), to_bytes, from_bytes),
+        ("letters", tokenizers.TamilTokenizer.from_text(text), str, str),
+        ("code points", tokenizers.CharTokenizer.from_text(text), str, str),
+        ("UTF-8 bytes", tokenizers.CharTokenizer.from_text(to_bytes(text)), to_bytes, from_bytes),
     ]
 
 
@@ -188,7 +163,7 @@ def small_model(ids, vocab_size, steps, window=128, batch_size=8):
 def compare(couplets, steps, passes=(16, 128), texts=16):
     """Print what letters, code points and bytes cost, and how much of what models of each write is no Tamil."""
     text = "".join(f"{couplet}\n\n" for couplet in couplets)
-    tensors.heading(f"Why letters: {len(couplets)} couplets of the Kural, {steps} steps for each kind of token")
+    cli.heading(f"Why letters: {len(couplets)} couplets of the Kural, {steps} steps for each kind of token")
     print(f"  {'':12} {'symbols':>8} {'tokens':>9} | {'ill-formed letters':18}\n"
           f"  {'token':12} {'':8} {'a couplet':>9} | {'unigram':>10}" + "".join(f"{n:4} passes" for n in passes))
     for name, tokenizer, encode, decode in alphabets(text):
@@ -212,7 +187,7 @@ def compare(couplets, steps, passes=(16, 128), texts=16):
 
 def objective(config, text):
     """Chapter 05's, with the NELBO of a letter also logged in bits per code point of `text`, the validation text."""
-    a_code_point = len(tamil_dataset.letters(text)) / len(text) / math.log(2)
+    a_code_point = len(letters.split(text)) / len(text) / math.log(2)
     return dataclasses.replace(training.masked_diffusion(config),
                                units=lambda nelbo: {"bits_per_code_point": nelbo * a_code_point})
 
@@ -249,16 +224,16 @@ def main(argv=None):
         return
     config = settings.build(training.TrainConfig, **learning)
     text, train, val = load(arguments.corpus)
-    tokenizer = TamilTokenizer.from_text(text.text)
+    tokenizer = tokenizers.TamilTokenizer.from_text(text.text)
     model_config = settings.build(transformer.TransformerConfig, vocab_size=tokenizer.vocab_size, **shape)
     print(f"{text.source}\n{tokenizer.vocab_size} different letters and signs")
     folder = training.start_run(arguments, "tamil", model_config, config, objective(config, joined(val)), tokenizer,
                                 text, (joined(train), joined(val)))
-    if records := checkpoint.read_log(folder / "log.jsonl"):
+    if records := runs.read_log(folder / "log.jsonl"):
         print(f"in bits per code point: {records[-1]['bits_per_code_point']:.4f}. By source, held-out poems:")
-        by_source(folder, val, settings.pick_device(arguments.device))
+        by_source(folder, val, devices.pick_device(arguments.device))
     print("Next: python 09_generate_tamil.py writes verse with your model.")
 
 
 if __name__ == "__main__":
-    corpus.run(main)
+    cli.run(main)

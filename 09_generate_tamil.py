@@ -19,7 +19,8 @@ from importlib import import_module
 import torch
 
 import tamil_dataset
-from plumbing import checkpoint, corpus, settings
+from plumbing import checkpoint, cli, measures, tokenizers
+from plumbing.tamil import letters
 
 generation = import_module("06_generate")
 tamil = import_module("08_train_tamil")
@@ -48,7 +49,7 @@ def couplet_rows(couplets, number, tokenizer, seed):
     """Canvases after `number` couplets of 4 + 3 words, drawn at random among those as long as the first one drawn."""
     canvases = [blank_couplet(couplet, tokenizer) for couplet in couplets if word_counts(couplet) == COUPLET]
     if not canvases:
-        raise corpus.UserError("the corpus of this model has no couplets to take a form from: leave out --kural")
+        raise cli.UserError("the corpus of this model has no couplets to take a form from: leave out --kural")
     draw = random.Random(seed)
     first = draw.choice(canvases)
     return [first, *draw.choices([canvas for canvas in canvases if len(canvas) == len(first)], k=number - 1)]
@@ -72,34 +73,10 @@ def only_letters(model, tokenizer):
 # 2. Measures
 
 
-def words_of(text):
-    """What stands between spaces and punctuation, in lower case."""
-    return re.findall(r"[^\s.,;:!?()\[\]&$\"…-]+", text.lower())
-
-
-def known_words(samples, vocabulary):
-    """Share of the words of `samples` that are in the set `vocabulary`."""
-    words = [word for text in samples for word in words_of(text)]
-    return sum(word in vocabulary for word in words) / max(1, len(words))
-
-
-def longest_copy(samples, text):
-    """Length of the longest run of characters that stands in one of `samples` and in `text`, by bisection."""
-    low, high = 0, max(map(len, samples))
-    while low < high:
-        n = (low + high + 1) // 2
-        runs = {sample[i : i + n] for sample in samples for i in range(len(sample) - n + 1)}
-        if runs.isdisjoint(text[i : i + n] for i in range(len(text) - n + 1)):
-            high = n - 1
-        else:
-            low = n
-    return low
-
-
 def well_formed(samples):
     """Share of the letters of `samples` that are well-formed."""
-    pieces = [letter for text in samples for letter in tamil_dataset.letters(text)]
-    return 1 - sum(map(tamil_dataset.ill_formed, pieces)) / max(1, len(pieces))
+    pieces = [letter for text in samples for letter in letters.split(text)]
+    return 1 - sum(map(letters.ill_formed, pieces)) / max(1, len(pieces))
 
 
 def whole_poems(samples):
@@ -113,13 +90,13 @@ def measure(samples, vocabulary, text):
     whole = [re.sub(r"^\S+|\S+$", "", sample) for sample in samples]  # without a word that an end of the text cuts
     poems = whole_poems(samples)
     return {"letters": sum(map(len, symbols)), "well-formed": well_formed(samples),
-            "words": known_words(whole, vocabulary), "copied": longest_copy(symbols, known),
+            "words": measures.known_words(whole, vocabulary), "copied": measures.longest_copy(symbols, known),
             "poems": len(poems), "couplets": sum(word_counts(poem) == COUPLET for poem in poems)}
 
 
 def as_symbols(samples, text):
     """`samples` and `text` with one character for each letter, so that runs are counted, and cut, in letters."""
-    cut = [tamil_dataset.letters(sample) for sample in (*samples, text)]
+    cut = [letters.split(sample) for sample in (*samples, text)]
     symbol = {letter: chr(i) for i, letter in enumerate(set().union(*cut))}
     *short, long = ("".join(symbol[letter] for letter in pieces) for pieces in cut)
     return short, long
@@ -134,7 +111,7 @@ def read_corpus(info, needed):
     If they are not here, they are fetched when they are `needed`; a report can do without.
     """
     if not needed and not tamil_dataset.FILE.is_file():
-        raise corpus.UserError(f"no {tamil_dataset.FILE}: run python tamil_dataset.py")
+        raise cli.UserError(f"no {tamil_dataset.FILE}: run python tamil_dataset.py")
     return tamil.load(str(info.get("corpus")).replace("-", ","))
 
 
@@ -144,7 +121,7 @@ def real_texts(val, length, number, kural):
         couplets = val["kural"]
         chosen = [couplets[i * len(couplets) // number] for i in range(number)] if number < len(couplets) else couplets
         return [f"\n\n{couplet}\n\n" for couplet in chosen]
-    pieces = tamil_dataset.letters(tamil.joined(val))
+    pieces = letters.split(tamil.joined(val))
     number = min(number, len(pieces) // length)
     starts = [i * (len(pieces) - length) // max(1, number - 1) for i in range(number)]
     return ["".join(pieces[start : start + length]) for start in starts]
@@ -154,7 +131,7 @@ def report(samples, data, kural, length):
     """Print the measures of `samples` beside those of as much real text that the model has not seen."""
     _, train, val = data
     text = tamil.joined(train)
-    vocabulary = set(words_of(text))
+    vocabulary = set(measures.words_of(text))
     real = real_texts(val, length, len(samples), kural)
     print(f"\n{'':16} letters  well-formed  known words  longest copy      4 + 3 form")
     for name, texts in (("written here", samples), ("held-out poems", real)):
@@ -173,7 +150,7 @@ def report(samples, data, kural, length):
 
 
 def parse_arguments(argv=None):
-    parser = settings.Parser(description="Write classical Tamil with a diffusion model, and watch.", allow_abbrev=False)
+    parser = cli.Parser(description="Write classical Tamil with a diffusion model, and watch.", allow_abbrev=False)
     generation.add_flags(parser, "letter", LENGTH)
     parser.add_argument("--kural", action="store_true", help="write couplets: 4 words and 3, the letters left blank")
     args = generation.parse_flags(parser, argv)
@@ -186,14 +163,14 @@ def main(argv=None):
     args = parse_arguments(argv)
     folder = checkpoint.find(args.checkpoint, "tamil")
     model, tokenizer, info = generation.open_model(folder, args.device)
-    if not isinstance(tokenizer, tamil.TamilTokenizer):
-        raise corpus.UserError(f"{folder} knows no letters of Tamil: python 06_generate.py writes with it")
+    if not isinstance(tokenizer, tokenizers.TamilTokenizer):
+        raise cli.UserError(f"{folder} knows no letters of Tamil: python 06_generate.py writes with it")
     data, note = None, ""
     try:
         data = read_corpus(info, args.kural) if args.kural or not args.quiet else None
         if data and data[0].sha256 != info.get("corpus_sha256"):
             note = "the poems here are not quite those that the model learned from"
-    except corpus.UserError as error:
+    except cli.UserError as error:
         if args.kural:
             raise
         note = f"no report: {error}"
@@ -205,7 +182,7 @@ def main(argv=None):
         with only_letters(model, tokenizer) if args.kural else contextlib.nullcontext():
             samples = generation.watch(model, tokenizer, rows, args, folder.resolve().name)
     except torch.OutOfMemoryError:
-        raise corpus.UserError("out of GPU memory: lower --num, or use --device cpu") from None
+        raise cli.UserError("out of GPU memory: lower --num, or use --device cpu") from None
     if not args.quiet:
         if note:
             print(f"\n{note}")
@@ -214,6 +191,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    corpus.run(main)
+    cli.run(main)
 
 # Next: 10_dllm_vs_gpt.py compares diffusion with a GPT in all that can be compared.

@@ -14,11 +14,9 @@ import contextlib
 import dataclasses
 import io
 import itertools
-import math
 import signal
 import statistics
 import tempfile
-from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import import_module
@@ -27,7 +25,7 @@ from pathlib import Path
 import torch
 
 import benchmark
-from plumbing import checkpoint, corpus, settings
+from plumbing import checkpoint, cli, corpora, devices, files, measures, runs
 from plumbing.reports import dllm_vs_gpt as report
 
 tensors = import_module("01_tensors")
@@ -76,13 +74,7 @@ def loss_with_visible(model, windows, visible, seed=0, batch_size=64):
         k = torch.full((len(rows),), rows.shape[1] - visible, device=rows.device)  # (B,)
         xt = diffusion.mask_exactly(rows, k, model.config.mask_id, generator, given=1)
         losses.append(diffusion.masked_cross_entropy(model, rows, xt, k / rows.shape[1]).sum(1) / k)  # (B,)
-    return mean_and_error(torch.cat(losses))
-
-
-def mean_and_error(values):
-    """Mean of values (N,) and its standard error."""
-    values = values.cpu().double()
-    return values.mean().item(), (values.std() / len(values) ** 0.5).item()
+    return measures.mean_and_error(torch.cat(losses))
 
 
 def likelihood(dllm, gpt, windows, size, seed):
@@ -102,9 +94,9 @@ def likelihood(dllm, gpt, windows, size, seed):
         curve.append({"visible": visible, "t": (T - visible) / T, "loss": loss, "error": e})
     by_position, bins = gpt_training.nll_by_position(gpt, windows), []  # (N, T - 1)
     for low, high in itertools.pairwise([*powers, T]):
-        loss, e = mean_and_error(by_position[:, low - 1 : high - 1].mean(1))
+        loss, e = measures.mean_and_error(by_position[:, low - 1 : high - 1].mean(1))
         bins.append({"visible": [low, high - 1], "loss": loss, "error": e})
-    tensors.heading(f"1. Likelihood of {len(windows)} windows of {T} characters, the first given")
+    cli.heading(f"1. Likelihood of {len(windows)} windows of {T} characters, the first given")
     print(f"  dLLM  NELBO {bound:.4f} ± {error:.4f} nats per character, an upper bound\n"
           f"  GPT   NLL   {exact:.4f}, exact (± {spread:.4f} for the choice of text)")
     return {"windows": len(windows), "length": T, "dllm": {"NELBO": bound, "error": error, "levels": curve},
@@ -114,46 +106,10 @@ def likelihood(dllm, gpt, windows, size, seed):
 # 2. Samples
 
 
-def distinct(samples, n=4):
-    """Share of the runs of `n` characters in `samples` that are different ones: low where text repeats itself."""
-    runs = [text[i : i + n] for text in samples for i in range(len(text) - n + 1)]
-    return len(set(runs)) / max(1, len(runs))
-
-
-class Judge:
-    """A character n-gram model of a text, to read what the two models wrote: it shares nothing with them.
-
-    Each order is interpolated with the next lower one (Witten and Bell 1991): after a context h that occurred
-    c(h) times with u(h) different successors, p(x | h) = (c(hx) + u(h) p(x | h without its first)) / (c(h) + u(h)).
-    The lowest order is uniform, so that every character is possible.
-    """
-
-    def __init__(self, text, symbols, order=6):
-        self.symbols, self.order = symbols, order
-        ends = range(len(text) - order)  # the same starts for each length, so that c(h) = Σ c(hx)
-        self.counts = [Counter(text[i : i + n] for i in ends) for n in range(order + 1)]
-        self.followers = [Counter(run[:-1] for run in counts) for counts in self.counts[1:]]
-
-    def probability(self, context, character):
-        """p(character | context), of which the last order - 1 characters count."""
-        p = 1 / self.symbols
-        for n in range(min(self.order - 1, len(context)) + 1):
-            h = context[len(context) - n :]
-            if kinds := self.followers[n][h]:
-                p = (self.counts[n + 1][h + character] + kinds * p) / (self.counts[n][h] + kinds)
-        return p
-
-    def nll(self, samples):
-        """Mean over all but the first character of each of `samples`, in nats."""
-        losses = [-math.log(self.probability(text[max(0, i - self.order + 1) : i], text[i]))
-                  for text in samples for i in range(1, len(text))]
-        return statistics.fmean(losses)
-
-
 def score(samples, judge, vocabulary, text):
     """Every measure of a list of texts of one length; `text` is what the models were trained on."""
-    return {"words": verse.known_words(samples, vocabulary), "distinct": distinct(samples),
-            "copied": verse.longest_copy(samples, text), "judge": judge.nll(samples)}
+    return {"words": measures.known_words(samples, vocabulary), "distinct": measures.distinct(samples),
+            "copied": measures.longest_copy(samples, text), "judge": judge.nll(samples)}
 
 
 def write(model, prompts, length, steps, temperature, seed=0):
@@ -176,10 +132,10 @@ def ways(dllm, gpt, size, length):
 def samples(dllm, gpt, windows, size, seed, tokenizer, text):
     """The measures of what both write after the first character of each window, and of the windows themselves."""
     rows = training.windows_of(windows.flatten(), windows.shape[1], size.samples)  # (B, T)
-    judge, vocabulary = Judge(text, tokenizer.vocab_size), set(verse.words_of(text))
+    judge, vocabulary = measures.Judge(text, tokenizer.vocab_size), set(measures.words_of(text))
     real = score([tokenizer.decode(row) for row in rows], judge, vocabulary, text)
     table = []
-    tensors.heading(f"2. {len(rows)} texts of {rows.shape[1]} characters a setting")
+    cli.heading(f"2. {len(rows)} texts of {rows.shape[1]} characters a setting")
     line = "  {:5} {:>6} {:>11} {:11.1%} {:13.1%} {:12} {:9.3f}"
     print("  model passes temperature known words distinct runs longest copy judge NLL")
     print(line.format("real", "-", "-", *real.values()))
@@ -203,7 +159,7 @@ def speed(dllm, gpt, windows, size):
     All ways take turns, so that whatever else the machine does meets each of them alike.
     """
     device, length, table = windows.device, windows.shape[1], []
-    tensors.heading(f"3. Speed, texts of {length} characters")
+    cli.heading(f"3. Speed, texts of {length} characters")
     for batch in (1, size.batch):
         prompts, times = windows[:1, :1].repeat(batch, 1), {}
         for turn, (name, model, nfe) in itertools.product(range(4), ways(dllm, gpt, size, length)):
@@ -255,7 +211,7 @@ def exact_characters(filler, windows, blank, batch_size=64):
     start = (windows.shape[1] - blank) // 2
     end = start + blank
     right = [filler(rows, start, end) == rows[:, start:end] for rows in windows.split(batch_size)]
-    return mean_and_error(torch.cat(right).double().mean(1))
+    return measures.mean_and_error(torch.cat(right).double().mean(1))
 
 
 def infilling(dllm, gpt, windows, size, seed, tokenizer, train_ids):
@@ -263,7 +219,7 @@ def infilling(dllm, gpt, windows, size, seed, tokenizer, train_ids):
     bigram, table = Bigram(train_ids, tokenizer.vocab_size), []
     fillers = {"dllm": lambda *blank: fill(dllm, *blank), "gpt": lambda *blank: fill(gpt, *blank),
                "bigram": bigram.fill}
-    tensors.heading(f"4. Blanks in the middle of {len(rows)} windows: characters filled in exactly")
+    cli.heading(f"4. Blanks in the middle of {len(rows)} windows: characters filled in exactly")
     for blank in (n for n in BLANKS if n <= rows.shape[1] // 2):
         row = {"blank": blank}
         for name, filler in fillers.items():
@@ -293,7 +249,7 @@ def epochs(kind, part, val_ids, shape, config, tokenizer):
     handler = signal.getsignal(signal.SIGINT)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         training.train(model, part, val_ids, config, objective, Path(folder), tokenizer, {}, {})
-        records = checkpoint.read_log(Path(folder) / "log.jsonl")
+        records = runs.read_log(Path(folder) / "log.jsonl")
     signal.signal(signal.SIGINT, handler)  # `train` has its own
     if not records or records[-1]["step"] < config.steps:
         raise KeyboardInterrupt
@@ -311,7 +267,7 @@ def data_reuse(train_ids, val_ids, size, seed, tokenizer):
     shape = transformer.TransformerConfig(
         tokenizer.vocab_size, **{key: value for key, value in values.items() if key not in plain})
     runs = []
-    tensors.heading(f"5. The same {config.steps} steps on less and less text")
+    cli.heading(f"5. The same {config.steps} steps on less and less text")
     for fraction, (kind, own) in itertools.product(FRACTIONS, REUSERS.items()):
         part = train_ids[: int(fraction * len(train_ids))]
         *curve, last = epochs(kind, part, val_ids, shape, dataclasses.replace(config, **own), tokenizer)
@@ -333,9 +289,9 @@ def load(kind, name, device, text):
     folder = checkpoint.find(name, kind)
     model, tokenizer, info = checkpoint.load(folder, device)
     if model.config.causal != (kind == "gpt"):
-        raise corpus.UserError(f"{folder.name} is not a {kind}: name one with --{kind}")
+        raise cli.UserError(f"{folder.name} is not a {kind}: name one with --{kind}")
     if info.get("corpus_sha256") != text.sha256:
-        raise corpus.UserError(f"{folder.name} was trained on another text than {text.name}: name it with --corpus")
+        raise cli.UserError(f"{folder.name} was trained on another text than {text.name}: name it with --corpus")
     about = {"name": folder.resolve().name, "parameters": transformer.count_parameters(model),
              "model": dataclasses.asdict(model.config), "info": info}
     return model, tokenizer, about
@@ -344,17 +300,17 @@ def load(kind, name, device, text):
 def prepare(argv, doc, sizes):
     """What chapter 11 needs too: (args, with a size of `sizes` and the device, the Corpus, dLLM, GPT, tokenizer, what
     a report says of both models, and their origin). The folder for the report is there when this returns."""
-    parser = settings.Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dllm", metavar="RUN", help="a run's name or folder (your latest, else the shipped one)")
     parser.add_argument("--gpt", metavar="RUN", help="the same for the GPT")
     parser.add_argument("--corpus", default="shakespeare", help="what both were trained on")
     parser.add_argument("--size", choices=sizes, help="how much to measure (gpu with CUDA, else quick)")
     parser.add_argument("--seed", type=generation.number(int, 0, 10**9), default=1, metavar="N",
                         help="of everything that is drawn (1)")
-    parser.add_argument("--out", type=Path, default=corpus.ROOT / "docs", metavar="FOLDER", help="of the report (docs)")
+    parser.add_argument("--out", type=Path, default=files.ROOT / "docs", metavar="FOLDER", help="of the report (docs)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     args = parser.parse_args(argv)
-    args.device, text = settings.pick_device(args.device), corpus.load(args.corpus)
+    args.device, text = devices.pick_device(args.device), corpora.load(args.corpus)
     torch.set_float32_matmul_precision("high")
     args.size = args.size or ("gpu" if args.device.type == "cuda" else "quick")
     dllm, tokenizer, about_dllm = load("dllm", args.dllm, args.device, text)
@@ -362,8 +318,8 @@ def prepare(argv, doc, sizes):
     try:  # now, not after the work
         (args.out / "figures").mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise corpus.UserError(f"{args.out} is not a folder: name one with --out") from None
-    about = {"origin": checkpoint.provenance() | {"date": datetime.now(UTC).isoformat(timespec="seconds")},
+        raise cli.UserError(f"{args.out} is not a folder: name one with --out") from None
+    about = {"origin": runs.provenance() | {"date": datetime.now(UTC).isoformat(timespec="seconds")},
              "seed": args.seed, "dllm": about_dllm, "gpt": about_gpt}
     return args, text, dllm, gpt, tokenizer, about
 
@@ -371,13 +327,13 @@ def prepare(argv, doc, sizes):
 def main(argv=None):
     args, text, dllm, gpt, tokenizer, about = prepare(argv, __doc__, SIZES)
     device, size = args.device, SIZES[args.size]
-    train_text, val_text = corpus.split(text.text)
+    train_text, val_text = corpora.split(text.text)
     train_ids, val_ids = (torch.tensor(tokenizer.encode(part), device=device) for part in (train_text, val_text))
     # As long as both models can read: a GPT predicts the character after its window, too.
     room = dllm.config.seq_len + (dllm.config.positions == "rope")
     windows = training.windows_of(val_ids, min(room, gpt.config.seq_len + 1))  # (N, T)
     if len(windows) < 2 or min(FRACTIONS) * len(train_ids) <= size.reuse.get("seq_len", 256) + 1:
-        raise corpus.UserError(f"{text.name} is too short to compare on: 5 % of it must fill several windows")
+        raise cli.UserError(f"{text.name} is too short to compare on: 5 % of it must fill several windows")
     results = about | {
         "size": {"name": args.size} | dataclasses.asdict(size),
         "corpus": {"name": text.name, "sha256": text.sha256, "training": len(train_text), "held_out": len(val_text)},
@@ -392,4 +348,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    corpus.run(main)
+    cli.run(main)

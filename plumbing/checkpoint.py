@@ -10,11 +10,6 @@ under a temporary name and renamed, so that a kill at any moment leaves the old 
 import dataclasses
 import errno
 import json
-import os
-import platform
-import shlex
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -22,11 +17,11 @@ import safetensors
 import safetensors.torch
 import torch
 
-from plumbing import corpus
+from plumbing import cli, files, tokenizers
 
 transformer = import_module("03_transformer")
 
-RUNS = corpus.ROOT / "checkpoints"
+RUNS = files.ROOT / "checkpoints"
 SHIPPED = RUNS / "shakespeare"
 SHIPPED_GPT = RUNS / "shakespeare-gpt"
 SHIPPED_TAMIL = RUNS / "tamil"
@@ -46,14 +41,14 @@ def save(folder, model, tokenizer, info, dtype=torch.float32):
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     # The config travels inside the weights too: a kill between the two renames cannot mix two models.
     metadata = {"config": json.dumps(config, ensure_ascii=False)}
-    with corpus.whole_file(folder / "model.safetensors") as path:
+    with files.whole_file(folder / "model.safetensors") as path:
         try:
             safetensors.torch.save_file(weights, path, metadata)
         except safetensors.SafetensorError as error:
             if "os error 28" not in str(error):
                 raise
             raise OSError(errno.ENOSPC, "No space left on device") from None
-    with corpus.whole_file(folder / "config.json") as path:
+    with files.whole_file(folder / "config.json") as path:
         path.write_text(text, encoding="utf-8")
 
 
@@ -78,38 +73,23 @@ def load(folder, device="cpu"):
             build = import_module("plumbing.hub").architecture(config["wiring"])
         with torch.device("meta"):
             model = build(shape)
-        tokenizer = make_tokenizer(config["tokenizer"])
+        tokenizer = tokenizers.from_description(config["tokenizer"])
     except FileNotFoundError:
-        raise corpus.UserError(f"no model in {folder} (it needs model.safetensors and config.json)") from None
+        raise cli.UserError(f"no model in {folder} (it needs model.safetensors and config.json)") from None
     except Exception as error:  # whatever a parser meets in damaged bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise corpus.UserError(f"{folder} holds a damaged model: {reason}") from None
+        raise cli.UserError(f"{folder} holds a damaged model: {reason}") from None
     if tokenizer.vocab_size != model.config.vocab_size:
-        raise corpus.UserError(f"{folder}: the vocabulary does not fit the model")
+        raise cli.UserError(f"{folder}: the vocabulary does not fit the model")
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     found = {name: tensor.shape for name, tensor in weights.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
-            raise corpus.UserError(f"{folder} does not fit its config: weight {name}")
+            raise cli.UserError(f"{folder} does not fit its config: weight {name}")
         if not weights[name].isfinite().all():
-            raise corpus.UserError(f"{folder} holds a damaged model: weight {name} is not finite")
+            raise cli.UserError(f"{folder} holds a damaged model: weight {name} is not finite")
     model.load_state_dict(weights, assign=True)
     return model.to(device).eval().requires_grad_(False), tokenizer, info
-
-
-def make_tokenizer(description):
-    """The tokenizer that a config.json describes."""
-    kind, vocabulary = description["kind"], description["vocabulary"]
-    if kind == "char":
-        if not isinstance(vocabulary, str):
-            raise ValueError("its vocabulary is not text")
-        return corpus.CharTokenizer(vocabulary)
-    if kind in ("bpe", "bytes"):
-        words = import_module("plumbing.words")  # only a model of chapter 12 needs it
-        return words.BytePairs() if kind == "bpe" else words.Bytes()
-    if kind == "tamil":
-        return import_module("08_train_tamil").TamilTokenizer(vocabulary)  # a chapter that needs this file itself
-    raise ValueError(f"unknown tokenizer {kind!r}")
 
 
 def find(name=None, kind="dllm"):
@@ -126,13 +106,13 @@ def find(name=None, kind="dllm"):
                 return folder
         names = ", ".join(path.parent.name for path in models)
         hint = f"there are: {names}" if names else f"train one with python {command}"
-        raise corpus.UserError(f"no model at {name!r}; {hint}")
+        raise cli.UserError(f"no model at {name!r}; {hint}")
     own = [path for path in models if (path.parent / "train_state.pt").is_file() and kind_of(path.parent) == kind]
     if own:
         return max(own, key=lambda path: path.stat().st_mtime).parent
     if (shipped / "model.safetensors").is_file():
         return shipped
-    raise corpus.UserError(f"no trained {kind} yet: run python {command}")
+    raise cli.UserError(f"no trained {kind} yet: run python {command}")
 
 
 def kind_of(folder):
@@ -143,64 +123,5 @@ def kind_of(folder):
         return "dllm"
 
 
-def save_state(folder, state):
-    """Write what resuming needs (tensors and plain values) to train_state.pt."""
-    with corpus.whole_file(Path(folder) / "train_state.pt") as path:
-        torch.save(state, path)
-
-
-def load_state(folder, parts=()):
-    """train_state.pt as a dict with the dicts `parts`, or None if there is none. Nothing in it is executed;
-    UserError if it is damaged."""
-    path = Path(folder) / "train_state.pt"
-    if not path.is_file():
-        return None
-    try:
-        with torch.sparse.check_sparse_tensor_invariants():
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict) or not all(isinstance(state.get(part), dict) for part in parts):
-            raise ValueError("not the state of a run")
-        return state
-    except OSError:
-        raise  # not the file's fault
-    except Exception as error:  # whatever a parser meets in damaged bytes
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise corpus.UserError(f"{path} is damaged ({reason}); delete it to start this run again") from None
-
-
-def read_log(path):
-    """The records of a log.jsonl, oldest first; a last line cut off by a kill is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
-
-
-def truncate_log(path, step):
-    """Drop the records that a killed run wrote after the checkpoint it resumes from."""
-    kept = [json.dumps(record) + "\n" for record in read_log(path) if record["step"] <= step]
-    with corpus.whole_file(path) as partial:
-        partial.write_text("".join(kept), encoding="utf-8")
-
-
-def provenance():
-    """Where and from what a number comes: command, commit, machine. Kept beside every trained model."""
-    git = ["git", "-C", str(corpus.ROOT), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
-    except (OSError, subprocess.TimeoutExpired):
-        commit = None
-    if torch.cuda.is_available():
-        machine = torch.cuda.get_device_name()
-    else:
-        name = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor() or "CPU"
-        machine = f"{name}, {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    command = " ".join(["python", Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
-    return {"command": command, "commit": commit, "machine": machine, "torch": torch.__version__}
-
-
 if __name__ == "__main__":
-    corpus.run(import_module("plumbing.hub").main)
+    cli.run(import_module("plumbing.hub").main)

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
-from plumbing import checkpoint, corpus, settings
+from plumbing import checkpoint, cli, corpora, download, tokenizers
 
 transformer = import_module("03_transformer")
 
@@ -71,13 +71,13 @@ def architecture(wiring):
 
 def check_size(name, size, limit=LARGEST):
     if size > limit:
-        raise corpus.UserError(f"{name} has {size:,} bytes: in this book there is none of more than {limit:,}")
+        raise cli.UserError(f"{name} has {size:,} bytes: in this book there is none of more than {limit:,}")
 
 
 def read_pt(path):
     """The dict in the .pt file at `path`. Nothing in it is executed; UserError if it is anything but a plain one."""
     if torch.__version__ < (2, 10):
-        raise corpus.UserError("PyTorch before 2.10 does not read a stranger's file safely: install a newer one")
+        raise cli.UserError("PyTorch before 2.10 does not read a stranger's file safely: install a newer one")
     size = path.stat().st_size
     check_size(path.name, size)
     try:
@@ -94,14 +94,14 @@ def read_pt(path):
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if "weights only" in reason.lower():  # PyTorch's own advice goes on with how to execute it
             reason = "it holds more than tensors and plain values, and none of that was executed"
-        raise corpus.UserError(f"{path.name} is not a checkpoint that we can read: {reason}") from None
+        raise cli.UserError(f"{path.name} is not a checkpoint that we can read: {reason}") from None
     for name, tensor in saved["model"].items():
         dense = type(tensor) is torch.Tensor and tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not (isinstance(name, str) and dense and (tensor.is_floating_point() or tensor.dtype == torch.bool)):
-            raise corpus.UserError(f"{path.name}: {str(name)[:80]!r} is not a dense tensor of floating-point numbers")
+            raise cli.UserError(f"{path.name}: {str(name)[:80]!r} is not a dense tensor of floating-point numbers")
     # Strides of zero make a huge tensor of one number. Twice: tied weights are stored once.
     if sum(tensor.nbytes for tensor in saved["model"].values()) > 2 * size:
-        raise corpus.UserError(f"{path.name} claims more numbers than it holds")
+        raise cli.UserError(f"{path.name} claims more numbers than it holds")
     return saved
 
 
@@ -110,34 +110,34 @@ def convert(saved, causal, file="the file"):
     theirs = dict(saved["model"])
     sizes = [saved.get(name) for name in ("vocab_size", "seq_len", "n_layers", "n_heads", "hidden")]
     if any(type(size) is not int for size in sizes) or sizes[0] != len(VOCABULARY) or sizes[2] > len(theirs):
-        raise corpus.UserError(f"{file}: its sizes are not those of a model of TinyShakespeare")
+        raise cli.UserError(f"{file}: its sizes are not those of a model of TinyShakespeare")
     try:
         config = transformer.TransformerConfig(
             *sizes, causal=causal, positions="learned", norm="layer", activation="gelu")
         with torch.device("meta"):
             model = PublishedTransformer(config)
     except Exception as error:  # sizes that cannot be, in more ways than one
-        raise corpus.UserError(f"{file}: {str(error).splitlines()[0]}") from None
+        raise cli.UserError(f"{file}: {str(error).splitlines()[0]}") from None
     if causal:
         for i in range(config.n_layer):  # which positions a query may see: ours needs no table for that
             mask = theirs.pop(f"blocks.{i}.attn.mask", None)
             fits = mask is None or mask.shape == (config.seq_len, config.seq_len)
             if not fits or mask is not None and not torch.equal(mask, torch.ones_like(mask).tril()):
-                raise corpus.UserError(f"{file}: blocks.{i}.attn.mask is not causal")
+                raise cli.UserError(f"{file}: blocks.{i}.attn.mask is not causal")
         embedding = theirs.get("token_emb.weight")
         if embedding is not None and embedding.shape == (config.vocab_size, config.n_embd):  # a GPT has no mask token
             theirs["token_emb.weight"] = torch.cat((embedding, embedding.new_zeros(1, config.n_embd)))
     expected, weights = model.state_dict(), {}
     renamed = {name: name.replace("mlp.up", "ff.net.0").replace("mlp.down", "ff.net.2") for name in expected}
     if unknown := sorted(theirs.keys() - renamed.values()):
-        raise corpus.UserError(f"{file} does not have the published architecture: weight {unknown[0][:80]!r}")
+        raise cli.UserError(f"{file} does not have the published architecture: weight {unknown[0][:80]!r}")
     for ours, name in renamed.items():
         tensor = theirs.get(name)
         if tensor is None or tensor.shape != expected[ours].shape or not tensor.is_floating_point():
-            raise corpus.UserError(f"{file} does not have the published architecture: weight {name!r}")
+            raise cli.UserError(f"{file} does not have the published architecture: weight {name!r}")
         weights[ours] = tensor.float().clone()  # their head may lie in the embedding's memory
         if not weights[ours].isfinite().all():
-            raise corpus.UserError(f"{file}: weight {name!r} is not finite")
+            raise cli.UserError(f"{file}: weight {name!r} is not finite")
     model.load_state_dict(weights, strict=True, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -145,7 +145,7 @@ def convert(saved, causal, file="the file"):
 # ---- From the Hub ----
 
 
-class NotThere(corpus.UserError):
+class NotThere(cli.UserError):
     """The Hub has no such model or file; another address may."""
 
 
@@ -159,9 +159,9 @@ def library():
 
         huggingface_hub.utils.logging.set_verbosity_error()
     except ImportError:
-        raise corpus.UserError("this needs huggingface_hub: pip install -r requirements.txt") from None
+        raise cli.UserError("this needs huggingface_hub: pip install -r requirements.txt") from None
     except ValueError as error:
-        raise corpus.UserError(f"the environment variable HF_ENDPOINT is no address: {error}") from None
+        raise cli.UserError(f"the environment variable HF_ENDPOINT is no address: {error}") from None
     return huggingface_hub
 
 
@@ -173,30 +173,30 @@ def explain(error, repo, file, writing=False):
     # To somebody without a token the Hub says 401 of what does not exist, too.
     unknown = status == 401 and "Invalid credentials" not in response.headers.get("X-Error-Message", "")
     if isinstance(error, errors.GatedRepoError):
-        return corpus.UserError(f"{repo} is gated: accept its terms at {place}/{repo}, then set HF_TOKEN to a token "
+        return cli.UserError(f"{repo} is gated: accept its terms at {place}/{repo}, then set HF_TOKEN to a token "
                                 "of yours")  # fmt: skip
     if not writing and (unknown or isinstance(error, errors.RepositoryNotFoundError)):
         return NotThere(f"no model {repo} on the Hub; if it is private, set HF_TOKEN to a token that may read it")
     if status in (401, 403):
         need = "a token with write access to it" if writing else "a valid token, or none"
-        return corpus.UserError(f"the Hub refuses access to {repo} ({status}): set HF_TOKEN to {need}")
+        return cli.UserError(f"the Hub refuses access to {repo} ({status}): set HF_TOKEN to {need}")
     if status == 404 and not writing:
         return NotThere(f"{repo} has no file {file}")
     if status:
-        return corpus.UserError(f"the Hub answered {status} for {repo}: try again later")
+        return cli.UserError(f"the Hub answered {status} for {repo}: try again later")
     reason = (str(error) or type(error).__name__).strip().splitlines()[0]
     advice = "try again later" if writing else "go online, or leave out --hub to use a model that is here"
     verb = "understand" if isinstance(error, ValueError) else "reach"
-    return corpus.UserError(f"cannot {verb} the Hub at {place} ({reason}): {advice}")
+    return cli.UserError(f"cannot {verb} the Hub at {place} ({reason}): {advice}")
 
 
 def check_address(repo):
     """UserError unless `repo` looks like OWNER/NAME, by the Hub's rules. It becomes the name of a folder."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo, re.ASCII) or "--" in repo or ".." in repo:
-        raise corpus.UserError(f"{repo!r} is no address on the Hub: it must look like OWNER/NAME")
+        raise cli.UserError(f"{repo!r} is no address on the Hub: it must look like OWNER/NAME")
 
 
-def download(repo, file, path, revision="main", limit=LARGEST):
+def download_file(repo, file, path, revision="main", limit=LARGEST):
     """A file of `repo` on the Hub, whole, to `path`, and its commit. UserError, NotThere if there is none.
 
     One question what the file is, without retries, then its bytes: of large files the Hub keeps the sha256.
@@ -208,15 +208,15 @@ def download(repo, file, path, revision="main", limit=LARGEST):
     except (hub.errors.HTTPError, OSError, ValueError) as error:
         raise explain(error, repo, file) from None
     if found.commit_hash is None or found.etag is None:
-        raise corpus.UserError(f"{home} does not answer like the Hub: does this network ask you to log in first?")
+        raise cli.UserError(f"{home} does not answer like the Hub: does this network ask you to log in first?")
     check_size(f"{repo}/{file}", found.size or 0, limit)
     # Large files are on another host, at a signed address that needs no token and must not get one.
     headers = hub.utils.build_hf_headers() if found.location.startswith(home + "/") else {}
     sha256 = found.etag if re.fullmatch("[0-9a-f]{64}", found.etag) else None
     try:
-        corpus.download(found.location, path, sha256, timeout=TRANSFER, headers=headers, limit=limit)
-    except corpus.UserError as error:
-        raise corpus.UserError(str(error).replace(found.location, f"{repo}/{file}")) from None
+        download.fetch(found.location, path, sha256, timeout=TRANSFER, headers=headers, limit=limit)
+    except cli.UserError as error:
+        raise cli.UserError(str(error).replace(found.location, f"{repo}/{file}")) from None
     return found.commit_hash
 
 
@@ -233,22 +233,22 @@ def fetch(repo=ADDRESSES[0], kind="dllm"):
     if (folder / "model.safetensors").is_file():
         return folder
     if folder.exists():
-        raise corpus.UserError(f"{folder} is in the way, and holds no model: move it away")
+        raise cli.UserError(f"{folder} is in the way, and holds no model: move it away")
     checkpoint.RUNS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".hub-", dir=checkpoint.RUNS) as scratch:
         new = Path(scratch) / name
         if published:
             source = fetch_published(kind, new)
         else:
-            commit = download(repo, "model.safetensors", new / "model.safetensors")
-            download(repo, "config.json", new / "config.json", commit, limit=LARGEST_CONFIG)
+            commit = download_file(repo, "model.safetensors", new / "model.safetensors")
+            download_file(repo, "config.json", new / "config.json", commit, limit=LARGEST_CONFIG)
             source = f"{repo} at commit {commit[:12]}"
         try:
             _, tokenizer, _ = checkpoint.load(new)
-        except corpus.UserError as error:
-            raise corpus.UserError(str(error).replace(str(new), repo)) from None
+        except cli.UserError as error:
+            raise cli.UserError(str(error).replace(str(new), repo)) from None
         if re.search("[\x1b\x80-\x9f]", "".join(tokenizer.vocabulary)):
-            raise corpus.UserError(f"{repo}: its vocabulary could command a terminal")
+            raise cli.UserError(f"{repo}: its vocabulary could command a terminal")
         new.rename(folder)
     print(f"fetched {source}; from now on it is in {folder}", file=sys.stderr)
     return folder
@@ -259,21 +259,21 @@ def fetch_published(kind, folder):
     path = folder.with_name(FILES[kind])
     for repo, file in [(repo, prefix + path.name) for repo in ADDRESSES for prefix in ("checkpoints/", "")]:
         try:
-            commit = download(repo, file, path)
+            commit = download_file(repo, file, path)
             break
         except NotThere:
             continue
     else:
         command = {"dllm": "05_train.py", "gpt": "07_train_gpt.py"}[kind]
-        raise corpus.UserError(f"{path.name} is neither at {ADDRESSES[0]} nor at {ADDRESSES[1]} on the Hub any more: "
+        raise cli.UserError(f"{path.name} is neither at {ADDRESSES[0]} nor at {ADDRESSES[1]} on the Hub any more: "
                                f"train a model of your own with python {command}")  # fmt: skip
     saved = read_pt(path)
     model = convert(saved, kind == "gpt", path.name)
     source = f"{repo}/{file} at commit {commit[:12]}"
-    info = {"kind": kind, "corpus": "shakespeare", "corpus_sha256": corpus.SHAKESPEARE_SHA256, "source": source}
+    info = {"kind": kind, "corpus": "shakespeare", "corpus_sha256": corpora.SHAKESPEARE_SHA256, "source": source}
     if type(saved.get("step")) is int:
         info["step"] = saved["step"]
-    checkpoint.save(folder, model, corpus.CharTokenizer(VOCABULARY), info)
+    checkpoint.save(folder, model, tokenizers.CharTokenizer(VOCABULARY), info)
     return source
 
 
@@ -351,10 +351,10 @@ def model_card(name, model, tokenizer, info, repo):
 def save_for_hub(run, folder, repo="OWNER/NAME"):
     """The run in the folder `run` as model.safetensors, config.json and README.md in the new folder `folder`."""
     if folder.exists():
-        raise corpus.UserError(f"{folder} exists already: name a new folder")
+        raise cli.UserError(f"{folder} exists already: name a new folder")
     model, tokenizer, info = checkpoint.load(run)
     if isinstance(model, PublishedTransformer):
-        raise corpus.UserError(f"{run.name} is published already: share its address, {info.get('source')}")
+        raise cli.UserError(f"{run.name} is published already: share its address, {info.get('source')}")
     name = repo.split("/")[1] if repo != "OWNER/NAME" else folder.name
     card = model_card(name, model, tokenizer, info, repo)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -380,7 +380,7 @@ def push(folder, repo):
 
 
 def main(argv=None):
-    parser = settings.Parser(prog="python -m plumbing.hub", description="Share a run.", allow_abbrev=False)
+    parser = cli.Parser(prog="python -m plumbing.hub", description="Share a run.", allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="the run's name or folder")
     parser.add_argument("--export", metavar="FOLDER", help="save it there as the Hub wants it, with a model card")
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload it to the Hugging Face Hub under this name")
@@ -391,7 +391,7 @@ def main(argv=None):
     if args.push is not None:
         check_address(args.push)
         if not library().get_token():
-            raise corpus.UserError("no token for the Hub: make one with write access in your account's settings, and "
+            raise cli.UserError("no token for the Hub: make one with write access in your account's settings, and "
                                    "set HF_TOKEN to it")  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(args.export or Path(scratch) / run.name)
@@ -403,4 +403,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    corpus.run(main)
+    cli.run(main)

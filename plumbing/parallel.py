@@ -20,7 +20,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import state_dict as sharded
 
-from plumbing import checkpoint, corpus, settings
+from plumbing import checkpoint, cli, devices, runs
 
 transformer = import_module("03_transformer")
 
@@ -50,7 +50,7 @@ class Team:
 def join(name):
     """The Team of this process. With torchrun, each process takes the GPU of its number on its machine."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = settings.pick_device(name)
+    device = devices.pick_device(name)
     if world > 1:
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -73,7 +73,7 @@ def save(folder, team, model, averaged, optimizers, state, wanted):
     state["tensors"] = f"state-{state['step']}"
     dcp.save(tensors_of(model, averaged, optimizers), checkpoint_id=folder / state["tensors"])
     if team.lead:
-        checkpoint.save_state(folder, {"progress": state, "settings": wanted})
+        runs.save_state(folder, {"progress": state, "settings": wanted})
         for old in folder.glob("state-*"):
             if old.name != state["tensors"]:
                 shutil.rmtree(old)
@@ -86,7 +86,7 @@ def restore(folder, state, model, averaged, optimizers):
         dcp.load(tensors, checkpoint_id=folder / state["tensors"])
     except (dcp.api.CheckpointException, OSError) as error:
         reason = str(error).strip().splitlines()[-1]
-        raise corpus.UserError(f"{folder / state['tensors']} is damaged ({reason}); --fresh starts again") from None
+        raise cli.UserError(f"{folder / state['tensors']} is damaged ({reason}); --fresh starts again") from None
     sharded.set_state_dict(model, optimizers, model_state_dict=tensors["model"],
                            optim_state_dict=tensors["optimizers"])
     sharded.set_model_state_dict(averaged, tensors["averaged"])
@@ -116,5 +116,5 @@ def watcher(kind, folder, values):
 
             return wandb.init(project="tiny-dllm", name=folder.name, dir=folder, config=values).log
     except ImportError:
-        raise corpus.UserError(f"--train.watch {kind} needs its package: pip install {kind}") from None
+        raise cli.UserError(f"--train.watch {kind} needs its package: pip install {kind}") from None
     return lambda record: None

@@ -4,18 +4,13 @@ import argparse
 import dataclasses
 import difflib
 import math
-import shutil
-import sys
-import time
 from pathlib import Path
 
-import torch
 import yaml
 
-from plumbing import corpus
+from plumbing import cli, files
 
-CONFIGS = corpus.ROOT / "configs"
-Parser = corpus.Parser
+CONFIGS = files.ROOT / "configs"
 
 
 def setting(default, meaning, low=-math.inf, high=math.inf, choices=None, bare=None):
@@ -47,7 +42,7 @@ def parse(argv, description, groups, default, fixed=(), text=TEXT, sections=()):
     the section `train` is the flag --train.seed, or --seed for short, and there is no --corpus.
     UserError for unknown names and for values of the wrong type.
     """
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if not sections:
         parser.add_argument("--corpus", default=text[0], help=text[1])
     parser.add_argument("--config", default=default, help=f"a name in configs/ or a YAML file (here: {default})")
@@ -80,7 +75,7 @@ def parse(argv, description, groups, default, fixed=(), text=TEXT, sections=()):
             hint = f"; did you mean {near[0]}?" if near else ""
             if isinstance(values[name], dict):
                 hint = " (files with sections are for 12_scale.py)"
-            raise corpus.UserError(f"unknown setting {name!r} in {arguments.config}{hint}")
+            raise cli.UserError(f"unknown setting {name!r} in {arguments.config}{hint}")
     values |= {name: value for name in fields if (value := getattr(arguments, name)) is not None}
     values = {name: coerce(name, value, fields[name].type) for name, value in values.items()}
     own = [{f.name: values[name] for f in dataclasses.fields(group)
@@ -96,7 +91,7 @@ def flatten(values, sections, file):
         if section not in sections or not isinstance(lines, dict | None):
             near = difflib.get_close_matches(str(section), sections, 1)
             hint = f"; did you mean {near[0]}?" if near and near[0] != section else ""
-            raise corpus.UserError(f"{file} must have its settings in the sections {', '.join(sections)}, "
+            raise cli.UserError(f"{file} must have its settings in the sections {', '.join(sections)}, "
                                    f"not in {section!r}{hint}")
         flat |= {f"{section}.{name}": value for name, value in (lines or {}).items()}
     return flat
@@ -115,7 +110,7 @@ def coerce(name, value, kind):
             raise ValueError
         return int(float(value)) if kind is int else kind(value)
     except (ValueError, TypeError, KeyError, OverflowError):
-        raise corpus.UserError(f"{name} must be {kind.__name__}, not {value!r}") from None
+        raise cli.UserError(f"{name} must be {kind.__name__}, not {value!r}") from None
 
 
 def build(group, **values):
@@ -123,7 +118,7 @@ def build(group, **values):
     try:
         return group(**values)
     except ValueError as error:
-        raise corpus.UserError(str(error)) from None
+        raise cli.UserError(str(error)) from None
 
 
 def read_config(name):
@@ -131,53 +126,11 @@ def read_config(name):
     path = next((p for p in (Path(name), CONFIGS / f"{name}.yaml") if p.is_file()), None)
     if path is None:
         known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
-        raise corpus.UserError(f"no settings file {name!r}; there are: {known}")
+        raise cli.UserError(f"no settings file {name!r}; there are: {known}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise corpus.UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+        raise cli.UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(values, dict):
-        raise corpus.UserError(f"{path} must hold lines of the form name: value")
+        raise cli.UserError(f"{path} must hold lines of the form name: value")
     return values
-
-
-def pick_device(name):
-    """The torch.device that --device means; "auto" prefers cuda, then mps."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name).item()  # "meta" exists but holds nothing
-        return torch.device(name)
-    except (RuntimeError, AssertionError, ValueError, NotImplementedError):
-        raise corpus.UserError(f"no device {name!r} on this machine; try --device cpu") from None
-
-
-def pick_dtype(name, device):
-    """The type of the matrix products: "auto" takes 16 bits where the hardware multiplies them fast."""
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
-    if device.type == "cpu" and getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"):
-        return torch.bfloat16
-    return torch.float32
-
-
-def compile_model(model, when, device):
-    """torch.compile where it pays: with CUDA, or on Linux with a C++ compiler (1.4 times as fast on two cores)."""
-    if when == "auto":
-        if device.type != "cuda" and not (device.type == "cpu" and sys.platform == "linux" and shutil.which("g++")):
-            return model
-        torch._dynamo.config.suppress_errors = True  # a compiler that turns out not to work: go on without
-    return torch.compile(model) if when != "off" else model
-
-
-def best_product(device, dtype, size=2048):
-    """FLOP/s of a product of two square matrices: what a step's speed is compared with (MFU)."""
-    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
-    times = []
-    for _ in range(4):
-        began = time.perf_counter()
-        (a @ b).sum().item()
-        times.append(time.perf_counter() - began)
-    return 2 * size**3 / min(times)

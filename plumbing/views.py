@@ -13,9 +13,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from plumbing import corpus
+from plumbing import cli, files, tokenizers
 
-PLAYER = corpus.ROOT / "plumbing" / "player.html"
+PLAYER = files.ROOT / "plumbing" / "player.html"
 
 
 # ---- A state as rows of styled cells, for the terminal and the GIF ----
@@ -201,7 +201,7 @@ def tamil_font_file():
     package = importlib.util.find_spec("fontpkg_noto_sans_tamil")
     files = sorted(Path(package.origin).parent.rglob("*.ttf")) if package and package.origin else []
     if not files or not importlib.util.find_spec("matplotlib"):
-        raise corpus.UserError("pictures of Tamil need its font: pip install fontpkg-noto-sans-tamil matplotlib")
+        raise cli.UserError("pictures of Tamil need its font: pip install fontpkg-noto-sans-tamil matplotlib")
     return files[0]
 
 
@@ -209,7 +209,7 @@ def draw_tamil(font, text, wide, high):
     """One letter as a grey picture of its own width, `high` pixels high; a mask as a box, which the font lacks."""
     from PIL import Image
 
-    if text == corpus.MASK_CHAR:
+    if text == tokenizers.MASK_CHAR:
         box = Image.new("L", (2 * wide, high))
         box.paste(110, (1, 3, 2 * wide - 1, high - 3))
         return box
@@ -251,6 +251,6 @@ def html_page(history, letters, title, facts):
 
 
 def save(path, data):
-    with corpus.whole_file(path) as temporary:
+    with files.whole_file(path) as temporary:
         temporary.write_bytes(data)
     return f"{len(data) / 1000:,.0f} kB"

@@ -29,10 +29,10 @@ def as_it_was():
 @pytest.fixture
 def tiny():
     """A tokenizer of 8 characters and an untrained model of about 4,000 parameters."""
-    from plumbing import corpus
+    from plumbing import tokenizers
 
     transformer = import_module("03_transformer")
-    tokenizer = corpus.CharTokenizer("\n abcdeé")
+    tokenizer = tokenizers.CharTokenizer("\n abcdeé")
     config = transformer.TransformerConfig(tokenizer.vocab_size, 16, n_layer=1, n_head=2, n_embd=16)
     torch.manual_seed(0)
     return SimpleNamespace(tokenizer=tokenizer, config=config, model=transformer.Transformer(config).eval())

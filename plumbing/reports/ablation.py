@@ -56,7 +56,8 @@ def main():
         "# What each ingredient buys", "",
         "Validation NELBO on TinyShakespeare, nats per character, after 60 seconds of training on one core "
         f"({info['machine']}; PyTorch {info['torch']}; commit {info['commit']}; seed {info['train']['seed']}). "
-        f"Made by `python -m plumbing.reports.ablation`; each run is `python 05_train.py {COMMON}` and the flags of its row, "
+        f"Made by `python -m plumbing.reports.ablation`; each run is `python 05_train.py {COMMON}` and the flags "
+        "of its row, "
         "and its settings and numbers are in docs/logs/.", "",
         "| changed | flags | characters seen | NELBO |", "|---|---|---|---|",
     ]

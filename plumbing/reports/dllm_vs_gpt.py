@@ -9,7 +9,7 @@ import json
 import math
 from importlib import import_module
 
-from plumbing import corpus
+from plumbing import figures, files
 
 tensors = import_module("01_tensors")
 
@@ -29,12 +29,12 @@ def publish(results, folder, name, text, draws):
     """`text` and `results` (plain values) as NAME.md and NAME.json, and a figure for each of draws {word: function}."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for word, draw in draws.items():
-        figure = draw(results, tensors.pyplot(False))
-        tensors.save_figure(figure, folder / "figures" / f"{name}_{word}.png", False)
-        tensors.pyplot(False).close(figure)
+        figure = draw(results, figures.pyplot(False))
+        figures.save_figure(figure, folder / "figures" / f"{name}_{word}.png", False)
+        figures.pyplot(False).close(figure)
     numbers = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     for suffix, content in ((".json", numbers), (".md", text)):
-        with corpus.whole_file(folder / f"{name}{suffix}") as path:
+        with files.whole_file(folder / f"{name}{suffix}") as path:
             path.write_text(content, encoding="utf-8")
     print(f"Article: {folder.name}/{name}.md, numbers: {folder.name}/{name}.json")
 

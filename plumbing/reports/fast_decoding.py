@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import benchmark
+from plumbing import measures
 from plumbing.reports import dllm_vs_gpt as report
 
 generation = import_module("06_generate")
@@ -56,10 +57,10 @@ class Way:
 
 def quality(texts, judge, vocabulary):
     """Chapter 10's measures of texts of one length, each with its standard error over the texts."""
-    measures = {"words": lambda t: verse.known_words(t, vocabulary), "judge": judge.nll,
-                "distinct": comparison.distinct}
+    columns = {"words": lambda t: measures.known_words(t, vocabulary), "judge": judge.nll,
+               "distinct": measures.distinct}
     values = {}
-    for name, measure in measures.items():
+    for name, measure in columns.items():
         each = torch.tensor([measure([text]) for text in texts])
         values |= {name: measure(texts), f"{name}_error": (each.std() / len(texts) ** 0.5).item()}
     return values

@@ -7,13 +7,10 @@ checked without the machines, tests/test_scale.py checks: parameters, FLOPs and 
 """
 
 import itertools
-import sys
 from importlib import import_module
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-corpus, settings, words = (import_module(name) for name in ("corpus", "settings", "words"))
+from plumbing import cli, files, settings, tokenized
+
 transformer, scale = import_module("03_transformer"), import_module("12_scale")
 
 VOCAB = 50257
@@ -33,10 +30,10 @@ SHORTEST = 0.02  # seconds: starting a step's kernels takes about so long, howev
 
 def read(name):
     """(TransformerConfig, TrainConfig, DataConfig) of configs/NAME.yaml."""
-    groups = {"model": transformer.TransformerConfig, "data": words.DataConfig, "train": scale.TrainConfig}
+    groups = {"model": transformer.TransformerConfig, "data": tokenized.DataConfig, "train": scale.TrainConfig}
     _, shape, data, train = settings.parse(["--config", name], "", groups.values(), "tiny", ("vocab_size", "causal"),
                                            sections=tuple(groups))
-    return (transformer.TransformerConfig(VOCAB, **shape), scale.TrainConfig(**train), words.DataConfig(**data))
+    return (transformer.TransformerConfig(VOCAB, **shape), scale.TrainConfig(**train), tokenized.DataConfig(**data))
 
 
 def parameters(config):
@@ -211,10 +208,10 @@ token, or 4 C and one whole block if the
 
 
 def main():
-    with corpus.whole_file(ROOT / "docs" / "scale.md") as path:
+    with files.whole_file(files.ROOT / "docs" / "scale.md") as path:
         path.write_text(page(), encoding="utf-8")
     print("wrote docs/scale.md")
 
 
 if __name__ == "__main__":
-    corpus.run(main)
+    cli.run(main)

@@ -20,11 +20,9 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-from plumbing import checkpoint, corpus
+from plumbing import cli, files, runs
 
-OUT = ROOT / "docs" / "benchmarks" / "tamil_wikipedia.json"
+OUT = files.ROOT / "docs" / "benchmarks" / "tamil_wikipedia.json"
 WHOLE_TEXT, WHOLE_FILE = 1.1e9, 275e6  # bytes of the text and of the file of the whole dump, about
 HEADER = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="ta">
   <siteinfo>
@@ -97,7 +95,7 @@ def measure(size, folder):
     dump = folder / "dump.xml.bz2"
     xml, pages = invent(dump, size)
     for name in ("corpus.py", "tamil_dataset.py", "tamil_wikipedia.py"):
-        shutil.copy(ROOT / name, folder)
+        shutil.copy(files.ROOT / name, folder)
     before, start, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter(), 0.0
     with subprocess.Popen([sys.executable, "tamil_wikipedia.py", "--dump", "--file", dump], cwd=folder) as process:
         while process.poll() is None:
@@ -120,17 +118,17 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             rows.append({k: round(v, 3) for k, v in measure(size, Path(folder)).items()})
         print(rows[-1])
-    last, origin = rows[-1], checkpoint.provenance() | {"command": "python -m plumbing.reports.wikipedia"}
+    last, origin = rows[-1], runs.provenance() | {"command": "python -m plumbing.reports.wikipedia"}
     # Between the two: the real dump has less text in a byte of XML, and compresses better, than the invented one.
     scales = {"by_text": WHOLE_TEXT / 1e6 / last["text_mb"], "by_file": WHOLE_FILE / 1e6 / last["bz2_mb"]}
     whole = {name: {"minutes": round(scale * last["seconds"] / 60, 1),
                     "cpu_minutes": round(scale * last["cpu_seconds"] / 60, 1)} for name, scale in scales.items()}
     whole["disk_gb"] = round((WHOLE_FILE + 2 * WHOLE_TEXT) / 1e9, 1)  # the dump, the store, the text
     result = {"rows": rows, "whole_dump_extrapolated": whole} | origin
-    with corpus.whole_file(OUT) as partial:
+    with files.whole_file(OUT) as partial:
         partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(result["whole_dump_extrapolated"])
 
 
 if __name__ == "__main__":
-    corpus.run(main)
+    cli.run(main)

@@ -140,7 +140,7 @@ def test_a_chapter_opens_with_its_command(name):
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_every_chapter_has_help_and_refuses_unknown_flags(name, monkeypatch, capsys):
-    from plumbing import corpus
+    from plumbing import cli
 
     main = import_module(name).main
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
@@ -149,7 +149,7 @@ def test_every_chapter_has_help_and_refuses_unknown_flags(name, monkeypatch, cap
     assert end.value.code == 0 and "usage:" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--no-such-flag"])
     with pytest.raises(SystemExit) as end:
-        corpus.run(main)
+        cli.run(main)
     assert end.value.code == 2 and "--no-such-flag" in capsys.readouterr().err
 
 

@@ -11,7 +11,7 @@ from importlib import import_module
 import pytest
 import torch
 
-from plumbing import checkpoint, corpus
+from plumbing import checkpoint, cli, measures, tokenizers
 from plumbing.reports import dllm_vs_gpt as report
 
 transformer = import_module("03_transformer")
@@ -34,33 +34,33 @@ def text():
 
 
 def test_known_words():
-    vocabulary = set(verse.words_of("The king's men, the end.\nWell-met: 'tis so!"))
+    vocabulary = set(measures.words_of("The king's men, the end.\nWell-met: 'tis so!"))
     assert vocabulary == {"the", "king's", "men", "end", "well", "met", "'tis", "so"}
-    assert verse.known_words(["the men", "THE mem!"], vocabulary) == 3 / 4
-    assert verse.known_words(["  \n."], vocabulary) == 0  # no word at all
+    assert measures.known_words(["the men", "THE mem!"], vocabulary) == 3 / 4
+    assert measures.known_words(["  \n."], vocabulary) == 0  # no word at all
 
 
 def test_distinct_runs():
-    assert comparison.distinct(["abcdefg"]) == 1
-    assert comparison.distinct(["aaaaaaa"]) == 1 / 4
-    assert comparison.distinct(["abcd", "abcd"]) == 1 / 2  # over all texts together
-    assert comparison.distinct(["abc"]) == 0  # too short for a run
+    assert measures.distinct(["abcdefg"]) == 1
+    assert measures.distinct(["aaaaaaa"]) == 1 / 4
+    assert measures.distinct(["abcd", "abcd"]) == 1 / 2  # over all texts together
+    assert measures.distinct(["abc"]) == 0  # too short for a run
 
 
 def test_longest_copy():
     text = "to be, or not to be, that is the question"
-    assert verse.longest_copy(["xx not to be xx", "zz"], text) == len(" not to be")
-    assert verse.longest_copy([text], text) == len(text)
-    assert verse.longest_copy(["ZZZ", ""], text) == 0
+    assert measures.longest_copy(["xx not to be xx", "zz"], text) == len(" not to be")
+    assert measures.longest_copy([text], text) == len(text)
+    assert measures.longest_copy(["ZZZ", ""], text) == 0
     draw = random.Random(1)
     for _ in range(20):  # against trying every run
         text, sample = ("".join(draw.choices("ab", k=n)) for n in (60, 25))
         runs = [sample[i:j] for i in range(25) for j in range(i + 1, 26)]
-        assert verse.longest_copy([sample], text) == max(len(run) for run in runs if run in text)
+        assert measures.longest_copy([sample], text) == max(len(run) for run in runs if run in text)
 
 
 def test_the_judge_is_a_distribution(text):
-    judge = comparison.Judge(text, len(LETTERS), order=4)
+    judge = measures.Judge(text, len(LETTERS), order=4)
     for context in ("", text[:1], text[100:103], text[500:520], "hhhhhh", "??"):
         total = sum(judge.probability(context, character) for character in LETTERS)
         assert total == pytest.approx(1)
@@ -68,7 +68,7 @@ def test_the_judge_is_a_distribution(text):
 
 
 def test_the_judge_against_counts_by_hand():
-    judge = comparison.Judge("abababac", 3, order=2)  # of 6 starts: a 3 times (b follows), b 3 times (a follows)
+    judge = measures.Judge("abababac", 3, order=2)  # of 6 starts: a 3 times (b follows), b 3 times (a follows)
     lowest = (3 + 2 / 3) / (6 + 2)  # p(b) with no context, over the uniform 1/3
     assert judge.probability("", "b") == pytest.approx(lowest)
     assert judge.probability("a", "b") == pytest.approx((3 + lowest) / (3 + 1))
@@ -77,7 +77,7 @@ def test_the_judge_against_counts_by_hand():
 
 
 def test_the_judge_prefers_its_own_text(text):
-    judge = comparison.Judge(text, len(LETTERS))
+    judge = measures.Judge(text, len(LETTERS))
     draw = random.Random(0)
     noise = "".join(draw.choices(LETTERS, k=400))
     assert judge.nll([text[:400]]) < judge.nll([noise]) - 1
@@ -180,7 +180,7 @@ def two_runs(tmp_path, text, monkeypatch):
     """A corpus, an untrained dLLM and an untrained GPT of it, and a size that takes seconds."""
     path = tmp_path / "words.txt"
     path.write_text(text, encoding="utf-8")
-    tokenizer = corpus.CharTokenizer.from_text(text)
+    tokenizer = tokenizers.CharTokenizer.from_text(text)
     for name, causal in (("one", False), ("two", True)):
         torch.manual_seed(0)
         config = transformer.TransformerConfig(tokenizer.vocab_size, 16, 1, 2, 16, causal=causal)
@@ -242,7 +242,7 @@ def test_the_article_turns_with_the_numbers(two_runs, tmp_path):
 
 def stopped(command, capsys):
     with pytest.raises(SystemExit) as end:
-        corpus.run(lambda: comparison.main(command))
+        cli.run(lambda: comparison.main(command))
     lines = capsys.readouterr().err.strip().splitlines()
     assert end.value.code == 2 and len(lines) == 1
     return lines[0]

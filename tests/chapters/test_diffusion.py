@@ -245,7 +245,7 @@ def test_sampler_keeps_what_is_given_and_fills_the_rest(model, select, steps, pa
 @pytest.mark.parametrize("pace", [1, 1.5, 3])
 def test_no_pass_is_idle_and_the_pace_slows(total, steps, pace):
     steps, few = min(steps, total), max(1, total // 3)
-    left = torch.stack([diffusion.masks_left(torch.tensor([total, few]), step, steps, pace)
+    left = torch.stack([diffusion.masks_remaining(torch.tensor([total, few]), step, steps, pace)
                         for step in range(steps + 1)])  # (steps + 1, 2)
     assert left[0].tolist() == [total, few] and left[-1].tolist() == [0, 0]
     commits = -left.diff(dim=0)
@@ -259,10 +259,10 @@ def test_no_pass_is_idle_and_the_pace_slows(total, steps, pace):
 def test_isolation_is_the_way_to_higher_ground():
     score = torch.tensor([[3.0, 1.0, 2.0, 9.0, 4.0, 5.0], [1.0, 1.0, 0.5, 7.0, 2.0, 8.0]])
     masked, far = torch.tensor([[True, True, True, False, True, True], [True] * 6]), math.inf
-    assert diffusion.isolation(score, masked).tolist() == [[4, 1, 2, 0, 1, far], [3, 2, 1, 2, 1, far]]
+    assert diffusion.distance_to_surer(score, masked).tolist() == [[4, 1, 2, 0, 1, far], [3, 2, 1, 2, 1, far]]
     everything = torch.rand(20, 40, generator=seeded())
     hidden = torch.rand(20, 40, generator=seeded(1)) < 0.7
-    found = diffusion.isolation(everything, hidden)
+    found = diffusion.distance_to_surer(everything, hidden)
     for row in range(20):
         for i in range(40):
             ways = [abs(i - j) for j in range(40) if hidden[row, j] and everything[row, j] > everything[row, i]]
@@ -285,7 +285,8 @@ def test_rule_by_isolation_keeps_neighbours_apart():
 def test_one_character_a_pass_is_the_surest_one():
     confidence, masked = torch.rand(30, 50, generator=seeded()), torch.rand(30, 50, generator=seeded(1)) < 0.6
     one = torch.ones(30, dtype=torch.long)
-    surest = diffusion.lively(confidence, masked, seeded(2)).masked_fill(~masked, -math.inf).argmax(1)  # (30,)
+    score = diffusion.noisy_log_confidence(confidence, masked, seeded(2))
+    surest = score.masked_fill(~masked, -math.inf).argmax(1)  # (30,)
     chosen = diffusion.by_isolation(confidence, masked, one, seeded(2))
     assert torch.equal(chosen.nonzero()[:, 1], surest) and (chosen.sum(1) == 1).all()
 
@@ -301,11 +302,11 @@ def test_noise_on_confidence_fades_with_the_masks():
     """Two places, e times apart in confidence: the surer wins with probability e / (1 + e) when all is masked."""
     confidence = torch.tensor([0.2 * math.e, 0.2] + [1e-30] * 8).expand(20000, 10)
     masked, one = torch.ones(20000, 10, dtype=torch.bool), torch.ones(20000, dtype=torch.long)
-    chosen = diffusion.top_ranked(diffusion.lively(confidence, masked, seeded()), masked, one)
+    chosen = diffusion.top_ranked(diffusion.noisy_log_confidence(confidence, masked, seeded()), masked, one)
     assert (chosen.sum(1) == 1).all()
     assert abs(chosen[:, 0].float().mean().item() - math.e / (1 + math.e)) < 0.02
     masked[:, 2:] = False  # a fifth as many masks, a fifth of the noise: odds of e⁵ to 1
-    chosen = diffusion.top_ranked(diffusion.lively(confidence, masked, seeded()), masked, one)
+    chosen = diffusion.top_ranked(diffusion.noisy_log_confidence(confidence, masked, seeded()), masked, one)
     assert chosen[:, 0].float().mean() > 0.98
 
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from plumbing import checkpoint, corpus
+from plumbing import checkpoint, cli, tokenizers
 from plumbing.reports import fast_decoding as decoding_report
 
 transformer = import_module("03_transformer")
@@ -333,7 +333,7 @@ def write(tmp_path, capsys):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2)  # opinions that change with what a pass sees
-    checkpoint.save(tmp_path, model, corpus.CharTokenizer("\n abcde"), {})
+    checkpoint.save(tmp_path, model, tokenizers.CharTokenizer("\n abcde"), {})
 
     def write(*flags):
         generation.main(["--checkpoint", str(tmp_path), "--device", "cpu", "--seed", "1", "--len", "40", *flags])
@@ -352,7 +352,7 @@ def test_every_flag_of_chapter_06_changes_the_text(write):
                   "--cache delayed", "--remask 3",
                   "--order margin --threshold 0.3 --block 32 --cache dual"):
         header, text = write(*flags.split())
-        assert len(text) == 41 and corpus.MASK_CHAR not in text and text not in seen, flags
+        assert len(text) == 41 and tokenizers.MASK_CHAR not in text and text not in seen, flags
         seen.append(text)
     plain, guided = (write("--prompt", "abc", *w)[1] for w in ((), ("--guidance", "3")))
     assert plain != guided and guided.startswith("abc")
@@ -372,11 +372,11 @@ def test_steps_limit_an_adaptive_rule(write):
     "--block 0", "--refresh 2",
     "--block 4 --refresh 0", "--guidance 1", "--guidance 1 --infill ___", "--remask -1", "--stable nan"])
 def test_a_wrong_flag_is_one_line(flags, tmp_path, monkeypatch, capsys):
-    checkpoint.save(tmp_path, make_model(), corpus.CharTokenizer("\n abcde"), {})
+    checkpoint.save(tmp_path, make_model(), tokenizers.CharTokenizer("\n abcde"), {})
     monkeypatch.setattr("sys.argv", ["06_generate.py", "--checkpoint", str(tmp_path), *flags.split()])
     monkeypatch.setattr(generation, "generate", lambda *_: pytest.fail("sampled before the check"))
     with pytest.raises(SystemExit) as stop:
-        corpus.run(generation.main)
+        cli.run(generation.main)
     out, err = capsys.readouterr()
     assert stop.value.code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1
 
@@ -415,7 +415,7 @@ def test_the_page_from_two_tiny_runs(tmp_path, monkeypatch):
     draw = random.Random(0)
     text = " ".join("".join(draw.choices("abcdefgh", k=draw.randint(1, 6))) for _ in range(500))
     (tmp_path / "words.txt").write_text(text)
-    tokenizer = corpus.CharTokenizer.from_text(text)
+    tokenizer = tokenizers.CharTokenizer.from_text(text)
     for name in ("dllm", "gpt"):
         config = transformer.TransformerConfig(tokenizer.vocab_size, 16, 1, 2, 16, causal=name == "gpt")
         checkpoint.save(tmp_path / name, transformer.Transformer(config), tokenizer,

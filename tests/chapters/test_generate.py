@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from plumbing import checkpoint, cli, tokenizers, views
+
 ROOT = Path(__file__).resolve().parents[2]
-
-from plumbing import checkpoint, corpus, views
-
 transformer = import_module("03_transformer")
 generate = import_module("06_generate")
 
 VOCABULARY = "\n !'(),./:;<>?{}_ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-TOKENIZER = corpus.CharTokenizer(VOCABULARY)
+TOKENIZER = tokenizers.CharTokenizer(VOCABULARY)
 MASK = TOKENIZER.vocab_size
 
 
@@ -78,12 +77,12 @@ def test_infill_reads_underscores_and_lengths(text, shape):
 
 def test_prompt_is_followed_by_masks():
     ids = generate.parse_prompt("ROMEO:\n", 20, TOKENIZER)
-    assert TOKENIZER.decode(ids) == "ROMEO:\n" + 13 * corpus.MASK_CHAR
+    assert TOKENIZER.decode(ids) == "ROMEO:\n" + 13 * tokenizers.MASK_CHAR
 
 
 @pytest.mark.parametrize("text", ["no blank", "", "{}", "{0}", "_" * 100_001, "{99999999}"])
 def test_infill_without_a_blank_or_too_long_is_refused(text):
-    with pytest.raises(corpus.UserError):
+    with pytest.raises(cli.UserError):
         generate.parse_infill(text, TOKENIZER)
 
 
@@ -129,7 +128,7 @@ def test_generate_fills_every_mask_and_nothing_else(model, length):
 
 def test_length_prompt_and_seed(run):
     text = quiet(run, "--len", "100", "--prompt", r"ROMEO:\nO", "--seed", "1")
-    assert len(text) == 100 and text.startswith("ROMEO:\nO") and corpus.MASK_CHAR not in text
+    assert len(text) == 100 and text.startswith("ROMEO:\nO") and tokenizers.MASK_CHAR not in text
     assert text == quiet(run, "--len", "100", "--prompt", r"ROMEO:\nO", "--seed", "1")
     assert text != quiet(run, "--len", "100", "--prompt", r"ROMEO:\nO", "--seed", "2")
 
@@ -214,7 +213,7 @@ def test_control_characters_do_not_reach_the_screen():
     state = generate.diffusion.State(
         torch.tensor([[0, 1, 2]]), torch.ones(1, 3), torch.zeros(1, 3, dtype=torch.bool), 1, 1
     )
-    rows = views.page(state, [[False] * 3], ["\x1b", "a", "\n", corpus.MASK_CHAR], 80)
+    rows = views.page(state, [[False] * 3], ["\x1b", "a", "\n", tokenizers.MASK_CHAR], 80)
     assert rows == [[(" ", "old"), ("a", "old")], []]
 
 
@@ -245,7 +244,7 @@ def test_gif_has_a_frame_a_step_and_a_still_at_the_end(run, tmp_path):
 def test_gif_thins_out_a_long_run(model, monkeypatch):
     image = pytest.importorskip("PIL.Image")
     monkeypatch.setattr(views, "GIF_FRAMES", 10)
-    letters = list(VOCABULARY.replace("\n", "x")) + [corpus.MASK_CHAR]
+    letters = list(VOCABULARY.replace("\n", "x")) + [tokenizers.MASK_CHAR]
     history = list(generate.generate(model, torch.full((1, 60), MASK), steps=32))
     data = views.gif_bytes(history, [[False] * 60], letters)
     with image.open(io.BytesIO(data)) as gif:
@@ -261,7 +260,7 @@ def test_html_replays_to_the_printed_text(run, tmp_path):
     text = quiet(run, "--len", "60", "--prompt", "ROMEO:", "--seed", "3", "--html", str(path))
     data = embedded(path.read_text(encoding="utf-8"))
     tokens, letters = data["samples"][0]["start"], data["letters"]
-    assert "".join(letters[t] for t in tokens) == "ROMEO:" + 54 * corpus.MASK_CHAR
+    assert "".join(letters[t] for t in tokens) == "ROMEO:" + 54 * tokenizers.MASK_CHAR
     events = data["samples"][0]["events"]
     assert events[0] == [] and len(events) == len(data["samples"][0]["guesses"])
     for position, token, percent in (change for step in events for change in step):
@@ -278,14 +277,14 @@ def test_html_needs_nothing_from_outside():
 
 
 def test_hostile_text_is_escaped():
-    class Hostile(corpus.CharTokenizer):
+    class Hostile(tokenizers.CharTokenizer):
         def decode(self, ids):
             return "".join("</script><b>&<!--\u2028" if i == 0 else "x" for i in ids)
 
     tokenizer = Hostile("ab")
     tiny = make_model(tokenizer)
     history = list(generate.generate(tiny, torch.full((1, 8), 2), steps=4))
-    letters = [tokenizer.decode([0]), "x", corpus.MASK_CHAR]
+    letters = [tokenizer.decode([0]), "x", tokenizers.MASK_CHAR]
     page = views.html_page(history, letters, "</title><b>", "<i>")
     plain = views.PLAYER.read_text(encoding="utf-8")
     assert page.count("</script>") == plain.count("</script>")
@@ -317,7 +316,7 @@ def test_a_mistake_is_one_line_before_any_sampling(flags, folder, tmp_path, monk
     monkeypatch.setattr(generate, "generate", lambda *_: pytest.fail("sampled before the check"))
     monkeypatch.setattr(sys, "argv", ["06_generate.py", "--checkpoint", str(folder), *flags])
     with pytest.raises(SystemExit) as stop:
-        corpus.run(generate.main)
+        cli.run(generate.main)
     out, err = capsys.readouterr()
     assert stop.value.code == 2 and out == ""
     assert err.startswith("error: ") and err.count("\n") == 1
@@ -326,7 +325,7 @@ def test_a_mistake_is_one_line_before_any_sampling(flags, folder, tmp_path, monk
 
 def test_a_gpt_is_refused(tmp_path):
     checkpoint.save(tmp_path, make_model(causal=True), TOKENIZER, {})
-    with pytest.raises(corpus.UserError, match="GPT"):
+    with pytest.raises(cli.UserError, match="GPT"):
         generate.main(["--checkpoint", str(tmp_path)])
 
 

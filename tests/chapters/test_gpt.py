@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from plumbing import checkpoint, corpus
+from plumbing import checkpoint, cli, corpora, files, runs
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -132,7 +132,7 @@ def test_generation_of_nothing_and_from_nothing():
     assert gpt.generate(make_model(seq_len=1), start, 5).shape == (1, 7)
 
 
-# Whole runs
+# Whole runs_folder
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def command(tmp_path_factory):
 
 
 @pytest.fixture
-def runs(tmp_path, monkeypatch):
+def runs_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "RUNS", tmp_path / "checkpoints")
     monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path / "checkpoints" / "shakespeare")
     monkeypatch.setattr(checkpoint, "SHIPPED_GPT", tmp_path / "checkpoints" / "shakespeare-gpt")
@@ -162,9 +162,9 @@ def trained(tmp_path_factory, command):
 
 
 @pytest.fixture
-def both(runs, trained):
-    shutil.copytree(trained, runs)
-    return runs
+def both(runs_folder, trained):
+    shutil.copytree(trained, runs_folder)
+    return runs_folder
 
 
 def test_a_gpt_learns_a_text_that_repeats(trained):
@@ -190,7 +190,7 @@ def test_both_curves_in_one_picture(both, capsys):
 
 def test_the_log_of_a_shipped_model_is_in_the_docs(tmp_path, monkeypatch, tiny):
     checkpoint.save(tmp_path / "shakespeare", tiny.model, tiny.tokenizer, {"NELBO": 1.5})
-    monkeypatch.setattr(corpus, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     (tmp_path / "docs" / "logs").mkdir(parents=True)
     (tmp_path / "docs" / "logs" / "shakespeare.jsonl").write_text('{"step": 7}\n')
     assert gpt.read_run(tmp_path / "shakespeare")[2] == [{"step": 7}]
@@ -243,7 +243,7 @@ def test_writing_flags_write_and_train_nothing(both, capsys, monkeypatch):
 def test_mistakes_end_in_one_line_and_exit_code_2(both, command, flags, capsys):
     before = {path: path.read_bytes() for path in both.glob("*/*")}
     with pytest.raises(SystemExit) as end:
-        corpus.run(lambda: gpt.main([*command, *flags]))
+        cli.run(lambda: gpt.main([*command, *flags]))
     out, err = capsys.readouterr()
     assert end.value.code == 2 and err.startswith("error: ") and err.strip().count("\n") == 0
     assert {path: path.read_bytes() for path in both.glob("*/*")} == before
@@ -261,16 +261,16 @@ def test_each_kind_of_run_is_found_by_its_chapter(both, tmp_path):
     shutil.rmtree(both / "gpt")
     assert checkpoint.find(kind="gpt") == checkpoint.SHIPPED_GPT
     shutil.rmtree(checkpoint.SHIPPED_GPT)
-    with pytest.raises(corpus.UserError, match="gpt.*python 07_train_gpt.py"):
+    with pytest.raises(cli.UserError, match="gpt.*python 07_train_gpt.py"):
         checkpoint.find(kind="gpt")
-    with pytest.raises(corpus.UserError, match="there are: dllm"):
+    with pytest.raises(cli.UserError, match="there are: dllm"):
         checkpoint.find("gpt", kind="gpt")
     (both / "dllm" / "config.json").write_text("damaged")
     assert checkpoint.find() == both / "dllm"  # reading it says what is wrong
 
 
 def test_chapter_06_refuses_a_gpt_and_names_chapter_07(both):
-    with pytest.raises(corpus.UserError, match="07_train_gpt.py"):
+    with pytest.raises(cli.UserError, match="07_train_gpt.py"):
         generate.main(["--checkpoint", "gpt"])
 
 
@@ -305,7 +305,7 @@ def run_with(losses, folder, tiny):
 
 def log_of(folder):
     return [{key: value for key, value in record.items() if key != "seconds"}
-            for record in checkpoint.read_log(folder / "log.jsonl")]  # fmt: skip
+            for record in runs.read_log(folder / "log.jsonl")]  # fmt: skip
 
 
 def test_a_run_that_gets_worse_keeps_its_best_weights(tiny, tmp_path):
@@ -318,7 +318,7 @@ def test_a_run_that_gets_worse_keeps_its_best_weights(tiny, tmp_path):
     assert [record["best_step"] for record in log_of(tmp_path)] == [1, 2, 2, 2]
     info = checkpoint.load(tmp_path)[2]
     assert (info["step"], info["best_step"], info["loss"]) == (4, 2, 1.5)
-    assert torch.equal(checkpoint.load_state(tmp_path)["averaged"]["head.weight"], seen[3][1])  # goes on from here
+    assert torch.equal(runs.load_state(tmp_path)["averaged"]["head.weight"], seen[3][1])  # goes on from here
 
 
 def test_a_run_that_gets_better_keeps_its_last_weights(tiny, tmp_path):
@@ -338,18 +338,18 @@ def test_a_resumed_run_keeps_the_same_weights(tiny, tmp_path):
     run_with([4.0, 1.5], tmp_path / "parts", tiny)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(one[name], two[name]) for name in one)
-    one, two = (checkpoint.load_state(tmp_path / name) for name in ("whole", "parts"))
+    one, two = (runs.load_state(tmp_path / name) for name in ("whole", "parts"))
     for part in ("model", "averaged", "best"):
         assert all(torch.equal(one[part][name], two[part][name]) for name in one[part])
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
 
 
-def test_the_reported_number_is_of_the_saved_weights_on_everything(runs, command, tmp_path, capsys):
+def test_the_reported_number_is_of_the_saved_weights_on_everything(runs_folder, command, tmp_path, capsys):
     """The validation text says the opposite of the training text: whoever learns the one unlearns the other."""
     (tmp_path / "turn.txt").write_text("abcdefgh\n" * 200 + "hgfedcba\n" * 20, encoding="utf-8")
     gpt.main([*command, "--corpus", str(tmp_path / "turn.txt"), "--evaluate-every", "10", "--run", "turn"])
-    model, tokenizer, info = checkpoint.load(runs / "turn")
+    model, tokenizer, info = checkpoint.load(runs_folder / "turn")
     assert info["best_step"] < info["step"] == 80 and f"step {info['best_step']} of 80" in capsys.readouterr().out
-    text = corpus.split((tmp_path / "turn.txt").read_text(encoding="utf-8"))[1]
+    text = corpora.split((tmp_path / "turn.txt").read_text(encoding="utf-8"))[1]
     windows = train.windows_of(torch.tensor(tokenizer.encode(text)), 33)
     assert (info["NLL"], info["error"]) == pytest.approx(gpt.nll(model, windows), abs=1e-5)

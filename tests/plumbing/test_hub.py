@@ -24,9 +24,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from plumbing import checkpoint, corpus, hub
+from plumbing import checkpoint, cli, download, files, hub, tokenizers
 
-ROOT = corpus.ROOT
+ROOT = files.ROOT
 REAL = ROOT.parent / "shared" / "data"
 transformer = import_module("03_transformer")
 
@@ -101,7 +101,7 @@ def test_the_converted_model_gives_the_published_logits(tmp_path, causal):
         expected = reference(tokens)
         assert (model(tokens) - expected).abs().max() < 1e-5
         # Saved as our two files and read again, it is the same model, and chapter 03's wiring is another.
-        checkpoint.save(tmp_path / "ours", model, corpus.CharTokenizer(hub.VOCABULARY), {})
+        checkpoint.save(tmp_path / "ours", model, tokenizers.CharTokenizer(hub.VOCABULARY), {})
         loaded = checkpoint.load(tmp_path / "ours")[0]
         assert (loaded(tokens) - expected).abs().max() < 1e-5
         usual = transformer.Transformer(model.config).eval()
@@ -147,7 +147,7 @@ class Trap:
 
 
 def refusal(path, causal=False):
-    with pytest.raises(corpus.UserError) as error:
+    with pytest.raises(cli.UserError) as error:
         hub.convert(hub.read_pt(path), causal)
     line = str(error.value)
     assert "\n" not in line and len(line) < 300 and "weights_only" not in line
@@ -277,7 +277,7 @@ def test_a_config_with_another_wiring(tmp_path, tiny, change):
     weights = safetensors.torch.load_file(tmp_path / "m" / "model.safetensors")
     config = json.loads((tmp_path / "m" / "config.json").read_text(encoding="utf-8")) | change
     safetensors.torch.save_file(weights, tmp_path / "m" / "model.safetensors", {"config": json.dumps(config)})
-    with pytest.raises(corpus.UserError, match="unknown wiring"):
+    with pytest.raises(cli.UserError, match="unknown wiring"):
         checkpoint.load(tmp_path / "m")
 
 
@@ -424,7 +424,7 @@ for line in sys.stdin:
                 print(hub.fetch(*call["arguments"]))
             else:
                 import_module(call["what"]).main(call["arguments"])
-        except corpus.UserError as error:
+        except cli.UserError as error:
             failed = str(error)
         except Exception as error:
             failed = f"{error}\nis a {type(error).__name__}"
@@ -643,8 +643,8 @@ def test_a_private_model_with_a_token_that_storage_never_sees(place, failing, ou
 
 def test_more_bytes_than_promised(place, tmp_path):
     place.server.stored["abc"] = b"x" * 500_000
-    with pytest.raises(corpus.UserError, match="larger than 1,000 bytes"):
-        corpus.download(f"{place.server.url}/storage/abc", tmp_path / "x", None, limit=1000, progress=False)
+    with pytest.raises(cli.UserError, match="larger than 1,000 bytes"):
+        download.fetch(f"{place.server.url}/storage/abc", tmp_path / "x", None, limit=1000, progress=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -725,13 +725,13 @@ def test_a_pushed_run_comes_back(place, run, failing):
 def test_what_cannot_be_shared(place, run, failing, arguments, said):
     if not (place.runs / "published").exists():
         checkpoint.save(place.runs / "published", hub.convert(published()[0], False),
-                        corpus.CharTokenizer(hub.VOCABULARY), {"source": "o/x"})  # fmt: skip
+                        tokenizers.CharTokenizer(hub.VOCABULARY), {"source": "o/x"})  # fmt: skip
     assert said in failing("hub", *arguments)
     assert not (place.folder / "x").exists()
 
 
 def test_a_full_disk_is_an_error_like_any_other(tmp_path, tiny, monkeypatch):
-    """safetensors has its own exception for it, which corpus.run would not know."""
+    """safetensors has its own exception for it, which cli.run would not know."""
 
     def full(*_):
         raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -744,5 +744,5 @@ def test_a_full_disk_is_an_error_like_any_other(tmp_path, tiny, monkeypatch):
 
 def test_huggingface_hub_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(corpus.UserError, match="pip install -r requirements.txt"):
+    with pytest.raises(cli.UserError, match="pip install -r requirements.txt"):
         hub.library()

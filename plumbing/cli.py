@@ -1,0 +1,61 @@
+"""How a program of this book starts and ends: one clear message and exit code 2 for what a user can put right."""
+
+import argparse
+import difflib
+import errno
+import os
+import re
+import sys
+
+
+class UserError(Exception):
+    """A mistake the user can put right. The message is one line: what is wrong and what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, like all others, and name the flag that was perhaps meant."""
+
+    def error(self, message):
+        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        near = difflib.get_close_matches(unknown[1], flags, 1) if unknown else []
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"{message} ({hint}--help lists the flags)")
+
+
+def run(main):
+    """Call `main()`. What the user can put right ends in one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that cannot show a mask should not end the program
+            stream.reconfigure(errors="replace")
+    try:
+        main()
+        sys.stdout.flush()  # a closed pipe shows up here, not while Python shuts down
+    except UserError as error:
+        stop(str(error))
+    except KeyboardInterrupt:
+        stop("interrupted", code=130, label="")
+    except BrokenPipeError:
+        # The reader of our output has left (`... | head`). Python flushes stdout once more on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # 128 + SIGPIPE, as other programs report it
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            stop("the disk is full: free some space and run the same command again")
+        if error.errno in (errno.EACCES, errno.EROFS) and error.filename:
+            stop(f"no permission for {error.filename}: change it, or work in a folder of your own")
+        raise
+    except Exception as error:
+        # By name: importing torch here would make every chapter's `--help` wait for it.
+        if type(error).__name__ == "OutOfMemoryError":
+            stop("out of GPU memory: lower --batch-size, and raise --accumulate by the same factor")
+        raise
+
+
+def stop(line, code=2, label="error: "):
+    print(f"{label}{line}", file=sys.stderr)
+    sys.exit(code)
+
+
+def heading(text: str) -> None:
+    print(f"\n{text}\n{'-' * len(text)}")

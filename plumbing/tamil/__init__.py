@@ -1,0 +1,1 @@
+"""The letters of Tamil, and the sources of classical poetry."""
