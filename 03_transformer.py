@@ -9,8 +9,9 @@ You should see where 10.7 million parameters lie, what a token costs, and what e
 
 import argparse
 import math
-from dataclasses import MISSING, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import import_module
+from typing import Literal
 
 import torch
 import torch.nn as nn
@@ -19,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from plumbing import cli, settings
-from plumbing.settings import setting
+from plumbing.settings import Count, Decided, Natural, Share
 
 tensors = import_module("01_tensors")
 attention = import_module("02_attention")
@@ -29,24 +30,24 @@ attention = import_module("02_attention")
 class TransformerConfig:
     """Everything that fixes a model's shape. Saved beside its weights."""
 
-    vocab_size: int = setting(MISSING, "symbols to predict; the mask is one more row of the embedding", 1)
-    seq_len: int = setting(256, "training window, in tokens", 1)
-    n_layer: int = setting(6, "blocks", 1)
-    n_head: int = setting(6, "heads of a block's attention", 1)
-    n_embd: int = setting(384, "width: numbers that stand for a position", 1)
-    causal: bool = setting(False, "False: diffusion model, True: GPT")
-    dropout: float = setting(0.0, "share of activations left out in training", 0, 1)
-    time_conditioned: bool = setting(False, "tell the model the noise level t")
-    positions: str = setting("rope", "of tokens: rope (rotary) or learned", choices=("rope", "learned"))
-    norm: str = setting("rms", "rms (with QK-norm) or layer", choices=("rms", "layer"))
-    activation: str = setting("relu2", "of the MLP: relu2 or gelu", choices=("relu2", "gelu"))
-    conv: int = setting(0, "embeddings that each position sees at once, its own among them; 0: only its own")
+    vocab_size: Decided[int] = 65  # number of tokens; one more row of the embedding stands for the mask
+    seq_len: Count = 256  # length of the window that the model reads, in tokens
+    n_layer: Count = 6  # number of blocks
+    n_head: Count = 6  # number of attention heads in a block
+    n_embd: Count = 384  # size of the vector at each position
+    causal: Decided[bool] = False  # False: a diffusion model, True: a GPT
+    dropout: Share = 0.0  # share of activations set to zero in training
+    time_conditioned: bool = False  # tell the model the noise level t
+    positions: Literal["rope", "learned"] = "rope"  # how positions are encoded: rotary, or learned vectors
+    norm: Literal["rms", "layer"] = "rms"  # RMSNorm with QK-norm, or LayerNorm
+    activation: Literal["relu2", "gelu"] = "relu2"  # nonlinearity of the MLP
+    conv: Natural = 0  # width of the convolution over the embeddings, an odd number; 0: none
 
     def __post_init__(self):
         settings.check(self)
         if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
             raise ValueError(f"n_embd {self.n_embd} must split into {self.n_head} heads of an even size")
-        if self.conv < 0 or not self.causal and self.conv and self.conv % 2 == 0:
+        if not self.causal and self.conv and self.conv % 2 == 0:
             raise ValueError(f"conv must be 0 or an odd number, not {self.conv}")
         if self.dropout == 1:
             raise ValueError("dropout must be less than 1, or nothing is left")

@@ -1,4 +1,7 @@
-"""How a program of this book starts and ends: one clear message and exit code 2 for what a user can put right."""
+"""How a program of this book starts and ends.
+
+A mistake that the user can correct ends the program with one clear message and exit code 2, never with a traceback.
+"""
 
 import argparse
 import difflib
@@ -9,7 +12,7 @@ import sys
 
 
 class UserError(Exception):
-    """A mistake the user can put right. The message is one line: what is wrong and what to do."""
+    """A mistake that the user can correct. The message is one line: what is wrong, and what to do."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,8 +26,11 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} ({hint}--help lists the flags)")
 
 
-def run(main):
-    """Call `main()`. What the user can put right ends in one line on stderr and exit code 2."""
+def run(main, out_of_memory="lower --batch-size, and raise --accumulate by the same factor"):
+    """Call `main()`. What the user can put right ends in one line on stderr and exit code 2.
+
+    out_of_memory: what to do when the memory of the GPU is full.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show a mask should not end the program
             stream.reconfigure(errors="replace")
@@ -48,7 +54,7 @@ def run(main):
     except Exception as error:
         # By name: importing torch here would make every chapter's `--help` wait for it.
         if type(error).__name__ == "OutOfMemoryError":
-            stop("out of GPU memory: lower --batch-size, and raise --accumulate by the same factor")
+            stop(f"out of GPU memory: {out_of_memory}")
         raise
 
 

@@ -1,136 +1,192 @@
-"""Plumbing: settings from dataclass defaults, a YAML file and flags, in that order; and what the hardware does well."""
+"""Settings: the defaults of a frozen dataclass, then a settings file, then flags.
 
-import argparse
+A program describes its flags as a dataclass, with a comment on each field. `parse` turns that class into flags and
+--help through the library tyro. A field that holds another dataclass contributes that class's fields as flags too.
+
+    @dataclass(frozen=True)
+    class Command:
+        corpus: str = "shakespeare"  # the text to learn from
+        config: str = "laptop"  # a settings file
+        train: TrainConfig = TrainConfig()
+
+    command = settings.parse(Command, argv)
+
+A settings file is YAML: lines of the form `n_layer: 2`, where every name is that of a flag. The line `base: laptop`
+names another file whose settings hold where this one says nothing. A file without such a line is based on the
+program's own default file, and `base: defaults` means the defaults of the dataclass.
+"""
+
 import dataclasses
 import difflib
 import math
+import sys
 from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
+import tyro
 import yaml
+from tyro.constructors import PrimitiveConstructorSpec
 
 from plumbing import cli, files
 
 CONFIGS = files.ROOT / "configs"
 
 
-def setting(default, meaning, low=-math.inf, high=math.inf, choices=None, bare=None):
-    """A dataclass field that knows what it means and which values it may take. bare: its flag's value without one."""
-    metadata = dict(help=meaning, low=low, high=high, choices=choices, bare=bare)
-    return dataclasses.field(default=default, metadata=metadata)
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers that a field may hold, both ends included."""
+
+    low: float
+    high: float
+
+    def __str__(self):
+        return f"from {self.low:g} to {self.high:g}" if self.high < math.inf else f"at least {self.low:g}"
+
+
+def number(kind, low, high=math.inf, optional=False):
+    """The type of a field that holds an int or a float in a range, which --help shows. optional: it may be None."""
+    limits, name = Range(low, high), kind.__name__.upper()
+
+    def parse_words(words):
+        value = kind(words[0])
+        if not (low <= value <= high and value < math.inf):  # NaN is in no range
+            raise ValueError(f"it must be {limits}, not {words[0]}")
+        return value
+
+    specification = PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"{name} {low:g}..{high:g}" if high < math.inf else f"{name} {low:g}..",
+        instance_from_str=parse_words,
+        is_instance=lambda value: value is None or isinstance(value, (int, float)),
+        str_from_instance=lambda value: [str(value)],
+    )
+    return Annotated[kind | None if optional else kind, limits, specification]
+
+
+Count = number(int, 1)
+OptionalCount = number(int, 1, optional=True)
+Natural = number(int, 0)  # 0, 1, 2, …
+NonNegative = number(float, 0)
+Share = number(float, 0, 1)
+Seed = number(int, 0, 10**9)
+OptionalSeed = number(int, 0, 2**63 - 1, optional=True)
+OptionalText = Annotated[str | None, PrimitiveConstructorSpec(
+    nargs=1, metavar="TEXT", instance_from_str=lambda words: words[0],
+    is_instance=lambda value: value is None or isinstance(value, str), str_from_instance=lambda value: [str(value)])]
+OptionalPath = Annotated[Path | None, PrimitiveConstructorSpec(
+    nargs=1, metavar="PATH", instance_from_str=lambda words: Path(words[0]),
+    is_instance=lambda value: value is None or isinstance(value, Path), str_from_instance=lambda value: [str(value)])]
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]  # --fresh, without a --no-fresh
+Decided = tyro.conf.Fixed  # Decided[int]: no flag, since the program decides this value
 
 
 def check(config):
-    """ValueError for the first field of a dataclass of `setting`s that is out of its range."""
-    for field in dataclasses.fields(config):
-        value, (_, low, high, choices, _) = getattr(config, field.name), field.metadata.values()
-        if choices and value not in choices:
-            raise ValueError(f"{field.name} is {value!r}; choose from {', '.join(choices)}")
-        if not choices and field.type is not str and not low <= value <= high:
-            limit = f"between {low:g} and {high:g}" if high < math.inf else f"at least {low:g}"
-            raise ValueError(f"{field.name} must be {limit}, not {value}")
+    """Raise ValueError for the first field of a dataclass that is outside its range or its choices."""
+    for name, kind in get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise ValueError(f"{name} is {value!r}; choose from {', '.join(map(str, get_args(kind)))}")
+        for limits in getattr(kind, "__metadata__", ()):
+            if isinstance(limits, Range) and value is not None and not limits.low <= value <= limits.high:
+                raise ValueError(f"{name} must be {limits}, not {value}")
 
 
-TEXT = ("shakespeare", "shakespeare, or a text file of your own")
+def parse(command, argv=None, bare=()):
+    """An instance of the dataclass `command`: its defaults, then its settings file, then the flags of argv.
 
-
-def parse(argv, description, groups, default, fixed=(), text=TEXT, sections=()):
-    """Command line → (arguments, one dict of given settings a group).
-
-    groups: dataclasses whose fields become flags. default: the settings file when --config is not given.
-    fixed: fields that the chapter decides itself and that are no flags. text: what --corpus is when it is not
-    given, and its meaning. sections: a name for each group, which is then a section of the settings file; `seed` in
-    the section `train` is the flag --train.seed, or --seed for short, and there is no --corpus.
-    UserError for unknown names and for values of the wrong type.
+    argv: a list of words; None means sys.argv. bare: {flag: value} of flags that may stand without a value.
+    A program has a settings file if its class has a field `config`. The description in --help is the docstring of the
+    module that defines the class. Where a flag or a file is wrong, the program ends with a message and exit code 2.
     """
-    parser = cli.Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    if not sections:
-        parser.add_argument("--corpus", default=text[0], help=text[1])
-    parser.add_argument("--config", default=default, help=f"a name in configs/ or a YAML file (here: {default})")
-    # torchrun takes a --run for one of its own flags, wherever it stands.
-    names = ["--run", "--run-name"] if sections else ["--run"]
-    parser.add_argument(*names, help="name of the run, its folder under checkpoints/")
-    parser.add_argument("--fresh", action="store_true", help="start the run again instead of going on with it")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    fields = {}
-    for group, prefix in zip(groups, sections or [""] * len(groups)):
-        part = parser.add_argument_group(prefix or group.__name__)
-        for field in dataclasses.fields(group):
-            if field.name not in fixed:
-                name = f"{prefix}.{field.name}".removeprefix(".")
-                fields[name] = field
-                usual = "" if field.default is dataclasses.MISSING else f"default {field.default}"
-                meaning = field.metadata.get("help", "").replace("%", "%%")
-                bare, names = field.metadata.get("bare"), ["--" + field.name.replace("_", "-")]
-                if prefix:
-                    names = ["--" + name, *names]
-                part.add_argument(*names, dest=name, metavar=field.type.__name__.upper(), nargs="?" if bare else None,
-                                  const=bare, help=f"{meaning} ({usual})" if meaning else usual)
-    arguments = parser.parse_args(argv)
-    values = read_config(arguments.config)
-    if sections:
-        values = flatten(values, sections, arguments.config)
-    for name in values:
-        if name not in fields:
-            near = difflib.get_close_matches(str(name), fields, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            if isinstance(values[name], dict):
-                hint = " (files with sections are for 12_scale.py)"
-            raise cli.UserError(f"unknown setting {name!r} in {arguments.config}{hint}")
-    values |= {name: value for name in fields if (value := getattr(arguments, name)) is not None}
-    values = {name: coerce(name, value, fields[name].type) for name, value in values.items()}
-    own = [{f.name: values[name] for f in dataclasses.fields(group)
-            if (name := f"{prefix}.{f.name}".removeprefix(".")) in values}
-           for group, prefix in zip(groups, sections or [""] * len(groups))]
-    return arguments, *own
+    argv = list(sys.argv[1:] if argv is None else argv)
+    groups = {field.name for field in dataclasses.fields(command) if dataclasses.is_dataclass(field.type)}
+    for i, word in enumerate(argv):
+        section, dot, name = word.removeprefix("--").partition(".")
+        if word.startswith("--") and dot and section in groups:
+            argv[i] = f"--{name}"  # --train.steps is --steps
+    for flag, value in dict(bare).items():
+        if flag in argv and (argv[-1] == flag or argv[argv.index(flag) + 1].startswith("--")):
+            argv.insert(argv.index(flag) + 1, value)
+    default = command()
+    if hasattr(default, "config"):
+        default = with_file(default, chosen_file(argv) or default.config, default.config)
+    return run_tyro(command, argv, default)
 
 
-def flatten(values, sections, file):
-    """{"train": {"seed": 1}} → {"train.seed": 1}, where every name must stand in one of the `sections`."""
-    flat = {}
-    for section, lines in values.items():
-        if section not in sections or not isinstance(lines, dict | None):
-            near = difflib.get_close_matches(str(section), sections, 1)
-            hint = f"; did you mean {near[0]}?" if near and near[0] != section else ""
-            raise cli.UserError(f"{file} must have its settings in the sections {', '.join(sections)}, "
-                                   f"not in {section!r}{hint}")
-        flat |= {f"{section}.{name}": value for name, value in (lines or {}).items()}
-    return flat
+def run_tyro(command, words, default):
+    description = sys.modules[command.__module__].__doc__
+    options = (tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed)
+    return tyro.cli(command, args=words, default=default, description=description, config=options)
 
 
-def coerce(name, value, kind):
-    """A value from a flag or a YAML file as `kind`; YAML reads 3e-4 as a string."""
+def chosen_file(argv):
+    """The last value of --config in argv, or None."""
+    chosen = None
+    for word, following in zip(argv, [*argv[1:], None]):
+        if word == "--config":
+            chosen = following
+        elif word.startswith("--config="):
+            chosen = word.removeprefix("--config=")
+    return chosen
+
+
+def with_file(default, name, own, seen=()):
+    """`default` with the settings of the file `name` and of the files that it is based on.
+
+    own: the file on which a file without a line `base:` is based. UserError if a file cannot be read.
+    """
+    if name == "defaults":
+        return default
+    path, values = read_file(name)
+    if path in seen:
+        raise cli.UserError(f"{path} is based on itself")
+    base = values.pop("base", own if path.stem != own else "defaults")
+    default = with_file(default, base, own, (*seen, path))
+    words, known = [], flag_types(type(default))
+    for key, value in values.items():
+        key = key.replace("-", "_")
+        if key not in known or isinstance(value, (list, dict)):
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]}?" if near and near[0] != key else ""
+            raise cli.UserError(f"unknown setting {key!r} in {path}{hint}")
+        flag = "--" + key.replace("_", "-")
+        if known[key] is bool and value.lower() in ("true", "false"):
+            words.append(flag if value.lower() == "true" else flag.replace("--", "--no-", 1))
+        else:
+            words.append(f"{flag}={value}")
     try:
-        if isinstance(value, (list, dict)) or value is None:
-            raise ValueError
-        if kind is bool:
-            return {"true": True, "false": False}[str(value).lower()]
-        if kind is str and isinstance(value, bool):
-            return "on" if value else "off"  # YAML reads these two words as true and false
-        if isinstance(value, bool) or kind is int and float(value) != int(float(value)):
-            raise ValueError
-        return int(float(value)) if kind is int else kind(value)
-    except (ValueError, TypeError, KeyError, OverflowError):
-        raise cli.UserError(f"{name} must be {kind.__name__}, not {value!r}") from None
+        return dataclasses.replace(run_tyro(type(default), words, default), config=name)
+    except SystemExit:
+        raise cli.UserError(f"the settings file {path} is not valid (see above)") from None
 
 
-def build(group, **values):
-    """group(**values), with its ValueError as a UserError."""
-    try:
-        return group(**values)
-    except ValueError as error:
-        raise cli.UserError(str(error)) from None
-
-
-def read_config(name):
-    """Settings in configs/NAME.yaml, or in the file at a path, as a dict."""
+def read_file(name):
+    """(path, {name: text}) of configs/NAME.yaml or of the file at a path. Sections are flattened."""
     path = next((p for p in (Path(name), CONFIGS / f"{name}.yaml") if p.is_file()), None)
     if path is None:
         known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
         raise cli.UserError(f"no settings file {name!r}; there are: {known}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        # BaseLoader leaves every value as it is written: 3e-4 stays text, and so do on, off, yes and no.
+        values = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise cli.UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(values, dict):
         raise cli.UserError(f"{path} must hold lines of the form name: value")
-    return values
+    flat = {}
+    for key, value in values.items():
+        flat |= value if isinstance(value, dict) else {key: value}
+    return path, flat
+
+
+def flag_types(command):
+    """{name: type} of the flags of a dataclass, those of its groups included, without `config`."""
+    found = {}
+    for name, kind in get_type_hints(command, include_extras=True).items():
+        metadata = getattr(kind, "__metadata__", ())
+        plain = get_args(kind)[0] if metadata else kind
+        if dataclasses.is_dataclass(plain):
+            found |= flag_types(plain)
+        elif name != "config" and Decided[int].__metadata__[0] not in metadata:
+            found[name] = plain
+    return found

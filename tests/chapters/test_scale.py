@@ -27,7 +27,7 @@ training = import_module("05_train")
 generating = import_module("06_generate")
 scale = import_module("12_scale")
 
-paper = import_module("scale")
+paper = import_module("plumbing.reports.scale")
 
 ALONE = parallel.Team(0, 1, torch.device("cpu"))
 NAMED = ("tiny", "small", "medium", "tinystories")
