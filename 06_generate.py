@@ -271,8 +271,8 @@ def main(argv=None):
     try:
         rows = canvas_rows(command, tokenizer)
     except tokenizers.UnknownText as error:
-        raise cli.UserError(f"the model {name} cannot read this text: {error}; "
-                            f"--checkpoint {shipped} names the shipped model") from None
+        advice = "" if name == shipped else f"; --checkpoint {shipped} names the shipped model"
+        raise cli.UserError(f"the model {name} cannot read this text: {error}{advice}") from None
     if command.checkpoint is None and command.hub is None and name != shipped and not command.quiet:
         print(f"This is {name}, your latest run. --checkpoint {shipped} names the shipped model.")
     steps, temp, denoise = Flags.steps, Flags.temp, diffusion.denoise
