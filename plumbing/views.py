@@ -143,7 +143,7 @@ PALETTE = [round(back + (front - back) * shade / (SHADES - 1))  # r, g, b, r, g,
 def gif_bytes(history, given, letters):
     """The States in the list `history` as the bytes of an animated GIF, which shows the last frame for two seconds."""
     tile, wide, high = tile_painter(letters)
-    # A long run is thinned out. What changed since the frame before is highlighted: nothing, in the repeated last frame.
+    # A long run is thinned out. Highlighted is what changed since the frame before: nothing, in the repeated last one.
     shown = [*history[: -1 : math.ceil(len(history) / GIF_FRAMES)], history[-1], history[-1]]
     shown[1:] = [replace(now, committed=now.canvas != before.canvas) for before, now in zip(shown, shown[1:])]
     width = wide * max(24, min(GIF_COLUMNS, len(given[0]) * (2 if tamil_font(letters) else 1)))
