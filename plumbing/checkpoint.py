@@ -36,7 +36,7 @@ def save(folder, model, tokenizer, info, dtype=torch.float32):
         "tokenizer": {"kind": tokenizer.kind, "vocabulary": tokenizer.vocabulary},
         "info": info,
     }
-    if hasattr(model, "wiring"):  # not chapter 03's: hub.py knows its blocks
+    if hasattr(model, "wiring"):  # its class is in plumbing/published.py, not in chapter 03
         config["wiring"] = model.wiring
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     # The config travels inside the weights too: a kill between the two renames cannot mix two models.
@@ -63,14 +63,15 @@ def load(folder, device="cpu"):
         config = json.loads(embedded or (folder / "config.json").read_text(encoding="utf-8"))
         shape, info = transformer.TransformerConfig(**config["model"]), config["info"]
         for field in dataclasses.fields(shape):
-            if not isinstance(getattr(shape, field.name), (int, float) if field.type is float else field.type):
+            kind = type(field.default)
+            if not isinstance(getattr(shape, field.name), (int, float) if kind is float else kind):
                 raise TypeError(f"{field.name} is {getattr(shape, field.name)!r}")
         # A billion layers would never be built, nor would a KV buffer for a billion positions.
         if shape.n_layer > len(weights) or shape.seq_len > 1 << 16 or not isinstance(info, dict):
             raise ValueError("its config makes no sense")
         build = transformer.Transformer
         if "wiring" in config:
-            build = import_module("plumbing.hub").architecture(config["wiring"])
+            build = import_module("plumbing.published").architecture(config["wiring"])
         with torch.device("meta"):
             model = build(shape)
         tokenizer = tokenizers.from_description(config["tokenizer"])
