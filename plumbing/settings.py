@@ -30,6 +30,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from plumbing import cli, files
 
 CONFIGS = files.ROOT / "configs"
+TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")  # how YAML files write them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ def number(kind, low, high=math.inf, optional=False):
     limits, name = Range(low, high), kind.__name__.upper()
 
     def parse_words(words):
-        value = kind(words[0])
+        value = whole_number(words[0]) if kind is int else float(words[0])
         if not (low <= value <= high and value < math.inf):  # NaN is in no range
             raise ValueError(f"it must be {limits}, not {words[0]}")
         return value
@@ -61,6 +62,16 @@ def number(kind, low, high=math.inf, optional=False):
         str_from_instance=lambda value: [str(value)],
     )
     return Annotated[kind | None if optional else kind, limits, specification]
+
+
+def whole_number(text):
+    """Text such as 1000, 5_000 or 1e3 as an int. ValueError if it is not a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        if float(text).is_integer():
+            return int(float(text))
+        raise ValueError(f"it must be a whole number, not {text}") from None
 
 
 Count = number(int, 1)
@@ -109,7 +120,7 @@ def parse(command, argv=None, bare=()):
             argv.insert(argv.index(flag) + 1, value)
     default = command()
     if hasattr(default, "config"):
-        default = with_file(default, chosen_file(argv) or default.config, default.config)
+        default = with_file(default, given(argv, "--config") or default.config, default.config)
     return run_tyro(command, argv, default)
 
 
@@ -119,15 +130,15 @@ def run_tyro(command, words, default):
     return tyro.cli(command, args=words, default=default, description=description, config=options)
 
 
-def chosen_file(argv):
-    """The last value of --config in argv, or None."""
-    chosen = None
+def given(argv, flag):
+    """The last value of `flag` among the words argv (None means sys.argv), or None if it is not there."""
+    argv, found = list(sys.argv[1:] if argv is None else argv), None
     for word, following in zip(argv, [*argv[1:], None]):
-        if word == "--config":
-            chosen = following
-        elif word.startswith("--config="):
-            chosen = word.removeprefix("--config=")
-    return chosen
+        if word == flag:
+            found = following
+        elif word.startswith(f"{flag}="):
+            found = word.removeprefix(f"{flag}=")
+    return found
 
 
 def with_file(default, name, own, seen=()):
@@ -150,8 +161,8 @@ def with_file(default, name, own, seen=()):
             hint = f"; did you mean {near[0]}?" if near and near[0] != key else ""
             raise cli.UserError(f"unknown setting {key!r} in {path}{hint}")
         flag = "--" + key.replace("_", "-")
-        if known[key] is bool and value.lower() in ("true", "false"):
-            words.append(flag if value.lower() == "true" else flag.replace("--", "--no-", 1))
+        if known[key] is bool and value.lower() in TRUE + FALSE:
+            words.append(flag if value.lower() in TRUE else flag.replace("--", "--no-", 1))
         else:
             words.append(f"{flag}={value}")
     try:
