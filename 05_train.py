@@ -7,17 +7,14 @@
 With a CUDA GPU the same command trains the model of 10.7 million parameters (configs/gpu.yaml). Every setting is a
 flag and a line of a settings file (--config). Press Ctrl-C to save and stop; run the same command again to resume.
 
-The chapter begins with the shortest loop that trains. Then it adds one improvement at a time: a schedule for the
-learning rate, an average of the weights, 16-bit numbers, and the optimizer Muon. You should see the loss fall from
-4.2 nats per character (guessing among 65 characters) through 3.3 (knowing how frequent each one is) to about 1.9, and
-at every evaluation a sample that looks more like a play than the one before.
+The chapter begins with the shortest loop that trains. Then it adds a schedule for the learning rate, the optimizer
+Muon, an average of the weights, and 16-bit numbers. You should see the loss fall from 4.2 nats per character (guessing
+among 65 characters) through 3.3 (knowing how frequent each one is) to about 1.9, and samples that become a play.
 """
 
 import copy
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Literal
@@ -56,7 +53,7 @@ def plain_loop(model, data, steps, batch_size=16, lr=3e-3):
         # The backward pass finds, for every weight, in which direction the loss grows.
         optimizer.zero_grad()
         loss.backward()
-        # Some batches have very large gradients. Limiting their norm keeps one batch from undoing the work of many.
+        # Limiting the norm of the gradient keeps one unusual batch from undoing the work of many.
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         # The optimizer moves every weight a small step in the other direction.
         optimizer.step()
@@ -129,11 +126,11 @@ def make_optimizers(model, config, dtype):
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
-    adamw = partial(torch.optim.AdamW, betas=(0.9, 0.95), weight_decay=config.weight_decay)
-    matrix_optimizer = partial(muon.Muon, momentum=config.momentum, weight_decay=config.weight_decay, dtype=dtype)
+    shared = dict(betas=(0.9, 0.95), weight_decay=config.weight_decay)
+    adamw = torch.optim.AdamW(others, config.lr_other, **shared)
     if config.optimizer == "adamw":
-        matrix_optimizer = adamw
-    return [matrix_optimizer(matrices, config.lr_matrix), adamw(others, config.lr_other)]
+        return [torch.optim.AdamW(matrices, config.lr_matrix, **shared), adamw]
+    return [muon.Muon(matrices, config.lr_matrix, config.momentum, config.weight_decay, dtype), adamw]
 
 
 # 4. The trainer
@@ -150,8 +147,7 @@ class Trainer:
     since it sees half as many characters in a minute on that machine. Small gradients would vanish in float16, so a
     GradScaler multiplies the loss by a large number and divides the gradients by it.
 
-    network: what is called in a step, made from (model, averaged, dtype) by `distribute`: the model itself unless
-    there are several processes (chapter 12). It is compiled if the settings say so.
+    distribute: (model, averaged, dtype) → what a step calls; with one process the model itself (see chapter 12).
     """
 
     def __init__(self, model, config, device, distribute=lambda model, averaged, dtype: model):
@@ -168,10 +164,9 @@ class Trainer:
         self.network = devices.compile_model(network, config.compile, self.device)
 
     def update(self, loss, parts, factor=1.0):
-        """Take one step, and return the loss (a scalar tensor).
+        """Take one step down the sum of loss(network, part) over the parts of a batch, and return that sum (a scalar).
 
-        parts: the batch in one or several parts. loss(network, part) is a scalar; the step descends the sum over the
-        parts. factor: of both learning rates.
+        factor: of both learning rates.
         """
         for optimizer, lr in zip(self.optimizers, (self.config.lr_matrix, self.config.lr_other)):
             optimizer.param_groups[0]["lr"] = lr * factor
@@ -195,7 +190,7 @@ class Trainer:
         return total
 
     def state(self):
-        """Return what `restore` needs, besides the number of steps: tensors and plain values."""
+        """Return what `restore` needs: tensors and plain values."""
         return {"model": self.model.state_dict(), "averaged": self.averaged.state_dict(),
                 "optimizers": [o.state_dict() for o in self.optimizers], "scaler": self.scaler.state_dict()}
 
@@ -232,13 +227,8 @@ def masked_diffusion(config):
         *_, last = diffusion.denoise(model, canvas, steps=64)
         return last.canvas[0]
 
-    return Objective(
-        measure="NELBO",
-        extra=0,
-        loss=lambda model, x0: diffusion.diffusion_loss(model, x0, config.t_max),
-        evaluate=lambda model, windows, draws: diffusion.nelbo(model, windows, draws),
-        sample=sample,
-    )
+    return Objective("NELBO", 0, lambda model, x0: diffusion.diffusion_loss(model, x0, config.t_max),
+                     lambda model, windows, draws: diffusion.nelbo(model, windows, draws), sample)
 
 
 def windows_of(data, window, limit=None):
@@ -252,8 +242,7 @@ def windows_of(data, window, limit=None):
 def train(trainer, train_data, val_data, objective, run):
     """Train on train_data (N,), evaluate on val_data (M,), and return the record of the weights that the run keeps.
 
-    The run's folder holds the averaged weights of the best evaluation. A model that overfits gets worse on text that it
-    has not seen while it still improves on the training text; keeping the best weights limits the damage.
+    The run's folder holds the averaged weights of the best evaluation, since a model that overfits gets worse again.
     """
     config, window = trainer.config, trainer.model.config.seq_len + objective.extra
     some_windows = windows_of(val_data, window, config.evaluate_windows)
@@ -296,19 +285,16 @@ class Command(runs.RunFlags):
 
 
 def start_run(command, kind, model_config, objective, tokenizer, corpus, parts):
-    """Train a model of `kind` as the parsed flags `command` say, and return the run's folder.
-
-    corpus: the Corpus; parts: its training and validation text. UserError if the text is too short for a window.
-    """
+    """Train a model of `kind` with the flags `command` on `parts` (training and validation text): the run's folder."""
     device, config = devices.pick_device(command.device), command.train
     torch.set_float32_matmul_precision("high")
     data = [torch.tensor(tokenizer.encode(part), device=device) for part in parts]
     if min(map(len, data)) < 2 * (model_config.seq_len + objective.extra):
         raise cli.UserError(f"{corpus.name} is too short for windows of {model_config.seq_len}; lower --seq-len")
     name = command.run or f"{kind}-{corpus.name}-{Path(command.config).stem.removeprefix(kind + '-')}"
-    wanted = dataclasses.asdict(model_config) | dataclasses.asdict(config) | {"corpus": corpus.sha256}
+    wanted = asdict(model_config) | asdict(config) | {"corpus": corpus.sha256}
     info = {"kind": kind, "corpus": corpus.name, "corpus_sha256": corpus.sha256, "source": corpus.source,
-            "settings": command.config, "train": dataclasses.asdict(config)} | runs.provenance()
+            "settings": command.config, "train": asdict(config)} | runs.provenance()
     run = runs.Run(checkpoint.RUNS / name, wanted, config, tokenizer, info, command.fresh)
     torch.manual_seed(config.seed)
     model = transformer.Transformer(model_config).to(device)
@@ -324,16 +310,14 @@ def start_run(command, kind, model_config, objective, tokenizer, corpus, parts):
 def main(argv=None):
     command = settings.parse(Command, argv)
     corpus = corpora.load(command.corpus)
-    tokenizer = tokenizers.CharTokenizer.from_text(corpus.text)
-    model_config = dataclasses.replace(command.model, vocab_size=tokenizer.vocab_size)
+    tokenizer, parts = tokenizers.CharTokenizer.from_text(corpus.text), corpora.split(corpus.text)
+    model_config = replace(command.model, vocab_size=tokenizer.vocab_size)
+    torch.manual_seed(command.train.seed)
     if command.plain:
-        torch.manual_seed(command.train.seed)
-        data = torch.tensor(tokenizer.encode(corpora.split(corpus.text)[0]))
-        plain_loop(transformer.Transformer(model_config), data, command.plain)
-        return
-    start_run(command, "dllm", model_config, masked_diffusion(command.train), tokenizer, corpus,
-              corpora.split(corpus.text))
-    print("Next: python 06_generate.py writes with your model.")
+        plain_loop(transformer.Transformer(model_config), torch.tensor(tokenizer.encode(parts[0])), command.plain)
+    else:
+        start_run(command, "dllm", model_config, masked_diffusion(command.train), tokenizer, corpus, parts)
+        print("Next: python 06_generate.py writes with your model.")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """What the hardware is and does well: device, type of numbers, compilation, fastest matrix product."""
 
 import math
+<<<<<<< HEAD
+import platform
+=======
+>>>>>>> 994c1c5e6746ce2f84f32eccdf134582f18473b5
 import shutil
 import sys
 import time
@@ -20,6 +24,11 @@ def pick_device(name):
         return torch.device(name)
     except (RuntimeError, AssertionError, ValueError, NotImplementedError):
         raise cli.UserError(f"no device {name!r} on this machine; try --device cpu") from None
+
+
+def processor_name():
+    """What the processor calls itself, as well as Python can tell."""
+    return getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor() or "CPU"
 
 
 def pick_dtype(name, device):

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from plumbing import checkpoint, cli, figures, files
+from plumbing import checkpoint, cli, devices, figures, files
 from plumbing.settings import OptionalText, Switch
 
 UNTIMED_STEPS, TIMED_STEPS = 20, 20  # the first steps compile and warm up; the next ones are timed for a time budget
@@ -256,7 +256,7 @@ def provenance():
     if torch.cuda.is_available():
         machine = torch.cuda.get_device_name()
     else:
-        name = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor() or "CPU"
-        machine = f"{name}, {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        cores, threads = os.cpu_count(), torch.get_num_threads()
+        machine = f"{devices.processor_name()}, {platform.machine()}, {cores} cores, {threads} threads"
     command = " ".join(["python", Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
     return {"command": command, "commit": commit, "machine": machine, "torch": torch.__version__}

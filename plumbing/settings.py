@@ -110,10 +110,9 @@ def parse(command, argv=None, bare=()):
     module that defines the class. Where a flag or a file is wrong, the program ends with a message and exit code 2.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    groups = {field.name for field in dataclasses.fields(command) if dataclasses.is_dataclass(field.type)}
     for i, word in enumerate(argv):
         section, dot, name = word.removeprefix("--").partition(".")
-        if word.startswith("--") and dot and section in groups:
+        if word.startswith("--") and dot and section in groups(command):
             argv[i] = f"--{name}"  # --train.steps is --steps
     for flag, value in dict(bare).items():
         if flag in argv and (argv[-1] == flag or argv[argv.index(flag) + 1].startswith("--")):
@@ -122,6 +121,11 @@ def parse(command, argv=None, bare=()):
     if hasattr(default, "config"):
         default = with_file(default, given(argv, "--config") or default.config, default.config)
     return run_tyro(command, argv, default)
+
+
+def groups(command):
+    """The names of the fields that hold another dataclass."""
+    return {field.name for field in dataclasses.fields(command) if dataclasses.is_dataclass(field.type)}
 
 
 def run_tyro(command, words, default):
@@ -154,6 +158,10 @@ def with_file(default, name, own, seen=()):
     base = values.pop("base", own if path.stem != own else "defaults")
     default = with_file(default, base, own, (*seen, path))
     words, known = [], flag_types(type(default))
+    for section in groups(type(default)) & values.keys():
+        if not isinstance(values[section], dict):
+            raise cli.UserError(f"{path}: below {section!r} must be lines of the form name: value")
+        values |= values.pop(section)
     for key, value in values.items():
         key = key.replace("-", "_")
         if key not in known or isinstance(value, (list, dict)):
@@ -161,7 +169,9 @@ def with_file(default, name, own, seen=()):
             hint = f"; did you mean {near[0]}?" if near and near[0] != key else ""
             raise cli.UserError(f"unknown setting {key!r} in {path}{hint}")
         flag = "--" + key.replace("_", "-")
-        if known[key] is bool and value.lower() in TRUE + FALSE:
+        if known[key] is bool and value.lower() not in TRUE + FALSE:
+            raise cli.UserError(f"{path}: {key} must be true or false, not {value}")
+        if known[key] is bool:
             words.append(flag if value.lower() in TRUE else flag.replace("--", "--no-", 1))
         else:
             words.append(f"{flag}={value}")
@@ -172,7 +182,7 @@ def with_file(default, name, own, seen=()):
 
 
 def read_file(name):
-    """(path, {name: text}) of configs/NAME.yaml or of the file at a path. Sections are flattened."""
+    """(path, {name: text}) of configs/NAME.yaml or of the file at a path. The text of a section is another dict."""
     path = next((p for p in (Path(name), CONFIGS / f"{name}.yaml") if p.is_file()), None)
     if path is None:
         known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
@@ -184,10 +194,7 @@ def read_file(name):
         raise cli.UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(values, dict):
         raise cli.UserError(f"{path} must hold lines of the form name: value")
-    flat = {}
-    for key, value in values.items():
-        flat |= value if isinstance(value, dict) else {key: value}
-    return path, flat
+    return path, values
 
 
 def flag_types(command):

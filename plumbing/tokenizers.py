@@ -13,6 +13,10 @@ from plumbing.tamil import letters as tamil_letters
 MASK_CHAR = "░"  # how a masked position is shown
 
 
+class UnknownText(cli.UserError):
+    """A text has characters that are not in the vocabulary of a model."""
+
+
 class CharTokenizer:
     """One id per character: 0 .. vocab_size-1 in the order of `vocabulary`. The id vocab_size is the mask."""
 
@@ -41,7 +45,7 @@ class CharTokenizer:
         except KeyError:
             unknown = sorted(set(pieces) - self._ids.keys())
             names = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
-            raise cli.UserError(f"{self.unit}s outside the vocabulary: {names}") from None
+            raise UnknownText(f"{self.unit}s outside the vocabulary: {names}") from None
 
     def decode(self, ids):
         """List or 1-D tensor of n ids -> str of n characters; a mask shows as MASK_CHAR."""
