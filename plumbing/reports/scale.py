@@ -155,11 +155,31 @@ def engine_rows():
         yield count, engine, *(f"{part / 1e9:.2f}" for part in (*parts.values(), saving["activations"]))
 
 
+def assumptions(config):
+    """The last part of the page. config: the TransformerConfig from which the size of a block is computed."""
+    machines = ((label, f"{gb} GB", f"{tflops} TFLOP/s", f"{rate} GB/s" if rate else "-")
+                for label, (_, gb, tflops, rate) in MACHINES.items())
+    return f"""## Assumptions
+
+{table("GPUs | memory of each | 16-bit matrix products of each | sending while receiving as much", machines)}
+
+- The rates are of the order that makers state for the GPU of a laptop, of a desktop and of a data centre. The matrix
+  products of a step reach {UTILISATION:.0%} of them, and {USABLE:.0%} of the memory can be used.
+- Weights, gradients and average are 32-bit numbers, together 12 bytes per parameter. The moments are 4 more where Muon
+  keeps a momentum, and 8 more where AdamW keeps two averages.
+- `gathered` are 16-bit copies of the weights. With `fsdp` they are those of embedding, head and two blocks, with their
+  gradients.
+- `activations` are the numbers that the forward pass keeps for the backward pass: \
+{kept_per_token(config) / config.n_layer / config.n_embd:.0f} C bytes per token and block, and
+  {LOGITS} V bytes for the logits. If blocks are recomputed, it is 4 C per block, and one whole block. The work space of
+  Muon counts instead if it is larger.
+- FLOPs per token: 6 per weight of a matrix and 12 C T per layer (chapter 03). Recomputing blocks adds a third.
+"""
+
+
 def page():
     """docs/scale.md, as text."""
     c, train = read("medium")
-    machines = ((label, f"{gb} GB", f"{tflops} TFLOP/s", f"{rate} GB/s" if rate else "-")
-                for label, (_, gb, tflops, rate) in MACHINES.items())
     return f"""# Chapter 12: memory and time of the named sizes
 
 `python -m plumbing.reports.scale` writes this page from `configs/` and from the assumptions at the end. Nothing on
@@ -202,22 +222,7 @@ GB on each GPU for medium ({parameters(c)[0] / 1e6:.0f}M parameters), with one w
   `--optimizer adamw --lr 3e-4` does not need it.
 - Many GPUs need large batches. Where `sending` is longer than `computing`, more windows per step cost no time.
 
-## Assumptions
-
-{table("GPUs | memory of each | 16-bit matrix products of each | sending while receiving as much", machines)}
-
-- The rates are of the order that makers state for the GPU of a laptop, of a desktop and of a data centre. The matrix
-  products of a step reach {UTILISATION:.0%} of them, and {USABLE:.0%} of the memory can be used.
-- Weights, gradients and average are 32-bit numbers, together 12 bytes per parameter. The moments are 4 more where Muon
-  keeps a momentum, and 8 more where AdamW keeps two averages.
-- `gathered` are 16-bit copies of the weights. With `fsdp` they are those of embedding, head and two blocks, with their
-  gradients.
-- `activations` are the numbers that the forward pass keeps for the backward pass: \
-{kept_per_token(c) / c.n_layer / c.n_embd:.0f} C bytes per token and block, and
-  {LOGITS} V bytes for the logits. If blocks are recomputed, it is 4 C per block, and one whole block. The work space of
-  Muon counts instead if it is larger.
-- FLOPs per token: 6 per weight of a matrix and 12 C T per layer (chapter 03). Recomputing blocks adds a third.
-"""
+{assumptions(c)}"""
 
 
 def main():
