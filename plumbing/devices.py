@@ -1,10 +1,7 @@
 """What the hardware is and does well: device, type of numbers, compilation, fastest matrix product."""
 
 import math
-<<<<<<< HEAD
 import platform
-=======
->>>>>>> 994c1c5e6746ce2f84f32eccdf134582f18473b5
 import shutil
 import sys
 import time

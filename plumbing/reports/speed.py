@@ -213,19 +213,13 @@ def measure_member(job, device):
     team, model = parallel.join(str(device)), build_size(job, False, "cpu")
     c = model.config
     config = scale.TrainConfig(batch_size=job["batch"] * team.world, compile="off", short=0.0)
-    dtype = devices.pick_dtype("auto", team.device)
-    model = model.to(team.device).train()
-    engine = scale.distribute(model, model, config, team, dtype)
-    optimizers = scale.make_optimizers(model, config, dtype)
+    trainer = scale.make_trainer(model.to(team.device).train(), config, team)
     tokens = np.random.default_rng(0).integers(0, c.vocab_size, 100_000).astype(np.uint16)
     windows = tokenized.Windows(tokens, c.seq_len)
     times = []
     for step in range(4 if job["quick"] else 12):
         began = now(team.device)
-        scale.backward(engine, *scale.draw(windows, config, c.mask_id, step, team.rank, team.world), team, 1, dtype)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        scale.update(trainer, *scale.draw(windows, config, c.mask_id, step, team.rank, team.world), team)
         times.append(now(team.device) - began)
     seconds = statistics.median(times[2:])
     return [job | {"processes": team.world, "parameters": transformer.count_parameters(model), "step_seconds": seconds,
