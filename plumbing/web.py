@@ -132,11 +132,9 @@ def persist(session, url, attempt, advice=""):
 
 def causes(error):
     """The error, the error that led to it, and so on to the first one."""
-    found = [error]
-    while inner := [x for x in (*error.args, error.__cause__, error.__context__) if isinstance(x, Exception)]:
-        error = inner[0]
-        found.append(error)
-    return found
+    context = None if error.__suppress_context__ else error.__context__
+    inner = [x for x in (*error.args, error.__cause__, context) if isinstance(x, Exception)]
+    return [error, *causes(inner[0])] if inner else [error]
 
 
 def explain(error):

@@ -49,13 +49,16 @@ def fault(word, body=b"x" * 1000):
     }[word]
 
 
-def part_of(request, body, tag=None, shift=0):
-    """The Reply to a request that may name a Range, as If-Range allows. shift: an error in the range that is sent."""
+def part_of(asked, body, tag=None, shift=0):
+    """The Reply to the headers `asked`, which may ask for a Range of body if its version, If-Range, is still `tag`.
+
+    shift: an error in the range that is sent.
+    """
     headers = {"ETag": tag} if tag else {}
-    asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
-    if not asked or request.headers.get("If-Range", tag) != tag:
+    part = re.fullmatch(r"bytes=(\d+)-", asked.get("Range", ""))
+    if not part or asked.get("If-Range", tag) != tag:
         return Reply(body=body, headers=headers)
-    start = int(asked[1])
+    start = int(part[1])
     if start >= len(body):
         return Reply(416, headers={"Content-Range": f"bytes */{len(body)}"})
     headers["Content-Range"] = f"bytes {start + shift}-{len(body) - 1}/{len(body)}"
