@@ -58,7 +58,7 @@ def pieces(answer, start=0, progress=True):
     from tqdm import tqdm
 
     length = answer.headers.get("Content-Length", "")
-    total = start + int(length) if length.isdigit() else None
+    total = start + int(length) if length.isdecimal() else None
     hidden = None if progress else True  # None hides the bar where stderr is not a terminal
     with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc="download", disable=hidden) as bar:
         while piece := answer.raw.read1(1 << 16):  # read1 does not wait for more, so a slow body cannot block us
@@ -81,7 +81,7 @@ def download_with_resume(url, path, agent):
         start = part.stat().st_size if part.exists() and version.exists() else 0
         headers = dict(AS_IT_IS)
         if start:  # If-Range asks for the rest if the version is the same, and for the whole file otherwise.
-            headers |= {"Range": f"bytes={start}-", "If-Range": version.read_text(encoding="ascii")}
+            headers |= {"Range": f"bytes={start}-", "If-Range": version.read_text(encoding="latin-1")}
         with session.get(url, headers=headers, stream=True, timeout=60) as answer:
             sent = answer.headers.get("Content-Range", "")
             if answer.status_code == 416 and sent == f"bytes */{start}":
@@ -95,7 +95,7 @@ def download_with_resume(url, path, agent):
                 start = 0
             with open(part, "ab" if start else "wb") as file:
                 if tag := strong_tag(answer.headers):
-                    version.write_text(tag, encoding="ascii")
+                    version.write_text(tag, encoding="latin-1")
                 for piece in pieces(answer, start):
                     file.write(piece)
 

@@ -31,14 +31,14 @@ class Fault(requests.RequestException):
 
 
 class Policy(Retry):
-    """urllib3's Retry with a deadline: when a failed request is repeated.
+    """urllib3's Retry with a deadline. It decides when a failed request is repeated.
 
-    Statuses 429 and 5xx and broken connections lead to a pause of 0.5, 1, 2, … seconds, or of the time that the
-    server names in Retry-After. A request is not repeated if the pause would pass the deadline or LONGEST_WAIT, or if
-    there is no network: the host's name is unknown, or connecting meets silence.
+    After status 429 or 5xx or a broken connection there is a pause of 0.5, 1, 2, … seconds, or of the time that the
+    server names in Retry-After. A request is not repeated if the pause would end after the deadline or last longer than
+    LONGEST_WAIT. Nor is it repeated without a network: if the host's name is unknown, or connecting meets silence.
 
     total     the number of repetitions, which is one less than the number of attempts
-    deadline  a time of time.monotonic()
+    deadline  the latest time of an attempt, as time.monotonic() counts
     """
 
     def __init__(self, total, deadline=math.inf, **options):
@@ -51,11 +51,11 @@ class Policy(Retry):
         return super().new(deadline=self.deadline, **changes)
 
     def get_backoff_time(self):
-        """Seconds. Unlike urllib3's own, the first repetition waits too."""
+        """The pause in seconds. In urllib3's own version the first repetition follows without a pause."""
         return min(self.backoff_max, self.backoff_factor * 2 ** (len(self.history) - 1))
 
     def get_retry_after(self, response):
-        """The seconds that the server asks for; None if it asks for none, or in a form that nobody understands."""
+        """The pause in seconds that the server asks for; None if it asks for none, or in an invalid form."""
         with suppress(exceptions.InvalidHeader, ValueError, OverflowError):
             return super().get_retry_after(response)
 
@@ -75,7 +75,10 @@ class Policy(Retry):
 
 
 class UntilDeadline(Timeout):
-    """A time limit for each attempt: SILENCE, or less if the deadline is nearer. urllib3 clones it per attempt."""
+    """The longest silence that an attempt accepts: SILENCE, or the time until the deadline if that is shorter.
+
+    urllib3 clones this object before every attempt.
+    """
 
     def __init__(self, deadline):
         super().__init__()
@@ -90,7 +93,7 @@ class Session(requests.Session):
     """A requests.Session that repeats failed requests under a Policy.
 
     agent    the User-Agent, which says who asks
-    private  a dict of headers that only the host of the first address may see
+    private  a dict of headers that are sent only to the host of the address asked for, not to one that it redirects to
     """
 
     def __init__(self, agent, policy, private=()):
@@ -102,7 +105,7 @@ class Session(requests.Session):
             self.mount(scheme, HTTPAdapter(max_retries=policy))
 
     def rebuild_auth(self, prepared_request, response):
-        """requests calls this method for each redirect."""
+        """Remove the private headers if a redirect leads to another host. requests calls this for each redirect."""
         if self.should_strip_auth(response.request.url, prepared_request.url):
             for name in self.private:
                 prepared_request.headers.pop(name, None)
