@@ -10,7 +10,7 @@ small model that learns four sentences by heart and then brings them back from n
 
 import argparse
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import ClassVar
 
@@ -157,6 +157,11 @@ class State:
     committed: torch.Tensor  # (B, T) True where this step put a token
     step: int  # 0 is the untouched canvas
     nfe: int  # forward passes so far
+
+    def to(self, device):
+        return replace(
+            self, canvas=self.canvas.to(device), confidence=self.confidence.to(device),
+            committed=self.committed.to(device))
 
 
 def by_confidence(confidence, masked, count, generator=None):

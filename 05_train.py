@@ -2,62 +2,92 @@
 
     python 05_train.py                      # no GPU: under 6 minutes on two cores
     python 05_train.py --corpus my.txt      # any text file of your own
+    python 05_train.py --plain 300          # only the plain loop of section 1: its loss, and nothing is saved
 
-With CUDA the same command trains the 10.7M model (`configs/gpu.yaml`). Every setting is a flag
-(`--help`), or a line in a file (`--config configs/laptop.yaml`). Ctrl-C saves and stops; the same command
-goes on where it stopped. You will see the loss fall from 4.2 (guessing) through 3.3 (letter frequencies)
-to under 1.9, and a sample at every evaluation that turns from noise into something like a play.
+With a CUDA GPU the same command trains the model of 10.7 million parameters (configs/gpu.yaml). Every setting is a
+flag and a line of a settings file (--config). Press Ctrl-C to save and stop; run the same command again to resume.
+
+The chapter begins with the shortest loop that trains. Then it adds a schedule for the learning rate, the optimizer
+Muon, an average of the weights, and 16-bit numbers. You should see the loss fall from 4.2 nats per character (guessing
+among 65 characters) through 3.3 (knowing how frequent each one is) to about 1.9, and samples that become a play.
 """
 
 import copy
-import dataclasses
-import json
-import math
-import signal
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 import torch
-from tqdm import tqdm
 
-from plumbing import checkpoint, cli, corpora, devices, files, runs, settings, tokenizers
-from plumbing.settings import setting
+from plumbing import checkpoint, cli, corpora, devices, muon, runs, settings, tokenizers
+from plumbing.settings import Count, Natural, NonNegative, Seed, Share, number
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 
 
-# 1. Settings
+# 1. The plain loop
+
+
+def get_batch(data, n, window):
+    """Return n random windows of the tokens data (N,), in one indexing operation: (n, window)."""
+    start = torch.randint(len(data) - window + 1, (n, 1), device=data.device)
+    return data[start + torch.arange(window, device=data.device)]
+
+
+def plain_loop(model, data, steps, batch_size=16, lr=3e-3):
+    """Train `model` on data (N,) for `steps` steps, and return the loss of each step. Nothing is left out but comfort.
+
+    AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) divides each gradient by a running average of its size, so that
+    every weight moves at about the same rate, and pulls the weights a little towards zero.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    losses = []
+    for step in range(steps):
+        # A batch is a few windows of the text, from random places: it stands for the whole text.
+        x0 = get_batch(data, batch_size, model.config.seq_len)  # (B, T)
+        # The forward pass hides some tokens and measures how badly the model predicts them.
+        loss = diffusion.diffusion_loss(model, x0)
+        # The backward pass finds, for every weight, in which direction the loss grows.
+        optimizer.zero_grad()
+        loss.backward()
+        # Limiting the norm of the gradient keeps one unusual batch from undoing the work of many.
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        # The optimizer moves every weight a small step in the other direction.
+        optimizer.step()
+        losses.append(loss.item())
+        if step % 20 == 0 or step == steps - 1:
+            print(f"  step {step:5}   loss {losses[-1]:.3f}", flush=True)
+    return losses
+
+
+# 2. Settings
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. Every field is a flag and a key of the files in configs/: default, meaning, range."""
+    """How to train. Every field is a flag and a name in the settings files."""
 
-    steps: int = setting(50_000, "at most", 1)
-    minutes: float = setting(0.0, "when set, the number of steps follows from the speed of the first ones", 0)
-    batch_size: int = setting(64, "windows a step", 1)
-    accumulate: int = setting(1, "passes to split a step's batch into, to save memory", 1)
-    optimizer: str = setting("muon", "for the hidden matrices", choices=("muon", "adamw"))
-    lr_matrix: float = setting(0.02, "its learning rate", 0, 1)
-    lr_other: float = setting(0.005, "learning rate of AdamW, for embeddings, head and norms", 0, 1)
-    momentum: float = setting(0.95, "memory of Muon's mean gradient", 0, 0.999)
-    weight_decay: float = setting(0.0, "pull towards zero, relative to the learning rate", 0, 10)
-    warmup: int = setting(100, "steps over which the learning rate rises", 0)
-    cooldown: float = setting(0.7, "last part of the run, over which it falls to 0", 0, 1)
-    clip: float = setting(1.0, "largest gradient norm", 1e-9)
-    ema: float = setting(0.995, "memory of the averaged weights, which are evaluated, saved and shipped", 0, 0.99999)
-    t_max: float = setting(0.8, "highest noise level of the training loss", 0.01, 1)
-    evaluate_every: int = setting(500, "steps", 1)
-    evaluate_windows: int = setting(256, "validation windows of an evaluation; the last takes all", 2)
-    dtype: str = setting("auto", "of matrix products", choices=("auto", "float32", "bfloat16", "float16"))
-    compile: str = setting("auto", "auto: with CUDA, or a C++ compiler on Linux", choices=("auto", "on", "off"))
-    seed: int = setting(1, "of weights, batches and masks", 0, 10**9)
+    steps: Count = 50_000  # maximum number of steps
+    minutes: NonNegative = 0.0  # time budget; sets the number of steps from the measured speed; 0: none
+    batch_size: Count = 64  # windows per step
+    accumulate: Count = 1  # parts into which a step's batch is split, to save memory
+    optimizer: Literal["muon", "adamw"] = "muon"  # optimizer of the matrices inside the blocks
+    lr_matrix: Share = 0.02  # learning rate of that optimizer
+    lr_other: Share = 0.005  # learning rate of AdamW, for embeddings, head and norms
+    momentum: number(float, 0, 0.999) = 0.95  # decay factor of Muon's running average of gradients
+    weight_decay: number(float, 0, 10) = 0.0  # pull towards zero, relative to the learning rate
+    warmup: Natural = 100  # steps in which the learning rate rises
+    cooldown: Share = 0.7  # last part of the run, in which the learning rate falls to 0
+    clip: number(float, 1e-9) = 1.0  # largest norm of the gradient
+    ema: number(float, 0, 0.99999) = 0.995  # decay factor of the averaged weights, which are evaluated and saved
+    evaluate_every: Count = 500  # steps between two evaluations
+    evaluate_windows: number(int, 2) = 256  # windows of validation text per evaluation; the last one uses all
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # number format of the matrix products
+    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile; auto: with CUDA, or a C++ compiler on Linux
+    seed: Seed = 1  # seed of the weights, batches and masks
 
     def __post_init__(self):
         settings.check(self)
@@ -65,335 +95,229 @@ class TrainConfig:
             raise ValueError("batch_size must be a multiple of accumulate")
 
 
-MAY_CHANGE = ("steps", "t_max")  # when a run is taken up again: a finished one goes on with more --steps
-STATE = ("progress", "settings", "model", "averaged", "best", "scaler")  # of what resuming needs, the dicts
+@dataclass(frozen=True)
+class DiffusionTrainConfig(TrainConfig):
+    """How to train a diffusion model."""
+
+    t_max: number(float, 0.01, 1) = 1.0  # highest noise level of the training loss
+
+
+def learning_rate_factor(step, steps, config):
+    """Return the factor in (0, 1] of both learning rates: a linear rise, a constant part, then a linear fall to 0.
+
+    At first the gradients are large and change quickly, so the steps begin small. At the end small steps let the
+    weights settle, where large ones would make them jump around the best place.
+    """
+    up = (step + 1) / config.warmup if config.warmup else 1.0
+    down = (1 - step / steps) / config.cooldown if config.cooldown else 1.0
+    return min(1.0, up, down)
+
+
+# 3. Two optimizers
+
+
+def make_optimizers(model, config, dtype):
+    """Return [optimizer of the matrices inside the blocks, AdamW for everything else].
+
+    The gradient of a matrix is usually dominated by a few directions, and AdamW learns little in the others. Muon
+    (plumbing/muon.py) changes the gradient so that the matrix moves equally far in all directions. In the one-minute
+    ablation (docs/ablation.md), AdamW for all weights reaches a NELBO of 2.968 where Muon reaches 2.227.
+    """
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    shared = dict(betas=(0.9, 0.95), weight_decay=config.weight_decay)
+    adamw = torch.optim.AdamW(others, config.lr_other, **shared)
+    if config.optimizer == "adamw":
+        return [torch.optim.AdamW(matrices, config.lr_matrix, **shared), adamw]
+    return [muon.Muon(matrices, config.lr_matrix, config.momentum, config.weight_decay, dtype), adamw]
+
+
+# 4. The trainer
+
+
+class Trainer:
+    """A model, its averaged copy, its optimizers and the number of steps: everything that a step of training changes.
+
+    Averaging: `averaged` follows the weights slowly (an exponential moving average, EMA), which removes the noise of
+    the last few batches. It is what we evaluate and save. Without it the one-minute ablation ends at 2.242, not 2.227.
+
+    Precision: with 16-bit numbers a matrix product is faster, and needs half the memory. torch.autocast chooses the
+    format for each operation, and the weights stay in float32. In the ablation float32 ends at 2.419 instead of 2.227,
+    since it sees half as many characters in a minute on that machine. Small gradients would vanish in float16, so a
+    GradScaler multiplies the loss by a large number and divides the gradients by it.
+
+    distribute: (model, averaged, dtype) → what a step calls; with one process the model itself (see chapter 12).
+    """
+
+    def __init__(self, model, config, device, distribute=lambda model, averaged, dtype: model):
+        self.model, self.config, self.device, self.step = model, config, torch.device(device), 0
+        self.dtype = devices.pick_dtype(config.dtype, self.device)
+        self.averaged = copy.deepcopy(model).eval().requires_grad_(False)
+        network = distribute(model, self.averaged, self.dtype)
+        # Muon's polynomials would overflow in float16.
+        self.optimizers = make_optimizers(model, config, torch.float32 if self.dtype == torch.float16 else self.dtype)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        if self.dtype == torch.bfloat16 and self.device.type == "cpu":
+            for block in model.blocks:
+                block.attn.kernel = devices.attention_by_products
+        self.network = devices.compile_model(network, config.compile, self.device)
+
+    def update(self, loss, parts, factor=1.0):
+        """Take one step down the sum of loss(network, part) over the parts of a batch, and return that sum (a scalar).
+
+        factor: of both learning rates.
+        """
+        for optimizer, lr in zip(self.optimizers, (self.config.lr_matrix, self.config.lr_other)):
+            optimizer.param_groups[0]["lr"] = lr * factor
+        total = torch.zeros((), device=self.device)
+        for part in parts:
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                value = loss(self.network, part)
+            self.scaler.scale(value).backward()
+            total += value.detach()
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+            optimizer.zero_grad()
+        self.scaler.update()
+        # The first weights are poor, so the average must forget them quickly: after n steps its memory is about n / 9.
+        decay = min(self.config.ema, (self.step + 1) / (self.step + 10))
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
+        self.step += 1
+        return total
+
+    def state(self):
+        """Return what `restore` needs: tensors and plain values."""
+        return {"model": self.model.state_dict(), "averaged": self.averaged.state_dict(),
+                "optimizers": [o.state_dict() for o in self.optimizers], "scaler": self.scaler.state_dict()}
+
+    def restore(self, state, step):
+        """Continue from `state` as if training had never stopped. On a CPU every later number is the same."""
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["averaged"])
+        for optimizer, values in zip(self.optimizers, state["optimizers"]):
+            optimizer.load_state_dict(values)
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = step
+
+
+# 5. What a run does
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a dLLM and a GPT do not share; the rest of the training loop they do."""
+    """The parts of training that differ between a dLLM and a GPT (chapter 07)."""
 
-    measure: str  # name of what `evaluate` returns, in nats per token
-    extra: int  # tokens a training window has beyond the model's seq_len
+    measure: str  # name of the evaluation's number, in nats per token
+    extra: int  # tokens that a training window has beyond the model's seq_len
     loss: Callable  # (model, x0 (B, seq_len + extra)) → scalar
     evaluate: Callable  # (model, windows (N, seq_len + extra), draws) → (mean, standard error)
     sample: Callable  # (model) → tokens (T,)
-    units: Callable = lambda mean: {}  # (what `evaluate` returned) → the same in other units, to log as well
+    units: Callable = lambda mean: {}  # (the evaluation's mean) → {name: the same in another unit}
 
 
 def masked_diffusion(config):
-    """The objective of this chapter."""
+    """Return the Objective of a diffusion model. config: a DiffusionTrainConfig."""
 
     def sample(model):
         canvas = torch.full((1, model.config.seq_len), model.config.mask_id, device=model.head.weight.device)
         *_, last = diffusion.denoise(model, canvas, steps=64)
         return last.canvas[0]
 
-    return Objective(
-        measure="NELBO",
-        extra=0,
-        loss=lambda model, x0: diffusion.diffusion_loss(model, x0, config.t_max),
-        evaluate=lambda model, windows, draws: diffusion.nelbo(model, windows, draws),
-        sample=sample,
-    )
-
-
-# 2. Optimizers
-
-
-def orthogonalize(matrices, dtype):
-    """The nearest (semi-)orthogonal matrix to each of `matrices` (N, m, n), roughly: all singular values
-    pushed to about 1 by five Newton-Schulz steps (Jordan et al. 2024), whose quintic has the coefficients
-    below. Only products of matrices, so it is fast, and batched over all matrices of one shape.
-    """
-    x = matrices.to(dtype)
-    tall = x.shape[1] > x.shape[2]
-    if tall:
-        x = x.mT
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(5):
-        gram = x @ x.mT  # (N, m, m)
-        gram = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)  # 2.0315 gram² - 4.7750 gram
-        x = torch.baddbmm(x, gram, x, beta=3.4445)  # 3.4445 x + gram x
-    return (x.mT if tall else x).to(matrices.dtype)
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal, for matrices: every direction of a layer learns at one rate.
-
-    torch.optim.Muon does the same one matrix at a time and in bf16 only, which is slow on a CPU.
-    """
-
-    orthogonalize = staticmethod(orthogonalize)
-
-    def __init__(self, params, lr, momentum, weight_decay=0.0, dtype=torch.float32):
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
-        self.dtype = dtype
-
-    @torch.no_grad()
-    def step(self, closure=None):  # none is needed; PyTorch's tools pass one
-        for group in self.param_groups:
-            by_shape = {}
-            for p in group["params"]:
-                by_shape.setdefault(p.shape, []).append(p)
-            for shape, params in by_shape.items():
-                grads = [p.grad for p in params]
-                buffers = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in params]
-                torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
-                ahead = torch._foreach_lerp(grads, buffers, group["momentum"])  # Nesterov: look one step on
-                update = self.orthogonalize(torch.stack(ahead), self.dtype)
-                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-                scale = max(1, shape[0] / shape[1]) ** 0.5  # the same change of output for any shape
-                torch._foreach_add_(params, list(update.unbind()), alpha=-group["lr"] * scale)
-
-
-def make_optimizers(model, config, dtype):
-    """Muon for the matrices inside the blocks, AdamW for everything else."""
-    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    adamw = partial(torch.optim.AdamW, betas=(0.9, 0.95), weight_decay=config.weight_decay)
-    muon = partial(Muon, momentum=config.momentum, weight_decay=config.weight_decay, dtype=dtype)
-    return [(muon if config.optimizer == "muon" else adamw)(matrices, config.lr_matrix), adamw(others, config.lr_other)]
-
-
-def learning_rate(step, steps, config):
-    """Factor in (0, 1]: linear warm-up, constant, then linear to 0 over the last `cooldown` of the run."""
-    up = (step + 1) / config.warmup if config.warmup else 1.0
-    down = (1 - step / steps) / config.cooldown if config.cooldown else 1.0
-    return min(1.0, up, down)
-
-
-# 3. The loop
-
-
-def get_batch(data, n, window):
-    """n random windows of the corpus data (N,), already on the device, by one gather: (n, window)."""
-    start = torch.randint(len(data) - window + 1, (n, 1), device=data.device)
-    return data[start + torch.arange(window, device=data.device)]
+    return Objective("NELBO", 0, lambda model, x0: diffusion.diffusion_loss(model, x0, config.t_max),
+                     lambda model, windows, draws: diffusion.nelbo(model, windows, draws), sample)
 
 
 def windows_of(data, window, limit=None):
-    """data (N,) cut into rows (n, window), the first `limit` spread evenly over it; the tail is dropped."""
+    """Return data (N,) cut into rows (n, window); with a limit, so many rows, spread evenly. A rest is dropped."""
     rows = data[: len(data) // window * window].view(-1, window)
     if limit is None or limit >= len(rows):
         return rows
     return rows[torch.arange(limit, device=data.device) * len(rows) // limit]
 
 
-def train(model, train_data, val_data, config, objective, folder, tokenizer, info, wanted):
-    """Train `model` on train_data (N,), both on one device, and leave a checkpoint in `folder`.
+def train(trainer, train_data, val_data, objective, run):
+    """Train on train_data (N,), evaluate on val_data (M,), and return the record of the weights that the run keeps.
 
-    The model that is saved has the averaged weights of the best evaluation so far, so that a run which begins
-    to overfit keeps what it had. Resumes from `folder` if there is a state: the random numbers of step n depend
-    on (seed, n) alone, so a resumed run on a CPU equals an uninterrupted one bit for bit. Returns the record of
-    the saved weights: step, the step they are from, measure, standard error, tokens, seconds.
+    The run's folder holds the averaged weights of the best evaluation, since a model that overfits gets worse again.
     """
-    began = time.time()
-    device = train_data.device
-    dtype = devices.pick_dtype(config.dtype, device)
-    window = model.config.seq_len + objective.extra
-    tokens_a_step = config.batch_size * model.config.seq_len
-    optimizers = make_optimizers(model, config, torch.float32 if dtype == torch.float16 else dtype)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    averaged = copy.deepcopy(model).eval().requires_grad_(False)
-    best = copy.deepcopy(averaged)  # as averaged was at the lowest evaluation
-    state = {"step": 0, "steps": config.steps, "seconds": 0.0, "record": {}, "lowest": math.inf, "best_step": 0}
-    saved = runs.load_state(folder, STATE)
-    if saved:
-        state = saved["progress"]
-        if config.steps != saved["settings"]["steps"]:
-            state["steps"] = config.steps  # the schedule goes by progress: a finished run warms up again a little
-        model.load_state_dict(saved["model"])
-        averaged.load_state_dict(saved["averaged"])
-        best.load_state_dict(saved["best"])
-        for optimizer, values in zip(optimizers, saved["optimizers"]):
-            optimizer.load_state_dict(values)
-        scaler.load_state_dict(saved["scaler"])
-    log = folder / "log.jsonl"
-    runs.truncate_log(log, state["step"])
-    began -= state["seconds"]
-
-    compiled = devices.compile_model(model, config.compile, device)
-    params, averages = list(model.parameters()), list(averaged.parameters())
-    check_windows = windows_of(val_data, window, config.evaluate_windows)
-    stop = catch_interrupt()
-    record = state["record"]
-
-    def save():
-        state["seconds"] = time.time() - began
-        checkpoint.save(folder, best if state["record"] else averaged, tokenizer, info | state["record"])
-        runs.save_state(folder, {
-            "progress": state, "settings": wanted, "model": model.state_dict(),
-            "averaged": averaged.state_dict(), "best": best.state_dict(),
-            "optimizers": [o.state_dict() for o in optimizers], "scaler": scaler.state_dict(),
-        })
-
-    bar = tqdm(total=state["steps"], initial=state["step"], unit="step", dynamic_ncols=True, mininterval=1)
-    warm, warm_time = state["step"] + 20, 0.0
-    while state["step"] < state["steps"] and not stop:
-        step = state["step"]
-        torch.manual_seed(config.seed * 1_000_003 + step)
-        factor = learning_rate(step, state["steps"], config)
-        for optimizer, lr in zip(optimizers, (config.lr_matrix, config.lr_other)):
-            optimizer.param_groups[0]["lr"] = lr * factor
-        for _ in range(config.accumulate):
-            x0 = get_batch(train_data, config.batch_size // config.accumulate, window)
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                loss = objective.loss(compiled, x0) / config.accumulate
-            scaler.scale(loss).backward()
-        for optimizer in optimizers:
-            scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(params, config.clip)
-        for optimizer in optimizers:
-            scaler.step(optimizer)
-            optimizer.zero_grad()
-        scaler.update()
-        torch._foreach_lerp_(averages, params, 1 - min(config.ema, (step + 1) / (step + 10)))
-        state["step"] = step = step + 1
-        bar.update()
-
-        if step == warm:
-            warm_time = time.time()
-        if config.minutes and step == warm + 20 and state["steps"] == config.steps:
-            left = 60 * config.minutes * 0.93 - (time.time() - began)  # the rest is for evaluations
-            state["steps"] = min(config.steps, step + int(left / (time.time() - warm_time) * 20))
-            bar.total = state["steps"]
-        last = step >= state["steps"]
-        evaluate = last or step % config.evaluate_every == 0
-        if evaluate or step % 20 == 0:
-            if not math.isfinite(loss.item()):
-                raise cli.UserError(f"the loss is not finite at step {step}; lower --lr-matrix or --lr-other")
-            speed = (step - bar.initial) * tokens_a_step / (time.time() - bar.start_t)
-            known = {objective.measure: f"{record[objective.measure]:.3f}"} if record else {}
-            bar.set_postfix({"loss": f"{loss.item() * config.accumulate:.3f}"} | known | {"tok/s": f"{speed:,.0f}"})
-        if evaluate:
-            mean, error = objective.evaluate(averaged, check_windows, 1)
-            improved = mean <= state["lowest"]
-            if improved:
-                state["lowest"], state["best_step"] = mean, step
-                best.load_state_dict(averaged.state_dict())
-            if last:  # the number to report: of the weights that stay, on everything
-                mean, error = objective.evaluate(best, windows_of(val_data, window), 4)
-            record = {
-                "step": step, "best_step": state["best_step"], objective.measure: mean, "error": error,
-                "train_loss": loss.item() * config.accumulate, "tokens": step * tokens_a_step,
-                "seconds": round(time.time() - began, 1),
-            } | objective.units(mean)
-            if improved or last:
-                state["record"] = record
-            with open(log, "a", encoding="utf-8") as file:  # before saving: resuming drops a line too many,
-                file.write(json.dumps(record) + "\n")  # but could not know of one too few
-            save()
-            text = tokenizer.decode(objective.sample(best if last else averaged).tolist())
-            bar.write(f"\nstep {step}: {objective.measure} {mean:.4f} ± {error:.4f} nats/token\n{text}\n", sys.stdout)
-    bar.close()
-    if stop and state["step"] < state["steps"]:
-        save()
-    return state["record"]
+    config, window = trainer.config, trainer.model.config.seq_len + objective.extra
+    some_windows = windows_of(val_data, window, config.evaluate_windows)
+    run.begin(trainer)
+    while run.wants_a_step():
+        torch.manual_seed(run.seed())
+        part = config.batch_size // config.accumulate
+        batch = (get_batch(train_data, part, window) for _ in range(config.accumulate))
+        factor = learning_rate_factor(trainer.step, run.steps, config)
+        loss = trainer.update(lambda network, x0: objective.loss(network, x0) / config.accumulate, batch, factor)
+        run.count_step(trainer, loss)
+        if not run.wants_an_evaluation():
+            continue
+        model = trainer.averaged
+        mean, error = objective.evaluate(model, some_windows, 1)
+        keep = run.improved(mean)
+        if run.finished:  # the number to report: of the best weights, on all windows, with four draws of masks
+            model = model if keep else checkpoint.load(run.folder, trainer.device)[0]
+            mean, error = objective.evaluate(model, windows_of(val_data, window), 4)
+        record = {"step": trainer.step, "best_step": run.progress["best_step"], objective.measure: mean, "error": error,
+                  "train_loss": loss.item(), "tokens": trainer.step * config.batch_size * trainer.model.config.seq_len}
+        run.save(trainer, record | objective.units(mean), model if keep or run.finished else None)
+        text = run.tokenizer.decode(objective.sample(model).tolist()) if not run.quiet else ""
+        run.show(f"step {trainer.step}: {objective.measure} {mean:.4f} ± {error:.4f} nats per token\n{text}")
+    return run.end(trainer)
 
 
-def catch_interrupt():
-    """A list that Ctrl-C makes non-empty, so that a step is never left half done; a second Ctrl-C kills."""
-    stop = []
-
-    def handler(signum, frame):
-        stop.append(signum)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    signal.signal(signal.SIGINT, handler)
-    return stop
+# 6. The command line
 
 
-# 4. The curve
+@dataclass(frozen=True)
+class Command(runs.RunFlags):
+    """The flags of this chapter."""
+
+    # the settings file: a name in configs/, or the path of a YAML file
+    config: str = field(default_factory=lambda: "gpu" if torch.cuda.is_available() else "laptop")
+    plain: Natural = 0  # only run the plain loop of section 1 for this many steps, and save nothing
+    model: transformer.TransformerConfig = transformer.TransformerConfig()
+    train: DiffusionTrainConfig = DiffusionTrainConfig()
 
 
-def draw_curve(folder, measure):
-    """folder/curve.png from folder/log.jsonl. The last point is of the saved weights, on the whole split."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    records = runs.read_log(folder / "log.jsonl")
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    steps = [r["step"] for r in records]
-    axes.errorbar(steps, [r[measure] for r in records], [r["error"] for r in records], marker="o", ms=3,
-                  label=f"validation {measure}")
-    axes.set(xlabel="step", ylabel="nats per token", title=folder.name)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with files.whole_file(folder / "curve.png") as path:
-        figure.savefig(path, format="png", dpi=130)
-    plt.close(figure)
-
-
-# 5. The command line
-
-
-def open_run(name, wanted, fresh=False, parts=STATE, may_change=MAY_CHANGE):
-    """The folder of run `name` and the state saved there, or None; `fresh` forgets it.
-
-    UserError if it was begun with other settings than `wanted` in more than those that `may_change`.
-    """
-    folder = checkpoint.RUNS / name
-    if fresh:
-        for file in ("train_state.pt", "log.jsonl"):
-            (folder / file).unlink(missing_ok=True)
-    saved = runs.load_state(folder, parts)
-    if (folder / "model.safetensors").is_file() and not (folder / "log.jsonl").is_file() and not fresh:
-        raise cli.UserError(f"{folder} holds a model that cannot be trained on; use --run NEW_NAME, or --fresh")
-    changed = [key for key in wanted if saved and saved["settings"].get(key) != wanted[key]]
-    if changed := ", ".join(key for key in changed if key not in may_change):
-        raise cli.UserError(f"run {name} was begun with another {changed}; use --run NEW_NAME or --fresh")
-    return folder, saved
-
-
-def start_run(arguments, kind, model_config, config, objective, tokenizer, text, parts):
-    """Everything between parsed settings and a trained model: the folder, resuming, training, the curve.
-
-    text: the Corpus; parts: its training and validation text, tokenised here. Returns the run's folder.
-    """
-    device = devices.pick_device(arguments.device)
+def start_run(command, kind, model_config, objective, tokenizer, corpus, parts):
+    """Train a model of `kind` with the flags `command` on `parts` (training and validation text): the run's folder."""
+    device, config = devices.pick_device(command.device), command.train
     torch.set_float32_matmul_precision("high")
     data = [torch.tensor(tokenizer.encode(part), device=device) for part in parts]
     if min(map(len, data)) < 2 * (model_config.seq_len + objective.extra):
-        raise cli.UserError(f"{text.name} is too short for windows of {model_config.seq_len}; lower --seq-len")
-    name = arguments.run or f"{kind}-{text.name}-{Path(arguments.config).stem.removeprefix(kind + '-')}"
-    wanted = dataclasses.asdict(model_config) | dataclasses.asdict(config) | {"corpus": text.sha256}
-    folder, saved = open_run(name, wanted, arguments.fresh)
+        raise cli.UserError(f"{corpus.name} is too short for windows of {model_config.seq_len}; lower --seq-len")
+    name = command.run or f"{kind}-{corpus.name}-{Path(command.config).stem.removeprefix(kind + '-')}"
+    wanted = asdict(model_config) | asdict(config) | {"corpus": corpus.sha256}
+    info = {"kind": kind, "corpus": corpus.name, "corpus_sha256": corpus.sha256, "source": corpus.source,
+            "settings": command.config, "train": asdict(config)} | runs.provenance()
+    run = runs.Run(checkpoint.RUNS / name, wanted, config, tokenizer, info, command.fresh)
     torch.manual_seed(config.seed)
     model = transformer.Transformer(model_config).to(device)
-    print(f"{kind}, {transformer.count_parameters(model) / 1e6:.2f}M parameters, settings {arguments.config!r}, "
-          f"{device}\n"
-          f"{text.name}: {len(data[0]):,} tokens to train on, {len(data[1]):,} to validate; run {name}", flush=True)
-    if saved:
-        progress, more = saved["progress"], config.steps != saved["settings"]["steps"]
-        done = progress["step"] >= (config.steps if more else progress["steps"])
-        print("this run is finished; more --steps go on, --fresh starts it again" if done else
-              f"going on from step {progress['step']}")
-    info = {"kind": kind, "corpus": text.name, "corpus_sha256": text.sha256, "source": text.source,
-            "settings": arguments.config, "train": dataclasses.asdict(config)} | runs.provenance()
-    record = train(model, *data, config, objective, folder, tokenizer, info, wanted)
-    if record:
-        draw_curve(folder, objective.measure)
-        print(f"{objective.measure} {record[objective.measure]:.4f} ± {record['error']:.4f} nats per token, weights "
-              f"of step {record['best_step']} of {record['step']}, after {record['seconds']:.0f} s\n"
-              f"model, log and curve: {folder}")
-    return folder
+    print(f"{kind}, {transformer.count_parameters(model):,} parameters, settings {command.config!r}, {device}\n"
+          f"{corpus.name}: {len(data[0]):,} tokens for training, {len(data[1]):,} for validation; run {name}")
+    trainer = Trainer(model, config, device)
+    run.announce(compiled=trainer.network is not model)
+    train(trainer, *data, objective, run)
+    run.report(objective.measure)
+    return run.folder
 
 
 def main(argv=None):
-    default = "gpu" if torch.cuda.is_available() else "laptop"
-    arguments, shape, training = settings.parse(
-        argv, __doc__, (transformer.TransformerConfig, TrainConfig), default, fixed=("vocab_size", "causal"))
-    config = settings.build(TrainConfig, **training)
-    text = corpora.load(arguments.corpus)
-    tokenizer = tokenizers.CharTokenizer.from_text(text.text)
-    model_config = settings.build(transformer.TransformerConfig, vocab_size=tokenizer.vocab_size, **shape)
-    start_run(arguments, "dllm", model_config, config, masked_diffusion(config), tokenizer, text,
-              corpora.split(text.text))
-    print("Next: python 06_generate.py writes with your model.")
+    command = settings.parse(Command, argv)
+    corpus = corpora.load(command.corpus)
+    tokenizer, parts = tokenizers.CharTokenizer.from_text(corpus.text), corpora.split(corpus.text)
+    model_config = replace(command.model, vocab_size=tokenizer.vocab_size)
+    torch.manual_seed(command.train.seed)
+    if command.plain:
+        plain_loop(transformer.Transformer(model_config), torch.tensor(tokenizer.encode(parts[0])), command.plain)
+    else:
+        start_run(command, "dllm", model_config, masked_diffusion(command.train), tokenizer, corpus, parts)
+        print("Next: python 06_generate.py writes with your model.")
 
 
 if __name__ == "__main__":

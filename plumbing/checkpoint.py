@@ -63,8 +63,9 @@ def load(folder, device="cpu"):
         config = json.loads(embedded or (folder / "config.json").read_text(encoding="utf-8"))
         shape, info = transformer.TransformerConfig(**config["model"]), config["info"]
         for field in dataclasses.fields(shape):
-            if not isinstance(getattr(shape, field.name), (int, float) if field.type is float else field.type):
-                raise TypeError(f"{field.name} is {getattr(shape, field.name)!r}")
+            value, kind = getattr(shape, field.name), type(field.default)
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise TypeError(f"{field.name} is {value!r}")
         # A billion layers would never be built, nor would a KV buffer for a billion positions.
         if shape.n_layer > len(weights) or shape.seq_len > 1 << 16 or not isinstance(info, dict):
             raise ValueError("its config makes no sense")

@@ -1,27 +1,204 @@
-"""A run's folder: its state, its log, where its numbers come from."""
+"""A training run and its folder: log, saved state, time budget, Ctrl-C, and the origin of its numbers.
+
+    checkpoints/NAME/model.safetensors, config.json    the weights of the best evaluation so far
+    checkpoints/NAME/log.jsonl                         one record per evaluation
+    checkpoints/NAME/train_state.pt                    everything that resuming needs
+"""
 
 import json
+import math
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
-from plumbing import cli, files
+from plumbing import checkpoint, cli, devices, figures, files
+from plumbing.settings import OptionalText, Switch
+
+UNTIMED_STEPS, TIMED_STEPS = 20, 20  # the first steps compile and warm up; the next ones are timed for a time budget
+TRAINING_SHARE = 0.93  # of a time budget; the evaluations take the rest
+GLANCE_EVERY = 20  # steps between two looks at the loss, since each look waits for the device
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """The flags of every program that trains."""
+
+    corpus: str = "shakespeare"  # the text to learn from: shakespeare, or the path of a text file
+    config: str = "laptop"  # the settings file: a name in configs/, or the path of a YAML file
+    run: OptionalText = None  # name of the run, which is also its folder under checkpoints/
+    fresh: Switch = False  # start the run again instead of resuming it
+    device: str = "auto"  # auto, cpu, cuda or mps
+
+
+class Run:
+    """One run: it decides when to evaluate and when to stop, and it writes everything to its folder.
+
+    settings: {name: value} that a resumed run must share with the saved one; `steps` alone may differ. UserError if
+    they differ, or if the folder holds a model without a log. config: has steps, minutes, evaluate_every and seed.
+    """
+
+    def __init__(self, folder, settings, config, tokenizer, info, fresh=False, quiet=False):
+        self.folder, self.settings, self.config, self.quiet = Path(folder), settings, config, quiet
+        self.tokenizer, self.info, self.stopped = tokenizer, info, False
+        if fresh:
+            for file in ("train_state.pt", "log.jsonl"):
+                (self.folder / file).unlink(missing_ok=True)
+        self.saved = load_saved(self.folder, settings, fresh)
+        self.progress = {"step": 0, "steps": config.steps, "seconds": 0.0, "record": {},
+                         "lowest": math.inf, "best_step": 0}
+        if self.saved:
+            self.progress = self.saved["progress"]
+            if config.steps != self.saved["settings"]["steps"]:
+                self.progress["steps"] = config.steps
+
+    @property
+    def steps(self):
+        """The number of steps of the whole run."""
+        return self.progress["steps"]
+
+    @property
+    def finished(self):
+        return self.progress["step"] >= self.steps
+
+    def announce(self, compiled):
+        """Say what the run will do, before a minute of silent compilation."""
+        if self.finished:
+            print("this run is finished; a larger --steps continues it, --fresh starts it again")
+            return
+        if self.saved:
+            print(f"resuming from step {self.progress['step']}")
+        if compiled:
+            print("compiling the model: the first step may take a minute (--compile off avoids this)", flush=True)
+
+    def begin(self, trainer):
+        """Restore the trainer if there is a saved state, drop later lines of the log, and start to count time."""
+        if self.saved:
+            trainer.restore(self.saved, self.progress["step"])
+            self.saved = None
+        truncate_log(self.folder / "log.jsonl", trainer.step)
+        self.first, self.began = trainer.step, time.time() - self.progress["seconds"]
+        self.handler = signal.signal(signal.SIGINT, self.interrupt)
+        self.bar = tqdm(total=self.steps, initial=trainer.step, unit="step", dynamic_ncols=True, mininterval=1,
+                        disable=self.quiet)
+
+    def interrupt(self, signum, frame):
+        """Finish the present step, save and stop. A second Ctrl-C ends the program at once."""
+        self.stopped = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def wants_a_step(self):
+        return not self.finished and not self.stopped
+
+    def seed(self):
+        """Seed of the present step's random numbers. It depends on the step alone, so a resumed run draws the same."""
+        return self.config.seed * 1_000_003 + self.progress["step"]  # a prime, so that runs do not overlap early
+
+    def count_step(self, trainer, loss):
+        """Note that a step is done: apply the time budget, show the progress. UserError if the loss is not finite."""
+        step = self.progress["step"] = trainer.step
+        self.bar.update()
+        budget = self.config.minutes and self.steps == self.config.steps
+        if budget and step == self.first + UNTIMED_STEPS:
+            self.timed_from = time.time()
+        if budget and step == self.first + UNTIMED_STEPS + TIMED_STEPS:
+            seconds_per_step = (time.time() - self.timed_from) / TIMED_STEPS
+            left = 60 * self.config.minutes * TRAINING_SHARE - self.seconds()
+            self.progress["steps"] = self.bar.total = min(self.steps, step + int(max(0, left) / seconds_per_step))
+        if self.wants_an_evaluation() or step % GLANCE_EVERY == 0:
+            if not math.isfinite(loss.item()):
+                raise cli.UserError(f"the loss is not finite at step {step}; lower --lr-matrix or --lr-other")
+            self.bar.set_postfix(loss=f"{loss.item():.3f}")
+
+    def wants_an_evaluation(self):
+        return self.finished or self.progress["step"] % self.config.evaluate_every == 0
+
+    def improved(self, value):
+        """Whether an evaluation is the best one so far (lower is better), and remember it if it is."""
+        if value > self.progress["lowest"]:
+            return False
+        self.progress |= {"lowest": value, "best_step": self.progress["step"]}
+        return True
+
+    def seconds(self):
+        return time.time() - self.began
+
+    def save(self, trainer, record, model=None):
+        """Write one evaluation: the log, then the model if there is one to keep, then the state.
+
+        The log comes first: resuming can remove a line that is too many, but it cannot restore a missing one.
+        """
+        record |= {"seconds": round(self.seconds(), 1)}
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if model is not None:
+            self.progress["record"] = record
+            checkpoint.save(self.folder, model, self.tokenizer, self.info | record)
+        self.save_state(trainer)
+
+    def save_state(self, trainer):
+        self.progress["seconds"] = self.seconds()
+        save_state(self.folder, {"progress": self.progress, "settings": self.settings} | trainer.state())
+
+    def show(self, text):
+        """Print below the progress bar."""
+        if not self.quiet:
+            self.bar.write(f"\n{text}\n", sys.stdout)
+
+    def end(self, trainer):
+        """Save a run that was interrupted, and return the record of the weights in its folder."""
+        self.bar.close()
+        signal.signal(signal.SIGINT, self.handler)
+        if self.stopped and not self.finished:
+            if not self.progress["record"]:  # nothing was evaluated yet: keep what there is
+                checkpoint.save(self.folder, trainer.averaged, self.tokenizer, self.info)
+            self.save_state(trainer)
+        return self.progress["record"]
+
+
+    def report(self, measure):
+        """Draw the curve of validation losses, and print the number of the weights that were kept."""
+        record = self.progress["record"]
+        if not record:
+            return
+        figures.draw_curve(read_log(self.folder / "log.jsonl"), measure, self.folder / "curve.png", self.folder.name)
+        print(f"{measure} {record[measure]:.4f} ± {record['error']:.4f} nats per token, weights of step "
+              f"{record['best_step']} of {record['step']}, after {record['seconds']:.0f} s\n"
+              f"model, log and curve: {self.folder}")
+
+
+def load_saved(folder, settings, fresh):
+    """The saved state of the run in `folder`, or None. UserError if it cannot be resumed with `settings`."""
+    saved = load_state(folder, ("progress", "settings", "model", "averaged", "scaler"))
+    if (folder / "model.safetensors").is_file() and not (folder / "log.jsonl").is_file() and not fresh:
+        raise cli.UserError(f"{folder} holds a model that cannot be trained on; use --run NEW_NAME, or --fresh")
+    changed = [key for key in settings if saved and key != "steps" and saved["settings"].get(key) != settings[key]]
+    if changed:
+        raise cli.UserError(f"run {folder.name} was begun with another {', '.join(changed)}; "
+                            "use --run NEW_NAME or --fresh")
+    return saved
 
 
 def save_state(folder, state):
-    """Write what resuming needs (tensors and plain values) to train_state.pt."""
+    """Write tensors and plain values to train_state.pt."""
     with files.whole_file(Path(folder) / "train_state.pt") as path:
         torch.save(state, path)
 
 
 def load_state(folder, parts=()):
-    """train_state.pt as a dict with the dicts `parts`, or None if there is none. Nothing in it is executed;
-    UserError if it is damaged."""
+    """train_state.pt as a dict that has the dicts `parts`, or None without such a file. UserError if it is damaged.
+
+    The file is a pickle, and a pickle can run any program when it is loaded. With weights_only=True, PyTorch reads
+    tensors and plain values and refuses everything else.
+    """
     path = Path(folder) / "train_state.pt"
     if not path.is_file():
         return None
@@ -29,17 +206,17 @@ def load_state(folder, parts=()):
         with torch.sparse.check_sparse_tensor_invariants():
             state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not all(isinstance(state.get(part), dict) for part in parts):
-            raise ValueError("not the state of a run")
+            raise ValueError("it is not the state of a run")
         return state
     except OSError:
-        raise  # not the file's fault
-    except Exception as error:  # whatever a parser meets in damaged bytes
+        raise  # a full disk or a missing permission is not the fault of the file
+    except Exception as error:  # damaged bytes raise many kinds of error
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise cli.UserError(f"{path} is damaged ({reason}); delete it to start this run again") from None
 
 
 def read_log(path):
-    """The records of a log.jsonl, oldest first; a last line cut off by a kill is left out."""
+    """The records of a log.jsonl, oldest first. A last line that a kill has cut off is left out."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
@@ -50,14 +227,14 @@ def read_log(path):
 
 
 def truncate_log(path, step):
-    """Drop the records that a killed run wrote after the checkpoint it resumes from."""
+    """Drop the records that a killed run wrote after the state from which it resumes."""
     kept = [json.dumps(record) + "\n" for record in read_log(path) if record["step"] <= step]
     with files.whole_file(path) as partial:
         partial.write_text("".join(kept), encoding="utf-8")
 
 
 def provenance():
-    """Where and from what a number comes: command, commit, machine. Kept beside every trained model."""
+    """The origin of a number: {command, commit, machine, torch}. It is kept beside every trained model."""
     git = ["git", "-C", str(files.ROOT), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
@@ -66,7 +243,7 @@ def provenance():
     if torch.cuda.is_available():
         machine = torch.cuda.get_device_name()
     else:
-        name = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor() or "CPU"
-        machine = f"{name}, {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        cores, threads = os.cpu_count(), torch.get_num_threads()
+        machine = f"{devices.processor_name()}, {platform.machine()}, {cores} cores, {threads} threads"
     command = " ".join(["python", Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
     return {"command": command, "commit": commit, "machine": machine, "torch": torch.__version__}

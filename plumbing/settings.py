@@ -30,6 +30,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from plumbing import cli, files
 
 CONFIGS = files.ROOT / "configs"
+TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")  # how YAML files write them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ def number(kind, low, high=math.inf, optional=False):
     limits, name = Range(low, high), kind.__name__.upper()
 
     def parse_words(words):
-        value = kind(words[0])
+        value = whole_number(words[0]) if kind is int else float(words[0])
         if not (low <= value <= high and value < math.inf):  # NaN is in no range
             raise ValueError(f"it must be {limits}, not {words[0]}")
         return value
@@ -61,6 +62,16 @@ def number(kind, low, high=math.inf, optional=False):
         str_from_instance=lambda value: [str(value)],
     )
     return Annotated[kind | None if optional else kind, limits, specification]
+
+
+def whole_number(text):
+    """Text such as 1000, 5_000 or 1e3 as an int. ValueError if it is not a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        if float(text).is_integer():
+            return int(float(text))
+        raise ValueError(f"it must be a whole number, not {text}") from None
 
 
 Count = number(int, 1)
@@ -99,18 +110,22 @@ def parse(command, argv=None, bare=()):
     module that defines the class. Where a flag or a file is wrong, the program ends with a message and exit code 2.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    groups = {field.name for field in dataclasses.fields(command) if dataclasses.is_dataclass(field.type)}
     for i, word in enumerate(argv):
         section, dot, name = word.removeprefix("--").partition(".")
-        if word.startswith("--") and dot and section in groups:
+        if word.startswith("--") and dot and section in groups(command):
             argv[i] = f"--{name}"  # --train.steps is --steps
     for flag, value in dict(bare).items():
         if flag in argv and (argv[-1] == flag or argv[argv.index(flag) + 1].startswith("--")):
             argv.insert(argv.index(flag) + 1, value)
     default = command()
     if hasattr(default, "config"):
-        default = with_file(default, chosen_file(argv) or default.config, default.config)
+        default = with_file(default, given(argv, "--config") or default.config, default.config)
     return run_tyro(command, argv, default)
+
+
+def groups(command):
+    """The names of the fields that hold another dataclass."""
+    return {field.name for field in dataclasses.fields(command) if dataclasses.is_dataclass(field.type)}
 
 
 def run_tyro(command, words, default):
@@ -119,15 +134,15 @@ def run_tyro(command, words, default):
     return tyro.cli(command, args=words, default=default, description=description, config=options)
 
 
-def chosen_file(argv):
-    """The last value of --config in argv, or None."""
-    chosen = None
+def given(argv, flag):
+    """The last value of `flag` among the words argv (None means sys.argv), or None if it is not there."""
+    argv, found = list(sys.argv[1:] if argv is None else argv), None
     for word, following in zip(argv, [*argv[1:], None]):
-        if word == "--config":
-            chosen = following
-        elif word.startswith("--config="):
-            chosen = word.removeprefix("--config=")
-    return chosen
+        if word == flag:
+            found = following
+        elif word.startswith(f"{flag}="):
+            found = word.removeprefix(f"{flag}=")
+    return found
 
 
 def with_file(default, name, own, seen=()):
@@ -143,6 +158,10 @@ def with_file(default, name, own, seen=()):
     base = values.pop("base", own if path.stem != own else "defaults")
     default = with_file(default, base, own, (*seen, path))
     words, known = [], flag_types(type(default))
+    for section in groups(type(default)) & values.keys():
+        if not isinstance(values[section], dict):
+            raise cli.UserError(f"{path}: below {section!r} must be lines of the form name: value")
+        values |= values.pop(section)
     for key, value in values.items():
         key = key.replace("-", "_")
         if key not in known or isinstance(value, (list, dict)):
@@ -150,8 +169,10 @@ def with_file(default, name, own, seen=()):
             hint = f"; did you mean {near[0]}?" if near and near[0] != key else ""
             raise cli.UserError(f"unknown setting {key!r} in {path}{hint}")
         flag = "--" + key.replace("_", "-")
-        if known[key] is bool and value.lower() in ("true", "false"):
-            words.append(flag if value.lower() == "true" else flag.replace("--", "--no-", 1))
+        if known[key] is bool and value.lower() not in TRUE + FALSE:
+            raise cli.UserError(f"{path}: {key} must be true or false, not {value}")
+        if known[key] is bool:
+            words.append(flag if value.lower() in TRUE else flag.replace("--", "--no-", 1))
         else:
             words.append(f"{flag}={value}")
     try:
@@ -161,7 +182,7 @@ def with_file(default, name, own, seen=()):
 
 
 def read_file(name):
-    """(path, {name: text}) of configs/NAME.yaml or of the file at a path. Sections are flattened."""
+    """(path, {name: text}) of configs/NAME.yaml or of the file at a path. The text of a section is another dict."""
     path = next((p for p in (Path(name), CONFIGS / f"{name}.yaml") if p.is_file()), None)
     if path is None:
         known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
@@ -173,10 +194,7 @@ def read_file(name):
         raise cli.UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(values, dict):
         raise cli.UserError(f"{path} must hold lines of the form name: value")
-    flat = {}
-    for key, value in values.items():
-        flat |= value if isinstance(value, dict) else {key: value}
-    return path, flat
+    return path, values
 
 
 def flag_types(command):

@@ -18,6 +18,10 @@ MASK_CHAR = "░"  # what decode shows for a mask
 END_CHAR = "∎"  # what decode shows for the end of a text
 
 
+class UnknownText(cli.UserError):
+    """A text contains characters that the vocabulary of a model lacks."""
+
+
 class Tokenizer:
     """The part that all tokenizers share. A subclass sets vocab_size."""
 
@@ -57,14 +61,14 @@ class CharTokenizer(Tokenizer):
         return text
 
     def encode(self, text):
-        """The ids of `text`, a list with one id per piece. cli.UserError if the vocabulary lacks a piece."""
+        """The ids of `text`, a list with one id per piece. UnknownText if the vocabulary lacks a piece."""
         pieces = self.split(text)
         try:
             return [self._ids[piece] for piece in pieces]
         except KeyError:
             unknown = sorted(set(pieces) - self._ids.keys())
             names = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
-            raise cli.UserError(f"{self.unit}s outside the vocabulary: {names}") from None
+            raise UnknownText(f"{self.unit}s outside the vocabulary: {names}") from None
 
     def decode(self, ids):
         """The text of a list or 1-D tensor of ids, with MASK_CHAR for each mask."""

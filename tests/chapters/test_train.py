@@ -1,5 +1,6 @@
 """Chapter 05: the schedule, Muon, batches, and a run that no interruption, setting or bad number can spoil."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 
-from plumbing import checkpoint, cli, files, runs
+from plumbing import checkpoint, cli, files, muon, runs
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -22,6 +23,7 @@ train = import_module("05_train")
 
 SENTENCE = "அகர முதல எழுத்தெல்லாம் ஆதி பகவன் முதற்றே உலகு. Café, été, naïve!\n"
 SETTINGS = """
+base: defaults
 n_layer: 1
 n_head: 2
 n_embd: 16
@@ -41,13 +43,13 @@ compile: "off"
 
 def test_learning_rate_rises_stays_and_falls_to_nothing():
     config = train.TrainConfig(warmup=10, cooldown=0.5)
-    rates = [train.learning_rate(step, 100, config) for step in range(100)]
+    rates = [train.learning_rate_factor(step, 100, config) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[:10] == sorted(rates[:10])
     assert rates[9:50] == [1.0] * 41
     assert rates[50:] == sorted(rates[50:], reverse=True) and rates[-1] == pytest.approx(0.02)
     assert all(0 < rate <= 1 for rate in rates)
     constant = train.TrainConfig(warmup=0, cooldown=0)
-    assert {train.learning_rate(step, 100, constant) for step in range(100)} == {1.0}
+    assert {train.learning_rate_factor(step, 100, constant) for step in range(100)} == {1.0}
 
 
 def with_singular_values(values, rows, columns, seed):
@@ -61,14 +63,14 @@ def with_singular_values(values, rows, columns, seed):
 def test_orthogonalize_brings_all_singular_values_near_one(rows, columns):
     values = torch.linspace(0.05, 1, 12)
     batch = torch.stack([scale * with_singular_values(values, rows, columns, seed=0) for scale in (1e-3, 1, 50)])
-    result = train.orthogonalize(batch, torch.float32)
+    result = muon.orthogonalize(batch, torch.float32)
     found = torch.linalg.svdvals(result)
     assert found.min() > 0.5 and found.max() < 1.3
     for matrix, one in zip(batch, result):
-        torch.testing.assert_close(train.orthogonalize(matrix[None], torch.float32)[0], one, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(muon.orthogonalize(matrix[None], torch.float32)[0], one, rtol=1e-4, atol=1e-5)
         left, _, right = torch.linalg.svd(matrix, full_matrices=False)
         assert F.cosine_similarity(one.flatten(), (left @ right).flatten(), dim=0) > 0.95  # the same directions
-    assert torch.equal(train.orthogonalize(torch.zeros(1, 3, 4), torch.float32), torch.zeros(1, 3, 4))
+    assert torch.equal(muon.orthogonalize(torch.zeros(1, 3, 4), torch.float32), torch.zeros(1, 3, 4))
 
 
 def plain_muon(p, grads, lr, decay):
@@ -95,7 +97,7 @@ def test_muon_in_batches_equals_muon_one_by_one():
     params = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
     grads = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(3)]
     expected = [plain_muon(p.data, [step[i] for step in grads], 0.02, 0.1) for i, p in enumerate(params)]
-    optimizer = train.Muon(params, 0.02, 0.95, weight_decay=0.1)
+    optimizer = muon.Muon(params, 0.02, 0.95, weight_decay=0.1)
     for step in grads:
         for p, g in zip(params, step):
             p.grad = g.clone()
@@ -136,18 +138,39 @@ def test_windows_are_the_corpus_cut_in_rows():
 def test_one_batch_can_be_learned_by_heart(tiny):
     torch.manual_seed(0)
     config = dataclasses.replace(tiny.config, vocab_size=40, n_embd=32, positions="learned")
-    model = transformer.Transformer(config)
-    optimizers = train.make_optimizers(model, train.TrainConfig(), torch.float32)
+    trainer = train.Trainer(transformer.Transformer(config), train.TrainConfig(compile="off"), "cpu")
     x0 = torch.randint(config.vocab_size, (4, 16))
-    losses = []
-    for _ in range(150):
-        loss = diffusion.diffusion_loss(model, x0.repeat(4, 1))
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        losses.append(loss.item())
-    assert sum(losses[-20:]) / 20 < losses[0] / 10
+    losses = [trainer.update(diffusion.diffusion_loss, [x0.repeat(4, 1)]).item() for _ in range(150)]
+    assert sum(losses[-20:]) / 20 < losses[0] / 10 and trainer.step == 150
+
+
+def test_the_plain_loop_learns_a_text_by_heart(tiny, capsys):
+    torch.manual_seed(0)
+    config = dataclasses.replace(tiny.config, n_embd=32, positions="learned")
+    data = torch.arange(16) % config.vocab_size  # one window: the same batch at every step
+    losses = train.plain_loop(transformer.Transformer(config), data, 120, batch_size=8)
+    assert sum(losses[-20:]) / 20 < losses[0] / 5
+    assert "step   119" in capsys.readouterr().out
+
+
+def test_the_trainer_of_a_saved_state_continues_exactly(tiny):
+    def trainer():
+        torch.manual_seed(0)
+        return train.Trainer(transformer.Transformer(tiny.config), train.TrainConfig(compile="off"), "cpu")
+
+    def steps(trainer, numbers):
+        for number in numbers:
+            torch.manual_seed(number)
+            trainer.update(diffusion.diffusion_loss, [torch.randint(8, (4, 16))], 0.5)
+        return trainer
+
+    whole, half, other = steps(trainer(), range(6)), steps(trainer(), range(3)), trainer()
+    other.restore(copy.deepcopy(half.state()), half.step)
+    steps(other, range(3, 6))
+    assert other.step == 6
+    for name in ("model", "averaged"):
+        one, two = (getattr(t, name).state_dict() for t in (whole, other))
+        assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 # The loop, with a loss of the test's own
@@ -162,12 +185,13 @@ FIXED = train.Objective(  # says at each place which token it sees: no masks, so
 
 def trained(tiny, folder, **changes):
     """(the trained model, its averaged weights as they were saved) after three steps of FIXED."""
-    config = train.TrainConfig(**dict(steps=3, evaluate_every=3, batch_size=8, warmup=0, dtype="float32",
+    config = train.DiffusionTrainConfig(**dict(steps=3, evaluate_every=3, batch_size=8, warmup=0, dtype="float32",
                                       compile="off", lr_matrix=0.002, lr_other=0.002) | changes)  # fmt: skip
     torch.manual_seed(0)
     model = transformer.Transformer(tiny.config)
     data = torch.randint(tiny.config.vocab_size, (400,))
-    train.train(model, data, data, config, FIXED, folder, tiny.tokenizer, {}, {})
+    run = runs.Run(folder, {"steps": 3}, config, tiny.tokenizer, {}, quiet=True)
+    train.train(train.Trainer(model, config, "cpu"), data, data, FIXED, run)
     return model.state_dict(), load_file(folder / "model.safetensors")
 
 
@@ -311,7 +335,7 @@ def test_ctrl_c_at_any_step(reference, runs_folder, command, monkeypatch, capsys
         signal.signal(signal.SIGINT, signal.default_int_handler)
     train.main([*command, "--run", "often"])
     assert len(calls) == 60  # no step was done twice
-    assert "going on from step 59" in capsys.readouterr().out
+    assert "resuming from step 59" in capsys.readouterr().out
     assert_same(runs_folder / "often", reference[1])
 
 
@@ -321,8 +345,8 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("when", ["before the model", "between the model and the state", "after the state"])
 def test_a_run_killed_at_every_save(reference, runs_folder, command, monkeypatch, when):
-    victim = "save" if when == "before the model" else "save_state"
-    real, spared = getattr(checkpoint, victim), iter(range(100))
+    victim, module = ("save", checkpoint) if when == "before the model" else ("save_state", runs)
+    real, spared = getattr(module, victim), iter(range(100))
 
     def save(*arguments):
         if when == "after the state" or next(spared) % 2:  # each second time it goes well
@@ -331,7 +355,7 @@ def test_a_run_killed_at_every_save(reference, runs_folder, command, monkeypatch
                 return
         raise Killed
 
-    monkeypatch.setattr(checkpoint, victim, save)
+    monkeypatch.setattr(module, victim, save)
     for _ in range(20):
         try:
             train.main([*command, "--run", "unlucky"])
@@ -346,7 +370,7 @@ def test_a_run_killed_at_every_save(reference, runs_folder, command, monkeypatch
 def test_other_settings_do_not_mix_with_a_run(runs_folder, command, text_files, capsys):
     train.main([*command, "--run", "mine", "--steps", "5"])
     before = {path.name: path.read_bytes() for path in (runs_folder / "mine").iterdir()}
-    for name, value in (("lr_other", "0.001"), ("n_embd", "32"), ("seed", "9")):
+    for name, value in (("lr_other", "0.001"), ("n_embd", "32"), ("seed", "9"), ("t_max", "0.5")):
         with pytest.raises(cli.UserError, match=f"{name}.*--fresh"):
             train.main([*command, "--run", "mine", "--steps", "5", "--" + name.replace("_", "-"), value])
     (text_files / "other.txt").write_text(SENTENCE * 70, encoding="utf-8")
@@ -356,16 +380,16 @@ def test_other_settings_do_not_mix_with_a_run(runs_folder, command, text_files, 
     train.main([*command, "--run", "mine", "--steps", "5", "--seed", "9", "--fresh"])
     assert checkpoint.load(runs_folder / "mine")[2]["train"]["seed"] == 9
     assert len(log_of(runs_folder / "mine")) == 1
-    assert "going on" not in capsys.readouterr().out
+    assert "resuming" not in capsys.readouterr().out
 
 
 def test_a_finished_run_goes_on_with_more_steps(runs_folder, command, capsys):
     train.main([*command, "--run", "mine", "--steps", "5"])
     before = runs.load_state(runs_folder / "mine")
-    train.main([*command, "--run", "mine", "--steps", "8", "--t-max", "1"])
+    train.main([*command, "--run", "mine", "--steps", "8"])
     after = runs.load_state(runs_folder / "mine")
-    assert "going on from step 5" in capsys.readouterr().out
-    assert after["progress"]["step"] == 8 and after["settings"]["t_max"] == 1
+    assert "resuming from step 5" in capsys.readouterr().out
+    assert after["progress"]["step"] == 8
     assert not torch.equal(before["model"]["head.weight"], after["model"]["head.weight"])
     assert [record["step"] for record in log_of(runs_folder / "mine")][-2:] == [5, 8]
 
@@ -425,9 +449,10 @@ def test_a_loss_that_is_no_number_ends_the_run_and_spoils_nothing(runs_folder, c
     ["--no-such-flag"], ["--steps", "0"], ["--config", "nowhere"], ["--corpus", "nowhere.txt"], ["--device", "tpu"],
     ["--dtype", "float8"], ["--lr-matrix"],
 ])  # fmt: skip
-def test_mistakes_end_in_one_line_and_exit_code_2(runs_folder, command, flags, capsys):
+def test_mistakes_end_in_a_clear_message_and_exit_code_2(runs_folder, command, flags, capsys):
     with pytest.raises(SystemExit) as end:
         cli.run(lambda: train.main([*command, *flags]))
-    assert end.value.code == 2
-    assert capsys.readouterr().err.strip().count("\n") == 0
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and "Traceback" not in error
+    assert flags[0].removeprefix("--") in error or flags[-1] in error
     assert not runs_folder.exists()

@@ -121,7 +121,7 @@ KILLED_SAVE = """
 import os, signal, sys
 from pathlib import Path
 import safetensors.torch, torch
-from plumbing import checkpoint
+from plumbing import checkpoint, runs
 folder, victim = Path(sys.argv[1]), sys.argv[2]
 model, tokenizer, info = checkpoint.load(folder)
 for p in model.parameters():

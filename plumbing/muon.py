@@ -1,0 +1,57 @@
+"""Muon, the optimizer of chapter 05 for the matrices inside the blocks (Jordan et al. 2024)."""
+
+import torch
+
+
+def orthogonalize(matrices, dtype):
+    """Return the nearest (semi-)orthogonal matrix to each of `matrices` (N, m, n), approximately.
+
+    A matrix stretches space by a different factor, its singular value, in each of several directions. This brings all
+    factors near 1 and keeps the directions, with five Newton-Schulz steps (Jordan et al. 2024): polynomials of the
+    matrix whose coefficients move every factor in (0, 1] towards 1. They need only matrix products, which are fast,
+    and all matrices of one shape are worked on at once.
+    """
+    x = matrices.to(dtype)
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # now no factor is above 1
+    for _ in range(5):
+        gram = x @ x.mT  # (N, m, m)
+        gram = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)  # 2.0315 gram² - 4.7750 gram
+        x = torch.baddbmm(x, gram, x, beta=3.4445)  # 3.4445 x + gram x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Gradient descent with momentum, whose step for each matrix is made orthogonal (Jordan et al. 2024).
+
+    The gradient of a matrix is usually dominated by a few directions, and plain descent learns little in the others.
+    An orthogonal step moves equally far in all of them. torch.optim.Muon does the same one matrix at a time and in
+    bfloat16, which is slow on a CPU.
+
+    params: matrices; lr: the learning rate; momentum: the decay factor of the running average of gradients; dtype: the
+    number format of the matrix products.
+    """
+
+    orthogonalize = staticmethod(orthogonalize)
+
+    def __init__(self, params, lr, momentum, weight_decay=0.0, dtype=torch.float32):
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure=None):  # PyTorch's schedulers pass a closure; none is needed here
+        for group in self.param_groups:
+            by_shape = {}
+            for p in group["params"]:
+                by_shape.setdefault(p.shape, []).append(p)
+            for shape, params in by_shape.items():
+                grads = [p.grad for p in params]
+                buffers = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in params]
+                torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
+                ahead = torch._foreach_lerp(grads, buffers, group["momentum"])  # Nesterov: look one step ahead
+                update = self.orthogonalize(torch.stack(ahead), self.dtype)
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+                scale = max(1, shape[0] / shape[1]) ** 0.5  # the same change of the output for every shape
+                torch._foreach_add_(params, list(update.unbind()), alpha=-group["lr"] * scale)
