@@ -3,73 +3,78 @@
     python 02_attention.py           # about 5 seconds on a CPU; draws figures/02_attention.png
     python 02_attention.py --show    # the same, and opens the figure in a window
 
-Attention, from three lines to the module that every later chapter uses: heads, who may look at whom,
-where a position stands, and a buffer that saves computing the same rows again.
+Attention lets each position of a text read from the others. This chapter begins with three lines and ends with the
+module that all later chapters use. On the way come heads, masks (which position may look at which), rotary positions
+(where a position is), and a buffer that saves work when only a few positions change.
 
-You should see weights as numbers and as a picture, and each fast way agree with the plain one.
+You should see attention weights as numbers and as a picture, and results computed in two ways that agree.
 """
 
-import argparse
 import math
-from importlib import import_module
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from plumbing import cli, figures
-
-tensors = import_module("01_tensors")
+from plumbing import cli, figures, files, settings
+from plumbing.settings import Switch
 
 TEXT = "to be or not to be"
-FIGURE = Path(__file__).resolve().parent / "figures" / "02_attention.png"
+FIGURE = files.ROOT / "figures" / "02_attention.png"
 
 
 # 1. The three lines
 
 
-def attention(q, k, v, mask=None, dropout=0.0):
-    """softmax(QKᵀ/√d)V (Vaswani et al. 2017, equation 1).
+def attention(q, k, v, mask=None):
+    """softmax(QKᵀ/√d)V: the output (..., T, d) and the weights (..., T, S), whose rows sum to 1.
 
-    q: (..., T, d), k and v: (..., S, d), mask: boolean, broadcast to (..., T, S), True where a query may
-    look, dropout: the share of weights to leave out. Returns the output (..., T, d) and the weights (..., T, S),
-    whose rows sum to 1.
+    A query q is compared with all keys k; the output is the average of the values v, weighted by how well the keys
+    match (Vaswani et al. 2017, arXiv:1706.03762, equation 1). q: (..., T, d), k and v: (..., S, d).
+    mask: boolean, broadcast to (..., T, S), True where a query may look.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (..., T, S)
     weights = (scores if mask is None else scores.masked_fill(~mask, -math.inf)).softmax(dim=-1)
-    return F.dropout(weights, dropout) @ v, weights
+    return weights @ v, weights
 
 
 # 2. Rotary positions
 
 
 def rotary_table(positions, head_dim, base=10000.0):
-    """cos and sin of position × frequency, each (T, head_dim / 2), for positions (T,) (Su et al. 2021)."""
+    """The cosine and sine of position × frequency, each (T, head_dim / 2) (RoFormer, Su et al. 2021, arXiv:2104.09864).
+
+    positions: (T,). The frequencies fall from 1 to almost 1 / base.
+    """
     frequency = base ** (-torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
-    angle = positions.float()[:, None] * frequency[None, :]  # (T, hd/2)
+    angle = positions.float()[:, None] * frequency[None, :]  # (T, head_dim/2)
     return angle.cos(), angle.sin()
 
 
 def rotate(x, table):
-    """Turn each pair (x_i, x_{i+hd/2}) of x (B, nh, T, hd) by its position's angle.
+    """x (..., T, hd) with each pair (x_i, x_{i+hd/2}) rotated by the angle of its position. hd: size of a head.
 
-    A rotation keeps lengths, and a query's product with a key then depends on the distance between them
-    only, not on where they stand.
+    Rotary positions work because a query at position m and a key at position n then have a product that depends on
+    the distance n - m only. Proof: let R_m be the rotation matrix of position m. To turn back by m and then forward by
+    n is to turn by n - m, so R_mᵀ R_n = R_{n-m}, and (R_m q)·(R_n k) = qᵀ R_mᵀ R_n k = q·(R_{n-m} k).
     """
     cos, sin = (part.to(x.dtype) for part in table)
     a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)  # (B, nh, T, hd)
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)  # (..., T, hd)
 
 
-# 3. One buffer for every cache
+# 3. The key-value buffer
 
 
 class KVBuffer:
-    """Keys and values of one layer, preallocated for `rows` positions.
+    """The keys and values of one layer (the "key-value cache"), with room for `rows` positions.
 
-    A pass writes the rows of the positions that it is given and attends over all rows written so far.
-    GPT decoding appends one row at a time; a diffusion sampler rewrites a range of them.
+    A pass writes the rows of the positions that it is given and attends to all rows written so far. A GPT appends
+    one row per pass; the sampler of a diffusion model rewrites a range of rows. Is the result that of a full pass?
+    Causal: yes, if rows are appended. No position depends on a later one, so the kept rows are still right.
+    Bidirectional: yes in one layer, no in several. The kept positions look at the rewritten ones. So their outputs,
+    which are inputs of the next layer, should change, but their keys and values in its buffer do not.
     """
 
     def __init__(self, batch, n_head, rows, head_dim, device=None, dtype=None):
@@ -78,13 +83,13 @@ class KVBuffer:
         self.valid = torch.zeros(rows, dtype=torch.bool, device=device)
 
     def write(self, positions, k, v):
-        """Store k and v (B, nh, T, hd) in the rows `positions` (T,), in place."""
+        """Store k and v (B, nh, T, hd) in the rows `positions` (T,), in place. nh: number of heads."""
         self.k.index_copy_(2, positions, k.to(self.k.dtype))
         self.v.index_copy_(2, positions, v.to(self.v.dtype))
         self.valid.index_fill_(0, positions, True)
 
     def mask(self, positions, causal):
-        """Which rows a query may see: (T, rows), True for valid rows, up to its own position if causal."""
+        """(T, rows), True where a query may look: at all written rows; if causal, up to its own position."""
         mask = self.valid.expand(len(positions), -1)
         if causal:
             rows = torch.arange(len(self.valid), device=positions.device)
@@ -96,11 +101,15 @@ class KVBuffer:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention. The dLLM and the GPT share it: `causal` is the only difference.
+    """Multi-head self-attention. `causal` is the only difference between the GPT and the diffusion model (dLLM).
 
-    With `norm="rms"`, queries and keys are normalised too (QK-norm), which keeps the scores in a range
-    where large learning rates are safe.
+    qk_norm: divide each query and key by its root mean square (QK-norm; Henry et al. 2020, arXiv:2010.04245). The
+    scores then stay in a range in which large learning rates are safe.
+    kernel: the function that computes softmax(QKᵀ/√d)V. PyTorch's gives the same result as our three lines without
+    storing the weights. Another function with the same arguments may replace it on an instance.
     """
+
+    kernel = staticmethod(F.scaled_dot_product_attention)
 
     def __init__(self, n_embd, n_head, causal=False, dropout=0.0, rotary=True, qk_norm=True):
         super().__init__()
@@ -110,7 +119,10 @@ class Attention(nn.Module):
         self.out = nn.Linear(n_embd, n_embd, bias=False)
 
     def forward(self, x, positions, table=None, buffer=None):
-        """x: (B, T, C), positions: (T,) absolute, table: from `rotary_table`. Returns (B, T, C)."""
+        """x (B, T, C) → (B, T, C). positions: (T,), counted from the start of the text; table: from `rotary_table`.
+
+        buffer: a KVBuffer, which receives the new rows; the positions then look at all of its rows.
+        """
         B, T, C = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, nh, T, hd) each
@@ -118,54 +130,47 @@ class Attention(nn.Module):
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
         if self.rotary:
             q, k = rotate(q, table), rotate(k, table)
-        dropout = self.dropout if self.training else 0.0
-        if buffer is None and torch.is_grad_enabled() and q.dtype == torch.bfloat16 and q.device.type == "cpu":
-            # Training in bf16 on a CPU: there the three lines have a faster gradient than PyTorch's kernel.
-            causal = torch.ones(T, T, dtype=torch.bool, device=x.device).tril() if self.causal else None
-            y, _ = attention(q, k, v, causal, dropout)
-        elif buffer is None:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, dropout_p=dropout)
+        if buffer is None:
+            y = self.kernel(q, k, v, is_causal=self.causal, dropout_p=self.dropout if self.training else 0.0)
         else:
             buffer.write(positions, k, v)
             mask = buffer.mask(positions, self.causal)
-            y = F.scaled_dot_product_attention(q, buffer.k.to(q.dtype), buffer.v.to(q.dtype), attn_mask=mask)
+            y = self.kernel(q, buffer.k.to(q.dtype), buffer.v.to(q.dtype), attn_mask=mask)  # (B, nh, T, hd)
         return self.out(y.transpose(1, 2).reshape(B, T, C))  # (B, T, C)
 
 
 # 5. The demonstration
 
 
-def report(name, ours, reference):
-    """Print how far two results lie apart, and insist that it is only rounding."""
+def report(name, ours, reference, equal=True):
+    """Print the largest difference between two results. Assert that it is only rounding, or more if not `equal`."""
     difference = (ours - reference).abs().max().item()
-    print(f"  {name:58} {difference:.0e}")
-    assert difference < 1e-5
+    print(f"  {name:58} {difference:.0e}{'' if equal else '   not rounding'}")
+    assert difference < 1e-5 if equal else difference > 1e-3
 
 
 def show_three_lines():
     cli.heading("1. softmax(QKᵀ/√d)V")
     keys, values = torch.eye(4), torch.tensor([[10.0], [20.0], [30.0], [40.0]])
-    print("  A soft look-up: the values are 10, 20, 30, 40; the query is key 2, ever louder.")
+    print("  A soft look-up: the values are 10, 20, 30 and 40. The query is a multiple of key 2 (counted from 0).")
     print("  query            weights                     output")
-    for loudness in (0, 2, 8, 32):
-        y, weights = attention(loudness * keys[2:3], keys, values)  # (1, 1), (1, 4)
+    for factor in (0, 2, 8, 32):
+        y, weights = attention(factor * keys[2:3], keys, values)  # (1, 1), (1, 4)
         row = " ".join(f"{w:6.3f}" for w in weights[0].tolist())
-        print(f"  {loudness:2} x key 2     {row} {y.item():10.2f}")
+        print(f"  {factor:2} x key 2     {row} {y.item():10.2f}")
 
-    print("\n  Why √d: products of random vectors grow with their length, and softmax then picks one key.")
-    print("     d   spread of q.k   largest of 16 weights: raw   divided by √d")
+    print("\n  Why √d: products of random vectors grow with their length, and softmax then chooses a single key.")
+    print("     d   std of q·k      largest of 16 weights: raw   divided by √d")
     for d in (4, 64, 1024):
         q, k = torch.randn(200, d), torch.randn(16, d)
         raw, scaled = ((q @ k.T / s).softmax(-1).amax(-1).mean().item() for s in (1.0, math.sqrt(d)))
         print(f"  {d:4} {(q @ k.T).std().item():15.1f} {raw:28.2f} {scaled:15.2f}")
 
-    print("\n  Three lines against PyTorch, which need not store the weights; largest difference:")
+    print("\n  Our three lines against PyTorch's kernel, which does not store the weights; largest difference:")
     q, k, v = torch.randn(3, 2, 5, 16)  # (B, T, d) each
     causal = torch.ones(5, 5, dtype=torch.bool).tril()
-    for name, mask in (("every position looks at every other", None), ("each looks back only", causal)):
-        y, weights = attention(q, k, v, mask)
-        assert torch.allclose(weights.sum(-1), torch.ones(2, 5))
-        report(name, y, F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+    for name, mask in (("every position looks at every other", None), ("each position looks back only", causal)):
+        report(name, attention(q, k, v, mask)[0], F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
 
 
 def show_heads():
@@ -175,19 +180,19 @@ def show_heads():
     q, k, v = layer.qkv(x).chunk(3, dim=-1)  # (B, T, C) each
     parts = zip(*(part.split(C // n_head, dim=-1) for part in (q, k, v)), strict=True)
     heads = [attention(*part)[0] for part in parts]  # n_head times (B, T, hd)
-    print(f"  x {tuple(x.shape)} -> q, k, v {tuple(q.shape)} -> {n_head} heads of {tuple(heads[0].shape)}")
-    print("  -> side by side again, mixed by one matrix; against the module, which does all heads at once:")
-    report("a loop over heads = Attention", layer.out(torch.cat(heads, -1)), layer(x, torch.arange(T)))
+    print(f"  x {tuple(x.shape)} → q, k, v {tuple(q.shape)} each → {n_head} heads {tuple(heads[0].shape)} each")
+    print("  The outputs of the heads are joined and mixed by one matrix. Largest difference:")
+    report("a loop over the heads against the module", layer.out(torch.cat(heads, -1)), layer(x, torch.arange(T)))
     assert all(sum(p.numel() for p in Attention(C, n).parameters()) == 4 * C**2 for n in (1, 2, 3, 6))
-    print(f"  parameters with 1, 2, 3 or 6 heads: 4 C² = {4 * C**2} each time. Heads share the channels out.")
+    print(f"  With 1, 2, 3 or 6 heads there are 4 C² = {4 * C**2} parameters: the heads divide the channels.")
 
 
 def example_weights(text):
-    """Two heads with queries and keys set by hand, bidirectional and causal. -> {(head, kind): (T, T)}"""
+    """The weights of two heads whose queries and keys are set by hand: {(head, kind): (T, T)}."""
     T, d = len(text), 32
-    letters = F.one_hot(torch.tensor([ord(c) for c in text])).float()  # alike only if the same letter
+    letters = F.one_hot(torch.tensor([ord(c) for c in text])).float()  # (T, 32), equal for equal letters
     here = torch.arange(T)
-    wave = torch.full((T, d), 4.0)  # every token the same: only the rotation tells positions apart
+    wave = torch.full((T, d), 4.0)  # the same for every token, so only the rotation differs
     heads = {
         "same letter": (8 * letters, 8 * letters),
         "next letter": (rotate(wave, rotary_table(here + 1, d)), rotate(wave, rotary_table(here, d))),
@@ -203,24 +208,23 @@ def show_masks():
     cli.heading("3. Bidirectional (the dLLM) against causal (the GPT)")
     weights = example_weights(TEXT)
     pair = weights["same letter", "bidirectional"], weights["same letter", "causal"]
-    assert pair[1].triu(1).abs().max() == 0  # not one glance at the future
-    print("  A head that looks for its own letter. Row: who looks; column: at what; denser is more.\n")
+    assert pair[1].triu(1).abs().max() == 0  # no weight on later positions
+    print("  A head that looks for its own letter. Row: the position that looks; column: what it looks at.\n")
     print(f"     {'bidirectional':20}causal\n     {TEXT:20}{TEXT}")
     for i, letter in enumerate(TEXT):
         shades = ["".join(" .:-=+*#"[round(7 * w)] for w in p[i].tolist()) for p in pair]
         print(f"   {letter} {shades[0]:20}{shades[1]}".rstrip())
-    print("  The first letters have no past of their own kind, so a causal head sees only themselves.")
+    print("  The first 't' has no earlier 't', so in the causal head it sees only itself.")
 
-    print("\n  Change the input at position 3 of 8. Which outputs move?")
+    print("\n  We change the input at position 3 of 8 positions. Which outputs change (x)?")
     x = torch.randn(1, 8, 16)
     changed = x + (torch.arange(8) == 3)[:, None]
     for name, causal in (("bidirectional", False), ("causal", True)):
-        layer, positions = Attention(16, 2, causal), torch.arange(8)
-        table = rotary_table(positions, 8)
+        layer, positions, table = Attention(16, 2, causal), torch.arange(8), rotary_table(torch.arange(8), 8)
         difference = layer(x, positions, table) - layer(changed, positions, table)
-        moved = (difference.abs().amax((0, 2)) > 1e-7).tolist()  # (T,)
-        assert moved == [not causal or i >= 3 for i in range(8)]
-        print(f"  {name:14}", *("x" if m else "." for m in moved))
+        changed_outputs = (difference.abs().amax((0, 2)) > 1e-7).tolist()  # (T,)
+        assert changed_outputs == [not causal or i >= 3 for i in range(8)]
+        print(f"  {name:14}", *("x" if c else "." for c in changed_outputs))
 
 
 def show_rotary():
@@ -228,10 +232,12 @@ def show_rotary():
     q, k = torch.randn(2, 1, 64)  # (T=1, hd) each
 
     def score(m, n):
-        turned = (rotate(x, rotary_table(torch.tensor([p]), 64)) for x, p in ((q, m), (k, n)))
-        return torch.linalg.vecdot(*turned).item()
+        """The product of q at position m and k at position n."""
+        rotated = (rotate(x, rotary_table(torch.tensor([p]), 64)) for x, p in ((q, m), (k, n)))
+        return torch.linalg.vecdot(*rotated).item()
 
-    print("  The product of one query at m and one key at n: only the distance m - n counts.")
+    print("  The product of a query at position m and a key at n depends on the distance m - n only:")
+    print("  (R_m q)·(R_n k) = q·(R_{n-m} k), because R_mᵀ R_n = R_{n-m} for rotations.")
     print("  m - n     n = 0    n = 10   n = 100")
     for distance in (0, 1, 5, 20):
         row = [score(n + distance, n) for n in (0, 10, 100)]
@@ -240,56 +246,65 @@ def show_rotary():
     positions = torch.arange(8)
     x, table = torch.randn(1, 8, 64), rotary_table(positions, 64)
     assert torch.allclose(rotate(x, table).norm(dim=-1), x.norm(dim=-1), rtol=1e-5)
-    print("  A rotation changes no vector's length (asserted).")
+    print("  A rotation does not change the length of a vector (asserted).")
     order = torch.randperm(8)
     for rotary in (False, True):
         layer = Attention(64, 1, rotary=rotary)
         shuffled, plain = layer(x[:, order], positions, table), layer(x, positions, table)
         assert torch.allclose(shuffled, plain[:, order], atol=1e-5) is not rotary
-    print("  Without positions, shuffling the input only shuffles the output: order is invisible (asserted).")
+    print("  Without positions attention cannot see order: shuffled inputs give shuffled outputs (asserted).")
+
+
+def run(layers, x, positions, buffers=None):
+    """The outputs (B, T, C) of a stack of layers at `positions` (T,) of x; each layer adds its output to its input."""
+    x, table = x[:, positions], rotary_table(positions, x.shape[-1] // layers[0].n_head)
+    for layer, buffer in zip(layers, buffers or [None] * len(layers), strict=True):
+        x = x + layer(x, positions, table, buffer)
+    return x
 
 
 def show_buffer():
-    cli.heading("5. The KV buffer: compute a few rows, attend over all")
-    T, C, n_head, s, e = 16, 32, 4, 8, 12
-    positions, x = torch.arange(T), torch.randn(2, T, C)
-    table = rotary_table(positions, C // n_head)
+    cli.heading("5. The key-value buffer: compute a few rows, attend to all")
+    T, C, n_head, s, e, every = 16, 32, 4, 8, 12, torch.arange(16)
 
-    def run(layer, x, start, stop, buffer):
-        """Rows [start:stop) only; the others' keys and values come from the buffer. -> (B, stop-start, C)"""
-        part = tuple(angle[start:stop] for angle in table)
-        return layer(x[:, start:stop], positions[start:stop], part, buffer)
+    def make(depth, causal):
+        buffers = [KVBuffer(2, n_head, T, C // n_head) for _ in range(depth)]
+        return [Attention(C, n_head, causal) for _ in buffers], buffers, torch.randn(2, T, C)
 
-    print("  largest difference from the pass over all rows, and rows that went through the layer")
-    gpt, buffer = Attention(C, n_head, causal=True), KVBuffer(2, n_head, T, C // n_head)
-    rows = torch.cat([run(gpt, x, i, i + 1, buffer) for i in range(T)], dim=1)  # (B, T, C)
-    report(f"causal, one row at a time: {T} rows, not {T * (T + 1) // 2}", rows, gpt(x, positions, table))
-
-    dllm, buffer = Attention(C, n_head), KVBuffer(2, n_head, T, C // n_head)
-    report(f"bidirectional, first pass: {T} rows", run(dllm, x, 0, T, buffer), dllm(x, positions, table))
-    x[:, s:e] = torch.randn(2, e - s, C)  # a sampler has just filled in these positions
-    full = dllm(x, positions, table)
-    rows = run(dllm, x, s, e, buffer)  # (B, e - s, C)
-    report(f"bidirectional, [{s}:{e}) rewritten: {e - s} rows, not {T}", rows, full[:, s:e])
-    print("  Exact in one layer. Through several, rows outside [8:12) would have moved a little as well:")
-    print("  there a diffusion model's cache is an approximation; a GPT's never is.")
+    print("  Largest difference from a pass over all rows:")
+    gpt, buffers, x = make(2, causal=True)
+    rows = torch.cat([run(gpt, x, position, buffers) for position in every.split(1)], dim=1)  # (B, T, C)
+    report(f"causal, 2 layers, row by row: {T} rows, not {T * (T + 1) // 2}", rows, run(gpt, x, every))
+    for depth in (1, 2):
+        dllm, buffers, x = make(depth, causal=False)
+        run(dllm, x, every, buffers)
+        x[:, s:e] = torch.randn(2, e - s, C)  # a sampler has just filled in these positions
+        rows, full = run(dllm, x, every[s:e], buffers), run(dllm, x, every)[:, s:e]  # (B, e - s, C)
+        report(f"bidirectional, {depth} layer(s), [{s}:{e}) changed: {e - s} rows, not {T}", rows, full, depth == 1)
+    print("  Causal: no position depends on a later one, so kept rows stay right and the cache is exact.")
+    print("  Bidirectional: the kept positions look at the changed ones, so in the second layer their keys and values")
+    print("  should change too. The buffer holds the old ones: through several layers it is an approximation.")
 
 
 def draw(show):
-    """Two heads, bidirectional and causal, as pictures of their weights."""
+    """Draw the weights of two heads, bidirectional and causal."""
     figure, axes = figures.pyplot(show).subplots(2, 2, figsize=(9, 9), layout="constrained")
     for axis, ((head, kind), weights) in zip(axes.flat, example_weights(TEXT).items(), strict=True):
         axis.imshow(weights, cmap="Blues", vmin=0, vmax=1)
-        axis.set(title=f"{head}, {kind}", xlabel="looked at", ylabel="looking")
-        axis.set_xticks(range(len(TEXT)), TEXT)
-        axis.set_yticks(range(len(TEXT)), TEXT)
+        axis.set(title=f"{head}, {kind}", xlabel="is looked at", ylabel="looks")
+        axis.set(xticks=range(len(TEXT)), xticklabels=list(TEXT), yticks=range(len(TEXT)), yticklabels=list(TEXT))
     figures.save_figure(figure, FIGURE, show)
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Attention: by hand, in heads, masked, rotated, cached.")
-    parser.add_argument("--show", action="store_true", help="open the figure in a window as well")
-    args = parser.parse_args()
+@dataclass(frozen=True)
+class Command:
+    """The flags of this chapter."""
+
+    show: Switch = False  # also open the figure in a window
+
+
+def main(argv=None):
+    command = settings.parse(Command, argv)
     torch.manual_seed(0)
     with torch.no_grad():
         show_three_lines()
@@ -297,8 +312,8 @@ def main():
         show_masks()
         show_rotary()
         show_buffer()
-        draw(args.show)
-    print("Next: 03_transformer.py, where attention becomes a model.")
+        draw(command.show)
+    print("Next: 03_transformer.py, which builds a whole model from attention.")
 
 
 if __name__ == "__main__":

@@ -1,80 +1,77 @@
 """Chapter 06: how does noise become text, and what does it look like while it happens?
 
-    python 06_generate.py                                        # your latest run, else the shipped model
+    python 06_generate.py                                        # your latest run; if you have none, the shipped model
     python 06_generate.py --prompt "ROMEO:" --steps 128 --topk 5
     python 06_generate.py --infill "To be, or not to be, ____ is the question"
     python 06_generate.py --num 2 --seed 1 --gif out.gif --html out.html
-    python 06_generate.py --fast                                 # in half the passes: chapter 11
-    python 06_generate.py --hub                                  # the published dLLM, from the Hugging Face Hub
+    python 06_generate.py --fast                                 # the fastest sampler of chapter 11
+    python 06_generate.py --hub                                  # the published model, from the Hugging Face Hub
 
-A few seconds on two cores. In a terminal, grey blocks turn into letters in place, all over the text at
-once, the newest ones highlighted. The page that --html writes has a slider over the steps, and colours each
-character by when it was committed or by how sure the model was.
+A text takes a few seconds on two cores. In a terminal, each grey block is a masked character. Blocks all over the
+text turn into letters, and the newest letters are highlighted. The page that --html writes has a slider over the
+steps. It can colour each character by the step that wrote it, or by how sure the model was. NFE, the number of
+function evaluations, counts the forward passes of the network.
 
-Chapter 04's sampler yields a state a step. Here one such stream feeds every way to watch it.
+The sampler of chapter 04 yields one State per step. The terminal, the GIF and the page all read that stream.
 """
 
-import argparse
 import contextlib
-import importlib.util
-import math
+import functools
 import os
 import random
 import re
-import signal
+import shlex
 import sys
-import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
-from pathlib import Path
 
 import torch
 
-from plumbing import checkpoint, cli, devices, hub, tokenizers, views
+from plumbing import checkpoint, cli, devices, hub, settings, tokenizers, views
 
 diffusion = import_module("04_diffusion")
 
-MAX_LENGTH = 100_000  # positions; a typing slip such as {1000000} should not fill the memory
-MAX_RECORDED = 20_000_000  # positions × steps that --gif and --html may keep: some 300 MB
+MAX_LENGTH = 100_000  # positions; a slip such as {1000000} must not fill the memory
+MAX_RECORDED = 20_000_000  # positions × steps that --gif and --html may keep, about 300 MB
 BLANK = re.compile(r"_|\{([0-9]{1,9})\}")
 
 
-# ---- The canvas: a prompt and a blank are the same thing, namely what is masked and what is not ----
+# 1. The canvas: a prompt and a blank differ only in which positions are masked
 
 
 def parse_prompt(text, length, tokenizer):
-    """`text` as ids, then masks up to `length` positions. The mask is the id vocab_size."""
-    ids = tokenizer.encode(text)
+    """The ids of `text`, then masks up to `length` positions: a list of ints."""
+    ids, mask_id = tokenizer.encode(text), tokenizer.vocab_size
     if len(ids) >= length:
         raise cli.UserError(f"the prompt fills {len(ids)} of {length} places: raise --len")
-    return ids + [tokenizer.vocab_size] * (length - len(ids))
+    return ids + [mask_id] * (length - len(ids))
 
 
 def parse_infill(text, tokenizer):
-    """Ids of `text` with its blanks masked: each underscore is one position, {20} is twenty."""
-    ids, end = [], 0
+    """The ids of `text` with its blanks masked, a list of ints: _ is one masked position, {20} is twenty."""
+    ids, end, mask_id = [], 0, tokenizer.vocab_size
     for blank in BLANK.finditer(text):
         ids += tokenizer.encode(text[end : blank.start()])
-        ids += [tokenizer.vocab_size] * min(int(blank[1] or 1), MAX_LENGTH + 1)
+        ids += [mask_id] * min(int(blank[1] or 1), MAX_LENGTH + 1)
         end = blank.end()
         if len(ids) > MAX_LENGTH:
             raise cli.UserError(f"--infill is longer than {MAX_LENGTH:,} positions: shorten its blanks")
     ids += tokenizer.encode(text[end:])
-    if tokenizer.vocab_size not in ids:
+    if mask_id not in ids:
         raise cli.UserError("--infill has no blank: write _ for one character, or {20} for twenty")
     return ids
 
 
-# ---- Sampling, also beyond the model's window ----
+# 2. Sampling, also beyond the window that the model was trained on
 
 
 def plan_windows(canvas, mask_id, size, steps):
-    """[(left, right, steps)]: windows of `size` positions that together cover canvas (B, T), in order.
+    """Windows of at most `size` positions that together cover canvas (B, T): a list of (left, right, steps), in order.
 
-    A window starts half a window before the text it adds, so that this text has something to continue; the
-    last one is moved left to be full. On a canvas longer than `size`, `steps` is the pace: so many for a
-    window full of masks, fewer where only half of it is to be written.
+    A window begins half its size before the text that it adds, so that the model continues from known text. The last
+    window is moved to the left until it is full. On a canvas of several windows, `steps` is the number for a window
+    full of masks, and a window with fewer masks gets proportionally fewer. No window gets more steps than masks.
     """
     length, windows, done = canvas.shape[1], [], 0
     while done < length:
@@ -89,232 +86,204 @@ def plan_windows(canvas, mask_id, size, steps):
 
 
 def generate(model, canvas, steps=64, temperature=0.8, top_k=None, generator=None, denoise=diffusion.denoise):
-    """Fill every mask of canvas (B, T), T of any size. Yields `diffusion.State`s of the whole canvas.
+    """Fill the masks of canvas (B, T) for any T. Yields a `diffusion.State` of the whole canvas for each step.
 
-    denoise: chapter 04's sampler, or another that is called and yields like it. State 0 is the untouched canvas.
-    Positions that are not masked stay as they are, wherever they stand.
+    The first State is the canvas before any step. Tokens that are given never change, wherever they are.
+    denoise: the sampler of chapter 04, or another that takes the same arguments and yields States.
     """
-    mask_id, canvas, step, nfe = model.config.vocab_size, canvas.clone(), 0, 0
-    confidence, committed = (canvas != mask_id).float(), torch.zeros_like(canvas, dtype=torch.bool)
-    yield diffusion.State(canvas.clone(), confidence.clone(), committed, 0, 0)
+    mask_id, canvas = model.config.mask_id, canvas.clone()
+    nothing = torch.zeros_like(canvas, dtype=torch.bool)
+    state = diffusion.State(
+        canvas=canvas, confidence=(canvas != mask_id).float(), committed=nothing, step=0, nfe=0)
+    yield state
     for left, right, budget in plan_windows(canvas, mask_id, model.config.seq_len, steps):
-        window = canvas[:, left:right].clone()  # (B, right - left)
-        for state in denoise(model, window, budget, temperature, top_k, generator=generator):
-            if state.step == 0:
-                continue  # the reader has seen this canvas
-            here, before = slice(left, right), confidence[:, left:right]
-            canvas[:, here] = state.canvas
-            # Here, what an earlier window wrote counts as given (1.0): keep what it was drawn with.
-            confidence[:, here] = torch.where(window == mask_id, state.confidence, before)
-            committed = torch.zeros_like(committed)
-            committed[:, here] = state.committed
-            now = step + state.step, nfe + state.nfe
-            yield diffusion.State(canvas.clone(), confidence.clone(), committed, *now)
-        step, nfe = step + state.step, nfe + state.nfe
+        before = state  # of the whole canvas, when this window begins
+        window, sure = before.canvas[:, left:right], before.confidence[:, left:right]  # (B, right - left)
+        for inner in denoise(model, window, budget, temperature, top_k, generator=generator):
+            if inner.step == 0:
+                continue  # nothing has changed since `before`
+            # For this window's sampler, text of an earlier window is given. That text keeps its own confidence.
+            confidence = torch.where(window == mask_id, inner.confidence, sure)
+            state = diffusion.State(
+                canvas=before.canvas.slice_scatter(inner.canvas, 1, left, right),
+                confidence=before.confidence.slice_scatter(confidence, 1, left, right),
+                committed=nothing.slice_scatter(inner.committed, 1, left, right),
+                step=before.step + inner.step, nfe=before.nfe + inner.nfe)
+            yield state
 
 
-# ---- The command ----
+def usable_temperature(temperature):
+    """`temperature`, or 0 below a thousandth: dividing by less would overflow, and sampling is greedy long before."""
+    return temperature if temperature > 1e-3 else 0.0
 
 
-def number(kind, lowest, highest=math.inf):
-    """An argparse type: `kind` (int or float) from lowest to highest, never NaN or infinite."""
-
-    def parse(text):
-        value = kind(text)
-        if not (lowest <= value <= highest and value < math.inf):
-            limit = f"from {lowest} to {highest}" if highest < math.inf else f"{lowest} or more"
-            raise argparse.ArgumentTypeError(f"must be {limit}, not {text}")
-        return value
-
-    parse.__name__ = "whole number" if kind is int else "number"  # argparse quotes it: invalid … value
-    return parse
+# 3. Flags
 
 
-def output(suffix):
-    """An argparse type: a path that can be written, found out now and not after minutes of sampling."""
+@dataclass(frozen=True)
+class Flags:
+    """The flags that chapters 09 and 11 share with this one."""
 
-    def parse(text):
-        path = Path(text)
-        if path.suffix.lower() != suffix:
-            raise argparse.ArgumentTypeError(f"{text!r} must end in {suffix}")
-        try:
-            if path.is_dir() or path.exists() and not os.access(path, os.W_OK):
-                raise argparse.ArgumentTypeError(f"cannot write {text!r}: a folder, or write-protected")
-            with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent):
-                return path
-        except OSError as error:
-            raise argparse.ArgumentTypeError(f"cannot write {text!r}: {error.strerror}") from None
-
-    return parse
-
-
-def add_flags(parser, unit="character", length=256):
-    """The flags of this chapter, which chapter 09 shares. unit: what a token is; length: of a text without --len."""
-    flag = parser.add_argument
-    flag("--checkpoint", metavar="RUN", help="a run's name or folder (your latest, else the shipped one)")
-    flag("--steps", type=number(int, 1), metavar="N",
-         help="denoising steps for one window of the model (64); never more than there are masks")
-    flag("--temp", type=number(float, 0), metavar="X",
-         help=f"temperature (0.8; --fast: 0.6): 0 always takes the likeliest {unit}, above 1 is wilder than the model")
-    flag("--topk", type=number(int, 1), metavar="N", help=f"draw among the N likeliest {unit}s (all)")
-    flag("--len", type=number(int, 1, MAX_LENGTH), metavar="N", help=f"{unit}s, the prompt included ({length})")
-    flag("--num", type=number(int, 1), default=1, metavar="N", help="samples, made in one batch (1)")
-    flag("--seed", type=number(int, 0, 2**63 - 1), metavar="N", help="the same seed, the same text (random)")
-    flag("--device", default="auto", help="cpu, cuda, mps or auto (auto)")
-    flag("--prompt", default="", metavar="TEXT", help="how the text begins; \\n is a new line")
-    flag("--infill", metavar="TEXT", help=f"text with blanks to fill: _ is one {unit}, {{20}} is twenty")
-    flag("--quiet", action="store_true", help="print the text and nothing else")
-    flag("--gif", type=output(".gif"), metavar="FILE", help="save the run as an animation")
-    flag("--html", type=output(".html"), metavar="FILE", help="save the run as a web page with a player")
-    group = parser.add_argument_group("faster decoding", "Chapter 11 explains these and measures them.")
-    rules, flag = group.add_mutually_exclusive_group(), group.add_argument
-    rules.add_argument("--fast", action="store_true", help="the best trade-off found there")
-    flag("--order", metavar="RULE", help="which first: isolated (as without this flag), noisy, confidence, margin, "
-         "peak, random or ancestral; with one of the rules below, its score: confidence (as without), margin or peak")
-    for name, symbol, meaning in (
-        ("threshold", "τ", "commit all that are at least so sure; --steps, if given, is then a limit"),
-        ("factor", "F", "commit the n surest while each is surer than 1 - F / (n + 1)"),
-        ("entropy", "γ", "commit the most certain while the sum of their entropies stays below"),
-        ("stable", "ε", "commit the sure ones whose distribution moved by less than this in the last pass"),
-        ("apart", "N", "commit each that is the surest within N positions on both sides"),
-    ):
-        rules.add_argument(f"--{name}", type=number(float, 0), metavar=symbol, help=meaning)
-    flag("--block", type=number(int, 1), metavar="N", help="finish N positions before the next N begin")
-    flag("--cache", metavar="KIND", help="none, prefix, dual or delayed: rows that a pass need not compute")
-    flag("--refresh", type=number(int, 1), metavar="N", help="compute all rows in every Nth pass of a block")
-    flag("--guidance", type=number(float, 0), metavar="W", help="follow what is given more closely (0)")
-    flag("--remask", type=number(int, 0), metavar="N", help="passes at the end that mend what was unsure (0)")
+    checkpoint: settings.OptionalText = None  # name or folder of a run; None: your latest, or else the shipped model
+    steps: settings.Count = 64  # denoising steps for one window of the model; never more than there are masks
+    temp: settings.NonNegative = 0.8  # temperature; 0 always takes the likeliest token, 1 leaves the model as it is
+    topk: settings.OptionalCount = None  # sample among this many likeliest tokens; None: among all
+    len: settings.number(int, 1, MAX_LENGTH, optional=True) = None  # tokens, with the prompt; None: 256, of Tamil 200
+    num: settings.Count = 1  # number of samples, made in one batch
+    seed: settings.OptionalSeed = None  # the same seed writes the same text; None: a random one
+    device: str = "auto"  # cpu, cuda, mps or auto
+    prompt: str = ""  # how the text begins; \n is a line break
+    infill: settings.OptionalText = None  # a text with blanks to fill: _ is one token, {20} is twenty
+    quiet: settings.Switch = False  # print the text and nothing else
+    gif: settings.OptionalPath = None  # save the run as an animation: a path that ends in .gif
+    html: settings.OptionalPath = None  # save the run as a web page with a player: a path that ends in .html
 
 
-def parse_flags(parser, argv=None):
-    """The arguments of a parser with `add_flags`, a seed among them; an error where two do not go together."""
-    args = parser.parse_args(argv)
-    if args.infill is not None and (args.prompt or args.len is not None):
-        parser.error("--infill already says how the text begins and ends: leave out --prompt and --len")
-    if args.gif and not importlib.util.find_spec("PIL"):
-        parser.error("--gif needs Pillow: pip install pillow")
-    if args.html and not views.PLAYER.is_file():
-        parser.error(f"--html needs the file docs/{views.PLAYER.name} of this repository")
-    if args.seed is None:
-        args.seed = random.randrange(2**31)
-    args.denoise, adaptive, temperature = choose_sampler(args)
-    args.steps = args.steps or (MAX_LENGTH if adaptive else 64)  # adaptive: as many as there are masks, at most
-    args.temp = temperature if args.temp is None else args.temp
-    return args
+def prepare(flags):
+    """`flags` with a seed filled in. UserError if two flags contradict each other or a file cannot be written."""
+    if flags.infill is not None and (flags.prompt or flags.len is not None):
+        raise cli.UserError("--infill already gives the whole text: leave out --prompt and --len")
+    for path, suffix in ((flags.gif, ".gif"), (flags.html, ".html")):
+        if path is not None:
+            views.check_path(path, suffix)
+    return replace(flags, seed=random.randrange(2**31) if flags.seed is None else flags.seed)
 
 
-def choose_sampler(args):
-    """(sampler, whether it decides itself how many steps it takes, temperature): chapter 04's, or 11's if asked."""
-    names = ("order", "threshold", "factor", "entropy", "stable", "apart",
-             "block", "cache", "refresh", "guidance", "remask")  # fmt: skip
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if not given and not args.fast:
-        return diffusion.denoise, False, 0.8
-    fast = import_module("11_fast_decoding")  # the one look ahead in this book: a reader of this page needs none of it
-    return *fast.sampler(given, args.fast), fast.FAST_TEMPERATURE if args.fast else 0.8
-
-
-def canvas_rows(args, tokenizer, length=256):
-    """The canvases that --prompt, --len or --infill describe: args.num equal rows of ids."""
-    if args.infill is None:
-        ids = parse_prompt(args.prompt.replace("\\n", "\n"), args.len or length, tokenizer)
+def canvas_rows(flags, tokenizer, length=256):
+    """The canvases that --prompt, --len or --infill describe: `num` equal lists of ids. length: used without --len."""
+    if flags.infill is None:
+        ids = parse_prompt(flags.prompt.replace("\\n", "\n"), flags.len or length, tokenizer)
     else:
-        ids = parse_infill(args.infill.replace("\\n", "\n"), tokenizer)
-    return [ids] * args.num
+        ids = parse_infill(flags.infill.replace("\\n", "\n"), tokenizer)
+    return [ids] * flags.num
 
 
-def on_cpu(state):
-    return replace(state, **{field: getattr(state, field).cpu() for field in ("canvas", "confidence", "committed")})
+def open_model(folder, device):
+    """(model, tokenizer, info) of the dLLM in `folder`, on the device of this name. UserError if it is a GPT."""
+    model, tokenizer, info = checkpoint.load(folder, devices.pick_device(device))
+    if model.config.causal:
+        raise cli.UserError(f"{folder} is a GPT, which cannot fill masks: use python 07_train_gpt.py --write")
+    return model, tokenizer, info
 
 
-def watch(model, tokenizer, rows, args, name):
-    """Fill the masks of `rows` (B lists of T ids) and show it in every way that `args` ask for: B texts."""
-    mask_id = model.config.vocab_size
-    if args.topk is not None and args.topk > mask_id:
-        raise cli.UserError(f"--topk is {args.topk}, but the vocabulary has {mask_id} symbols: lower it")
-    letters = getattr(tokenizer, "letters", None)  # of tokens that may be part of a character
-    letters = letters or [tokenizer.decode([i]) for i in range(mask_id)] + [tokenizers.MASK_CHAR]
+# 4. Watching
+
+
+def watch(model, tokenizer, rows, flags, name, denoise=diffusion.denoise):
+    """Fill the masks of `rows` (B lists of T ids) and show it in every way that `flags` ask for. Returns B texts.
+
+    flags: from `prepare`. name: the model's. denoise: the sampler, as in `generate`.
+    """
+    mask_id, unit, letters = model.config.mask_id, tokenizer.unit, views.shown_tokens(tokenizer)
+    if flags.topk is not None and flags.topk > mask_id:
+        raise cli.UserError(f"--topk is {flags.topk}, but the vocabulary has {mask_id} symbols: lower it")
     canvas = torch.tensor(rows, device=next(model.parameters()).device)  # (B, T)
-    given, unit = (canvas != mask_id).tolist(), tokenizer.unit
-    total = sum(budget for *_, budget in plan_windows(canvas, mask_id, model.config.seq_len, args.steps))
-    record, history = args.gif or args.html, []
+    given, blank = (canvas != mask_id).tolist(), int((canvas == mask_id).sum())
+    total = sum(steps for *_, steps in plan_windows(canvas, mask_id, model.config.seq_len, flags.steps))
+    record, history = flags.gif or flags.html, []
     if record and canvas.numel() * total > MAX_RECORDED:
-        raise cli.UserError("too long a run to record with --gif or --html: lower --len, --num")
-    if args.gif:
-        views.tamil_font(letters)  # a font that is not there is noticed now
-    blank = int((canvas == mask_id).sum())
-    if args.guidance and blank == canvas.numel():
-        raise cli.UserError("--guidance is by the text that is given: add --prompt or --infill")
-    generator = torch.Generator(canvas.device).manual_seed(args.seed)
-    # Below a thousandth, dividing by the temperature would overflow; the draw is greedy long before.
-    temperature = args.temp if args.temp > 1e-3 else 0
-    live = sys.stdout.isatty() and not args.quiet and os.environ.get("TERM") != "dumb"
-    terminal, start = views.Terminal(given, letters, sys.stdout), time.perf_counter()
+        raise cli.UserError("this run is too long for --gif and --html: lower --len or --num")
+    if flags.gif:
+        views.tamil_font(letters)  # a missing font must stop the program now and not after sampling
+    of = f"/{total}" if denoise is diffusion.denoise else ""  # other samplers may need fewer steps
+    generator = torch.Generator(canvas.device).manual_seed(flags.seed)
+    temperature, start = usable_temperature(flags.temp), time.perf_counter()
+    live = sys.stdout.isatty() and not flags.quiet and os.environ.get("TERM") != "dumb"
+    terminal = views.Terminal(given, letters, sys.stdout)
     with terminal if live else contextlib.nullcontext():
-        for state in generate(model, canvas, args.steps, temperature, args.topk, generator, args.denoise):
-            state = on_cpu(state)
+        for state in generate(model, canvas, flags.steps, temperature, flags.topk, generator, denoise):
+            state = state.to("cpu")
             rate = (blank - int((state.canvas == mask_id).sum())) / (time.perf_counter() - start)
-            of = f"/{total}" if args.denoise is diffusion.denoise else ""
-            status = f"step {state.step}{of} · {state.nfe} NFE · {rate:,.0f} {unit}s/s"
-            status += f" · seed {args.seed} · {name}"
+            status = (f"step {state.step}{of} · {state.nfe} NFE · {rate:,.0f} {unit}s/s "
+                      f"· seed {flags.seed} · {name}")
             if record:
                 history.append(state)
             if live:
                 terminal.draw(state, status)
         if live:
             terminal.draw(replace(state, committed=torch.zeros_like(state.committed)), status, whole=True)
-    say = (lambda line: None) if args.quiet else print
+    texts = [tokenizer.decode(row) for row in state.canvas]
     if not live:
-        say(status)
-        for number, row in enumerate(state.canvas, 1):
-            if number > 1 or not args.quiet:
-                print()
-            if len(rows) > 1:
-                say(f"--- sample {number} of {len(rows)} ---")
-            print(tokenizer.decode(row))
-    if args.gif:
-        size = views.save(args.gif, views.gif_bytes(history, given, letters))
-        say(f"wrote {args.gif} ({size})")
-    if args.html:
-        title = f"{given[0].count(False)} {unit}s in {history[-1].step} steps"
-        facts = f"{name} · seed {args.seed} · temperature {args.temp:g} · top-k {args.topk or 'off'}"
-        size = views.save(args.html, views.html_page(history, letters, title, facts).encode())
-        say(f"wrote {args.html} ({size})")
-    return [tokenizer.decode(row) for row in state.canvas]
+        print_texts(texts, status, flags.quiet)
+    if record:
+        save_run(history, given, letters, flags, name, unit)
+    return texts
 
 
-def open_model(folder, device):
-    """The model in `folder`, on what --device means: (model, tokenizer, info). UserError if it is a GPT.
+def print_texts(texts, status, quiet):
+    """The texts as plain lines. quiet: without the status line and the numbers of the samples."""
+    if not quiet:
+        print(status)
+    for number, text in enumerate(texts, 1):
+        if number > 1 or not quiet:
+            print()
+        if len(texts) > 1 and not quiet:
+            print(f"--- sample {number} of {len(texts)} ---")
+        print(text)
 
-    From here on the terminal is left in order, however the program ends.
-    """
-    with contextlib.suppress(AttributeError):
-        sys.stdout.reconfigure(errors="replace")  # a console that cannot show ░ shows ? instead of failing
-    # Terminated politely, we still leave through views.Terminal.__exit__, which gives the cursor back.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    model, tokenizer, info = checkpoint.load(folder, devices.pick_device(device))
-    if model.config.causal:
-        raise cli.UserError(f"{folder} is a GPT, which cannot fill masks: python 07_train_gpt.py writes with it")
-    return model, tokenizer, info
+
+def save_run(history, given, letters, flags, name, unit):
+    """Write the States in `history` to the files that --gif and --html name."""
+    title = f"{given[0].count(False)} {unit}s in {history[-1].step} steps"
+    facts = f"{name} · seed {flags.seed} · temperature {flags.temp:g} · top-k {flags.topk or 'off'}"
+    for path, make in ((flags.gif, lambda: views.gif_bytes(history, given, letters)),
+                       (flags.html, lambda: views.html_page(history, letters, title, facts).encode())):
+        if path:
+            size = views.save(path, make())
+            if not flags.quiet:
+                print(f"wrote {path} ({size})")
+
+
+# 5. The command
+
+
+OptionalTemperature = settings.number(float, 0, optional=True)
+
+
+@dataclass(frozen=True)
+class Command(Flags):
+    """The flags of this chapter."""
+
+    steps: settings.OptionalCount = None  # denoising steps for one window of the model; None: 64, with --fast as needed
+    temp: OptionalTemperature = None  # temperature; 0 always takes the likeliest token; None: 0.8, with --fast 0.6
+    fast: settings.Switch = False  # write with the fastest sampler of chapter 11
+    hub: settings.OptionalText = None  # a model on the Hugging Face Hub, OWNER/NAME; --hub alone: the published model
+
+
+def refuse_moved_flags(argv):
+    """UserError that names the successor of a flag that has moved to chapter 11."""
+    moved = "order threshold factor entropy stable apart block cache refresh guidance remask".split()
+    for flag in (word.partition("=")[0] for word in argv):
+        if flag.startswith("--") and flag[2:] in moved:
+            successor = f"python 11_fast_decoding.py --write {shlex.join(argv)}"
+            raise cli.UserError(f"{flag} is now a flag of chapter 11: {successor}")
 
 
 def main(argv=None):
-    parser = cli.Parser(description="Sample from a diffusion model, and watch.", allow_abbrev=False)
-    add_flags(parser)
-    parser.add_argument("--hub", nargs="?", const=hub.ADDRESSES[0], metavar="OWNER/NAME",
-                        help="a model on the Hugging Face Hub; alone: the published dLLM")
-    args = parse_flags(parser, argv)
-    if args.hub and args.checkpoint:
-        parser.error("--hub and --checkpoint both name a model: leave one out")
-    folder = hub.fetch(args.hub) if args.hub else checkpoint.find(args.checkpoint)
-    model, tokenizer, _ = open_model(folder, args.device)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    refuse_moved_flags(argv)
+    command = prepare(settings.parse(Command, argv, bare={"--hub": hub.ADDRESSES[0]}))
+    if command.hub is not None and command.checkpoint is not None:
+        raise cli.UserError("--hub and --checkpoint both name a model: leave one out")
+    folder = checkpoint.find(command.checkpoint) if command.hub is None else hub.fetch(command.hub)
+    name, shipped = folder.resolve().name, checkpoint.SHIPPED.name
+    model, tokenizer, _ = open_model(folder, command.device)
     try:
-        watch(model, tokenizer, canvas_rows(args, tokenizer), args, folder.resolve().name)
-    except torch.OutOfMemoryError:
-        raise cli.UserError("out of GPU memory: lower --num, or use --device cpu") from None
+        rows = canvas_rows(command, tokenizer)
+    except tokenizers.UnknownText as error:
+        advice = "" if name == shipped else f"; --checkpoint {shipped} names the shipped model"
+        raise cli.UserError(f"the model {name} cannot read this text: {error}{advice}") from None
+    if command.checkpoint is None and command.hub is None and name != shipped and not command.quiet:
+        print(f"This is {name}, your latest run. --checkpoint {shipped} names the shipped model.")
+    steps, temp, denoise = Flags.steps, Flags.temp, diffusion.denoise
+    if command.fast:
+        fast = import_module("11_fast_decoding")  # the only look ahead of this book
+        steps, temp, denoise = MAX_LENGTH, fast.FAST_TEMPERATURE, functools.partial(fast.decode, how=fast.FAST)
+    command = replace(command, steps=command.steps or steps, temp=temp if command.temp is None else command.temp)
+    watch(model, tokenizer, rows, command, name, denoise)
+    if not command.quiet:
+        print("\nNext: 07_train_gpt.py trains the same Transformer with causal attention, to compare with.")
 
 
 if __name__ == "__main__":
-    cli.run(main)
-
-# Next: 07_train_gpt.py trains the same Transformer with causal attention, to compare with.
+    cli.run(main, out_of_memory="lower --num, or use --device cpu")

@@ -1,52 +1,49 @@
-"""Chapter 12: how do the same few hundred lines train on words, real data and many GPUs?
+"""Chapter 12: how does the same small program train on words, on large corpora and on many GPUs?
 
-    python 12_scale.py --config configs/tiny.yaml                # 25M parameters, any GPU; a CPU for a try
+    python 12_scale.py --config configs/tiny.yaml      # 25M parameters, on any GPU; on a CPU only for a try
     torchrun --standalone --nproc_per_node=4 12_scale.py --config configs/medium.yaml
     python 06_generate.py --checkpoint dllm-shakespeare-tiny --prompt "The quick brown"
 
-Model, noise, likelihood, sampler and optimizers are those of chapters 03 to 05. What scale adds to them:
+Model, masking, likelihood, sampler and trainer are those of chapters 03 to 05. This chapter adds what scale needs:
 
-    1. words        50,257 pieces of words instead of 65 characters: four characters a token, so the same window
-                    reaches four times as far; but the embedding and the head become most of a small model, and
-                    a loss in nats per token is no longer one in nats per character
-    2. data         tokenised once into a file that no memory must hold; a step's windows and masks follow from
-                    (seed, step, row) alone, so any number of processes reads the same batch, and resumes exactly
-    3. noise        other schedules, clean prefixes, texts that end, and short windows
-    4. engines      one process, copies that share gradients (DDP), or shards of one model (FSDP2)
-    5. the loop     chapter 05's, with a loss that many processes sum up rightly
+    1. words      50,257 pieces of words instead of 65 characters. A token is about four characters, so the same window
+                  reaches four times as far. But the embedding and the head become most of a small model, and a loss
+                  in nats per token is no longer a loss in nats per character.
+    2. noise      Other schedules, clean prefixes and short windows. The windows and masks of a step follow from (seed,
+                  step, row) alone, so any number of processes draws the same batch, also after an interruption.
+    3. engines    One process; copies of the model that share their gradients (PyTorch's DistributedDataParallel, DDP);
+                  or one model whose parts lie on all GPUs (FullyShardedDataParallel, FSDP).
+    4. the loop   The loop of chapter 05, with a loss that is correct when several processes sum it.
 
-docs/scale.md says what each of the named sizes needs, in memory and in time.
-
-Ctrl-C saves and stops; the same command goes on, also on another number of GPUs. Every setting is a line in a
-section of the settings file, a flag (--train.steps 100), and for short --steps 100.
+plumbing/tokenized.py keeps the tokens in one file. docs/scale.md says how much memory and time each named size needs.
+Press Ctrl-C to save and stop. Run the same command again to resume, even on a different number of GPUs. Every setting
+is a flag (--train.steps 100, or for short --steps 100) and a line of a settings file (--config).
 """
 
-import copy
 import dataclasses
-import json
 import math
 import os
-import signal
 import sys
 import time
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn as nn
+import tyro
 import yaml
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Replicate
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recompute
-from tqdm import tqdm
 
-from plumbing import cli, devices, files, parallel, runs, settings, tokenized
-from plumbing.settings import setting
+from plumbing import checkpoint, cli, devices, files, parallel, runs, settings, tokenized
+from plumbing.settings import Decided, OptionalText, Share, Switch
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -54,54 +51,47 @@ training = import_module("05_train")
 
 
 @dataclass(frozen=True)
-class TrainConfig(training.TrainConfig):
-    """Chapter 05's settings, and what scale adds. batch_size is that of all processes together."""
+class TrainConfig(training.DiffusionTrainConfig):
+    """How to train: the settings of chapter 05 and those of scale. batch_size is the batch of all processes."""
 
-    lr: float = setting(0.0, "when set, both learning rates: usual with --train.optimizer adamw", 0, 1)
-    decay: str = setting("wsd", "of the learning rate: warm-up, stable, linear decay; or", choices=("wsd", "cosine"))
-    schedule: str = setting("linear", "of the noise: which levels get the samples",
-                            choices=diffusion.NoiseSchedule.NAMES)
-    prefix: float = setting(0.2, "share of the windows that begin with clean tokens, as behind a prompt", 0, 1)
-    short: float = setting(0.01, "share of the steps whose windows are cut to a random length", 0, 1)
-    engine: str = setting("ddp", "of many processes: copies or shards of the model", choices=("ddp", "fsdp"))
-    recompute: bool = setting(False, "keep only the inputs of blocks and compute the rest twice, to save memory")
-    watch: str = setting("none", "show the log elsewhere too", choices=("none", "tensorboard", "wandb"))
+    lr: Share = 0.0  # if not 0, replaces lr_matrix and lr_other: usual with --optimizer adamw
+    decay: Literal["wsd", "cosine"] = "wsd"  # of the learning rate: warm-up, stable, linear decay; or half a cosine
+    schedule: Literal["linear", "cosine", "sqrt"] = "linear"  # noise schedule: which noise levels are frequent
+    prefix: Share = 0.2  # share of the windows that begin with clean tokens, as if after a prompt
+    short: Share = 0.01  # share of the steps whose windows are cut to a random length
+    engine: Literal["ddp", "fsdp"] = "ddp"  # with several processes: copies of the model (ddp), or parts of it (fsdp)
+    recompute: bool = False  # keep only the inputs of the blocks and compute the rest twice, to save memory
+    watch: Literal["none", "tensorboard", "wandb"] = "none"  # also show the log there
+    minutes: Decided[float] = 0.0  # this chapter has no time budget
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.lr:
-            object.__setattr__(self, "lr_matrix", self.lr)
-            object.__setattr__(self, "lr_other", self.lr)
+    def with_one_rate(self):
+        """These settings, with `lr` as both learning rates if it is set."""
+        return dataclasses.replace(self, lr_matrix=self.lr, lr_other=self.lr) if self.lr else self
 
 
-# What may differ when a run is taken up again: none of it changes what a step computes.
-MAY_CHANGE = (*training.MAY_CHANGE, "accumulate", "engine", "recompute", "watch", "compile",
-              "evaluate_every", "evaluate_windows")
+# 1. Words
 
 
-# 1. Words (how they are made, and 2, the data, is plumbing: words.py)
-
-
-def characters_a_token(tokens, tokenizer):
-    """How long a token is on average, which turns nats per token into nats per character."""
+def characters_per_token(tokens, tokenizer):
+    """The mean length of a token in characters. It turns nats per token into nats per character."""
     ids = tokens[:100_000].tolist()
     return len(tokenizer.decode(ids)) / len(ids)
 
 
 def show_words(tokens, tokenizer):
     pieces = [tokenizer.decode([i]).replace("\n", "/") for i in tokens[:16].tolist()]
-    print(f"the first tokens held out: {'|'.join(pieces)}\n{characters_a_token(tokens, tokenizer):.2f} characters a "
-          f"token; a guess among all {tokenizer.vocab_size:,} costs {math.log(tokenizer.vocab_size):.2f} nats")
+    print(f"the first held-out tokens: {'|'.join(pieces)}\n{characters_per_token(tokens, tokenizer):.2f} characters "
+          f"per token; guessing among all {tokenizer.vocab_size:,} costs {math.log(tokenizer.vocab_size):.2f} nats")
 
 
-# 3. Noise
+# 2. Noise
 
 
 def draw(windows, config, mask_id, step, rank=0, world=1):
-    """What process `rank` of `world` trains on at step `step`: (x0, xt, masked).
+    """The batch of step `step` for process number `rank` of `world`: (x0, xt, masked).
 
-    x0, xt: (batch_size / world, T), its share of the batch; masked: how many masks the whole batch has. Every
-    process draws the same levels for the whole batch, so it knows that without asking the others.
+    x0, xt: (batch_size / world, T), the rows of this process; masked: the number of masks in the whole batch. Every
+    process draws the noise levels of the whole batch, so it knows that number without asking the others.
     """
     B, T = config.batch_size, windows.length
     seed = config.seed * 1_000_003 + step
@@ -109,10 +99,10 @@ def draw(windows, config, mask_id, step, rank=0, world=1):
     if torch.rand((), generator=generator) < config.short:  # a sampler's canvas may be shorter than the window
         T = int(torch.randint(1, T + 1, (), generator=generator))
     t = diffusion.stratified(B, generator=generator) * config.t_max  # (B,)
-    hidden = 1 - diffusion.NoiseSchedule(config.schedule).alpha(t)
+    hidden = 1 - diffusion.NoiseSchedule(config.schedule).alpha(t)  # (B,) expected share of masks
     prompted = torch.rand(B, generator=generator) < config.prefix
     given = (prompted * torch.rand(B, generator=generator) * T).long()  # (B,) clean tokens at the beginning
-    k = 1 + (hidden * (T - given)).long().clamp(max=T - given - 1)  # (B,) masks, of the others
+    k = 1 + (hidden * (T - given)).long().clamp(max=T - given - 1)  # (B,) masks among the other tokens
     mine = range(rank, B, world)
     numbers, laps = windows.order(step, B, config.seed)
     x0 = windows.read(numbers[mine], laps[mine])[:, :T]
@@ -121,82 +111,102 @@ def draw(windows, config, mask_id, step, rank=0, world=1):
     return x0, torch.cat(xt), int(k.sum())
 
 
-# 4. Engines
+# 3. Engines
 
 
-def distribute(model, averaged, config, team, dtype):
-    """`model` as an engine that averages its gradients over all processes.
+class RecomputedBlock(transformer.Block):
+    """A block that keeps only its input for the backward pass, and computes everything else again there."""
 
-    DDP: every process holds everything. FSDP2: it holds one part of each parameter, gradient and average, and
-    gathers a block's weights when it comes to that block. "fsdp" with one process is one plain process.
+    def forward(self, *inputs):
+        return recompute(super().forward, *inputs, use_reentrant=False)
+
+
+class RecomputedTransformer(transformer.Transformer):
+    """The Transformer of chapter 03 with such blocks. Weights, results and gradients are the same."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        blocks = nn.ModuleList(RecomputedBlock(config) for _ in self.blocks)
+        blocks.load_state_dict(self.blocks.state_dict())
+        self.blocks = blocks
+
+
+def make_model(model_config, config):
+    return (RecomputedTransformer if config.recompute else transformer.Transformer)(model_config)
+
+
+def distribute(model, averaged, dtype, config, team):
+    """The network that averages the gradients of `model` over all processes. With one process it is the model itself.
+
+    DDP: every process holds the whole model, and the processes average their gradients. FSDP2 (version 2 of FSDP):
+    every process holds a part of each parameter, gradient and average, and gathers the weights of a block when it
+    needs them.
     """
-    if config.recompute:
-        for block in model.blocks:
-            block.forward = partial(recompute, block.forward, use_reentrant=False)
     if team.world == 1:
         return model
     if config.engine != "fsdp":
         gpu = [team.device] if team.device.type == "cuda" else None
-        engine = DistributedDataParallel(model, device_ids=gpu, gradient_as_bucket_view=True)
-        engine.config = model.config
-        return engine
+        network = DistributedDataParallel(model, device_ids=gpu, gradient_as_bucket_view=True)
+        network.config = model.config
+        return network
     mesh = init_device_mesh(team.device.type, (team.world,))
-    # Blocks gather 16-bit weights and sum gradients in 32; the noise level must not lose digits on its way in.
+    # Weights are gathered in 16 bits and gradients summed in 32. The noise level must keep its digits, so no casting.
     policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
     for part in [*model.blocks, model, *averaged.blocks, averaged]:
-        # True for the root too: the averages change between two passes, and must be gathered again.
+        # By default the outermost part stays gathered. But the averages change, so they must be gathered again.
         fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     return model
 
 
-def orthogonalize_sharded(matrices, dtype):
-    """Chapter 05's `orthogonalize` for a DTensor (N, m, n): a part of a matrix has other singular values, so
-    every process gathers the whole ones, works on all of them, and keeps its part of the result."""
-    whole = training.orthogonalize(matrices.full_tensor(), dtype)
-    return DTensor.from_local(whole, matrices.device_mesh, [Replicate()]).redistribute(placements=matrices.placements)
+def make_trainer(model, config, team):
+    """The Trainer of chapter 05, distributed over the team."""
+    trainer = training.Trainer(model, config, team.device, partial(distribute, config=config, team=team))
+    if config.optimizer == "muon" and config.engine == "fsdp" and team.world > 1:
+        trainer.optimizers[0].orthogonalize = parallel.orthogonalize_sharded
+    return trainer
 
 
-def make_optimizers(model, config, dtype):
-    optimizers = training.make_optimizers(model, config, torch.float32 if dtype == torch.float16 else dtype)
-    if isinstance(optimizers[0], training.Muon) and isinstance(model.head.weight, DTensor):
-        optimizers[0].orthogonalize = orthogonalize_sharded
-    return optimizers
+# 4. The loop
 
 
-def backward(engine, x0, xt, masked, team, parts=1, dtype=torch.float32, scale=lambda loss: loss):
-    """Add the gradient of the whole batch's mean loss, in `parts` passes; return this process's part of that loss.
+def parts_of(x0, xt, count):
+    """The batch in `count` parts: [(x0, xt, whether it is the last part)]."""
+    return list(zip(x0.chunk(count), xt.chunk(count), [False] * (count - 1) + [True]))
 
-    A batch's loss is Σ of the cross-entropies over all masks / number of all masks. The mean of the processes'
-    own means is another number, since some have more masks: divide the sums by the common number instead. An
-    engine then averages gradients over `world` processes, which we undo.
+
+def share_of_loss(network, part, masked, team):
+    """The share of one part in the loss of the whole batch, times the number of processes.
+
+    The loss of a batch is Σ of the cross-entropies over all masks / number of all masks. The mean of the processes'
+    own means is a different number, since some processes have more masks. So each process divides its sum by `masked`,
+    the common number. An engine then divides the sum of the gradients by the number of processes; we undo that here.
     """
-    mine = torch.zeros((), device=team.device)
-    for i, (x, y) in enumerate(zip(x0.chunk(parts), xt.chunk(parts)), 1):
-        engine.require_backward_grad_sync = i == parts  # DDP, once is enough; others do not read it
-        x, y = x.to(team.device, non_blocking=True), y.to(team.device, non_blocking=True)  # (B / world / parts, T)
-        t = (y == engine.config.mask_id).float().mean(1)  # what `denoise` tells the model as well
-        with torch.autocast(team.device.type, dtype, enabled=dtype != torch.float32):
-            loss = diffusion.masked_cross_entropy(engine, x, y, t).sum() / masked
-        scale(loss * team.world).backward()
-        mine += loss.detach()
-    return mine
+    x, y, last = part
+    network.require_backward_grad_sync = last  # DDP then communicates once per step; the other engines ignore it
+    x, y = x.to(team.device, non_blocking=True), y.to(team.device, non_blocking=True)  # (B / world / accumulate, T)
+    t = (y == network.config.mask_id).float().mean(1)  # `denoise` gives the model the same number
+    return diffusion.masked_cross_entropy(network, x, y, t).sum() / masked * team.world
 
 
-def learning_rate(step, steps, config):
-    """Factor in (0, 1]: chapter 05's warm-up, stable part and decay, or half a cosine after the warm-up."""
+def update(trainer, x0, xt, masked, team, factor=1.0):
+    """Take one step with a batch from `draw`. Returns the share of this process in the loss of the whole batch."""
+    parts = parts_of(x0, xt, trainer.config.accumulate)
+    return trainer.update(partial(share_of_loss, masked=masked, team=team), parts, factor) / team.world
+
+
+def learning_rate_factor(step, steps, config):
+    """Factor in (0, 1] of both learning rates: that of chapter 05, or half a cosine after the warm-up."""
     if config.decay == "wsd":
-        return training.learning_rate(step, steps, config)
+        return training.learning_rate_factor(step, steps, config)
     up = (step + 1) / config.warmup if config.warmup else 1.0
     return min(1.0, up) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-# 5. The loop
-
-
 def evaluate(model, windows, config, team, batch):
-    """NELBO in nats per token of text, on windows spread evenly over the held-out tokens: (mean, standard error).
+    """The NELBO in nats per token of text, on windows that are spread evenly: (mean, standard error).
 
-    Each process takes its share. What fills a window after its text costs almost nothing, and is not counted.
+    NELBO is the negative evidence lower bound of chapter 04. Each process evaluates some of the windows. The tokens
+    that fill a window after its text cost almost nothing, so they are not counted.
     """
     count = max(2, min(config.evaluate_windows, windows.n) // team.world) * team.world
     rows = windows.read((np.arange(count) * windows.n // count)[team.rank :: team.world]).to(team.device)
@@ -205,100 +215,95 @@ def evaluate(model, windows, config, team, batch):
     return nats / tokens, variance**0.5 / tokens
 
 
-def train(model, windows, held_out, config, team, folder, saved, tokenizer, info, wanted):
-    """Train `model` on `windows`, evaluated on `held_out`; the best evaluated average stays in `folder`.
+def train(trainer, windows, held_out, team, run):
+    """Train on `windows` and evaluate on `held_out`. The run keeps the averaged weights of its best evaluation.
 
-    saved: the state of the run so far, or None. Returns the record of the last evaluation.
+    mfu in the log is the model FLOPs utilisation: the FLOPs that the model needs per second, divided by those that
+    this machine reaches in its best matrix product. FLOPs are floating-point operations.
     """
-    dtype = devices.pick_dtype(config.dtype, team.device)
-    averaged = copy.deepcopy(model).eval().requires_grad_(False)
-    engine = distribute(model, averaged, config, team, dtype)
-    optimizers = make_optimizers(model, config, dtype)
-    scaler = torch.amp.GradScaler(team.device.type, enabled=dtype == torch.float16)
-    state = {"step": 0, "seconds": 0.0, "lowest": math.inf, "best_step": 0, "record": {}, "scaler": {}}
-    if saved:
-        state = saved["progress"]
-        parallel.restore(folder, state, model, averaged, optimizers)
-        if state["scaler"]:
-            scaler.load_state_dict(state["scaler"])
-    network = devices.compile_model(engine, config.compile, team.device)
-    params, averages = list(model.parameters()), list(averaged.parameters())
-    batch = config.batch_size // team.world // config.accumulate
-    peak = devices.best_product(team.device, dtype) * team.world
-    stop = training.catch_interrupt()
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # how a cluster, and torchrun, ask us to stop
-    log, began = folder / "log.jsonl", time.time() - state["seconds"]
+    config, shape, averaged = trainer.config, trainer.model.config, trainer.averaged
+    tokens_per_step, part = config.batch_size * windows.length, config.batch_size // team.world // config.accumulate
+    peak = devices.best_product(team.device, trainer.dtype) * team.world
+    run.begin(trainer)
+    before, began = trainer.step, time.time()
+    while run.wants_a_step():
+        torch.manual_seed(run.seed() * team.world + team.rank)  # for dropout
+        batch = draw(windows, config, shape.mask_id, trainer.step, team.rank, team.world)
+        factor = learning_rate_factor(trainer.step, run.steps, config)
+        run.count_step(trainer, update(trainer, *batch, team, factor))
+        if not run.wants_an_evaluation():
+            continue
+        speed = (trainer.step - before) * tokens_per_step / (time.time() - began)
+        with torch.autocast(team.device.type, trainer.dtype, enabled=trainer.dtype != torch.float32):
+            mean, error = evaluate(averaged, held_out, config, team, part)
+            text = training.masked_diffusion(config).sample(averaged)  # all processes: each may hold only a part
+        keep, (gradient, weights) = run.improved(mean), parallel.norms(trainer)
+        record = {"step": trainer.step, "best_step": run.progress["best_step"], "NELBO": mean, "error": error,
+                  "train_loss": run.loss, "tokens": trainer.step * tokens_per_step, "lr": config.lr_other * factor,
+                  "grad_norm": gradient, "param_norm": weights, "tokens_per_second": round(speed, 1),
+                  "mfu": round(speed * transformer.flops_per_token(shape) / peak, 4)}
+        run.save(trainer, record, averaged if keep else None)
+        run.show(f"step {trainer.step}: NELBO {mean:.4f} ± {error:.4f} nats per token, {speed:,.0f} tokens/s, "
+                 f"{record['mfu']:.1%} of the best matrix product\n{run.tokenizer.decode(text)}")
+        before, began = trainer.step, time.time()
+    return run.end(trainer)
+
+
+# 5. The command line
+
+
+@dataclass(frozen=True)
+class Command:
+    """The flags of this chapter. torchrun has a flag --run of its own, so this one is --run-name."""
+
+    config: str = "tiny"  # the settings file: a name in configs/, or the path of a YAML file
+    # name of the run, which is also its folder under checkpoints/
+    run_name: Annotated[OptionalText, tyro.conf.arg(aliases=["--run"])] = None
+    fresh: Switch = False  # start the run again instead of resuming it
+    device: str = "auto"  # auto, cpu, cuda or mps
+    model: transformer.TransformerConfig = transformer.TransformerConfig()
+    data: tokenized.DataConfig = tokenized.DataConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def start(argv):
+    command = settings.parse(Command, argv)
+    config, source = command.train.with_one_rate(), command.data
+    tokens, tokenizer, made = tokenized.prepare(source, wait=int(os.environ.get("LOCAL_RANK", 0)) > 0)
+    model_config = dataclasses.replace(command.model, vocab_size=tokenizer.vocab_size)
+    team = parallel.join(command.device)
+    parallel.check(config, team)
+    torch.set_float32_matmul_precision("high")
+    windows, held_out = tokenized.split(tokens, source, model_config.seq_len, tokenizer, 2 * team.world)
+    name = command.run_name or f"dllm-{Path(source.dataset).stem}-{Path(command.config).stem}"
+    resolved = {section: {k: v for k, v in dataclasses.asdict(values).items() if k in settings.flag_types(type(values))}
+                for section, values in (("model", model_config), ("data", source), ("train", config))}
+    wanted = dataclasses.asdict(config) | resolved["model"] | {
+        "data": made["sha256"], "documents": source.documents, "validation": source.validation}
+    info = {"kind": "dllm", "corpus": source.dataset, "corpus_sha256": made["sha256"], "settings": resolved,
+            "processes": team.world} | runs.provenance()
+    run = parallel.TeamRun(team, transformer.Transformer, checkpoint.RUNS / name, wanted, config, tokenizer, info,
+                           command.fresh)
+    torch.manual_seed(config.seed)
+    model = make_model(model_config, config).to(team.device)
+    trainer = make_trainer(model, config, team)
     if team.lead:
-        runs.truncate_log(log, state["step"])
-    show = parallel.watcher(config.watch if team.lead else "none", folder, wanted)
-    bar = tqdm(total=config.steps, initial=state["step"], unit="step", dynamic_ncols=True, mininterval=1,
-               disable=not team.lead)
-    marks = [(state["step"], time.time())]
-    while state["step"] < config.steps:
-        step = state["step"]
-        torch.manual_seed((config.seed * 1_000_003 + step) * team.world + team.rank)  # for dropout
-        factor = learning_rate(step, config.steps, config)
-        for optimizer, lr in zip(optimizers, (config.lr_matrix, config.lr_other)):
-            optimizer.param_groups[0]["lr"] = lr * factor
-        x0, xt, masked = draw(windows, config, model.config.mask_id, step, team.rank, team.world)
-        loss = backward(network, x0, xt, masked, team, config.accumulate, dtype, scaler.scale)
-        for optimizer in optimizers:
-            scaler.unscale_(optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(params, config.clip)
-        for optimizer in optimizers:
-            scaler.step(optimizer)
-            optimizer.zero_grad()
-        scaler.update()
-        torch._foreach_lerp_(averages, params, 1 - min(config.ema, (step + 1) / (step + 10)))
-        state["step"] = step = step + 1
-        bar.update()
-
-        last = step == config.steps
-        due = last or step % config.evaluate_every == 0
-        if not due and step % 10 and not (stop and team.world == 1):
-            continue  # the rest waits for the GPU, and for all processes
-        loss, stopping = team.total(loss.item(), len(stop))
-        if not math.isfinite(loss):
-            raise cli.UserError(f"the loss is not finite at step {step}; lower --lr-matrix or --lr-other")
-        bar.set_postfix(loss=f"{loss:.3f}")
-        if due:
-            tokens_a_second = (step - marks[-1][0]) * config.batch_size * windows.length / (time.time() - marks[-1][1])
-            weight = torch.nn.utils.get_total_norm(params)
-            norm, weight = (n.full_tensor() if isinstance(n, DTensor) else n for n in (norm, weight))
-            with torch.autocast(team.device.type, dtype, enabled=dtype != torch.float32):
-                mean, error = evaluate(averaged, held_out, config, team, batch)
-                text = training.masked_diffusion(config).sample(averaged)  # each process holds a part of the model
-            if mean <= state["lowest"]:
-                state["lowest"], state["best_step"] = mean, step
-            state["seconds"] = time.time() - began
-            state["record"] = record = {
-                "step": step, "best_step": state["best_step"], "NELBO": mean, "error": error, "train_loss": loss,
-                "tokens": step * config.batch_size * windows.length, "seconds": round(state["seconds"], 1),
-                "lr": config.lr_other * factor, "grad_norm": norm.item(), "param_norm": weight.item(),
-                "tokens_per_second": round(tokens_a_second, 1),
-                "mfu": round(tokens_a_second * transformer.flops_per_token(model.config) / peak, 4),
-            }
-            if state["best_step"] == step:
-                parallel.export(folder, team, averaged, tokenizer, info | record)
-            if team.lead:
-                with open(log, "a", encoding="utf-8") as file:  # before saving: see chapter 05
-                    file.write(json.dumps(record) + "\n")
-                show(record)
-                bar.write(f"\nstep {step}: NELBO {mean:.4f} ± {error:.4f} nats/token, {tokens_a_second:,.0f} tokens/s, "
-                          f"{record['mfu']:.1%} of the best matrix product\n{tokenizer.decode(text)}\n", sys.stdout)
-        if due or stopping:
-            state["seconds"], state["scaler"] = time.time() - began, scaler.state_dict()
-            parallel.save(folder, team, model, averaged, optimizers, state, wanted)
-            marks.append((step, time.time()))
-        if stopping:
-            if team.lead:
-                bar.write(f"stopped after step {step}; the same command goes on", sys.stdout)
-            break
-    bar.close()
-    return state["record"]
-
-
-# 6. The command line
+        with files.whole_file(run.folder / "settings.yaml") as path:  # --config reads this file again
+            path.write_text(yaml.safe_dump({"base": "defaults"} | resolved, sort_keys=False), encoding="utf-8")
+        print(f"{transformer.count_parameters(model) / 1e6:.1f}M parameters, {team.world} × {team.device.type}, "
+              f"settings {command.config!r}\n{source.dataset}: {len(tokens):,} tokens, {windows.n:,} windows of "
+              f"{model_config.seq_len} for training, {held_out.n:,} held out; run {name}", flush=True)
+        show_words(held_out.tokens, tokenizer)
+        run.announce(compiled=hasattr(trainer.network, "_orig_mod"))  # torch.compile keeps the original there
+    record = train(trainer, windows, held_out, team, run)
+    if team.lead:
+        run.report("NELBO")
+        if record:
+            each = record["NELBO"] / characters_per_token(held_out.tokens, tokenizer)
+            print(f"That is {each:.3f} nats per character. The settings are in {run.folder / 'settings.yaml'}.")
+        print(f"Next: python 06_generate.py --checkpoint {name} writes with your model.")
+    if team.world > 1:
+        dist.destroy_process_group()
 
 
 def main(argv=None):
@@ -306,65 +311,8 @@ def main(argv=None):
         start(argv)
     except cli.UserError:
         if int(os.environ.get("RANK", 0)):
-            sys.exit(2)  # the first process says it for all
+            sys.exit(2)  # the first process prints the message for all
         raise
-
-
-def start(argv):
-    groups = {"model": transformer.TransformerConfig, "data": tokenized.DataConfig, "train": TrainConfig}
-    fixed = ("vocab_size", "causal", "minutes")
-    arguments, shape, data, learning = settings.parse(
-        argv, __doc__, groups.values(), "tiny", fixed, sections=tuple(groups))
-    config, source = settings.build(TrainConfig, **learning), settings.build(tokenized.DataConfig, **data)
-    tokens, tokenizer, made = tokenized.prepare(source, wait=int(os.environ.get("LOCAL_RANK", 0)) > 0)
-    model_config = settings.build(transformer.TransformerConfig, vocab_size=tokenizer.vocab_size, **shape)
-    team = parallel.join(arguments.device)
-    if config.batch_size % (team.world * config.accumulate):
-        raise cli.UserError(f"--train.batch-size {config.batch_size} is no multiple of {team.world} processes × "
-                               f"--train.accumulate {config.accumulate}")
-    if config.engine == "fsdp" and devices.pick_dtype(config.dtype, team.device) == torch.float16:
-        raise cli.UserError("--train.engine fsdp needs bfloat16 or float32: use ddp, or --train.dtype float32")
-    torch.set_float32_matmul_precision("high")
-    cut = int(len(tokens) * (1 - source.validation))
-    end = tokenizer.end if source.documents else None
-    windows, held_out = (tokenized.Windows(part, model_config.seq_len, end) for part in (tokens[:cut], tokens[cut:]))
-    if windows.n < 2 or held_out.n < 2 * team.world:
-        raise cli.UserError(f"{source.dataset} is too short for windows of {model_config.seq_len} tokens; "
-                               "lower --model.seq-len or raise --data.validation")
-    name = arguments.run or f"dllm-{Path(source.dataset).stem}-{Path(arguments.config).stem}"
-    resolved = {section: {k: v for k, v in dataclasses.asdict(values).items() if k not in fixed}
-                for section, values in zip(groups, (model_config, source, config))}
-    wanted = dataclasses.asdict(config) | resolved["model"] | {
-        "data": made["sha256"], "documents": source.documents, "validation": source.validation}
-    for turn in (team.lead, not team.lead):  # the others look when the first has tidied up
-        if turn:
-            folder, saved = training.open_run(name, wanted, arguments.fresh, ("progress",), MAY_CHANGE)
-        team.total(0)
-    torch.manual_seed(config.seed)
-    model = transformer.Transformer(model_config).to(team.device)
-    if team.lead:
-        with files.whole_file(folder / "settings.yaml") as path:
-            path.write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
-        print(f"{transformer.count_parameters(model) / 1e6:.1f}M parameters, {team.world} × {team.device.type}, "
-              f"settings {arguments.config!r}\n{source.dataset}: {len(tokens):,} tokens, {windows.n:,} windows of "
-              f"{model_config.seq_len} to train on, {held_out.n:,} held out; run {name}", flush=True)
-        show_words(tokens[cut:], tokenizer)
-        if saved:
-            done = saved["progress"]["step"]
-            print(f"going on from step {done}" if done < config.steps else
-                  "this run is finished; more --steps go on, --fresh starts it again")
-    info = {"kind": "dllm", "corpus": source.dataset, "corpus_sha256": made["sha256"], "settings": resolved,
-            "processes": team.world} | runs.provenance()
-    record = train(model, windows, held_out, config, team, folder, saved, tokenizer, info, wanted)
-    if team.lead and record:
-        training.draw_curve(folder, "NELBO")
-        each = record["NELBO"] / characters_a_token(tokens[cut:], tokenizer)
-        print(f"NELBO {record['NELBO']:.4f} ± {record['error']:.4f} nats per token, or {each:.3f} per character, "
-              f"after {record['seconds']:.0f} s\n"
-              f"model, log, curve and settings: {folder}\n"
-              f"This is the last chapter. python 06_generate.py --checkpoint {name} writes with your model.")
-    if team.world > 1:
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

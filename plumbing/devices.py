@@ -1,6 +1,7 @@
 """What the hardware is and does well: device, type of numbers, compilation, fastest matrix product."""
 
 import math
+import platform
 import shutil
 import sys
 import time
@@ -20,6 +21,11 @@ def pick_device(name):
         return torch.device(name)
     except (RuntimeError, AssertionError, ValueError, NotImplementedError):
         raise cli.UserError(f"no device {name!r} on this machine; try --device cpu") from None
+
+
+def processor_name():
+    """What the processor calls itself, as well as Python can tell."""
+    return getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor() or "CPU"
 
 
 def pick_dtype(name, device):

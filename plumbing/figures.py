@@ -21,7 +21,7 @@ def pyplot(show=False):
 
 def save_figure(figure, path, show=False):
     """Write a figure to a file, say where it is, and open it in a window if `show` is true."""
-    write(figure, path, dpi=110)
+    write_figure(figure, path)
     print(f"\nFigure: {path.parent.name}/{path.name}")
     if show:
         pyplot(show).show()
@@ -29,7 +29,7 @@ def save_figure(figure, path, show=False):
         pyplot().close(figure)
 
 
-def write(figure, path, dpi):
+def write_figure(figure, path, dpi=110):
     """Write a figure to `path`, whole or not at all. The ending of the name decides the format."""
     with files.whole_file(path) as partial:
         figure.savefig(partial, format=path.suffix.removeprefix("."), dpi=dpi)
@@ -48,5 +48,5 @@ def draw_curve(records, measure, path, title):
     axes.set(xlabel="step", ylabel="nats per token", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
-    write(figure, path, dpi=130)
+    write_figure(figure, path, dpi=130)
     plt.close(figure)

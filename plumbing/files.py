@@ -1,4 +1,4 @@
-"""Where the files of the book are, and how a file is written whole or not at all."""
+"""The folders of the book, files that are written whole or not at all, and checksums."""
 
 import hashlib
 import os
@@ -11,23 +11,24 @@ DATA = ROOT / "data"
 
 @contextmanager
 def whole_file(path):
-    """A temporary path to write to; it becomes `path` if the block ends well, and goes away if not."""
+    """A temporary path to write to. It is renamed to `path` if the block succeeds, and is deleted if it fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")  # same folder, so that the rename is atomic
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")  # the same folder, so that renaming is atomic
     try:
         yield partial
         with open(partial, "rb+") as file:
-            os.fsync(file.fileno())  # on the disk before it takes the name, even if the power goes
+            os.fsync(file.fileno())  # the bytes reach the disk before the name does, even in a power failure
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def read_text(path):
-    """A file as text, the same on every platform: UTF-8, no byte order mark, lines that end in \\n."""
+    """The text of a UTF-8 file, the same on every platform: without byte order mark, with lines that end in \\n."""
     return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
 
 
 def sha256_of(text):
+    """The SHA-256 checksum of `text` in UTF-8, as 64 hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -1,45 +1,45 @@
-"""Plumbing for chapter 12: several processes that act as one.
+"""Several processes that train one model together (chapter 12).
 
-    join(device)               the Team of this process: as torchrun started it, or alone
-    save, restore, export      a run's state, each process its part; and a model in one piece
-    watcher(kind, ...)         TensorBoard or Weights & Biases, for the process that writes
-
-A second plumbing file of chapter 12, beside words.py, because what a process must agree on with the others has
-nothing to do with what it reads, and the chapter is about neither.
+    join(device)               the Team of this process; torchrun starts several processes, otherwise there is one
+    TeamRun                    a run whose log and model one process writes, and whose state all processes write
+    orthogonalize_sharded      a step of Muon with matrices of which each process holds a part
+    save, restore, export      the state of a run, of which each process holds a part; and the whole model
+    watcher(kind, ...)         sends the log to TensorBoard or Weights & Biases
 """
 
 import os
 import shutil
+import signal
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib import import_module
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import state_dict as sharded
+from torch.distributed.tensor import DTensor, Replicate
 
-from plumbing import checkpoint, cli, devices, runs
+from plumbing import checkpoint, cli, devices, muon, runs
 
-transformer = import_module("03_transformer")
+# 1. The team
 
 
 @dataclass(frozen=True)
 class Team:
-    """This process among those that torchrun started (or one alone)."""
+    """This process and how many there are."""
 
-    rank: int
-    world: int
+    rank: int  # number of this process, from 0
+    world: int  # number of processes
     device: torch.device
 
     @property
     def lead(self):
-        """Whether this is the process that prints and writes."""
+        """Whether this process is the one that prints and writes."""
         return self.rank == 0
 
     def total(self, *values):
-        """The sums of `values` over all processes; each must call it, and waits for the others."""
+        """The sum of each of `values` over all processes. Every process must call it, and it waits for the others."""
         kind = torch.float32 if self.device.type == "mps" else torch.float64
         sums = torch.tensor(values, dtype=kind, device=self.device)
         if self.world > 1:
@@ -48,7 +48,7 @@ class Team:
 
 
 def join(name):
-    """The Team of this process. With torchrun, each process takes the GPU of its number on its machine."""
+    """The Team of this process. On a machine with several GPUs, each process takes the one with its local number."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = devices.pick_device(name)
     if world > 1:
@@ -57,54 +57,162 @@ def join(name):
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
     else:
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as we know when we save
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # this is expected with one process
     return Team(rank, world, device)
 
 
-def tensors_of(model, averaged, optimizers):
-    """All that resuming needs besides numbers, in the form that torch.distributed.checkpoint saves and fits to
-    another number of processes: each writes and reads its own part."""
-    weights, moments = sharded.get_state_dict(model, optimizers)
-    return {"model": weights, "averaged": sharded.get_model_state_dict(averaged), "optimizers": moments}
+def check(config, team):
+    """UserError if the settings do not fit the number of processes or the device."""
+    if config.batch_size % (team.world * config.accumulate):
+        raise cli.UserError(f"--batch-size {config.batch_size} must be a multiple of {team.world} processes × "
+                            f"--accumulate {config.accumulate}")
+    if config.engine == "fsdp" and devices.pick_dtype(config.dtype, team.device) == torch.float16:
+        raise cli.UserError("--engine fsdp needs bfloat16 or float32: use ddp, or --dtype float32")
 
 
-def save(folder, team, model, averaged, optimizers, state, wanted):
-    """Tensors to a new folder first; then train_state.pt, which names it. A kill leaves the old pair whole."""
-    state["tensors"] = f"state-{state['step']}"
-    dcp.save(tensors_of(model, averaged, optimizers), checkpoint_id=folder / state["tensors"])
+# 2. Matrices of which each process holds a part
+
+
+def orthogonalize_sharded(matrices, dtype):
+    """Muon's `orthogonalize` for a DTensor (N, m, n), of which each process holds a part.
+
+    The singular values of a part are not those of the matrix. So every process gathers the whole matrices, computes
+    all results, and keeps its part of them.
+    """
+    whole = muon.orthogonalize(matrices.full_tensor(), dtype)
+    return DTensor.from_local(whole, matrices.device_mesh, [Replicate()]).redistribute(placements=matrices.placements)
+
+
+def norms(trainer):
+    """The norms of the last gradient, before it was clipped, and of the weights. Every process must call it."""
+    found = trainer.gradient_norm, torch.nn.utils.get_total_norm(list(trainer.model.parameters()))
+    return [(norm.full_tensor() if isinstance(norm, DTensor) else norm).item() for norm in found]
+
+
+# 3. State and model
+
+
+def tensors_of(trainer):
+    """All tensors that resuming needs, as torch.distributed.checkpoint stores them.
+
+    Each process reads and writes its own part, and the number of processes may change between writing and reading.
+    """
+    weights, moments = sharded.get_state_dict(trainer.model, trainer.optimizers)
+    return {"model": weights, "averaged": sharded.get_model_state_dict(trainer.averaged), "optimizers": moments}
+
+
+def save(folder, team, trainer, progress, settings):
+    """Write the tensors to a new folder, then train_state.pt, which names that folder.
+
+    A process that is killed meanwhile leaves the old file and the old folder whole. Every process must call it.
+    """
+    progress |= {"tensors": f"state-{trainer.step}", "scaler": trainer.scaler.state_dict()}
+    dcp.save(tensors_of(trainer), checkpoint_id=folder / progress["tensors"])
     if team.lead:
-        runs.save_state(folder, {"progress": state, "settings": wanted})
+        runs.save_state(folder, {"progress": progress, "settings": settings})
         for old in folder.glob("state-*"):
-            if old.name != state["tensors"]:
+            if old.name != progress["tensors"]:
                 shutil.rmtree(old)
 
 
-def restore(folder, state, model, averaged, optimizers):
-    """What `save` wrote. It trusts the run's own folder: never take up a stranger's run, ask for the model."""
-    tensors = tensors_of(model, averaged, optimizers)
+def restore(folder, progress, trainer):
+    """Set `trainer` to the state that `save` wrote.
+
+    dcp.load reads pickles, which can execute code. Do not resume untrusted runs: ask for the model instead.
+    """
+    tensors = tensors_of(trainer)
     try:
-        dcp.load(tensors, checkpoint_id=folder / state["tensors"])
+        dcp.load(tensors, checkpoint_id=folder / progress["tensors"])
     except (dcp.api.CheckpointException, OSError) as error:
         reason = str(error).strip().splitlines()[-1]
-        raise cli.UserError(f"{folder / state['tensors']} is damaged ({reason}); --fresh starts again") from None
-    sharded.set_state_dict(model, optimizers, model_state_dict=tensors["model"],
+        raise cli.UserError(f"{folder / progress['tensors']} is damaged ({reason}); --fresh starts again") from None
+    sharded.set_state_dict(trainer.model, trainer.optimizers, model_state_dict=tensors["model"],
                            optim_state_dict=tensors["optimizers"])
-    sharded.set_model_state_dict(averaged, tensors["averaged"])
+    sharded.set_model_state_dict(trainer.averaged, tensors["averaged"])
+    if progress.get("scaler"):
+        trainer.scaler.load_state_dict(progress["scaler"])
+    trainer.step = progress["step"]
 
 
-def export(folder, team, averaged, tokenizer, info):
-    """The averaged weights as the two files that chapter 06 reads. Every process must call it."""
+def export(folder, team, averaged, model_class, tokenizer, info):
+    """Write the averaged weights as the two files that chapter 06 reads. Every process must call it.
+
+    model_class: the class of `averaged` without the changes that its engine made.
+    """
     options = sharded.StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights = sharded.get_model_state_dict(averaged, options=options)
     if team.lead:
         with torch.device("meta"):
-            whole = transformer.Transformer(averaged.config)
+            whole = model_class(averaged.config)
         whole.load_state_dict(weights, assign=True)
         checkpoint.save(folder, whole, tokenizer, info)
 
 
+# 4. The run
+
+
+class TeamRun(runs.Run):
+    """A run of several processes. The processes stop together, and each saves its own part of the state.
+
+    watch: where else the log is shown (see `watcher`). model_class: see `export`. The other arguments are those of Run.
+    """
+
+    PARTS = ("progress", "settings")
+    # None of these settings changes what a step computes, so a resumed run may change them.
+    MAY_CHANGE = ("steps", "accumulate", "engine", "recompute", "watch", "compile", "evaluate_every",
+                  "evaluate_windows")
+
+    def __init__(self, team, model_class, folder, settings, config, tokenizer, info, fresh=False):
+        self.team, self.model_class, self.interrupted, self.loss = team, model_class, False, 0.0
+        for turn in (team.lead, not team.lead):  # with --fresh the first process deletes files, then the others look
+            if turn:
+                super().__init__(folder, settings, config, tokenizer, info, fresh, quiet=not team.lead)
+            team.total(0)
+
+    def begin(self, trainer):
+        self.watch = watcher(self.config.watch if self.team.lead else "none", self.folder, self.settings)
+        if self.saved:
+            restore(self.folder, self.progress, trainer)
+            self.saved = None
+        super().begin(trainer)
+        signal.signal(signal.SIGTERM, self.interrupt)  # clusters and torchrun ask a process to stop with this signal
+
+    def interrupt(self, signum, frame):
+        """Note that this process was asked to stop. It stops when all processes do: see `count_step`."""
+        self.interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def count_step(self, trainer, loss):
+        """Note that a step is done. At some steps, sum the loss over all processes and decide together whether to stop.
+
+        self.loss is the last such sum. It waits for the device and for all processes, so it is not taken at every step.
+        """
+        self.progress["step"] = step = trainer.step
+        alone = self.interrupted and self.team.world == 1
+        if alone or self.wants_an_evaluation() or step % runs.GLANCE_EVERY == 0:
+            self.loss, requests = self.team.total(loss.item(), self.interrupted)
+            self.stopped = requests > 0
+        super().count_step(trainer, torch.tensor(self.loss))
+
+    def truncate_log(self, step):
+        if self.team.lead:
+            super().truncate_log(step)
+
+    def write_record(self, record):
+        if self.team.lead:
+            super().write_record(record)
+            self.watch(record)
+
+    def write_model(self, model, record):
+        export(self.folder, self.team, model, self.model_class, self.tokenizer, self.info | record)
+
+    def save_state(self, trainer):
+        self.progress["seconds"] = self.seconds()
+        save(self.folder, self.team, trainer, self.progress, self.settings)
+
+
 def watcher(kind, folder, values):
-    """A function that shows a record of the log elsewhere, too."""
+    """A function that sends a record of the log to `kind`: tensorboard, wandb, or none. values: the run's settings."""
     try:
         if kind == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
@@ -116,5 +224,5 @@ def watcher(kind, folder, values):
 
             return wandb.init(project="tiny-dllm", name=folder.name, dir=folder, config=values).log
     except ImportError:
-        raise cli.UserError(f"--train.watch {kind} needs its package: pip install {kind}") from None
+        raise cli.UserError(f"--watch {kind} needs the package {kind}: pip install {kind}") from None
     return lambda record: None

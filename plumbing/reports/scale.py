@@ -1,83 +1,86 @@
-"""What do the named sizes of chapter 12 need, in memory and in time, and which engine?
+"""How much memory and time does each named size of chapter 12 need, and which engine suits it?
 
-    python -m plumbing.reports.scale        # a second: writes docs/scale.md
+    python -m plumbing.reports.scale        # takes a second and writes docs/scale.md
 
-Nothing here is measured: it is counted, from the settings in configs/ and the assumptions below. What can be
-checked without the machines, tests/test_scale.py checks: parameters, FLOPs and the activations that a step keeps.
+Nothing here is measured. The numbers are computed from the settings in configs/ and the assumptions below. What can be
+checked without these machines is checked in tests/chapters/test_scale.py: parameters, FLOPs (floating-point operations)
+and the activations that a step keeps.
 """
 
+import dataclasses
 import itertools
 from importlib import import_module
 
-from plumbing import cli, files, settings, tokenized
+from plumbing import cli, files, settings
 
 transformer, scale = import_module("03_transformer"), import_module("12_scale")
 
 VOCAB = 50257
 SIZES = ("tiny", "tinystories", "small", "medium")
-MACHINES = {  # GPUs, memory of each in GB, 16-bit TFLOP/s of each, GB/s that each sends while it receives as many
+MACHINES = {  # number of GPUs; of each: memory in GB, 16-bit TFLOP/s, GB/s that it can send while it receives as much
     "4 GB": (1, 4, 20, 0),
     "24 GB": (1, 24, 165, 0),
     "80 GB": (1, 80, 990, 0),
     "8 × 80 GB": (8, 80, 990, 300),
     "64 × 80 GB": (64, 80, 990, 25),
 }
-USABLE = 0.85  # of a card's memory: the rest is the driver's, and holes between tensors
-UTILISATION = 0.35  # of the peak rate: what the products of a step reach
-ENOUGH = 4096  # tokens in a pass that keep a GPU busy
-SHORTEST = 0.02  # seconds: starting a step's kernels takes about so long, however fast the GPU
+USABLE = 0.85  # share of a GPU's memory; the driver and gaps between tensors take the rest
+UTILISATION = 0.35  # share of the peak rate that the matrix products of a step reach
+ENOUGH = 4096  # tokens per pass that keep a GPU busy
+SHORTEST = 0.02  # seconds that it takes to start the kernels of a step, even on the fastest GPU
 
 
 def read(name):
-    """(TransformerConfig, TrainConfig, DataConfig) of configs/NAME.yaml."""
-    groups = {"model": transformer.TransformerConfig, "data": tokenized.DataConfig, "train": scale.TrainConfig}
-    _, shape, data, train = settings.parse(["--config", name], "", groups.values(), "tiny", ("vocab_size", "causal"),
-                                           sections=tuple(groups))
-    return (transformer.TransformerConfig(VOCAB, **shape), scale.TrainConfig(**train), tokenized.DataConfig(**data))
+    """The settings in configs/NAME.yaml: (TransformerConfig, TrainConfig)."""
+    command = settings.parse(scale.Command, ["--config", name])
+    return dataclasses.replace(command.model, vocab_size=VOCAB), command.train
 
 
 def parameters(config):
-    """(all, those in matrices of blocks)."""
+    """The number of all parameters, and of those in the matrices inside the blocks: (all, matrices)."""
     parts = {name: number for name, (_, number) in transformer.parameters_by_part(config).items()}
     return sum(parts.values()), parts["attn"] + parts["mlp"]
 
 
 def kept_per_token(config, recompute=False, width=2):
-    """Bytes that the forward pass keeps for the backward pass, for each token, without the logits.
+    """The number of bytes per token that the forward pass keeps for the backward pass, without the logits.
 
-    width: bytes of what enters a matrix product: 2 in bf16. Of a block it keeps 17 C such numbers: the inputs of its
-    four matrices (C, C, C, 4 C) and attention's result (C), queries, keys and values (3 C), the rotated queries and
-    keys (2 C), ReLU's result (4 C); and in 32 bits what its two norms and, unless they are 32 bits wide already, those
-    of queries and keys read (2 C each). Recomputed blocks keep their input, and one at a time all the rest.
+    width: bytes per number at the input of a matrix product, 2 in bfloat16. A block keeps 17 C such numbers: the inputs
+    of its four matrices (C, C, C, 4 C), the result of attention (C), queries, keys and values (3 C), rotated queries
+    and keys (2 C), and the result of ReLU (4 C). It also keeps 32-bit numbers: the inputs of its two norms (2 C) and,
+    unless these are 32-bit numbers already, those of the norms of queries and keys (2 C). recompute: each block keeps
+    only its input, and one block at a time keeps all of this.
     """
     L, C = config.n_layer, config.n_embd
-    block = (17 * width + 4 * 2 + 4 * 2 * (width < 4)) * C + 12 * config.n_head + 8  # what norms and softmax divide by
+    block = (17 * width + 4 * 2 + 4 * 2 * (width < 4)) * C + 12 * config.n_head + 8  # the divisors of norms and softmax
     return (4 * L * C + block if recompute else L * block) + (4 + width) * C
 
 
-LOGITS = 10  # bytes for each of V logits: 16-bit, as 32-bit numbers, and their log-softmax, at once
+LOGITS = 10  # bytes per logit: the 16-bit number, the same in 32 bits, and its log-softmax
 
 
 def memory(config, train, processes=1, engine="ddp", recompute=False, windows=1):
-    """Bytes on each GPU: {what: bytes}. windows: those of one pass."""
+    """The memory that a step needs on each GPU: {purpose: bytes}. windows: number of windows per pass."""
     P, matrices = parameters(config)
     shards = processes if engine == "fsdp" else 1
     moments = 4 * matrices + 8 * (P - matrices) if train.optimizer == "muon" else 8 * P
-    if engine == "fsdp":  # embedding and head, and two blocks at a time, gathered in 16 bits, with gradients in 32
+    if engine == "fsdp":  # embedding, head and two blocks: gathered weights in 16 bits, gradients in 32 bits
         gathered = (2 + 4) * (2 * VOCAB * config.n_embd + 2 * 12 * config.n_embd**2)
     else:
-        gathered = 2 * P  # autocast's copies
+        gathered = 2 * P  # the 16-bit copies that autocast makes
     tokens = windows * config.seq_len
     activations = tokens * (kept_per_token(config, recompute) + LOGITS * VOCAB)
-    # Muon works on all matrices of one shape together; by then the activations are gone.
+    # Muon processes all matrices of one shape together, after the activations were freed.
     update = 14 * 4 * config.n_layer * config.n_embd**2 if train.optimizer == "muon" else 0
     return {"weights, gradients, average": 12 * P / shards, "moments": moments / shards, "gathered": gathered,
             "activations": max(activations, update)}
 
 
 def choose(config, train, machine):
-    """The settings that compute least and fit, in passes of ENOUGH tokens if they can, or None:
-    (engine, recompute, accumulate, windows, bytes)."""
+    """The settings with the least computing that fit into memory: (engine, recompute, accumulate, windows, bytes).
+
+    Passes have at least ENOUGH tokens if that fits. None if nothing fits.
+    """
     count, gigabytes, *_ = machine
     share = train.batch_size // count
     passes = [2**i for i in range(share.bit_length())]
@@ -93,17 +96,18 @@ def choose(config, train, machine):
 
 
 def step_seconds(config, train, machine, engine, recompute, accumulate):
-    """(computing, sending) of one step. Sending goes on meanwhile, as far as it can."""
+    """The seconds of one step: (computing, sending). Both happen at the same time."""
     count, _, tflops, rate = machine
     flops = transformer.flops_per_token(config) * (4 / 3 if recompute else 1)
     computing = train.batch_size * config.seq_len * flops / (count * tflops * 1e12 * UTILISATION)
     P, ring = parameters(config)[0], (count - 1) / count
-    # DDP: 32-bit gradients, there and back. FSDP2: in each pass 16-bit weights twice, and gradients once.
+    # DDP sends and receives 32-bit gradients. FSDP gathers 16-bit weights twice per pass, and sends gradients once.
     sent = accumulate * ring * (2 * 2 + 4) * P if engine == "fsdp" else 2 * ring * 4 * P
     return computing, sent / (rate * 1e9) if rate else 0.0
 
 
 def duration(seconds):
+    """A time as text, in the largest unit of which it has at least two."""
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
@@ -111,14 +115,14 @@ def duration(seconds):
 
 
 def table(heading, rows):
-    """Lines of a Markdown table. heading: names, separated by |."""
+    """A Markdown table. heading: the names of the columns, separated by |."""
     names = [name.strip() for name in heading.split("|")]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (names, ["---"] * len(names), *rows))
 
 
 def size_rows():
     for name in SIZES:
-        c, train, _ = read(name)
+        c, train = read(name)
         (P, matrices), batch = parameters(c), train.batch_size * c.seq_len
         flops = transformer.flops_per_token(c)
         yield (name, f"{P / 1e6:.1f}M", f"{1 - matrices / P:.0%}", f"{c.n_layer} × {c.n_embd}", c.seq_len, f"{batch:,}",
@@ -128,7 +132,7 @@ def size_rows():
 
 def run_rows():
     for name in SIZES:
-        c, train, _ = read(name)
+        c, train = read(name)
         for label, machine in MACHINES.items():
             if machine[0] > train.batch_size:
                 yield name, label, "more GPUs than windows", *["-"] * 8
@@ -145,66 +149,80 @@ def run_rows():
 
 
 def engine_rows():
-    c, train, _ = read("medium")
+    c, train = read("medium")
     for count, engine in ((1, "one"), (8, "ddp"), (8, "fsdp"), (64, "fsdp")):
         parts, saving = memory(c, train, count, engine), memory(c, train, count, engine, True)
         yield count, engine, *(f"{part / 1e9:.2f}" for part in (*parts.values(), saving["activations"]))
 
 
-def page():
-    """docs/scale.md, as text."""
-    c, train, _ = read("medium")
+def assumptions(config):
+    """The last part of the page. config: the TransformerConfig from which the size of a block is computed."""
     machines = ((label, f"{gb} GB", f"{tflops} TFLOP/s", f"{rate} GB/s" if rate else "-")
                 for label, (_, gb, tflops, rate) in MACHINES.items())
-    return f"""# Chapter 12 on paper
+    return f"""## Assumptions
 
-Written by `python -m plumbing.reports.scale` from `configs/` and the assumptions at the end: nothing on this page is a
-measurement. What can be checked without these machines is checked in `tests/test_scale.py`.
+{table("GPUs | memory of each | 16-bit matrix products of each | sending while receiving as much", machines)}
+
+- The rates are of the order that makers state for the GPU of a laptop, of a desktop and of a data centre. The matrix
+  products of a step reach {UTILISATION:.0%} of them, and {USABLE:.0%} of the memory can be used.
+- Weights, gradients and average are 32-bit numbers, together 12 bytes per parameter. The moments are 4 more where Muon
+  keeps a momentum, and 8 more where AdamW keeps two averages.
+- `gathered` are 16-bit copies of the weights. With `fsdp` they are those of embedding, head and two blocks, with their
+  gradients.
+- `activations` are the numbers that the forward pass keeps for the backward pass: \
+{kept_per_token(config) / config.n_layer / config.n_embd:.0f} C bytes per token and block, and
+  {LOGITS} V bytes for the logits. If blocks are recomputed, it is 4 C per block, and one whole block. The work space of
+  Muon counts instead if it is larger.
+- FLOPs per token: 6 per weight of a matrix and 12 C T per layer (chapter 03). Recomputing blocks adds a third.
+"""
+
+
+def page():
+    """docs/scale.md, as text."""
+    c, train = read("medium")
+    return f"""# Chapter 12: memory and time of the named sizes
+
+`python -m plumbing.reports.scale` writes this page from `configs/` and from the assumptions at the end. Nothing on
+this page is measured. What can be checked without these machines is checked in `tests/chapters/test_scale.py`.
+
+FLOPs are floating-point operations, and TFLOP/s are 10¹² of them per second. C is the width of the model, T the length
+of the window, and V the number of tokens in the vocabulary.
 
 ## The sizes
 
-{table("settings | parameters | of them words and head | layers × width | window | tokens a step | steps | tokens | "
-       "FLOPs a token | FLOPs in all", size_rows())}
+{table("settings | parameters | share of embedding and head | layers × width | window | tokens per step | steps | "
+       "tokens | FLOPs per token | FLOPs in total", size_rows())}
 
 ## Which engine, and how long
 
-The settings that compute least among those that fit, in passes of at least {ENOUGH:,} tokens where that fits: the
-memory they take on each GPU, what of it does not depend on the batch, and the time of a step and of the whole run.
-`sending` is the time that a step's communication takes; it runs beside the computing, so that only the longer of the
-two counts. No step is counted as shorter than {SHORTEST} s. Where nothing fits, the memory is that of one window.
+The engine `one` is a single process. `ddp` (DistributedDataParallel) keeps a copy of the model on every GPU. `fsdp`
+(FullyShardedDataParallel) divides one model among all GPUs.
 
-{table("settings | GPUs | engine | recompute | accumulate | windows a pass | memory | without activations | "
-       "computing a step | sending a step | whole run", run_rows())}
+Each row shows the settings with the least computing among those that fit into memory, in passes of at least
+{ENOUGH:,} tokens if that fits. `memory` is what one GPU needs, and `without activations` is the part that does not
+depend on the batch. `sending` is the time of the communication. It happens during the computing, so only the longer of
+the two counts. No step counts less than {SHORTEST} s. Where nothing fits, the memory is that of one window per pass.
 
-## What the engines hold
+{table("settings | GPUs | engine | recompute | accumulate | windows per pass | memory | without activations | "
+       "computing per step | sending per step | whole run", run_rows())}
 
-GB on each GPU for medium ({parameters(c)[0] / 1e6:.0f}M), one window a pass:
+## What each engine keeps in memory
+
+GB on each GPU for medium ({parameters(c)[0] / 1e6:.0f}M parameters), with one window per pass:
 
 {table("GPUs | engine | " + " | ".join(memory(c, train)) + " | activations, recomputed", engine_rows())}
 
-- Logits are most of a small model's activations: V = {VOCAB:,} numbers a token, where Shakespeare's characters had
-  65. Fewer windows a pass (`--accumulate`) saves more than `--recompute true` does, and costs less time.
-- One copy each (`ddp`) is right as long as weights, gradients, moments and average fit beside one pass: it sends
-  gradients once a step. `fsdp` divides them by the number of GPUs, and sends in every pass. All named sizes fit a
-  card of 24 GB whole; `fsdp` is for what you make larger.
-- Muon needs whole matrices: with `fsdp` every process gathers them in each step, which these times leave out.
-  `--train.optimizer adamw --train.lr 3e-4` needs none.
-- Many GPUs need large batches: where `sending` is longer than `computing`, more windows a step cost no time.
+- The logits are most of the activations of a small model: V = {VOCAB:,} numbers per token, where the characters of
+  Shakespeare needed 65. Fewer windows per pass (`--accumulate`) save more memory than `--recompute`, and cost less
+  time.
+- `ddp` is right if weights, gradients, moments and average fit beside the activations of one pass. It sends the
+  gradients once per step. `fsdp` divides all four by the number of GPUs, and sends in every pass. All named sizes
+  fit a GPU of 24 GB without it; `fsdp` is for larger models of your own.
+- Muon needs whole matrices. With `fsdp`, every process gathers them in each step; the times above leave this out.
+  `--optimizer adamw --lr 3e-4` does not need it.
+- Many GPUs need large batches. Where `sending` is longer than `computing`, more windows per step cost no time.
 
-## Assumptions
-
-{table("GPUs | memory of each | 16-bit products of each | sending, while receiving as much", machines)}
-
-- Rates are of the order that makers state for a laptop's, a desk's and a data centre's card. A step's products reach
-  {UTILISATION:.0%} of them, and {USABLE:.0%} of a card's memory can be used.
-- Weights, gradients and average are 32-bit numbers, 12 bytes a parameter; moments are 4 more where Muon keeps a
-  momentum, 8 where AdamW keeps two.
-- `gathered`: 16-bit copies of the weights; with `fsdp`, embedding, head and two blocks at a time, with gradients.
-- `activations`: what a block keeps for the backward pass, {kept_per_token(c) / c.n_layer / c.n_embd:.0f} C bytes a \
-token, or 4 C and one whole block if the
-  others are recomputed; {LOGITS} V bytes for the logits; or Muon's work space, if that is more.
-- FLOPs: 6 a weight of a matrix and 12 C T a layer, for each token (chapter 03); a third more if blocks are recomputed.
-"""
+{assumptions(c)}"""
 
 
 def main():

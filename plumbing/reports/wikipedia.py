@@ -2,10 +2,10 @@
 
     python -m plumbing.reports.wikipedia      # about five minutes on two cores; Linux
 
-Invents two dumps, of 50 and 200 MB of XML (Tamil words at random, in articles with the usual markup), extracts
-each in a copy of the program, and writes docs/benchmarks/tamil_wikipedia.json. Memory is the sum over all
-processes, sampled: were it to grow with the dump, the second dump would show it. Whatever else the machine does
-makes the seconds longer; the seconds of CPU stay nearly the same.
+The program invents two dumps with 50 and 200 MB of XML: random Tamil words, in articles with the usual markup. It
+extracts each with a copy of tamil_wikipedia.py and writes docs/benchmarks/tamil_wikipedia.json. The memory is the sum
+over all processes, sampled ten times per second; if it grew with the dump, the second dump would show it. Other work on
+the machine makes the wall time longer, and hardly changes the processor time.
 """
 
 import bz2
@@ -37,7 +37,7 @@ HEADER = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version
 
 
 def invent(path, size):
-    """A dump of at least `size` bytes of XML. Returns (bytes of XML, pages)."""
+    """Write a dump of at least `size` bytes of XML to `path`, and return (bytes of XML, number of pages)."""
     rng = random.Random(0)
     consonants, signs = "கசடதபறஙஞணநமனயரலவழள", ["", "", "ா", "ி", "ீ", "ு", "ே", "ை", "ோ", "்"]
     letters = [consonant + sign for consonant in consonants for sign in signs]
@@ -77,13 +77,13 @@ def invent(path, size):
 
 
 def tree_mb(root):
-    """RSS in MB of a process and all below it, shared pages counted in each."""
+    """Resident memory of a process and of all its descendants, in MB. Shared pages count in each of them."""
     parents, memory = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:
-            continue  # ended just now
+            continue  # the process has just ended
         parents[int(folder.name)], memory[int(folder.name)] = int(fields[1]), int(fields[21])
     tree = {root}
     while more := {pid for pid, parent in parents.items() if parent in tree} - tree:
@@ -92,10 +92,11 @@ def tree_mb(root):
 
 
 def measure(size, folder):
+    """Extract an invented dump of `size` bytes of XML in `folder`: {name: number}."""
     dump = folder / "dump.xml.bz2"
     xml, pages = invent(dump, size)
-    for name in ("corpus.py", "tamil_dataset.py", "tamil_wikipedia.py"):
-        shutil.copy(files.ROOT / name, folder)
+    shutil.copy(files.ROOT / "tamil_wikipedia.py", folder)
+    shutil.copytree(files.ROOT / "plumbing", folder / "plumbing")
     before, start, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter(), 0.0
     with subprocess.Popen([sys.executable, "tamil_wikipedia.py", "--dump", "--file", dump], cwd=folder) as process:
         while process.poll() is None:
@@ -119,7 +120,7 @@ def main():
             rows.append({k: round(v, 3) for k, v in measure(size, Path(folder)).items()})
         print(rows[-1])
     last, origin = rows[-1], runs.provenance() | {"command": "python -m plumbing.reports.wikipedia"}
-    # Between the two: the real dump has less text in a byte of XML, and compresses better, than the invented one.
+    # The truth lies between the two: the real dump has less text per byte of XML, and compresses better.
     scales = {"by_text": WHOLE_TEXT / 1e6 / last["text_mb"], "by_file": WHOLE_FILE / 1e6 / last["bz2_mb"]}
     whole = {name: {"minutes": round(scale * last["seconds"] / 60, 1),
                     "cpu_minutes": round(scale * last["cpu_seconds"] / 60, 1)} for name, scale in scales.items()}

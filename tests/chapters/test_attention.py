@@ -1,4 +1,4 @@
-"""Chapter 02: attention against PyTorch's, who sees whom, rotations, and cached = uncached."""
+"""Chapter 02: attention equals PyTorch's, masks, rotary positions, and when cached = uncached."""
 
 import math
 import os
@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+
+from plumbing import devices
 
 ROOT = Path(__file__).resolve().parents[2]
 attention = import_module("02_attention")
@@ -35,7 +37,7 @@ def new_buffer(rows=T, batch=B):
 
 
 def through(layer, x, positions, buffer):
-    """The rows `positions` of x only; the buffer remembers the others."""
+    """The outputs of the rows `positions` of x; the buffer holds the other rows."""
     table = attention.rotary_table(positions, C // HEADS)
     return layer(x[:, positions], positions, table, buffer)
 
@@ -79,7 +81,7 @@ def test_module_equals_a_loop_over_heads(causal, rotary, qk_norm):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_who_notices_a_change(causal):
+def test_which_outputs_depend_on_an_input(causal):
     layer, x = attention.Attention(C, HEADS, causal), torch.randn(B, T, C)
     changed = x.clone()
     changed[:, 7] += 1
@@ -87,7 +89,7 @@ def test_who_notices_a_change(causal):
     assert moved.tolist() == [not causal or i >= 7 for i in range(T)]
 
 
-def test_rotation_keeps_norms_and_leaves_position_zero_alone():
+def test_rotation_keeps_norms_and_does_not_change_position_zero():
     x = torch.randn(B, HEADS, T, 8)
     turned = attention.rotate(x, TABLE)
     assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), rtol=1e-5)
@@ -101,6 +103,16 @@ def test_rotation_by_hand():
     assert close(turned, torch.tensor([[math.cos(3), math.sin(3)]]))
 
 
+def test_rotations_satisfy_the_identity_of_the_proof():
+    """R_mᵀ R_n = R_{n-m}, with the matrices of all positions of TABLE."""
+    size = C // HEADS
+    identity = torch.eye(size).expand(T, size, size).transpose(0, 1)  # (size, T, size): every unit vector at every m
+    R = attention.rotate(identity, TABLE).permute(1, 2, 0)  # (T, size, size): column i is R_m applied to unit i
+    for m in range(T):
+        for n in range(m, T):
+            assert close(R[m].T @ R[n], R[n - m])
+
+
 @pytest.mark.parametrize("shift", [1, 17, 500])
 def test_scores_depend_on_the_distance_only(shift):
     q, k = torch.randn(2, B, HEADS, T, 8)
@@ -111,7 +123,7 @@ def test_scores_depend_on_the_distance_only(shift):
     assert not torch.allclose(here, attention.rotate(q, moved) @ attention.rotate(k, TABLE).mT, atol=1e-1)
 
 
-def test_without_positions_order_is_invisible_and_with_them_it_is_not():
+def test_attention_sees_order_only_with_positions():
     x, order = torch.randn(B, T, C), torch.randperm(T)
     for rotary in (False, True):
         layer = attention.Attention(C, HEADS, rotary=rotary)
@@ -123,14 +135,14 @@ def test_without_positions_order_is_invisible_and_with_them_it_is_not():
 @pytest.mark.parametrize("rotary", [False, True])
 def test_causal_append_equals_the_full_pass(sizes, rotary):
     layer, x = attention.Attention(C, HEADS, causal=True, rotary=rotary), torch.randn(B, T, C)
-    buffer = new_buffer(rows=T + 9)  # rows never written must not be seen
+    buffer = new_buffer(rows=T + 9)  # no query may look at rows that were never written
     parts = [through(layer, x, positions, buffer) for positions in POSITIONS.split(sizes)]
     assert close(torch.cat(parts, dim=1), layer(x, POSITIONS, TABLE))
     assert buffer.valid.sum() == T
 
 
 def test_bidirectional_append_of_blocks_is_block_causal_attention():
-    """Block diffusion: a position sees its whole block and all blocks before."""
+    """As in block diffusion, a position sees its own block and all earlier blocks."""
     layer, x, buffer = attention.Attention(C, HEADS), torch.randn(B, T, C), new_buffer()
     parts = [through(layer, x, positions, buffer) for positions in POSITIONS.split(4)]
     q, k, v = (z.view(B, T, HEADS, -1).transpose(1, 2) for z in layer.qkv(x).chunk(3, dim=-1))
@@ -148,6 +160,18 @@ def test_bidirectional_rewrite_of_a_range_equals_the_full_pass(s, e):
     assert close(through(layer, x, POSITIONS[s:e], buffer), layer(x, POSITIONS, TABLE)[:, s:e])
 
 
+@pytest.mark.parametrize("depth, causal", [(1, False), (2, False), (1, True), (2, True)])
+def test_when_a_cache_is_exact(depth, causal):
+    """Causal: in any number of layers. Bidirectional: in one layer only, unless every row is computed again."""
+    layers, x = [attention.Attention(C, HEADS, causal) for _ in range(depth)], torch.randn(B, T, C)
+    buffers = [new_buffer() for _ in layers]
+    attention.run(layers, x, POSITIONS, buffers)
+    x[:, 8:] = torch.randn(B, T - 8, C)
+    rows, full = attention.run(layers, x, POSITIONS[8:], buffers), attention.run(layers, x, POSITIONS)
+    assert close(rows, full[:, 8:]) is (causal or depth == 1)
+    assert close(attention.run(layers, x, POSITIONS, buffers), full)
+
+
 def test_rows_need_not_be_neighbours():
     layer, x, buffer = attention.Attention(C, HEADS), torch.randn(B, T, C), new_buffer()
     through(layer, x, POSITIONS, buffer)
@@ -156,7 +180,7 @@ def test_rows_need_not_be_neighbours():
     assert close(through(layer, x, rows, buffer), layer(x, POSITIONS, TABLE)[:, rows])
 
 
-def test_writing_touches_only_the_rows_it_names():
+def test_writing_changes_only_the_rows_that_it_is_given():
     buffer = new_buffer(batch=1)
     k, v = torch.randn(2, 1, HEADS, 2, C // HEADS)
     buffer.write(torch.tensor([4, 6]), k, v)
@@ -195,14 +219,33 @@ def test_chapter_runs_from_anywhere_and_names_the_next(tmp_path):
 
 
 @torch.enable_grad()
+@pytest.mark.parametrize("shape", [dict(), dict(is_causal=True), dict(attn_mask=causal_mask(), dropout_p=0.0)], ids=str)
+def test_attention_by_products_equals_pytorch_in_value_and_gradient(shape):
+    q, k, v = torch.randn(3, B, HEADS, T, 8, dtype=torch.float64).requires_grad_().unbind()
+    target, results = torch.randn(B, HEADS, T, 8, dtype=torch.float64), []
+    for kernel in (F.scaled_dot_product_attention, devices.attention_by_products):
+        y = kernel(q, k, v, **shape)
+        results.append((y, *torch.autograd.grad(((y - target) ** 2).sum(), (q, k, v))))
+    for expected, found in zip(*results):
+        assert torch.allclose(expected, found)
+
+
+def test_attention_by_products_drops_weights():
+    q, k, v = torch.randn(64, 8), torch.randn(64, 8), torch.ones(64, 1)
+    plain, dropped = (devices.attention_by_products(q, k, v, dropout_p=p) for p in (0.0, 0.5))
+    assert close(plain, torch.ones(64, 1)) and not close(dropped, plain)
+    assert dropped.mean().item() == pytest.approx(1, abs=0.2)  # the weights that remain are scaled up
+
+
+@torch.enable_grad()
 @pytest.mark.parametrize("causal", [False, True])
-def test_training_in_bf16_on_a_cpu_takes_the_three_lines_to_the_same_place(causal):
-    """The way that Attention takes there, against PyTorch's kernel in float32: outputs and gradients."""
-    torch.manual_seed(0)
+def test_another_kernel_on_one_instance_gives_the_same_training_in_bf16(causal):
+    """Training in bfloat16 with the other kernel against PyTorch's kernel in float32: outputs and gradients."""
     layer, x, positions = attention.Attention(64, 2, causal), torch.randn(2, 9, 64), torch.arange(9)
-    table = attention.rotary_table(positions, 32)
-    results = []
+    table, results = attention.rotary_table(positions, 32), []
     for dtype in (torch.float32, torch.bfloat16):
+        if dtype == torch.bfloat16:
+            layer.kernel = devices.attention_by_products
         layer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             y = layer(x, positions, table)
@@ -210,3 +253,13 @@ def test_training_in_bf16_on_a_cpu_takes_the_three_lines_to_the_same_place(causa
         results.append((y.float(), layer.qkv.weight.grad.clone()))
     for exact, rounded in zip(*results):
         assert (exact - rounded).norm() < 0.02 * exact.norm()
+    assert attention.Attention(64, 2).kernel is F.scaled_dot_product_attention  # other instances keep PyTorch's
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_another_kernel_also_works_with_a_buffer(causal):
+    layer, x, results = attention.Attention(C, HEADS, causal), torch.randn(B, T, C), []
+    for kernel in (layer.kernel, devices.attention_by_products):
+        layer.kernel, buffer = kernel, new_buffer(rows=T + 3)
+        results.append(torch.cat([through(layer, x, p, buffer) for p in POSITIONS.split(5)], dim=1))
+    assert close(*results)

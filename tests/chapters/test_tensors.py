@@ -1,4 +1,4 @@
-"""Chapter 01: derivatives, the hand-made linear layer, and a bigram that reaches its entropy."""
+"""Chapter 01: derivatives, a linear layer written by hand, and a bigram whose loss reaches the entropy."""
 
 import math
 import os
@@ -29,7 +29,7 @@ def run_chapter(*arguments, cwd):
 
 
 @pytest.mark.parametrize("w, b, x, y", [(1.5, -0.5, 2.0, 4.0), (0.0, 0.0, 1.0, 0.0), (-2.0, 3.0, 0.5, -1.0)])
-def test_squared_error_gradient_is_the_slope(w, b, x, y):
+def test_squared_error_gradient_equals_the_slope(w, b, x, y):
     def loss(w, b):
         return (w * x + b - y) ** 2
 
@@ -38,13 +38,13 @@ def test_squared_error_gradient_is_the_slope(w, b, x, y):
     assert tensors.squared_error_gradient(w, b, x, y) == pytest.approx(slopes, abs=1e-6)
 
 
-def test_cross_entropy_gradient_is_what_autograd_finds():
+def test_cross_entropy_gradient_equals_autograd():
     logits = torch.randn(6, 9, dtype=torch.float64, requires_grad=True)
     target = torch.randint(9, (6,))
     F.cross_entropy(logits, target).backward()
     by_hand = tensors.cross_entropy_gradient(logits.detach(), target)
     assert torch.allclose(by_hand, logits.grad)
-    assert torch.allclose(by_hand.sum(-1), torch.zeros(6, dtype=torch.float64))  # what one gains, others lose
+    assert torch.allclose(by_hand.sum(-1), torch.zeros(6, dtype=torch.float64))  # the probabilities sum to 1
 
 
 def test_linear_is_linear_and_registers_only_its_parameters():
@@ -59,7 +59,7 @@ def test_linear_is_linear_and_registers_only_its_parameters():
 @pytest.mark.parametrize(
     "text, entropy",
     [
-        ("abababab", 0.0),  # each character decides the next
+        ("abababab", 0.0),  # each character determines the next
         ("aabba", math.log(2)),  # a is followed by a or b, and b by b or a, equally often
         ("aaab", 3 * (math.log(3) - 2 / 3 * math.log(2)) / 3),  # a: two thirds a, one third b
     ],
@@ -68,7 +68,7 @@ def test_bigram_entropy_of_texts_known_by_hand(text, entropy):
     assert tensors.bigram_entropy(text) == pytest.approx(entropy)
 
 
-def test_bigram_training_reaches_the_entropy_and_never_passes_it():
+def test_bigram_loss_falls_to_the_entropy_and_not_below():
     tokens, V = encode(tensors.SENTENCE)
     assert V == 15  # the chapter's docstring says ln(15)
     model, losses = tensors.train_bigram(tokens, V)
@@ -78,6 +78,18 @@ def test_bigram_training_reaches_the_entropy_and_never_passes_it():
     assert entropy < losses[-1] < entropy + 0.01
     counts = torch.zeros(V, V).index_put_((tokens[:-1], tokens[1:]), torch.tensor(1.0), accumulate=True)
     assert torch.allclose(model.table.softmax(-1), counts / counts.sum(-1, keepdim=True), atol=0.02)
+
+
+def test_no_bigram_has_a_lower_loss_than_the_entropy():
+    """Gibbs' inequality: the counted frequencies have the entropy as their loss; any other table has a larger loss."""
+    tokens, V = encode(tensors.SENTENCE)
+    counts = torch.zeros(V, V).index_put_((tokens[:-1], tokens[1:]), torch.tensor(1.0), accumulate=True)
+    best, entropy = (counts / counts.sum(-1, keepdim=True)).log(), tensors.bigram_entropy(tensors.SENTENCE)
+    assert F.cross_entropy(best[tokens[:-1]], tokens[1:]).item() == pytest.approx(entropy, abs=1e-6)
+    generator = torch.Generator().manual_seed(0)
+    for scale in (0.01, 0.1, 1.0):
+        other = best.clamp(min=-30) + scale * torch.randn(V, V, generator=generator)
+        assert F.cross_entropy(other[tokens[:-1]], tokens[1:]).item() > entropy
 
 
 def test_a_seed_reproduces_a_sample():
@@ -96,9 +108,10 @@ def test_chapter_runs_from_anywhere_and_names_the_next(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_bad_flag_is_refused(tmp_path):
+def test_a_wrong_flag_is_refused(tmp_path):
     done = run_chapter("--sho-w", cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
+    assert "--show" in done.stderr  # the message names the flag that was perhaps meant
 
 
 def test_chapters_01_to_03_import_silently(tmp_path):

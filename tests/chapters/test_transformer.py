@@ -1,4 +1,4 @@
-"""Chapter 03: counts, switches, the loss before training, causality, and cached = uncached through layers."""
+"""Chapter 03: counts, switches, the loss before training, causality, and cached = uncached in a whole model."""
 
 import math
 import os
@@ -27,7 +27,7 @@ def seeded():
 
 
 def build(config=SMALL, **changes):
-    """A model in evaluation mode. What starts at zero is filled in, so that all parts matter."""
+    """A model in evaluation mode. Parameters that start at zero get random values, so that all parts matter."""
     model = transformer.Transformer(replace(config, **changes)).eval().requires_grad_(False)
     for parameter in model.parameters():
         if not parameter.any():
@@ -36,14 +36,14 @@ def build(config=SMALL, **changes):
 
 
 def random_tokens(config=SMALL, length=T):
-    return torch.randint(config.vocab_size + 1, (B, length))  # masks too
+    return torch.randint(config.vocab_size + 1, (B, length))  # the mask token is one of them
 
 
 def close(a, b):
     return torch.allclose(a, b, atol=1e-4)
 
 
-# ---- Shape, count, cost ----
+# 1. Shape, count and cost
 
 
 def test_the_default_is_10_7_million():
@@ -113,12 +113,12 @@ def test_gradients_reach_every_parameter():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
-# ---- Switches ----
+# 2. Switches
 
 
 @pytest.mark.parametrize("positions", ["rope", "learned"])
 @pytest.mark.parametrize("causal", [False, True])
-def test_who_notices_a_change(causal, positions):
+def test_which_outputs_depend_on_an_input(causal, positions):
     model, tokens = build(causal=causal, positions=positions), random_tokens()
     changed = tokens.clone()
     changed[:, 9] = (tokens[:, 9] + 1) % 12
@@ -150,11 +150,11 @@ def test_switches_change_the_parts_that_they_name():
 ], ids=str)  # fmt: skip
 def test_each_switch_changes_the_output(change):
     model, other, tokens = build(), build(**change), random_tokens()
-    other.load_state_dict(model.state_dict(), strict=False)  # the same weights wherever both have them
+    other.load_state_dict(model.state_dict(), strict=False)  # the same weights for the parts that both models have
     assert not close(model(tokens), other(tokens))
 
 
-def test_time_changes_the_output_when_asked_for_and_only_then():
+def test_only_a_time_conditioned_model_reads_t():
     tokens, early, late = random_tokens(), torch.full((B,), 0.1), torch.full((B,), 0.9)
     model = build(time_conditioned=True)
     assert not close(model(tokens, early), model(tokens, late))
@@ -165,7 +165,7 @@ def test_time_changes_the_output_when_asked_for_and_only_then():
     plain = build()
     assert torch.equal(plain(tokens, early), plain(tokens, late))
     fresh = transformer.Transformer(replace(SMALL, time_conditioned=True))
-    assert torch.equal(fresh(tokens, early), fresh(tokens, late))  # it starts as if it were not there
+    assert torch.equal(fresh(tokens, early), fresh(tokens, late))  # before training, t has no effect
 
 
 def test_dropout_acts_in_training_only():
@@ -182,10 +182,10 @@ def test_dropout_acts_in_training_only():
     ({"positions": "sine"}, "positions"), ({"norm": "batch"}, "norm"), ({"activation": "tanh"}, "activation"),
     ({"vocab_size": 0}, "vocab_size"), ({"seq_len": 0}, "seq_len"), ({"n_layer": 0}, "n_layer"),
     ({"n_head": 0}, "n_head"), ({"n_embd": -4}, "n_embd"), ({"n_embd": 15}, "n_embd"),
-    ({"n_embd": 6, "n_head": 2}, "even"), ({"dropout": 1.0}, "dropout"), ({"dropout": -0.1}, "dropout"),
+    ({"n_embd": 6, "n_head": 2}, "twice"), ({"dropout": 1.0}, "dropout"), ({"dropout": -0.1}, "dropout"),
 ], ids=str)  # fmt: skip
 def test_impossible_configurations_are_refused(change, word):
-    with pytest.raises((ValueError, transformer.corpus.UserError), match=word):
+    with pytest.raises(ValueError, match=word):
         replace(SMALL, **change)
 
 
@@ -194,7 +194,7 @@ def test_a_configuration_is_frozen():
         SMALL.n_layer = 2
 
 
-# ---- Cached = uncached ----
+# 3. Cached = uncached
 
 
 @pytest.mark.parametrize("config", [SMALL, CLASSIC, CONV], ids=["modern", "classic", "conv"])
@@ -202,7 +202,7 @@ def test_a_configuration_is_frozen():
                          ids=["one by one", "prompt first", "blocks", "at once"])  # fmt: skip
 def test_causal_append_equals_the_full_pass(config, sizes):
     model, tokens = build(config, causal=True), random_tokens()
-    cache = model.make_cache(B, T + 5)  # rows never written must not be seen
+    cache = model.make_cache(B, T + 5)  # no query may look at rows that were never written
     parts = [model(tokens[:, p], positions=p, cache=cache) for p in torch.arange(T).split(sizes)]
     assert close(torch.cat(parts, dim=1), model(tokens))
 
@@ -214,7 +214,7 @@ def test_causal_rewrite_after_a_change_equals_the_full_pass(config):
     model(tokens, positions=positions, cache=cache)
     tokens[:, 5:9] = (tokens[:, 5:9] + 1) % 12
     rows = model(tokens[:, 5:9], positions=positions[5:9], cache=cache)
-    assert close(rows, model(tokens)[:, 5:9])  # later rows are out of date, and nobody here sees them
+    assert close(rows, model(tokens)[:, 5:9])  # later rows are out of date, but these rows do not look at them
     rest = model(tokens[:, 9:], positions=positions[9:], cache=cache)
     assert close(rest, model(tokens)[:, 9:])
 
@@ -222,7 +222,7 @@ def test_causal_rewrite_after_a_change_equals_the_full_pass(config):
 @pytest.mark.parametrize("config", [SMALL, CLASSIC], ids=["modern", "classic"])
 @pytest.mark.parametrize("s, e", [(0, 4), (5, 11), (12, T), (0, T)])
 def test_bidirectional_rewrite_equals_the_full_pass(config, s, e):
-    """With one layer always. With more only while the tokens stay, or when every row is rewritten."""
+    """Exact with one layer. With several, only if the tokens are unchanged or every row is computed again."""
     tokens, positions = random_tokens(), torch.arange(T)
     for n_layer in (1, 3):
         model = build(config, n_layer=n_layer)
@@ -234,14 +234,14 @@ def test_bidirectional_rewrite_equals_the_full_pass(config, s, e):
         changed[:, s:e] = (tokens[:, s:e] + 1) % 12
         rows = model(changed[:, s:e], positions=positions[s:e], cache=cache)
         assert close(rows, model(changed)[:, s:e]) is (n_layer == 1 or e - s == T)
-        full = model(changed, positions=positions, cache=cache)  # what the approximation left behind is gone
+        full = model(changed, positions=positions, cache=cache)  # a full pass replaces every approximate row
         assert close(full, model(changed))
 
 
 def test_neighbours_of_a_partial_pass_come_from_the_cache():
-    """Also through a convolution a rewritten range sees the letters around it, and unchanged tokens are exact."""
+    """A partial pass through a convolution reads the embeddings around it; with unchanged tokens it is exact."""
     tokens, positions, model = random_tokens(), torch.arange(T), build(CONV)
-    cache = model.make_cache(B, T + 5)  # rows that nobody has given are as good as the end of the text
+    cache = model.make_cache(B, T + 5)  # rows that were never written count as outside the text
     full = model(tokens, positions=positions, cache=cache)
     assert close(full, model(tokens))
     for s, e in ((0, 4), (5, 11), (12, T)):
@@ -249,10 +249,10 @@ def test_neighbours_of_a_partial_pass_come_from_the_cache():
 
 
 @pytest.mark.parametrize("causal, width, seen", [(False, 5, [3, 4, 5, 6, 7]), (True, 4, [5, 6, 7, 8])])
-def test_the_convolution_reaches_as_far_as_it_says(causal, width, seen):
+def test_the_convolution_reads_as_many_neighbours_as_its_width_says(causal, width, seen):
     layer = transformer.Neighbours(replace(SMALL, causal=causal, conv=width))
     x = torch.randn(1, T, SMALL.n_embd)
-    assert torch.equal(layer(x), x)  # starts as nothing
+    assert torch.equal(layer(x), x)  # before training it adds zero
     torch.nn.init.normal_(layer.weight)
     moved = (layer(x + (torch.arange(T) == 5)[:, None]) != layer(x)).any(-1)[0]  # (T,)
     assert moved.nonzero().flatten().tolist() == seen
@@ -277,7 +277,7 @@ def test_rotary_positions_go_past_the_window_and_only_distances_count():
 
 
 def test_learned_positions_end_with_the_window():
-    with pytest.raises((IndexError, ValueError, transformer.corpus.UserError)):
+    with pytest.raises((IndexError, ValueError)):
         build(CLASSIC)(random_tokens(length=T + 1))
 
 
@@ -289,7 +289,35 @@ def test_decoding_past_the_window_with_a_rotary_cache():
     assert close(torch.cat(parts, dim=1), model(tokens))
 
 
-# ---- The chapter ----
+# 4. The chapter
+
+
+def test_the_shape_comes_from_flags_and_counts_are_exact(capsys):
+    flags = dict(vocab_size=1234, seq_len=24, n_layer=2, n_head=2, n_embd=32, conv=3, dropout=0.1, norm="layer")
+    words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    transformer.main([*words, "--causal", "--time-conditioned", "--positions", "learned", "--activation", "gelu"])
+    config = transformer.TransformerConfig(**flags, causal=True, time_conditioned=True, positions="learned",
+                                           activation="gelu")  # fmt: skip
+    out = capsys.readouterr().out
+    assert f"{transformer.count_parameters(transformer.Transformer(config)):,}" in out
+    assert f"{transformer.flops_per_token(config):,}" in out
+    assert "V=1234 tokens, T=24 positions, L=2 layers, 2 heads, C=32" in out
+
+
+def test_a_large_shape_is_counted_without_memory(capsys):
+    transformer.main("--vocab-size 50257 --n-layer 48 --n-head 25 --n-embd 1600 --causal".split())
+    out = capsys.readouterr().out
+    assert f"{48 * 12 * 1600**2 + (2 * 50257 + 1) * 1600:,}" in out and "left out" in out
+
+
+@pytest.mark.parametrize("flags, word", [
+    ("--n-embd 33", "n_embd"), ("--conv 2", "odd"), ("--n-layer 0", "n-layer"), ("--positions sine", "positions"),
+    ("--dropout 1", "dropout"), ("--n-layr 3", "n-layer"), ("--vocab-size 0", "vocab-size"),
+], ids=str)  # fmt: skip
+def test_impossible_flags_are_refused(flags, word, capsys):
+    with pytest.raises(SystemExit) as end:
+        transformer.main(flags.split())
+    assert end.value.code == 2 and word in capsys.readouterr().err
 
 
 def test_chapter_runs_from_anywhere_and_names_the_next(tmp_path):

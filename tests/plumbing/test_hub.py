@@ -1,7 +1,8 @@
-"""hub.py: the published model gives its own logits, a stranger's file can only be refused, and what goes to the
-Hub comes back the same. The Hub is a local server, with all the faults that the real one may have."""
+"""The Hugging Face Hub: converted models give the published logits, hostile files are refused without executing them,
+and an uploaded model comes back unchanged. The Hub of these tests is a local server with the faults of a real one."""
 
 import base64
+import dataclasses
 import hashlib
 import io
 import json
@@ -24,14 +25,15 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from plumbing import checkpoint, cli, download, files, hub, tokenizers
+from plumbing import checkpoint, cli, download, files, hub, published, tokenizers
+from plumbing.reports import model_card
 
 ROOT = files.ROOT
 REAL = ROOT.parent / "shared" / "data"
 transformer = import_module("03_transformer")
 
 
-# ---- The published architecture, written down once more ----
+# The published architecture, written down once more
 
 
 class Published(nn.Module):
@@ -70,7 +72,7 @@ class Published(nn.Module):
         return F.layer_norm(x, x.shape[-1:], self.norm.weight, self.norm.bias) @ self.head.weight.T
 
 
-def published(causal=False, **changes):
+def make_published(causal=False, **changes):
     """What torch.save is given: (the dict, the model it is of)."""
     torch.manual_seed(int(causal))
     model = Published(causal)
@@ -92,8 +94,8 @@ def as_bytes(saved):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_converted_model_gives_the_published_logits(tmp_path, causal):
-    saved, reference = published(causal)
-    model = hub.convert(hub.read_pt(write_pt(tmp_path / "x.pt", saved)), causal)
+    saved, reference = make_published(causal)
+    model = published.convert(published.read_pt(write_pt(tmp_path / "x.pt", saved)), causal)
     tokens = torch.randint(65 if causal else 66, (3, 8), generator=torch.Generator().manual_seed(2))
     shared = {w.untyped_storage().data_ptr() for name, w in saved["model"].items() if name[:4] in ("head", "toke")}
     assert len(shared) == 1
@@ -101,7 +103,7 @@ def test_the_converted_model_gives_the_published_logits(tmp_path, causal):
         expected = reference(tokens)
         assert (model(tokens) - expected).abs().max() < 1e-5
         # Saved as our two files and read again, it is the same model, and chapter 03's wiring is another.
-        checkpoint.save(tmp_path / "ours", model, tokenizers.CharTokenizer(hub.VOCABULARY), {})
+        checkpoint.save(tmp_path / "ours", model, tokenizers.CharTokenizer(published.VOCABULARY), {})
         loaded = checkpoint.load(tmp_path / "ours")[0]
         assert (loaded(tokens) - expected).abs().max() < 1e-5
         usual = transformer.Transformer(model.config).eval()
@@ -112,8 +114,8 @@ def test_the_converted_model_gives_the_published_logits(tmp_path, causal):
 
 
 def test_a_cached_pass_of_the_published_gpt_equals_the_whole_one():
-    saved, reference = published(True)
-    model = hub.convert(saved, True)
+    saved, reference = make_published(True)
+    model = published.convert(saved, True)
     tokens, cache = torch.arange(8)[None], model.make_cache(1, 8)
     rows = [model(tokens[:, i : i + 1], positions=torch.tensor([i]), cache=cache) for i in range(8)]
     assert (torch.cat(rows, 1) - reference(tokens)).abs().max() < 1e-5
@@ -121,19 +123,19 @@ def test_a_cached_pass_of_the_published_gpt_equals_the_whole_one():
 
 def test_the_vocabulary_is_that_of_tinyshakespeare():
     shipped = json.loads((ROOT / "checkpoints" / "shakespeare" / "config.json").read_text(encoding="utf-8"))
-    assert hub.VOCABULARY == "".join(sorted(hub.VOCABULARY)) == shipped["tokenizer"]["vocabulary"]
+    assert published.VOCABULARY == "".join(sorted(published.VOCABULARY)) == shipped["tokenizer"]["vocabulary"]
 
 
 @pytest.mark.skipif(not (REAL / "published_format.pt").is_file(), reason="the real file is not here")
 def test_a_real_file_gives_its_logits():
-    model = hub.convert(hub.read_pt(REAL / "published_format.pt"), False)
+    model = published.convert(published.read_pt(REAL / "published_format.pt"), False)
     known = np.load(REAL / "published_format_logits.npz")
     with torch.no_grad():
         logits = model(torch.tensor(known["tokens"]))
     assert (logits - torch.tensor(known["logits"])).abs().max() < 1e-5
 
 
-# ---- A stranger's file ----
+# A stranger's file
 
 
 class Trap:
@@ -148,7 +150,7 @@ class Trap:
 
 def refusal(path, causal=False):
     with pytest.raises(cli.UserError) as error:
-        hub.convert(hub.read_pt(path), causal)
+        published.convert(published.read_pt(path), causal)
     line = str(error.value)
     assert "\n" not in line and len(line) < 300 and "weights_only" not in line
     return line
@@ -157,7 +159,7 @@ def refusal(path, causal=False):
 @pytest.mark.parametrize("place", ["model", "optimizer", "beside"])
 def test_a_hostile_pickle_is_not_executed(tmp_path, place):
     sprung = tmp_path / "sprung"
-    saved, _ = published()
+    saved, _ = make_published()
     saved[place] = Trap(sprung) if place != "model" else saved["model"] | {"trap": Trap(sprung)}
     path = write_pt(tmp_path / "x.pt", saved)
     assert "none of that was executed" in refusal(path) and not sprung.exists()
@@ -166,14 +168,14 @@ def test_a_hostile_pickle_is_not_executed(tmp_path, place):
 
 
 def test_an_old_torch_is_not_trusted(tmp_path, monkeypatch):
-    path = write_pt(tmp_path / "x.pt", published()[0])
+    path = write_pt(tmp_path / "x.pt", make_published()[0])
     monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.9.1"))
     assert "before 2.10" in refusal(path)
 
 
 @pytest.mark.parametrize("size", [0, 10, 0.5, -1])
 def test_a_truncated_file(tmp_path, size):
-    data = as_bytes(published()[0])
+    data = as_bytes(make_published()[0])
     (tmp_path / "x.pt").write_bytes(data[: int(size * len(data)) if isinstance(size, float) else size])
     refusal(tmp_path / "x.pt")
 
@@ -186,7 +188,7 @@ def test_a_file_that_is_something_else(tmp_path, data):
 
 def test_a_compressed_archive_is_refused(tmp_path):
     """PyTorch would unpack it, to a thousand times its size."""
-    write_pt(tmp_path / "x.pt", published()[0])
+    write_pt(tmp_path / "x.pt", make_published()[0])
     with zipfile.ZipFile(tmp_path / "x.pt") as old, zipfile.ZipFile(tmp_path / "y.pt", "w") as new:
         for record in old.infolist():
             new.writestr(record.filename, old.read(record), zipfile.ZIP_DEFLATED)
@@ -195,8 +197,8 @@ def test_a_compressed_archive_is_refused(tmp_path):
 
 
 def test_a_file_beyond_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub.check_size, "__defaults__", (1000,))
-    assert "more than 1,000" in refusal(write_pt(tmp_path / "x.pt", published()[0]))
+    monkeypatch.setattr(published.check_size, "__defaults__", (1000,))
+    assert "the limit is 1,000" in refusal(write_pt(tmp_path / "x.pt", make_published()[0]))
 
 
 @pytest.mark.parametrize("saved", [[], {}, {"model": 3}, {"model": []}, 7, torch.zeros(3)])
@@ -239,7 +241,7 @@ def drop(name):
     (weight("norm.bias", lambda w: torch.zeros(1).expand(10**12)), "claims more"),
 ])  # fmt: skip
 def test_a_weight_that_should_not_be(tmp_path, change, said):
-    saved, _ = published()
+    saved, _ = make_published()
     change(saved)
     assert said in refusal(write_pt(tmp_path / "x.pt", saved))
 
@@ -251,24 +253,24 @@ def test_a_weight_that_should_not_be(tmp_path, change, said):
 ])  # fmt: skip
 @pytest.mark.parametrize("causal", [False, True])
 def test_sizes_that_do_not_fit(tmp_path, sizes, causal):
-    refusal(write_pt(tmp_path / "x.pt", published(causal, **sizes)[0]), causal)
+    refusal(write_pt(tmp_path / "x.pt", make_published(causal, **sizes)[0]), causal)
 
 
 @pytest.mark.parametrize("mask", [torch.ones(8, 8), torch.ones(8, 8).triu(), torch.ones(4, 4).tril(),
                                   torch.full((8, 8), math.nan)])  # fmt: skip
 def test_a_mask_that_is_not_causal(tmp_path, mask):
-    saved, _ = published(True)
+    saved, _ = make_published(True)
     saved["model"]["blocks.1.attn.mask"] = mask
     assert "blocks.1.attn.mask is not causal" in refusal(write_pt(tmp_path / "x.pt", saved), True)
 
 
 def test_a_gpt_may_come_without_masks_and_with_a_row_for_them():
-    saved, reference = published(True)
+    saved, reference = make_published(True)
     for i in range(2):
         del saved["model"][f"blocks.{i}.attn.mask"]
     saved["model"]["token_emb.weight"] = torch.cat((saved["model"]["token_emb.weight"], torch.ones(1, 16)))
     tokens = torch.arange(8)[None]
-    assert (hub.convert(saved, True)(tokens) - reference(tokens)).abs().max() < 1e-5
+    assert (published.convert(saved, True)(tokens) - reference(tokens)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("change", [{"wiring": "unknown"}, {"wiring": None}, {"wiring": ["published"]}])
@@ -281,7 +283,7 @@ def test_a_config_with_another_wiring(tmp_path, tiny, change):
         checkpoint.load(tmp_path / "m")
 
 
-# ---- A Hub of our own ----
+# A Hub of our own
 
 
 class Hub(ThreadingHTTPServer):
@@ -409,7 +411,7 @@ class Answer(BaseHTTPRequestHandler):
 CALLS = r"""
 import contextlib, io, json, os, sys, time
 from importlib import import_module
-from plumbing import corpus, hub
+from plumbing import cli, hub
 hub.ANSWER, hub.TRANSFER = 0.5, 2
 usual = hub.ADDRESSES
 for line in sys.stdin:
@@ -485,12 +487,12 @@ def ours(tmp_path, tiny):
     return {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()}
 
 
-# ---- From the Hub ----
+# From the Hub
 
 
 def test_the_published_dllm_is_fetched_once_and_written_with(place):
     """It is at the last of the four places where it may be."""
-    saved, reference = published()
+    saved, reference = make_published()
     place.server.repos["sutharsan311/tiny-dllm"] = {"dllm_step50000.pt": as_bytes(saved)}
     answer = place.call("06_generate", "--hub", "--len", "20", "--seed", "1", "--prompt", "ROMEO:")
     assert answer.failed is None and "sutharsan311/tiny-dllm/dllm_step50000.pt at commit c0ffee" in answer.err
@@ -503,7 +505,7 @@ def test_the_published_dllm_is_fetched_once_and_written_with(place):
     model, tokenizer, info = checkpoint.load(place.runs / "published")
     tokens = torch.arange(58, 66)[None]
     assert (model(tokens) - reference(tokens)).abs().max() < 1e-5
-    assert tokenizer.vocabulary == hub.VOCABULARY and info["kind"] == "dllm" and info["step"] == 30
+    assert tokenizer.vocabulary == published.VOCABULARY and info["kind"] == "dllm" and info["step"] == 30
     assert sorted(path.name for path in (place.runs / "published").iterdir()) == ["config.json", "model.safetensors"]
 
     place.server.seen.clear()
@@ -514,7 +516,7 @@ def test_the_published_dllm_is_fetched_once_and_written_with(place):
 
 
 def test_the_published_gpt(place):
-    saved, reference = published(True)
+    saved, reference = make_published(True)
     place.server.repos["sutharsan-311/tiny-dllm"] = {"checkpoints/gpt_step50000.pt": as_bytes(saved)}
     answer = place.call("07_train_gpt", "--hub", "--len", "30", "--seed", "1")
     assert answer.failed is None and "seed 1 · published-gpt" in answer.out
@@ -565,7 +567,7 @@ def test_neither_address_has_the_published_model(unfetched, failing):
 
 
 def test_a_hostile_published_model(place, unfetched, failing, tmp_path):
-    saved, _ = published()
+    saved, _ = make_published()
     place.server.repos["o/hostile"] = {"dllm_step50000.pt": as_bytes(saved | {"step": Trap(tmp_path / "sprung")})}
     assert "none of that was executed" in failing("fetch", "o/hostile", addresses=["o/hostile"])
     assert not (tmp_path / "sprung").exists()
@@ -648,7 +650,7 @@ def test_more_bytes_than_promised(place, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# ---- To the Hub ----
+# To the Hub
 
 INFO = {"kind": "dllm", "corpus": "abc", "source": "Your own file abc.txt.", "command": "python 05_train.py --steps 40",
         "commit": "0123456789ab", "step": 40, "best_step": 30, "tokens": 5120, "seconds": 3.2, "error": 0.0123}
@@ -663,7 +665,7 @@ def run(place, tiny):
 
 
 def test_an_exported_run_is_served_and_fetched_again(place, run):
-    answer = place.call("hub", "mine", "--export", "shared/model")
+    answer = place.call("plumbing.hub", "mine", "--export", "shared/model")
     exported = place.folder / "shared" / "model"
     assert answer.failed is None and sorted(tree(exported)) == [
         str(exported / name) for name in ("README.md", "config.json", "model.safetensors")]
@@ -683,14 +685,14 @@ def test_an_exported_run_is_served_and_fetched_again(place, run):
     model = checkpoint.load(place.runs / "o--again")[0]
     tokens = torch.arange(9)[None]
     assert torch.equal(model(tokens), run.model(tokens))
-    assert "exists already" in place.call("hub", "mine", "--export", "shared/model").failed
+    assert "exists already" in place.call("plumbing.hub", "mine", "--export", "shared/model").failed
 
 
 def test_a_gpt_is_exported_as_one(place, tiny):
-    config = transformer.TransformerConfig(tiny.tokenizer.vocab_size, 16, 1, 2, 16, causal=True)
+    config = dataclasses.replace(tiny.config, causal=True)
     info = INFO | {"kind": "gpt", "NLL": 1.5}
     checkpoint.save(place.runs / "gpt", transformer.Transformer(config), tiny.tokenizer, info)
-    assert place.call("hub", "gpt", "--export", "shared-gpt").failed is None
+    assert place.call("plumbing.hub", "gpt", "--export", "shared-gpt").failed is None
     card = (place.folder / "shared-gpt" / "README.md").read_text(encoding="utf-8")
     for fact in ("NLL: 1.5000 ± 0.0123 (standard error) nats per character, exact", "python 07_train_gpt.py --hub"):
         assert fact in card
@@ -698,16 +700,17 @@ def test_a_gpt_is_exported_as_one(place, tiny):
 
 
 def test_a_card_invents_nothing(tiny):
-    card = hub.model_card("x", tiny.model, tiny.tokenizer, {}, "o/x")
+    card = model_card.write("x", tiny.model, tiny.tokenizer, {}, "o/x")
     assert "NELBO" not in card and "steps" not in card and "None" not in card and "corpus: unknown" in card
 
 
 def test_a_pushed_run_comes_back(place, run, failing):
-    assert "no token" in failing("hub", "mine", "--push", "o/pushed")
-    assert "write access" in failing("hub", "mine", "--push", "o/pushed", environment={"HF_TOKEN": "hf_reader"})
+    assert "no token" in failing("plumbing.hub", "mine", "--push", "o/pushed")
+    reader = {"HF_TOKEN": "hf_reader"}
+    assert "write access" in failing("plumbing.hub", "mine", "--push", "o/pushed", environment=reader)
     assert "o/pushed" not in place.server.repos
     for _ in range(2):  # the second is a new version
-        answer = place.call("hub", "mine", "--push", "o/pushed", environment={"HF_TOKEN": "hf_secret"})
+        answer = place.call("plumbing.hub", "mine", "--push", "o/pushed", environment={"HF_TOKEN": "hf_secret"})
         assert answer.failed is None and f"uploaded to {place.server.url}/o/pushed" in answer.out
     files = place.server.repos["o/pushed"]
     assert sorted(files) == ["README.md", "config.json", "model.safetensors"]
@@ -724,9 +727,9 @@ def test_a_pushed_run_comes_back(place, run, failing):
 ])  # fmt: skip
 def test_what_cannot_be_shared(place, run, failing, arguments, said):
     if not (place.runs / "published").exists():
-        checkpoint.save(place.runs / "published", hub.convert(published()[0], False),
-                        tokenizers.CharTokenizer(hub.VOCABULARY), {"source": "o/x"})  # fmt: skip
-    assert said in failing("hub", *arguments)
+        checkpoint.save(place.runs / "published", published.convert(make_published()[0], False),
+                        tokenizers.CharTokenizer(published.VOCABULARY), {"source": "o/x"})  # fmt: skip
+    assert said in failing("plumbing.hub", *arguments)
     assert not (place.folder / "x").exists()
 
 

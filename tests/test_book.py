@@ -1,4 +1,4 @@
-"""The book as a whole: imports are silent, chapters build on earlier ones only, and the commands shown exist."""
+"""The book as a whole: who imports whom, what an import does, how long things are, and whether shown commands exist."""
 
 import ast
 import os
@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-MODULES = sorted(path.stem for path in ROOT.glob("*.py"))
-CHAPTERS = [name for name in MODULES if name[:2].isdigit()]
+from plumbing import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+TOP = sorted(path.stem for path in ROOT.glob("*.py"))
+CHAPTERS = [name for name in TOP if name[:2].isdigit()]
+PLUMBING = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.glob("plumbing/**/*.py")
+                  if path.name != "__init__.py")
+MODULES = TOP + PLUMBING
 
 SILENT_IMPORT = """
 import sys
@@ -29,14 +34,9 @@ from importlib import import_module
 import_module(sys.argv[2])
 assert not touched, touched
 assert sys.argv[2] != "06_generate" or "11_fast_decoding" not in sys.modules
-assert "matplotlib" not in sys.modules, "importing matplotlib takes seconds: do it where it draws"
+slow = {"matplotlib", "requests", "datasets", "tiktoken", "huggingface_hub"} & set(sys.modules)
+assert not slow, f"importing {slow} takes long: do it in the function that needs it"
 """
-
-
-def test_no_two_chapters_have_one_number_and_part_one_has_no_gaps():
-    numbers = [int(name[:2]) for name in CHAPTERS]
-    assert len(set(numbers)) == len(numbers)
-    assert numbers[:10] == list(range(1, 11))
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -49,9 +49,16 @@ def test_an_import_is_silent_and_touches_nothing(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def file_of(name):
+    return ROOT / (name.replace(".", "/") + ".py")
+
+
 @cache
 def tree(name):
-    return ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8"))
+    return ast.parse(file_of(name).read_text(encoding="utf-8"))
+
+
+# Who imports whom
 
 
 def imports(name, nodes=None):
@@ -61,32 +68,98 @@ def imports(name, nodes=None):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(node.module)
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "import_module":
             assert isinstance(node.args[0], ast.Constant), f"{name} imports a module whose name is computed"
             found.add(node.args[0].value)
-    found &= set(MODULES)
-    if name == "06_generate":
-        found.discard("11_fast_decoding")  # the one look ahead, inside a function, for the flags of a later chapter
-    return found
+    return found & set(MODULES)
+
+
+def at_top(name):
+    """The modules that a module imports when it is imported, and not later inside a function."""
+    top = [node for node in tree(name).body if not isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.If))]
+    return imports(name, [node for part in top for node in ast.walk(part)])
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_a_chapter_builds_on_earlier_chapters_only(name):
     later = {other for other in imports(name) if other in CHAPTERS and other >= name}
+    if name == "06_generate":  # the one look ahead, inside a function, for --fast
+        assert "11_fast_decoding" not in at_top(name)
+        later.discard("11_fast_decoding")
     assert not later
 
 
+@pytest.mark.parametrize("name", PLUMBING)
+def test_plumbing_needs_no_chapter(name):
+    """A page may measure with chapters. A checkpoint and the Hub need the one model; nothing else does."""
+    if name.startswith("plumbing.reports."):
+        return
+    allowed = {"03_transformer"} if name in ("plumbing.checkpoint", "plumbing.hub", "plumbing.published") else set()
+    chapters = imports(name) & set(TOP)
+    assert chapters <= allowed, f"{name} imports {chapters - allowed}"
+    reports = {other for other in at_top(name) if other.startswith("plumbing.reports.")}
+    assert not reports, f"{name} imports {reports}"
+
+
 def test_no_module_needs_itself_to_be_imported():
-    """In a function, or when a file is run, an import may look ahead: to what a later chapter saved."""
     def needed(name, path):
         assert name not in path, " needs ".join([*path, name])
-        top = [node for node in tree(name).body if not isinstance(node, (ast.FunctionDef, ast.If))]
-        for other in imports(name, [node for part in top for node in ast.walk(part)]):
+        for other in at_top(name):
             needed(other, (*path, name))
 
     for name in MODULES:
         needed(name, ())
+
+
+def test_the_origin_of_a_name_stays_visible():
+    """Modules are imported as modules. Only the types of settings, which stand in annotations, are imported by name."""
+    for name in MODULES:
+        for node in ast.walk(tree(name)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("plumbing."):
+                modules = {f"{node.module}.{alias.name}" for alias in node.names} <= set(PLUMBING)
+                assert modules or node.module == "plumbing.settings", f"{name}.py, line {node.lineno}"
+            assert not (isinstance(node, ast.ImportFrom) and node.names[0].name == "*"), name
+
+
+# The floor plan
+
+PROGRAMS = {"benchmark", "minimal", "playground", "tamil_dataset", "tamil_wikipedia"}
+
+
+def test_the_top_level_is_the_table_of_contents():
+    assert set(TOP) <= set(CHAPTERS) | PROGRAMS
+    assert not list(ROOT.glob("docs/**/*.py")) and not list(ROOT.glob("docs/**/*.html"))
+    assert (ROOT / "LICENSE").is_file()
+
+
+def test_no_two_chapters_have_one_number_and_there_are_no_gaps():
+    numbers = [int(name[:2]) for name in CHAPTERS]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_plumbing_lists_its_modules():
+    listed = (ROOT / "plumbing" / "__init__.py").read_text(encoding="utf-8")
+    for name in PLUMBING:
+        assert re.search(rf"^ +{re.escape(name.removeprefix('plumbing.'))} ", listed, re.M), f"{name} is not listed"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_and_its_functions_can_be_read_in_one_sitting(name):
+    assert len(file_of(name).read_text(encoding="utf-8").splitlines()) <= (300 if name in PLUMBING else 320)
+    for node in ast.walk(tree(name)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno - node.lineno < 60, f"{node.name} in {name}.py is longer than 60 lines"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_libraries_do_what_is_not_the_subject(name):
+    text = file_of(name).read_text(encoding="utf-8")
+    assert "urllib.request" not in text and "argparse" not in text
+
+
+def test_the_readme_is_a_path_and_not_a_report():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -100,7 +173,7 @@ def test_a_module_only_defines(name):
 
 # Commands
 
-COMMAND = re.compile(r"python3? (?:-u )?([\w/.-]+\.py)\b([^`\n|&;)#]*)")
+COMMAND = re.compile(r"python3? (?:-u )?([\w/.-]+\.py|-m plumbing[\w.]+)\b([^`\n|&;)#]*)")
 
 
 def commands(text):
@@ -111,8 +184,8 @@ def commands(text):
 @cache
 def flags_of(script):
     """The flags that `python script --help` lists."""
-    end = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, encoding="utf-8",
-                         timeout=300, env=os.environ | {"PYTHONIOENCODING": "utf-8"})  # fmt: skip
+    end = subprocess.run([sys.executable, *script.split(), "--help"], capture_output=True, text=True, encoding="utf-8",
+                         timeout=300, env=os.environ | {"PYTHONIOENCODING": "utf-8"}, cwd=ROOT)  # fmt: skip
     assert end.returncode == 0 and not end.stderr, end.stderr
     return set(re.findall(r"--[a-z][\w-]*(?:\.\w+)?", re.sub(r"^ +python .*$", "", end.stdout, flags=re.M)))
 
@@ -121,13 +194,13 @@ def pages():
     """The files that show commands: the README, the docs and the chapters' own docstrings."""
     shown = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
              for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))}  # fmt: skip
-    return shown | {f"{name}.py": ast.get_docstring(tree(name)) or "" for name in MODULES}
+    return shown | {str(file_of(name).relative_to(ROOT)): ast.get_docstring(tree(name)) or "" for name in MODULES}
 
 
 @pytest.mark.parametrize("page", pages())
 def test_commands_that_are_shown_exist(page):
     for script, flags in commands(pages()[page]):
-        assert (ROOT / script).is_file(), f"{page} names {script}"
+        assert file_of(script.removeprefix("-m ")).is_file() or (ROOT / script).is_file(), f"{page} names {script}"
         if set(flags) - {"--help"}:
             unknown = set(flags) - flags_of(script)
             assert not unknown, f"{page} gives {script} flags that it does not have: {unknown}"
@@ -140,8 +213,6 @@ def test_a_chapter_opens_with_its_command(name):
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_every_chapter_has_help_and_refuses_unknown_flags(name, monkeypatch, capsys):
-    from plumbing import cli
-
     main = import_module(name).main
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
     with pytest.raises(SystemExit) as end:

@@ -1,0 +1,212 @@
+"""download.py and web.py under the faults of a real local server: whole files, retries, deadlines, redirects."""
+
+import errno
+import hashlib
+import subprocess
+import sys
+import time
+from email.utils import formatdate
+from functools import partial
+
+import pytest
+from fault_server import FaultServer, Reply, fault, record_pauses, refused
+from urllib3 import HTTPResponse
+
+from plumbing import cli, download, files, web
+
+BODY = b"It was a quiet night on the river.\n" * 3000
+BODY_SHA256 = hashlib.sha256(BODY).hexdigest()
+
+
+@pytest.fixture
+def server():
+    with FaultServer(lambda request: Reply(body=BODY), partial(fault, body=BODY)) as server:
+        server.file = server.url + "/file"
+        yield server
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    return record_pauses(monkeypatch)
+
+
+def fails(url, path, match, **options):
+    """fetch() raises one clear line, keeps what was there, and leaves nothing half-written. Returns the error."""
+    path.write_bytes(b"old")
+    with pytest.raises(cli.UserError, match=match) as failure:
+        download.fetch(url, path, BODY_SHA256, **options)
+    assert "\n" not in str(failure.value) and url in str(failure.value)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    return failure.value
+
+
+def test_download(server, tmp_path, pauses):
+    path = tmp_path / "new folder" / "file.txt"
+    download.fetch(server.file, path, BODY_SHA256)
+    assert path.read_bytes() == BODY
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+    assert pauses == [] and server.requests[0].headers["Accept-Encoding"] == "identity"
+
+
+def test_download_without_a_known_sha256(server, tmp_path):
+    server.always = "wrong"
+    download.fetch(server.file, tmp_path / "file", None, progress=False)
+    assert (tmp_path / "file").stat().st_size == len(BODY)
+
+
+def test_refused_connection(tmp_path, pauses):
+    error = fails(refused() + "/file", tmp_path / "file", "refused")
+    assert len(pauses) == 2 and sum(pauses) < 3 and isinstance(error, download.Unreachable)
+
+
+def test_unknown_host_is_not_retried(tmp_path, pauses):
+    error = fails("http://nowhere.invalid/file", tmp_path / "file", "could not download")
+    assert pauses == [] and isinstance(error, download.Unreachable)
+
+
+def test_silence_while_connecting_is_not_retried(server, tmp_path, pauses, monkeypatch):
+    def silence(address, timeout, *args, **kwargs):
+        assert timeout <= web.SILENCE
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr("urllib3.util.connection.create_connection", silence)
+    assert isinstance(fails(server.file, tmp_path / "file", "timed out"), download.Unreachable)
+    assert pauses == []
+
+
+def test_not_an_address(tmp_path, pauses):
+    fails("nonsense", tmp_path / "file", "Invalid URL")
+    assert pauses == []
+
+
+def test_404_is_not_retried(server, tmp_path, pauses):
+    server.always = "404 5"
+    error = fails(server.file, tmp_path / "file", "404")
+    assert pauses == [] and len(server.requests) == 1 and not isinstance(error, download.Unreachable)
+
+
+@pytest.mark.parametrize("faults, expected", [
+    (["429 3"], [3.0]),  # the seconds that Retry-After asks for
+    (["429"], [0.5]),
+    (["500", "500"], [0.5, 1.0]),
+    (["truncated"], [0.5]),
+    (["truncated", "truncated"], [0.5, 1.0]),
+    (["drop", "503"], [0.5, 1.0]),
+])  # fmt: skip
+def test_passing_faults_are_survived(server, tmp_path, pauses, faults, expected):
+    server.faults = list(faults)
+    download.fetch(server.file, tmp_path / "file", BODY_SHA256)
+    assert (tmp_path / "file").read_bytes() == BODY
+    assert pauses == expected and len(server.requests) == len(faults) + 1
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("word, match", [("500", "500"), ("truncated", "truncated"), ("drop", "closed|reset")])
+def test_lasting_faults_fail_cleanly(server, tmp_path, pauses, word, match):
+    server.always = word
+    fails(server.file, tmp_path / "file", match)
+    assert len(server.requests) == 3
+
+
+def test_no_longer_pause_than_the_deadline(server, tmp_path, pauses):
+    for asked in ("86400", "25", formatdate(time.time() + 60, usegmt=True)):
+        server.always = f"429 {asked}"
+        fails(server.file, tmp_path / "file", "429")
+    assert pauses == [] and len(server.requests) == 3
+    server.always = "503"
+    fails(server.file, tmp_path / "file", "503", timeout=0.9)  # the first pause fits, the second does not
+    assert pauses == [0.5]
+
+
+def test_pauses_are_capped_and_dates_understood():
+    def asked(value):
+        return HTTPResponse(headers={"Retry-After": value}, status=503)
+
+    policy = web.Policy(total=100)
+    assert 80 < policy.get_retry_after(asked(formatdate(time.time() + 90, usegmt=True))) <= 90
+    assert policy.get_retry_after(asked("Wed, 21 Oct 2015 07:28:00 GMT")) == 0
+    assert policy.get_retry_after(asked("soon")) is None
+    for _ in range(20):
+        policy = policy.increment(error=ConnectionError())
+    assert policy.get_backoff_time() == web.LONGEST_PAUSE
+    with pytest.raises(web.exceptions.MaxRetryError):  # the server wants us another day
+        policy.increment(response=asked("86400"))
+
+
+def test_wrong_bytes(server, tmp_path, pauses):
+    server.always = "wrong"
+    fails(server.file, tmp_path / "file", "other bytes")
+    assert len(server.requests) == 1
+
+
+def test_too_many_bytes(server, tmp_path, pauses):
+    fails(server.file, tmp_path / "file", "larger than 1,000 bytes", limit=1000)
+    download.fetch(server.file, tmp_path / "file", BODY_SHA256, limit=len(BODY))
+    assert len(server.requests) == 2
+
+
+def test_slow_server_meets_the_deadline(server, tmp_path):
+    server.always = "slow"
+    start = time.monotonic()
+    error = fails(server.file, tmp_path / "file", "too slow", timeout=0.6)
+    assert time.monotonic() - start < 3 and isinstance(error, download.Unreachable)
+
+
+@pytest.mark.parametrize("reply", ["silent", Reply(body=BODY, length=len(BODY) + 1, wait=1.5)])
+def test_silent_server_meets_the_deadline(server, tmp_path, reply):
+    server.always = reply
+    start = time.monotonic()
+    error = fails(server.file, tmp_path / "file", "timed out", timeout=0.5)
+    assert time.monotonic() - start < 1.4 and isinstance(error, download.Unreachable)
+
+
+def test_the_last_attempt_has_only_the_time_that_is_left(server, tmp_path):
+    """Two silent attempts with a pause: each could take 0.7 s, but all of it must end after 1.4 s."""
+    server.always = Reply(wait=5, drop=True)
+    start = time.monotonic()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(web, "SILENCE", 0.7)
+        fails(server.file, tmp_path / "file", "timed out", timeout=1.4)
+    assert 1.3 < time.monotonic() - start < 1.9 and len(server.requests) == 2
+
+
+def test_full_disk_while_downloading(server, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "file").write_bytes(b"old")
+    monkeypatch.setattr(download, "open", full, raising=False)
+    with pytest.raises(OSError, match="No space"):
+        download.fetch(server.file, tmp_path / "file", BODY_SHA256)
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_a_redirect_is_followed_and_another_host_sees_no_private_header(server, tmp_path):
+    secret = {"Authorization": "Bearer hf_secret", "X-Key": "also secret"}
+
+    def seen():
+        return [(request.headers["Authorization"], request.headers["X-Key"]) for request in server.requests]
+
+    server.faults = [f"302 {server.url}/moved"]
+    download.fetch(server.file, tmp_path / "file", BODY_SHA256, headers=secret)
+    assert seen() == [("Bearer hf_secret", "also secret")] * 2
+    with FaultServer(lambda request: fault(f"302 {server.file}")) as other:
+        server.requests.clear()
+        server.faults = [f"302 {other.url}/elsewhere"]
+        download.fetch(server.file, tmp_path / "file", BODY_SHA256, headers=secret)
+        assert [other.requests[0].headers[name] for name in secret] == [None, None]
+        assert seen() == [("Bearer hf_secret", "also secret"), (None, None)]  # not even when it points back to us
+        assert other.requests[0].headers["User-Agent"] == "tiny-dllm"
+
+
+def test_passwords_of_the_user_are_not_sent(server, tmp_path, monkeypatch):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password mine\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    download.fetch(server.file, tmp_path / "file", BODY_SHA256)
+    assert server.requests[0].headers["Authorization"] is None
+
+
+def test_requests_is_loaded_only_for_a_download():
+    code = "import sys; from plumbing import corpora, tokenizers; sys.exit('requests' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=files.ROOT, timeout=60).returncode == 0

@@ -1,0 +1,76 @@
+"""views.py: rows for the terminal, GIFs and the web page, from States made by hand or by a tiny untrained model."""
+
+import io
+import json
+import re
+import signal
+from importlib import import_module
+
+import pytest
+import torch
+
+from plumbing import tokenizers, views
+
+diffusion = import_module("04_diffusion")
+generation = import_module("06_generate")
+
+
+def state_of(rows):
+    """A State with the canvas `rows` and nothing new."""
+    canvas = torch.tensor(rows)
+    return diffusion.State(
+        canvas=canvas, confidence=torch.ones(canvas.shape), committed=canvas < 0, step=1, nfe=1)
+
+
+def test_tokens_show_as_their_text_and_the_mask_comes_last(tiny):
+    assert views.shown_tokens(tiny.tokenizer) == [*"\n abcdeé", tokenizers.MASK_CHAR]
+    assert views.shown_tokens(tokenizers.Bytes()) == tokenizers.Bytes().letters
+
+
+def test_control_characters_do_not_reach_the_screen():
+    state = state_of([[0, 1, 2]])
+    rows = views.page(state, [[False] * 3], ["\x1b", "a", "\n", tokenizers.MASK_CHAR], 80)
+    assert rows == [[(" ", "old"), ("a", "old")], []]
+
+
+def test_rows_wrap_and_the_tail_ends_at_the_text():
+    rows = [[("a", "old")]] * 5 + [[("░", "mask")]] * 5
+    assert views.tail(rows, 20) == rows and views.tail(rows, 3) == rows[2:5]
+    state = state_of([[1] * 10])
+    assert [len(row) for row in views.page(state, [[False] * 10], ["\n", "a", "░"], 4)] == [4, 4, 2]
+
+
+def test_gif_thins_out_a_long_run(tiny, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.setattr(views, "GIF_FRAMES", 10)
+    letters = [*"xabcdefg", tokenizers.MASK_CHAR]
+    history = list(generation.generate(tiny.model, torch.full((1, 60), 8), steps=32))
+    data = views.gif_bytes(history, [[False] * 60], letters)
+    with image.open(io.BytesIO(data)) as gif:
+        assert len(history) == 61 and gif.n_frames == 11
+
+
+def test_html_needs_nothing_from_outside():
+    page = views.PLAYER.read_text(encoding="utf-8")
+    assert not re.search(r"https?:|//[a-z]|@import|url\(|\bsrc=|<link|innerHTML", page)
+    assert page.count("__RUN__") == 1
+
+
+def test_hostile_text_is_escaped(tiny):
+    letters = ["</script><b>&<!--\u2028", *7 * "x", tokenizers.MASK_CHAR]
+    history = list(generation.generate(tiny.model, torch.full((1, 8), 8), steps=4))
+    page = views.html_page(history, letters, "</title><b>", "<i>")
+    plain = views.PLAYER.read_text(encoding="utf-8")
+    assert page.count("</script>") == plain.count("</script>")
+    assert "<b>&" not in page and "</title><b>" not in page
+    run = json.loads(re.search(r'<script type="application/json" id="run">(.*?)</script>', page, re.S)[1])
+    assert run["letters"] == letters and run["title"] == "</title><b>"
+
+
+def test_sigterm_gives_the_cursor_back():
+    out, before = io.StringIO(), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        with views.Terminal([[False]], ["a", "░"], out):
+            signal.raise_signal(signal.SIGTERM)
+    assert stop.value.code == 143 and out.getvalue().endswith("\x1b[?25h")
+    assert signal.getsignal(signal.SIGTERM) == before
