@@ -10,15 +10,15 @@ loss in ten lines, why this loss bounds the probability of a text, and a model t
 import math
 from dataclasses import dataclass, replace
 from importlib import import_module
-from itertools import permutations, product
+from itertools import combinations, permutations, product
 
 import torch
 import torch.nn.functional as F
 
-from plumbing import cli, figures, files, measures, settings, tokenizers
-from plumbing.sampling import distance_to_surer, draw, stratified, top_ranked
+from plumbing import cli, figures, files, measures, sampling, settings, tokenizers
 
 transformer = import_module("03_transformer")
+stratified, top_ranked, distance_to_surer = sampling.stratified, sampling.top_ranked, sampling.distance_to_surer
 PACE = 1.5  # of the sampler. Above 1: more characters in early passes, while they can be far apart. 1: equal numbers
 
 
@@ -55,23 +55,25 @@ def masked_cross_entropy(model, x0, xt, t):
 
 @torch.no_grad()
 def derive_bound(model, x0):
-    """({step: nats}, ℓ) of a short text x0 (T,), from all masks and orders. First the NLL, then forms of the NELBO."""
+    """Compute the NLL and the NELBO of a short text x0 (T,) from all masks and orders. Returns ({step: nats}, ℓ): the
+    first step is the NLL, all others are forms of the NELBO, and ℓ is the function that is explained below."""
     T = len(x0)
-    hidden = torch.tensor(list(product((False, True), repeat=T))[1:])  # (2^T-1, T) all sets of masks but the empty one
-    k, xt = hidden.sum(1), torch.where(hidden, model.config.mask_id, x0)
+    sets = [masked for n in range(1, T + 1) for masked in combinations(range(T), n)]  # 2^T-1 sets of positions
+    k = torch.tensor([len(masked) for masked in sets])
+    xt = torch.stack([x0.index_fill(0, torch.tensor(masked), model.config.mask_id) for masked in sets])  # (2^T-1, T)
     losses = masked_cross_entropy(model, x0.expand_as(xt), xt, k / T).double()  # (2^T-1, T)
-    loss_of, total = dict(zip(map(tuple, hidden.tolist()), losses.tolist())), losses.sum(1)
-    nll = torch.tensor([sum(loss_of[tuple(j in order[i:] for j in range(T))][order[i]] for i in range(T))
+    loss_of, total = dict(zip(map(frozenset, sets), losses.tolist())), losses.sum(1)
+    nll = torch.tensor([sum(loss_of[frozenset(order[i:])][order[i]] for i in range(T))
                         for order in permutations(range(T))], dtype=torch.float64)  # (T!,) -log p(text | order)
     steps = {"NLL: -log of the mean of p(text | order)": math.log(len(nll)) - (-nll).logsumexp(0)}
     steps["NELBO: mean of -log p(text | order)"] = nll.mean()
     # When k tokens are still masked, all sets of k positions are equally likely, and each of the k is next with
     # probability 1/k. So the mean over orders is the sum over k of the mean loss of a masked token. That sum is T times
     # its mean over k. One pass gives the losses of all k tokens, but an order would use only one of them.
-    sets = torch.tensor([math.comb(T, n) for n in k.tolist()])  # how many sets have k masks
-    steps["mean over k, and over sets of k masks, of T/k Σ loss"] = (T / k * total / sets).sum() / T
+    count = torch.tensor([math.comb(T, n) for n in k.tolist()])  # how many sets have k masks
+    steps["mean over k, and over sets of k masks, of T/k Σ loss"] = (T / k * total / count).sum() / T
     # Now mask each token independently with probability t. A set of k masks has probability t^k (1-t)^(T-k). The
-    # integral of 1/t times that is 1 / (k sets): the factors of the line above. So the weight T/k becomes 1/t.
+    # integral of 1/t times that is 1 / (k count): the factors of the line above. So the weight T/k becomes 1/t.
     # The expected number of masks is T t, and 1/t cancels this t. What remains is T times the area under ℓ(t).
     def ell(t):  # ℓ(t), the mean loss of a masked token if each token is masked with probability t (n,): (n,)
         return (t[:, None] ** (k - 1) * (1 - t[:, None]) ** (T - k)) @ total / T
@@ -123,8 +125,8 @@ def nelbo(model, x0, draws=1, batch_size=64, seed=0, given=0):
 def diffusion_loss(model, x0, t_max=1.0, generator=None):
     """simple_loss with less variance: the shares of masks in the rows of x0 (B, T) are spread evenly up to t_max.
 
-    All masked tokens have equal weight, so a row with many masks counts more than a row with few. The NELBO gives both
-    equal weight. Many masks are hard to predict, so the loss is higher than the NELBO. Training with it works better.
+    Every masked token has the same weight, so a row with many masks counts more. The loss is a mean of ℓ(t) with weight
+    t, and the NELBO is the plain mean. ℓ(t) grows with t, so the loss is higher. Training with it works better.
     """
     B, T = x0.shape
     k = 1 + (stratified(B, x0.device, generator) * t_max * T).long().clamp(max=T - 1)  # (B,)
@@ -135,10 +137,11 @@ def diffusion_loss(model, x0, t_max=1.0, generator=None):
 # 5. The sampler
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What `denoise` yields after each pass. All views, progress bars and tests read these states."""
+    """What `denoise` yields before the first pass and after each pass. All views and progress bars read these states.
+    While a position is masked, its confidence is the probability of the token that the last pass proposed there."""
 
     canvas: torch.Tensor  # (B, T) tokens, and mask_id where a token is still masked
-    confidence: torch.Tensor  # (B, T) 1 if given; probability when written; if masked, that of the last proposal
+    confidence: torch.Tensor  # (B, T) the probability of each token when it was written; 1 for a given token
     committed: torch.Tensor  # (B, T) True where this pass wrote a token
     step: int  # 0 before the first pass
     nfe: int  # number of function evaluations (forward passes) so far
@@ -150,7 +153,7 @@ class State:
 
 def propose(logits, temperature, top_k=None, generator=None):
     """A drawn token for each position of logits (B, T, V), and its probability at temperature 1: two tensors (B, T)."""
-    token = draw(logits, temperature, top_k, generator)
+    token = sampling.draw(logits, temperature, top_k, generator)
     return token, logits.float().softmax(-1).gather(-1, token[..., None])[..., 0]
 
 
@@ -160,7 +163,7 @@ def by_confidence(confidence, masked, count, generator=None):
 
 
 def masks_remaining(total, step, steps, pace=PACE):
-    """How many of `total` (B,) masks remain after pass `step`, so that every later pass has one to replace: (B,)."""
+    """How many of `total` (B,) masks remain after pass `step`: if possible at least one for each later pass. (B,)."""
     share = (steps - step) / steps
     return torch.maximum((total * share**pace + 1e-3).long(), total.clamp(max=steps) * (steps - step) // steps)
 
@@ -196,7 +199,7 @@ def noisy_log_confidence(confidence, masked, generator=None):
     """The logarithm of confidence (B, T) plus noise that fades with the masks: MaskGIT, Chang et al. 2022,
     arXiv:2202.04200. Without noise, early passes write spaces and short words, and the rest must fit between them."""
     noise = torch.rand(confidence.shape, device=confidence.device, generator=generator)
-    gumbel = -(-noise.clamp(1e-6, 1 - 1e-6).log()).log()  # Gumbel noise: the highest log p + noise is a draw from p
+    gumbel = -(-noise.clamp(1e-6, 1 - 1e-6).log()).log()  # Gumbel noise: argmax(log p + noise) is a random draw from p
     return confidence.log() + masked.float().mean(1, keepdim=True) * gumbel
 
 
@@ -249,7 +252,6 @@ class Command:
 
 
 def show_bound(show):
-    """Print the derivation for the word "tea" and a random model, and draw ℓ(t)."""
     cli.heading('2. The bound for a random model and the word "tea", in nats per word')
     model = transformer.Transformer(transformer.TransformerConfig(3, 3, n_layer=1, n_head=1, n_embd=8))
     for parameter in model.parameters():
@@ -269,23 +271,21 @@ def show_bound(show):
 
 
 def show_training(model, x0, steps):
-    """Train the model until it knows the rows of x0 (N, T) by heart."""
-    cli.heading(f"4. Training on {len(x0)} sentences, {transformer.count_parameters(model):,} parameters")
+    cli.heading(f"4. Training on {len(x0)} sentences, in nats per character")
     optimizer = torch.optim.AdamW(model.parameters())
     for step in range(steps + 1):
-        optimizer.param_groups[0]["lr"] = 0.01 * (1 - step / (steps + 1))  # smaller and smaller steps
+        optimizer.param_groups[0]["lr"] = 0.01 * (1 - step / (steps + 1))  # smaller and smaller changes
         loss = diffusion_loss(model, x0.repeat(8, 1))
         if step % 100 == 0:
             print(f"   step {step:3}   loss {loss.item():5.3f}   NELBO {nelbo(model, x0, draws=16)[0]:5.3f}")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    print(f"   The NELBO cannot be lower than ln 4 / 46 = {math.log(len(x0)) / x0.shape[1]:.3f}: all four sentences are likely."
-          "\n   The loss stays higher, because it gives more weight to texts with many masks.")
+    print(f"   All four sentences are equally likely, so the NELBO cannot be lower than ln 4 / 46 = {math.log(4) / 46:.3f}."
+          "\n   The loss stays higher: it gives more weight to texts with many masks, which are harder to predict.")
 
 
 def show_writing(model, tokenizer, length):
-    """Print how masks become a sentence, and how often the result is a whole sentence."""
     cli.heading(f"5. From {length} masks to a sentence in 16 passes")
     canvas = torch.full((20, length), model.config.mask_id)
     for state in denoise(model, canvas[:1], 16, select=by_confidence):
@@ -306,7 +306,7 @@ def main(argv=None, steps=300):
     x0 = torch.tensor([tokenizer.encode(sentence.ljust(length)) for sentence in SENTENCES])  # (4, T)
     cli.heading("1. Masking")
     for t in (0.25, 0.5, 0.75):
-        print(f"   t = {t:4.2f}   {tokenizer.decode(mask_tokens(x0[:1], torch.tensor([t]), tokenizer.vocab_size)[0])}")
+        print(f"   t = {t:4.2f}   {tokenizer.decode(mask_tokens(x0[:1], torch.tensor([t]), tokenizer.mask_id)[0])}")
     show_bound(command.show)
     # Learned positions: rotary ones know only distances, and a canvas of masks alone has nothing to measure them from.
     shape = dict(n_layer=2, n_head=4, n_embd=64, positions="learned")

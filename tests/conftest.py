@@ -38,6 +38,17 @@ def tiny():
     return SimpleNamespace(tokenizer=tokenizer, config=config, model=transformer.Transformer(config).eval())
 
 
+class Unigram(torch.nn.Module):
+    """A model that knows the frequencies of the tokens and nothing else. Its exact likelihood is known."""
+
+    def __init__(self, config, frequencies):
+        super().__init__()
+        self.config, self.logits = config, frequencies.log()
+
+    def forward(self, tokens, t=None):
+        return self.logits.expand(*tokens.shape, -1)  # (B, T, V)
+
+
 class Book:
     """A copy of the book: its programs look for data/, configs/ and checkpoints/ beside themselves."""
 

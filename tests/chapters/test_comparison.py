@@ -10,6 +10,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from conftest import Unigram
 
 from plumbing import checkpoint, cli, measures, tokenizers
 from plumbing.reports import dllm_vs_gpt as report
@@ -89,7 +90,7 @@ def test_the_judge_prefers_its_own_text(text):
 
 def test_loss_with_visible_characters_of_a_unigram_model_is_its_cross_entropy(tiny):
     frequencies = torch.tensor([0.3, 0.25, 0.15, 0.1, 0.08, 0.06, 0.04, 0.02])
-    model = diffusion.Unigram(tiny.config, frequencies)
+    model = Unigram(tiny.config, frequencies)
     generator = torch.Generator().manual_seed(0)
     x0 = torch.multinomial(frequencies, 2000 * 16, replacement=True, generator=generator).view(2000, 16)
     x0[:, 0] = 7  # given, and never counted

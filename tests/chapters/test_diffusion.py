@@ -1,16 +1,15 @@
 """Chapter 04: noise, loss, likelihood and the sampler, against what mathematics says of them."""
 
+import dataclasses
+import itertools
 import math
-import os
-import subprocess
-import sys
+import re
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import Unigram
 
-ROOT = Path(__file__).resolve().parents[2]
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 
@@ -29,17 +28,22 @@ def random_tokens(n, length=T, seed=0):
 def unigram():
     frequencies = torch.tensor([0.3, 0.25, 0.2, 0.1, 0.08, 0.05, 0.02])
     config = transformer.TransformerConfig(V, T)
-    return diffusion.Unigram(config, frequencies), frequencies
+    return Unigram(config, frequencies), frequencies
+
+
+def random_model(vocab_size=V, length=T, seed=0, **switches):
+    """A transformer whose prediction depends on everything it sees: fresh weights would hide mistakes."""
+    torch.manual_seed(seed)
+    config = transformer.TransformerConfig(vocab_size, length, n_layer=2, n_head=2, n_embd=16, **switches)
+    model = transformer.Transformer(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model.eval()
 
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    config = transformer.TransformerConfig(V, T, n_layer=2, n_head=2, n_embd=16)
-    model = transformer.Transformer(config)
-    for parameter in model.parameters():  # zero-initialised outputs would make the test blind
-        torch.nn.init.normal_(parameter, std=0.5)
-    return model.eval()
+    return random_model()
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -54,9 +58,13 @@ def test_schedule_runs_from_clean_to_masked_and_its_weight_is_the_derivative(nam
     assert torch.allclose(schedule.weight(t), -slope / (1 - alpha), rtol=1e-8)
 
 
-def test_unknown_schedule():
+def test_unknown_schedule(monkeypatch):
     with pytest.raises(ValueError, match="choose from linear"):
         diffusion.NoiseSchedule("square")
+    monkeypatch.setattr(diffusion.NoiseSchedule, "NAMES", ("linear", "square"))
+    for formula in (diffusion.NoiseSchedule("square").alpha, diffusion.NoiseSchedule("square").weight):
+        with pytest.raises(KeyError):  # a name without a formula is no other schedule
+            formula(torch.tensor([0.5]))
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -116,6 +124,71 @@ def test_nelbo_by_counts_is_exact_for_a_unigram_model_and_less_noisy():
     assert abs(mean - exact) < 4 * error
     assert abs(mean - -(frequencies * frequencies.log()).sum().item()) < 0.02  # and so near the entropy
     assert error < diffusion.nelbo_by_schedule(model, x0, diffusion.NoiseSchedule())[1]
+
+
+# The derivation
+
+
+@pytest.mark.parametrize("switches", [{}, {"time_conditioned": True, "positions": "learned"}])
+@pytest.mark.parametrize("text", [[4, 1], [0, 2, 2], [3, 1, 2, 0]])
+def test_every_step_of_the_derivation_gives_the_same_bound(text, switches):
+    model = random_model(5, len(text), seed=len(text), **switches)
+    steps, ell = diffusion.derive_bound(model, torch.tensor(text))
+    nll, orders, *others = steps.values()
+    assert len(others) == 2 + len(SCHEDULES)
+    assert nll < orders - 1e-3  # the orders differ, so the bound is not exact
+    assert others == pytest.approx([orders] * len(others), abs=1e-4)
+    assert 0 < ell(torch.tensor([0.5], dtype=torch.float64)).item() < orders
+
+
+def test_the_first_step_is_a_likelihood_and_the_bound_is_above_it():
+    """The probabilities of all texts add up to one."""
+    model = random_model(3, 3)
+    steps = [list(diffusion.derive_bound(model, torch.tensor(text))[0].values())
+             for text in itertools.product(range(3), repeat=3)]
+    assert sum(math.exp(-nll) for nll, *_ in steps) == pytest.approx(1, abs=1e-5)
+    assert all(nll <= bound for nll, bound, *_ in steps)
+
+
+def test_the_likelihood_agrees_with_writing_one_token_after_another(model):
+    """One order by hand: position 1 first, then position 0; and the other way round."""
+    p1 = model(torch.tensor([[V, V]]))[0, 1].softmax(-1)[5] * model(torch.tensor([[V, 5]]))[0, 0].softmax(-1)[3]
+    p0 = model(torch.tensor([[V, V]]))[0, 0].softmax(-1)[3] * model(torch.tensor([[3, V]]))[0, 1].softmax(-1)[5]
+    nll, bound, *_ = diffusion.derive_bound(model, torch.tensor([3, 5]))[0].values()
+    assert nll == pytest.approx(-((p0 + p1) / 2).log().item(), abs=1e-5)
+    assert bound == pytest.approx(-(p0.log() + p1.log()).item() / 2, abs=1e-5)
+
+
+def test_the_bound_is_exact_where_the_order_does_not_matter():
+    model, frequencies = unigram()
+    text = torch.tensor([0, 6, 3])
+    exact = -frequencies.log()[text].sum().item()
+    steps, ell = diffusion.derive_bound(model, text)
+    assert list(steps.values()) == pytest.approx([exact] * len(steps), abs=1e-4)
+    assert ell(torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)).tolist() == pytest.approx([exact / 3] * 3, abs=1e-5)
+
+
+def test_both_estimates_agree_with_the_derivation():
+    model, text = random_model(5, 3, seed=1), torch.tensor([[3, 1, 4]])
+    exact = list(diffusion.derive_bound(model, text[0])[0].values())[1] / 3
+    estimates = [diffusion.nelbo(model, text, draws=4000, batch_size=4000)]
+    for name in SCHEDULES:
+        estimates.append(diffusion.nelbo_by_schedule(model, text.repeat(4000, 1), diffusion.NoiseSchedule(name)))
+    for mean, error in estimates:
+        assert abs(mean - exact) < 4 * error
+
+
+def test_the_training_loss_is_the_mean_of_ell_with_weight_t():
+    """simple_loss and diffusion_loss estimate the same number, and it is higher than the NELBO where ℓ(t) grows."""
+    model, x0 = random_model(5, 3, seed=1), torch.tensor([[3, 1, 4]]).repeat(20000, 1)
+    _, ell = diffusion.derive_bound(model, x0[0])
+    t = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    exact = (2 * t * ell(t)).mean().item()
+    torch.manual_seed(0)
+    assert diffusion.simple_loss(model, x0).item() == pytest.approx(exact, abs=0.05)
+    assert diffusion.diffusion_loss(model, x0).item() == pytest.approx(exact, abs=0.03)
+    if (ell(t).diff() > 0).all():
+        assert exact > ell(t).mean()
 
 
 def test_nelbo_equals_the_sum_over_every_mask_of_a_short_text(model):
@@ -329,6 +402,37 @@ def test_proposals_follow_temperature_and_top_k():
     assert (diffusion.propose(logits, 0)[0] == 0).all()
 
 
+def test_a_state_moves_to_a_device_and_is_built_with_names(model):
+    state, *_ = diffusion.denoise(model, torch.full((2, T), V))
+    moved = state.to("meta")
+    assert {moved.canvas.device.type, moved.confidence.device.type, moved.committed.device.type} == {"meta"}
+    assert (moved.step, moved.nfe, moved.canvas.shape) == (0, 0, state.canvas.shape)
+    assert state.canvas.device.type == "cpu"
+    with pytest.raises(TypeError):
+        diffusion.State(state.canvas, state.confidence, state.committed, 0, 0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        state.step = 1
+
+
+def test_confidence_is_that_of_the_written_token_or_of_the_last_proposal(model):
+    canvas = torch.full((1, T), V)
+    canvas[0, :3] = torch.tensor([1, 2, 3])
+    states = list(diffusion.denoise(model, canvas, 7, temperature=0))
+    for before, state in zip(states, states[1:]):
+        best = model(before.canvas).softmax(-1).amax(-1)  # temperature 0 proposes the most probable tokens
+        hidden = before.canvas == V
+        assert torch.allclose(state.confidence[hidden], best[hidden])
+        assert torch.equal(state.confidence[~hidden], before.confidence[~hidden])
+    assert (states[-1].confidence[:, :3] == 1).all()
+
+
+def test_without_a_rule_the_sampler_keeps_neighbours_apart(model):
+    canvas = torch.full((2, T), V)
+    plain, isolated = (list(diffusion.denoise(model, canvas, 6, generator=seeded(), **rule))
+                       for rule in ({}, {"select": diffusion.by_isolation}))
+    assert all(torch.equal(a.canvas, b.canvas) for a, b in zip(plain, isolated))
+
+
 def test_seeds_reproduce(model):
     canvas = torch.full((2, T), V)
 
@@ -346,9 +450,12 @@ def test_nothing_to_fill(model):
     assert torch.equal(state.canvas, canvas)
 
 
-def test_chapter_runs_and_brings_a_sentence_back(tmp_path):
-    done = subprocess.run([sys.executable, ROOT / "04_diffusion.py"], cwd=tmp_path, capture_output=True, text=True,
-                          env=os.environ | {"MPLBACKEND": "Agg"})
-    assert done.returncode == 0, done.stderr
-    assert "All the world's a stage, and men are players." in done.stdout
-    assert done.stdout.strip().splitlines()[-1].startswith("Next: 05_train.py")
+def test_chapter_runs_and_brings_sentences_back(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(diffusion.files, "ROOT", tmp_path)
+    diffusion.main([], steps=120)
+    out = capsys.readouterr().out
+    whole = [int(count) for count in re.findall(r"(\d+) of 20 texts", out)]
+    assert len(whole) == 6 and max(whole) >= 5
+    assert f"{math.log(4) / 46:.3f}" in out  # the floor of the NELBO
+    assert (tmp_path / "figures" / "04_bound.png").stat().st_size > 1000
+    assert out.strip().splitlines()[-1].startswith("Next: 05_train.py")

@@ -10,6 +10,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from conftest import Unigram
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -71,7 +72,7 @@ def test_the_likelihoods_of_all_texts_add_up_to_one():
 
 def test_nll_of_a_model_that_knows_frequencies_only(tiny):
     frequencies = torch.tensor([0.5, 0.25, 0.125, 0.125])
-    model = diffusion.Unigram(dataclasses.replace(tiny.config, vocab_size=4), frequencies)
+    model = Unigram(dataclasses.replace(tiny.config, vocab_size=4), frequencies)
     windows = torch.tensor([[3, 0, 0, 0, 0, 1, 1, 2, 3]])  # as often as the model thinks; the first is given
     assert gpt.nll(model, windows.repeat(2, 1)) == (pytest.approx(1.75 * math.log(2)), 0)
 
