@@ -126,7 +126,7 @@ def diffusion_loss(model, x0, t_max=1.0, generator=None):
     """simple_loss with less variance: the shares of masks in the rows of x0 (B, T) are spread evenly up to t_max.
 
     Every masked token has the same weight, so a row with many masks counts more. The loss is a mean of ℓ(t) with weight
-    t, and the NELBO is the plain mean. ℓ(t) grows with t, so the loss is higher. Training with it works better.
+    t, and the NELBO is the plain mean. In a trained model ℓ(t) grows with t, so the loss is higher than the NELBO.
     """
     B, T = x0.shape
     k = 1 + (stratified(B, x0.device, generator) * t_max * T).long().clamp(max=T - 1)  # (B,)
@@ -281,7 +281,7 @@ def show_training(model, x0, steps):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    print(f"   All four sentences are equally likely, so the NELBO cannot be lower than ln 4 / 46 = {math.log(4) / 46:.3f}."
+    print(f"   All four sentences are equally likely, so the NELBO is at least ln 4 / 46 = {math.log(4) / 46:.3f}."
           "\n   The loss stays higher: it gives more weight to texts with many masks, which are harder to predict.")
 
 

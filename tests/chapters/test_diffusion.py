@@ -179,7 +179,7 @@ def test_both_estimates_agree_with_the_derivation():
 
 
 def test_the_training_loss_is_the_mean_of_ell_with_weight_t():
-    """simple_loss and diffusion_loss estimate the same number, and it is higher than the NELBO where ℓ(t) grows."""
+    """simple_loss and diffusion_loss estimate the same number."""
     model, x0 = random_model(5, 3, seed=1), torch.tensor([[3, 1, 4]]).repeat(20000, 1)
     _, ell = diffusion.derive_bound(model, x0[0])
     t = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
@@ -187,8 +187,6 @@ def test_the_training_loss_is_the_mean_of_ell_with_weight_t():
     torch.manual_seed(0)
     assert diffusion.simple_loss(model, x0).item() == pytest.approx(exact, abs=0.05)
     assert diffusion.diffusion_loss(model, x0).item() == pytest.approx(exact, abs=0.03)
-    if (ell(t).diff() > 0).all():
-        assert exact > ell(t).mean()
 
 
 def test_nelbo_equals_the_sum_over_every_mask_of_a_short_text(model):
