@@ -15,14 +15,11 @@ import itertools
 import statistics
 import tempfile
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from importlib import import_module
-from pathlib import Path
 from typing import Literal
 
 import torch
 
-import benchmark
 from plumbing import cli, corpora, devices, measures, pair, runs, settings
 from plumbing.reports import dllm_vs_gpt as report
 from plumbing.reports import pages
@@ -44,12 +41,12 @@ CASES, CASE_LENGTH = 3, 100  # number of texts that both models complete, and th
 class Command:
     """The flags of this chapter."""
 
-    dllm: settings.OptionalText = None  # name or folder of the dLLM's run; default: your latest, or the shipped one
+    dllm: settings.OptionalText = None  # name or folder of the dLLM's run; None: your latest, or the shipped one
     gpt: settings.OptionalText = None  # the same for the GPT
     corpus: str = "shakespeare"  # the text on which both models were trained: a name or a file
     size: Literal["auto", "quick", "gpu"] = "auto"  # how much to measure; auto: gpu with CUDA, otherwise quick
     seed: settings.Seed = 1  # seed of all random numbers
-    out: settings.OptionalPath = None  # folder for the page; default: report/ in the folder of the dLLM's run
+    out: settings.OptionalPath = None  # folder for the page; None: report/ in the folder of the dLLM's run
     device: str = "auto"  # auto, cpu, cuda or mps
 
 
@@ -62,11 +59,12 @@ class Size:
     samples: int = 16  # texts for each way of writing
     batch: int = 8  # texts in a batch, where the speed of a batch is measured
     steps: tuple = (16, 64)  # steps of the dLLM's sampler
-    shape: dict = field(default_factory=lambda: dict(n_layer=3, n_head=3, n_embd=96, seq_len=128))  # model of part 5
-    train: dict = field(default_factory=lambda: dict(batch_size=8, steps=1000, compile="off"))  # training of part 5
+    # The settings of the models of part 5, and of their training.
+    shape: dict = field(default_factory=lambda: dict(n_layer=3, n_head=3, n_embd=96, seq_len=128))
+    train: dict = field(default_factory=lambda: dict(batch_size=8, steps=1000, evaluate_every=100, compile="off"))
 
 
-SIZES = {"quick": Size(), "gpu": Size(64, 400, 256, 256, (16, 64, 256), {}, dict(steps=4000))}
+SIZES = {"quick": Size(), "gpu": Size(64, 400, 256, 256, (16, 64, 256), {}, dict(steps=4000, evaluate_every=100))}
 
 
 # 1. Likelihood
@@ -74,11 +72,8 @@ SIZES = {"quick": Size(), "gpu": Size(64, 400, 256, 256, (16, 64, 256), {}, dict
 
 @torch.no_grad()
 def loss_with_visible(model, windows, visible, seed=0, batch_size=64):
-    """The dLLM's cross-entropy of a masked character when `visible` characters of a window are unmasked.
-
-    windows: (N, T). The first character is always visible, the others are drawn at random. Returns (mean, standard
-    error) in nats per masked character.
-    """
+    """The dLLM's cross-entropy of a masked character when `visible` characters of windows (N, T) are unmasked, always
+    including the first: (mean, standard error) in nats per masked character."""
     generator, losses = torch.Generator(windows.device).manual_seed(seed), []
     for rows in windows.split(batch_size):
         k = torch.full((len(rows),), rows.shape[1] - visible, device=rows.device)  # (B,) number of masks
@@ -161,19 +156,16 @@ def samples(dllm, gpt, windows, size, seed, tokenizer, text):
         values = score(texts, judge, vocabulary, text)
         table.append({"model": name, "nfe": nfe, "temperature": temperature, **values, "first": texts[0]})
         print_score(name, nfe, temperature, values)
-    held_out = judge.nll([tokenizer.decode(row) for row in windows])
-    return {"texts": len(rows), "length": rows.shape[1], "judge_order": judge.order, "judge_held_out": held_out,
-            "real": real, "table": table}
+    return {"texts": len(rows), "length": rows.shape[1], "judge_order": judge.order, "real": real, "table": table,
+            "judge_held_out": judge.nll([tokenizer.decode(row) for row in windows])}
 
 
 # 3. Speed
 
 
 def speed(dllm, gpt, windows, size):
-    """Characters per second of each way of writing, for one text and for a batch: the median of several turns.
-
-    All ways take turns, so that other work on the machine slows each of them alike.
-    """
+    """Characters per second of each way of writing, for one text and for a batch: the median of several turns. All ways
+    take turns, so that other work on the machine slows each of them alike."""
     device, length, table = windows.device, windows.shape[1], []
     cli.heading(f"3. Speed for texts of {length} characters, without the given first one")
     print("Higher is better. A pass is one forward pass of the network for the whole batch.")
@@ -183,10 +175,9 @@ def speed(dllm, gpt, windows, size):
         write(gpt, prompts, 8, 7, 0.8)
         for _ in range(TURNS):
             for name, model, nfe in ways(dllm, gpt, size, length):
-                start = benchmark.now(device)
+                start = devices.now(device)
                 write(model, prompts, length, nfe, 0.8)
-                seconds = benchmark.now(device) - start
-                rates.setdefault((name, nfe), []).append(batch * (length - 1) / seconds)
+                rates.setdefault((name, nfe), []).append(batch * (length - 1) / (devices.now(device) - start))
         for (name, nfe), values in rates.items():
             rate, (_, error) = statistics.median(values), measures.mean_and_error(torch.tensor(values))
             table.append({"model": name, "nfe": nfe, "batch": batch, "characters_per_second": rate, "error": error})
@@ -210,17 +201,6 @@ def fill(model, rows, start, end):
     return last.canvas[:, start:end]
 
 
-def exact_characters(filler, windows, blank, batch_size=64):
-    """The share of the characters in a blank in the middle of windows (N, T) that `filler` restores exactly.
-
-    filler: (rows (B, T), start, end) → (B, end - start). Returns (mean, standard error over the windows).
-    """
-    start = (windows.shape[1] - blank) // 2
-    end = start + blank
-    right = [filler(rows, start, end) == rows[:, start:end] for rows in windows.split(batch_size)]
-    return measures.mean_and_error(torch.cat(right).double().mean(1))
-
-
 def infilling(dllm, gpt, windows, size, seed, tokenizer, train_ids):
     """The shares of exactly restored characters by length of the blank, and texts that both models complete."""
     rows = training.windows_of(windows.flatten(), windows.shape[1], size.windows)  # (N, T)
@@ -232,7 +212,7 @@ def infilling(dllm, gpt, windows, size, seed, tokenizer, train_ids):
     for blank in (n for n in BLANKS if n <= rows.shape[1] // 2):
         row = {"blank": blank}
         for name, filler in fillers.items():
-            row[name], row[f"{name}_error"] = exact_characters(filler, rows, blank)
+            row[name], row[f"{name}_error"] = measures.exact_characters(filler, rows, blank)
         table.append(row)
         print(f"  {blank:3} characters", *(f"{n} {row[n]:6.1%} ± {row[n + '_error']:.1%}  " for n in fillers))
     return {"windows": size.windows, "length": windows.shape[1], "table": table,
@@ -254,40 +234,40 @@ def completions(models, windows, seed, tokenizer):
 # 5. Reading the same text again
 
 
-def learning_curve(kind, weight_decay, part, val_ids, shape, config, tokenizer):
-    """Train a new model of a kind of LEARNERS on part (N,): the records of its evaluations, with the number of epochs
-    and the loss under the names "epochs" and "loss"."""
-    config = dataclasses.replace(config, weight_decay=weight_decay)
+def learning_curve(kind, part, val_ids, shape, config, tokenizer):
+    """Train a new model of a kind of LEARNERS on part (N,): records of its evaluations, with "epochs" and "loss"."""
     torch.manual_seed(config.seed)
     model = transformer.Transformer(dataclasses.replace(shape, causal=kind != "dllm")).to(part.device)
     objective = training.masked_diffusion(config) if kind == "dllm" else gpt_training.next_token(0)
     with tempfile.TemporaryDirectory() as folder:
-        training.train(model, part, val_ids, config, objective, Path(folder), tokenizer, {}, {})
-        records = runs.read_log(Path(folder) / "log.jsonl")
+        run = runs.Run(folder, {}, config, tokenizer, {}, quiet=True)
+        training.train(training.Trainer(model, config, part.device), part, val_ids, objective, run)
+        records = runs.read_log(run.folder / "log.jsonl")
+    if run.stopped:
+        raise KeyboardInterrupt  # Ctrl-C ends the whole comparison, not only this run.
     return [r | {"epochs": r["tokens"] / len(part), "loss": r[objective.measure]} for r in records]
 
 
 def data_reuse(train_ids, val_ids, size, seed, tokenizer):
-    """The validation loss by epochs, on the first 5 %, 20 % and 100 % of the training text, for each of LEARNERS.
-
-    The learning rate is constant. So each point of a curve is what a run that stops there would reach.
-    """
-    config = training.TrainConfig(**size.train, evaluate_every=100, seed=seed, cooldown=0.0, t_max=1.0)
+    """The validation loss by epochs for each of LEARNERS on each of FRACTIONS of the training text. The learning rate
+    is constant, so each point of a curve is what a run that stops there would reach."""
+    config = training.DiffusionTrainConfig(**size.train, seed=seed, cooldown=0.0)
     shape = transformer.TransformerConfig(tokenizer.vocab_size, **size.shape)
     learned = []
     cli.heading(f"5. Reading the same text again: {config.steps} steps on 5 %, 20 % and 100 % of the text")
     print("Lower is better. If the loss at the end is above the lowest loss, the model overfits.")
     for fraction, (kind, weight_decay) in itertools.product(FRACTIONS, LEARNERS.items()):
         part = train_ids[: int(fraction * len(train_ids))]
-        # The last record is of the best weights on all windows. It does not belong to the curve.
-        *curve, last = learning_curve(kind, weight_decay, part, val_ids, shape, config, tokenizer)
+        own = dataclasses.replace(config, weight_decay=weight_decay)
+        # The last record does not belong to the curve: it is of the best weights, on all windows.
+        *curve, last = learning_curve(kind, part, val_ids, shape, own, tokenizer)
         best, end = min(curve, key=lambda r: r["loss"]), curve[-1]
         learned.append({"model": kind, "fraction": fraction, "characters": len(part), "curve": curve, "best": best,
                         "end": end, "all_windows": last})
         print(f"  {fraction:4.0%} {kind:7} lowest {best['loss']:.3f} after {best['epochs']:5.1f} epochs, "
               f"{end['loss']:.3f} at the end after {end['epochs']:.1f}", flush=True)
-    parameters = transformer.count_parameters(transformer.Transformer(shape))
-    return {"model": dataclasses.asdict(shape), "train": dataclasses.asdict(config), "parameters": parameters,
+    return {"model": dataclasses.asdict(shape), "train": dataclasses.asdict(config),
+            "parameters": transformer.count_parameters(transformer.Transformer(shape)),
             "own": {kind: {"weight_decay": decay} for kind, decay in LEARNERS.items()}, "runs": learned}
 
 
@@ -310,8 +290,7 @@ def prepare(command, sizes):
     gpt, _, _, about_gpt = pair.load(command.gpt, "gpt", text, device)
     pair.announce(about_dllm, about_gpt, command.corpus)
     out = pages.make_folder(command.out or folder / "report")  # before the work, so that an error comes early
-    about = {"origin": runs.provenance() | {"date": datetime.now(UTC).isoformat(timespec="seconds")},
-             "seed": command.seed, "dllm": about_dllm, "gpt": about_gpt}
+    about = {"origin": pages.origin(), "seed": command.seed, "dllm": about_dllm, "gpt": about_gpt}
     return dataclasses.replace(command, size=size, device=device, out=out), text, dllm, gpt, tokenizer, about
 
 

@@ -7,9 +7,6 @@ from plumbing import files
 COLORS = {"dllm": "#004488", "gpt": "#DDAA33", "real": "#000000", "other": "#BB5566"}
 COLOR_OF = {"NELBO": COLORS["dllm"], "NLL": COLORS["gpt"]}  # by the measure that a loss curve shows
 
-# The same colour means the same thing in every figure. (Okabe and Ito: told apart by colour-blind readers.)
-COLORS = {"dllm": "#0072B2", "gpt": "#D55E00", "real": "#000000", "other": "#009E73"}
-
 
 def pyplot(show=False):
     """The module matplotlib.pyplot. Without `show` it draws to files only and needs no screen."""

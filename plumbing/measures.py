@@ -107,6 +107,20 @@ class Judge:
         return statistics.fmean(losses)
 
 
+def quality(samples, judge, vocabulary):
+    """Known words, distinct runs and the judge's NLL of a list of N texts of one length, each with its standard error
+    over the texts: {"words", "words_error", "distinct", "distinct_error", "judge", "judge_error"}."""
+    judged, error = mean_and_error(torch.tensor([judge.nll([text]) for text in samples], dtype=torch.float64))
+    return {
+        "words": known_words(samples, vocabulary),
+        "words_error": jackknife_error(lambda texts: known_words(texts, vocabulary), samples),
+        "distinct": distinct(samples),
+        "distinct_error": jackknife_error(distinct, samples),
+        "judge": judged,
+        "judge_error": error,
+    }
+
+
 class Bigram:
     """Fills a blank with the character that most often follows the one before. A model should do better than this.
 
@@ -125,15 +139,12 @@ class Bigram:
         return torch.stack(guesses[1:], dim=1)
 
 
-def quality(samples, judge, vocabulary):
-    """Known words, distinct runs and the judge's NLL of a list of N texts of one length, each with its standard error
-    over the texts: {"words", "words_error", "distinct", "distinct_error", "judge", "judge_error"}."""
-    judged, error = mean_and_error(torch.tensor([judge.nll([text]) for text in samples], dtype=torch.float64))
-    return {
-        "words": known_words(samples, vocabulary),
-        "words_error": jackknife_error(lambda texts: known_words(texts, vocabulary), samples),
-        "distinct": distinct(samples),
-        "distinct_error": jackknife_error(distinct, samples),
-        "judge": judged,
-        "judge_error": error,
-    }
+def exact_characters(filler, windows, blank, batch_size=64):
+    """The share of the characters in a blank in the middle of windows (N, T) that `filler` restores exactly.
+
+    filler: (rows (B, T), start, end) → (B, end - start). Returns (mean, standard error over the windows).
+    """
+    start = (windows.shape[1] - blank) // 2
+    end = start + blank
+    right = [filler(rows, start, end) == rows[:, start:end] for rows in windows.split(batch_size)]
+    return mean_and_error(torch.cat(right).double().mean(1))

@@ -2,8 +2,9 @@
 
 import json
 import textwrap
+from datetime import UTC, datetime
 
-from plumbing import cli, figures, files
+from plumbing import cli, figures, files, runs
 
 
 def make_folder(folder):
@@ -15,6 +16,11 @@ def make_folder(folder):
     return folder
 
 
+def origin():
+    """The origin of a page's numbers: command, commit, machine, PyTorch and date."""
+    return runs.provenance() | {"date": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
 def publish(results, folder, name, text, draws):
     """Write a page into `folder`: NAME.md with `text`, NAME.json with `results`, and figures/NAME_WORD.png.
 
@@ -22,9 +28,7 @@ def publish(results, folder, name, text, draws):
     """
     make_folder(folder)
     for word, draw in draws.items():
-        figure = draw(results, figures.pyplot(False))
-        figures.save_figure(figure, folder / "figures" / f"{name}_{word}.png", False)
-        figures.pyplot(False).close(figure)
+        figures.save_figure(draw(results, figures.pyplot()), folder / "figures" / f"{name}_{word}.png")
     numbers = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     for suffix, content in ((".json", numbers), (".md", text)):
         with files.whole_file(folder / f"{name}{suffix}") as path:

@@ -130,3 +130,28 @@ def test_quality_holds_every_measure_with_its_error(text):
     assert all(0 < found[f"{name}_error"] < 0.2 for name in ("words", "distinct", "judge"))
     same = measures.quality([texts[0]] * 4, judge, vocabulary)
     assert same["words_error"] == pytest.approx(0) and same["judge_error"] == pytest.approx(0)
+
+
+# Blanks
+
+
+def test_exact_characters_of_fillers_that_know_the_answer_or_never_do():
+    windows = torch.randint(8, (30, 17), generator=torch.Generator().manual_seed(0))
+    asked = []
+
+    def knows(rows, start, end):
+        asked.append((start, end))
+        return rows[:, start:end]
+
+    assert measures.exact_characters(knows, windows, 4, batch_size=8) == (1, 0)
+    assert set(asked) == {(6, 10)} and len(asked) == 4  # in the middle
+    assert measures.exact_characters(lambda rows, s, e: (rows[:, s:e] + 1) % 8, windows, 4)[0] == 0
+    mean, error = measures.exact_characters(lambda rows, s, e: torch.zeros_like(rows[:, s:e]), windows, 4)
+    assert mean == pytest.approx((windows[:, 6:10] == 0).double().mean().item()) and 0 < error < 0.2
+
+
+def test_the_bigram_follows_its_counts():
+    ids = torch.tensor([0, 1, 0, 1, 0, 2, 2, 2, 0, 1])
+    bigram = measures.Bigram(ids, 3)
+    assert bigram.next.tolist() == [1, 0, 2]
+    assert bigram.fill(torch.tensor([[0, 9, 9, 9, 9]]), 1, 4).tolist() == [[1, 0, 1]]
