@@ -7,12 +7,13 @@ import math
 import random
 import re
 import shutil
+import signal
 from importlib import import_module
 
 import pytest
 import torch
 
-from plumbing import checkpoint, cli, files, measures, pair, settings, tokenizers
+from plumbing import checkpoint, cli, files, measures, pair, runs, settings, tokenizers
 from plumbing.reports import comparison_parts, pages
 from plumbing.reports import comparison_verdicts as verdicts
 from plumbing.reports import dllm_vs_gpt as report
@@ -100,6 +101,21 @@ def test_a_gpt_fills_from_the_left_only(tiny):
     filled = comparison.fill(gpt, rows, 6, 9)
     assert filled.shape == (5, 3) and torch.equal(filled, comparison.fill(gpt, other, 6, 9))
     assert torch.equal(filled[:, 0], gpt(rows[:, :6])[:, -1].argmax(-1))  # greedy
+
+
+# Reading the same text again
+
+
+def test_ctrl_c_in_a_training_run_ends_the_whole_comparison(tiny, monkeypatch, capsys):
+    handler = signal.getsignal(signal.SIGINT)
+    count = runs.Run.count_step
+    monkeypatch.setattr(runs.Run, "count_step", lambda *step: (signal.raise_signal(signal.SIGINT), count(*step)))
+    data = torch.randint(8, (400,), generator=torch.Generator().manual_seed(0))
+    size = comparison.Size(shape=dict(n_layer=1, n_head=1, n_embd=8, seq_len=8),
+                           train=dict(batch_size=2, steps=6, evaluate_every=2, compile="off"))
+    with pytest.raises(KeyboardInterrupt):
+        comparison.data_reuse(data, data, size, 1, tiny.tokenizer)
+    assert signal.getsignal(signal.SIGINT) is handler and "lowest" not in capsys.readouterr().out.split("overfits")[1]
 
 
 # The page
