@@ -11,6 +11,13 @@ FILLERS = ("dllm", "gpt", "bigram")
 MARKS = "osD^v"  # one marker for each number of steps
 
 
+def label_log_axis(axis, plt):
+    """Label a logarithmic x axis with plain numbers: 1, 2, 5, 10, 20, …"""
+    axis.xaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:,g}")
+    axis.xaxis.set_minor_formatter("")
+
+
 def draw_likelihood(results, plt):
     """The loss by noise level, and by the number of visible characters beside that of the GPT."""
     L = results["likelihood"]
@@ -18,7 +25,7 @@ def draw_likelihood(results, plt):
     levels, bins = L["dllm"]["levels"], L["gpt"]["positions"]
     loss, error = [r["loss"] for r in levels], [r["error"] for r in levels]
     left.errorbar([r["t"] for r in levels], loss, error, marker="o", ms=3, color=COLORS["dllm"], label="dLLM, ℓ(t)")
-    left.axhline(L["dllm"]["NELBO"], ls="--", color=COLORS["dllm"], label="its mean, the NELBO")
+    left.axhline(L["dllm"]["NELBO"], ls="--", color=COLORS["dllm"], label="NELBO, the mean of ℓ(t)")
     left.axhline(L["gpt"]["NLL"], ls="--", color=COLORS["gpt"], label="GPT's NLL")
     left.set(xlabel="t, share of characters masked", ylabel="nats per character", ylim=(0, None))
     right.errorbar([r["visible"] for r in levels], loss, error, marker="o", ms=3, color=COLORS["dllm"],
@@ -26,6 +33,7 @@ def draw_likelihood(results, plt):
     right.errorbar([math.sqrt(r["visible"][0] * r["visible"][1]) for r in bins], [r["loss"] for r in bins],
                    [r["error"] for r in bins], marker="s", ms=3, color=COLORS["gpt"], label="GPT, all to the left")
     right.set(xlabel="characters visible", xscale="log")
+    label_log_axis(right, plt)
     for axis in (left, right):
         axis.legend(fontsize=9)
         axis.grid(alpha=0.3)
@@ -70,6 +78,7 @@ def draw_speed(results, plt):
                               textcoords="offset points")
         axis.axhline(results["samples"]["real"]["judge"], color=COLORS["real"], ls=":", label="real text")
         axis.set(xlabel=f"characters/s, batch {batch}", xscale="log")
+        label_log_axis(axis, plt)
         axis.margins(x=0.25, y=0.12)
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="judge's NLL at temperature 0.8")
@@ -105,6 +114,7 @@ def draw_reuse(results, plt):
                       label=f"{run['fraction']:.0%}, {run['characters']:,} characters")
             axis.plot(run["best"]["epochs"], run["best"]["loss"], "*", ms=9, color=COLORS["real"])
         axis.set(xlabel="epochs", xscale="log", title=f"{NAMES[model]} ({measure})")
+        label_log_axis(axis, plt)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     axes[0].set(ylabel="validation loss, nats per character")

@@ -218,6 +218,8 @@ above its lowest loss: it has begun to learn its text by heart.
 
 {picture("reuse", "Validation loss against epochs")}
 
+In the figure a star marks the lowest loss of each run.
+
 {lines}
 
 The loss of a dLLM is a bound and the loss of a GPT is exact, as in part 1. But at how many epochs the loss of a model

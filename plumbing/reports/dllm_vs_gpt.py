@@ -101,9 +101,9 @@ def wins(r):
 {table(["", "dLLM", "GPT", "better"], rows)}
 
 A model is better only if the difference exceeds two standard errors. For written texts the better model is the one
-*nearer to real text*, so the difference is that of the distances from real text. The dLLM is the one with most passes
-unless the row says otherwise. Each model of the last rows was trained once, and its error does not include how much
-another seed would change the result.
+*nearer to real text*, so the difference is that of the distances from real text. The dLLM writes with its largest
+number of passes unless the row says otherwise. Each model of the last rows was trained once, and its error does not
+include how much another seed would change the result.
 
 Of {len(rows)} rows the dLLM wins {count['dLLM']} and the GPT {count['GPT']}; {count[NO_DIFFERENCE]} show no \
 difference.{unjudged} The rows
