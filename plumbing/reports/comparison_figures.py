@@ -3,7 +3,7 @@
 import math
 
 from plumbing import figures
-from plumbing.reports.comparison_verdicts import sample_row
+from plumbing.reports import comparison_verdicts as verdicts
 
 NAMES = {"dllm": "dLLM", "gpt": "GPT", "bigram": "bigram", "decayed": "GPT with weight decay"}
 COLORS = figures.COLORS | {"bigram": "#999999", "decayed": figures.COLORS["other"]}
@@ -70,7 +70,7 @@ def draw_speed(results, plt):
     for axis, batch in zip(axes, batches, strict=True):
         for model in ("dllm", "gpt"):
             rows = [r for r in table if (r["model"], r["batch"]) == (model, batch)]
-            quality = [sample_row(results, model, 0.8, r["nfe"])["judge"] for r in rows]
+            quality = [verdicts.sample_row(results, model, 0.8, r["nfe"])["judge"] for r in rows]
             axis.plot([r["characters_per_second"] for r in rows], quality, marker="o", color=COLORS[model],
                       label=NAMES[model])
             for r, y in zip(rows, quality):

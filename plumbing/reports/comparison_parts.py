@@ -2,9 +2,9 @@
 
 import math
 
-from plumbing.reports.comparison_figures import FILLERS, NAMES
-from plumbing.reports.comparison_verdicts import NO_DIFFERENCE, reuse_run, sample_row, speed_row, winner
-from plumbing.reports.pages import quote, table
+from plumbing.reports import comparison_figures as figures
+from plumbing.reports import comparison_verdicts as verdicts
+from plumbing.reports import pages
 
 
 def picture(name, what):
@@ -21,11 +21,11 @@ def likelihood(r):
     L = r["likelihood"]
     a, b = L["dllm"], L["gpt"]
     gap = a["NELBO"] - b["NLL"]
-    verdict = {NO_DIFFERENCE: "The difference is within two standard errors.",
+    verdict = {verdicts.NO_DIFFERENCE: "The difference is within two standard errors.",
                "GPT": f"The GPT is ahead by {gap:.3f} nats per character. Since the dLLM's number is a bound, an "
                       "unknown part of this gap may come from the bound.",
                "dLLM": f"The dLLM is ahead by at least {-gap:.3f} nats per character, since even its bound is lower "
-                       "than the GPT's exact number."}[winner(a["NELBO"], b["NLL"], a["error"], lower=True)]
+                       "than the GPT's exact number."}[verdicts.winner(a["NELBO"], b["NLL"], a["error"], lower=True)]
     rows = []
     for level in a["levels"]:
         if level["visible"] in (1, 8, 64, 128) or level is a["levels"][-1]:
@@ -34,7 +34,7 @@ def likelihood(r):
             span = f"{low}" if low == high else f"{low} to {high}"
             rows.append((level["visible"], f"{level['t']:.2f}", f"{level['loss']:.2f} ± {level['error']:.2f}",
                          f"{near['loss']:.2f} ({span} visible)"))
-    both = table(["", "nats per character", "bits per character", "what it is"], [
+    both = pages.table(["", "nats per character", "bits per character", "what it is"], [
         ("dLLM", f"{a['NELBO']:.4f} ± {a['error']:.4f}", f"{a['NELBO'] / math.log(2):.3f}", "NELBO, an upper bound"),
         ("GPT", f"{b['NLL']:.4f}", f"{b['NLL'] / math.log(2):.3f}", "NLL, exact")])
     return f"""
@@ -57,7 +57,7 @@ GPT by position. The characters that the GPT sees are always the most useful one
 dLLM sees characters at random places, because it learns to predict from every subset of the text and not only from
 its beginning. The next table shows some points of the right-hand figure.
 
-{table(["characters visible", "t", "dLLM", "GPT"], rows)}
+{pages.table(["characters visible", "t", "dLLM", "GPT"], rows)}
 """
 
 
@@ -78,9 +78,10 @@ def samples(r):
         return (name, nfe, temperature, with_error(values, "words", 100, ".1f", "%"),
                 with_error(values, "distinct", 100, ".1f", "%"), values["copied"], with_error(values, "judge"))
 
-    rows = [row("real text", real)] + [row(NAMES[x["model"]], x, x["nfe"], x["temperature"]) for x in S["table"]]
-    x, y = (sample_row(r, model, 0.8) for model in ("dllm", "gpt"))
-    few = sample_row(r, "dllm", 0.8, min(z["nfe"] for z in S["table"] if z["model"] == "dllm"))
+    rows = [row("real text", real),
+            *(row(figures.NAMES[x["model"]], x, x["nfe"], x["temperature"]) for x in S["table"])]
+    x, y = (verdicts.sample_row(r, model, 0.8) for model in ("dllm", "gpt"))
+    few = verdicts.sample_row(r, "dllm", 0.8, min(z["nfe"] for z in S["table"] if z["model"] == "dllm"))
     longest = max(S["table"], key=lambda x: x["copied"])
     copied = "longer than" if longest["copied"] > real["copied"] else "no longer than"
     errors = ("The errors are standard errors over the texts." if "words_error" in real else
@@ -88,7 +89,7 @@ def samples(r):
     return f"""
 ## 2. Samples
 
-{table(["", "passes", "temperature", "known words", "distinct runs of 4", "longest copy", "judge's NLL"], rows)}
+{pages.table(["", "passes", "temperature", "known words", "distinct runs of 4", "longest copy", "judge's NLL"], rows)}
 
 Each line is about {S['texts']} texts of {S['length']} characters, which continue the first character of a held-out
 window. The first line is about these windows themselves. {errors} No column is a score by itself: a text can consist
@@ -110,17 +111,17 @@ number of texts: the share of distinct runs falls when more text is counted toge
 The small numbers beside the points are temperatures. At temperature 0.8 the share of known words is {y['words']:.1%}
 for the GPT, {x['words']:.1%} for the dLLM in {x['nfe']} passes and {few['words']:.1%} in {few['nfe']} passes.
 Characters that are written in the same pass cannot see each other, so a small number of passes harms the words first.
-The longest copied run of all lines has {longest['copied']} characters ({NAMES[longest['model']]}, temperature
+The longest copied run of all lines has {longest['copied']} characters ({figures.NAMES[longest['model']]}, temperature
 {longest['temperature']}). This is {copied} the {real['copied']} characters that real text shares with the training
 text.
 
 Below is the first text of each model at temperature 0.8, unedited. The dLLM in {x['nfe']} passes:
 
-{quote(x['first'])}
+{pages.quote(x['first'])}
 
 The GPT:
 
-{quote(y['first'])}
+{pages.quote(y['first'])}
 """
 
 
@@ -129,16 +130,17 @@ def speed(r):
     batches = sorted({x["batch"] for x in T})
 
     def shown(model, nfe, batch):
-        own, gpt = (speed_row(r, m, batch, n)["characters_per_second"] for m, n in ((model, nfe), ("gpt", None)))
-        return f"{own:,.0f} ({own / gpt:.2f} ×)"
+        own, gpt = verdicts.speed_row(r, model, batch, nfe), verdicts.speed_row(r, "gpt", batch)
+        rates = [row["characters_per_second"] for row in (own, gpt)]
+        return f"{rates[0]:,.0f} ({rates[0] / rates[1]:.2f} ×)"
 
-    rows = [(NAMES[model], nfe, *(shown(model, nfe, batch) for batch in batches),
-             f"{sample_row(r, model, 0.8, nfe)['judge']:.3f}")
+    rows = [(figures.NAMES[model], nfe, *(shown(model, nfe, batch) for batch in batches),
+             f"{verdicts.sample_row(r, model, 0.8, nfe)['judge']:.3f}")
             for model, nfe in dict.fromkeys((x["model"], x["nfe"]) for x in T)]
     return f"""
 ## 3. Speed
 
-{table(["", "passes", *(f"characters/s, batch {b}" for b in batches), "judge's NLL at 0.8"], rows)}
+{pages.table(["", "passes", *(f"characters/s, batch {b}" for b in batches), "judge's NLL at 0.8"], rows)}
 
 Higher is better. The texts have {r['speed']['length']} characters. Each speed is the median of {turns} measurements,
 in which all ways of writing take turns on one machine. The number in brackets is the speed relative to the GPT. Other
@@ -156,15 +158,16 @@ machine with a large batch, because it is busy."""
 
 def infilling(r):
     F = r["infilling"]
-    rows = [(x["blank"], *(with_error(x, m, 100, ".1f", "%") for m in FILLERS)) for x in F["table"]]
+    rows = [(x["blank"], *(with_error(x, m, 100, ".1f", "%") for m in figures.FILLERS)) for x in F["table"]]
     cases = "\n\n".join(
-        f"Window {i} begins with:\n\n{quote(case['context'])}\n\nThe play continues:\n\n{quote(case['truth'])}\n\n"
-        f"The dLLM:\n\n{quote(case['dllm'])}\n\nThe GPT:\n\n{quote(case['gpt'])}"
+        f"Window {i} begins with:\n\n{pages.quote(case['context'])}\n\n"
+        f"The play continues:\n\n{pages.quote(case['truth'])}\n\n"
+        f"The dLLM:\n\n{pages.quote(case['dllm'])}\n\nThe GPT:\n\n{pages.quote(case['gpt'])}"
         for i, case in enumerate(F["cases"], 1))
     return f"""
 ## 4. Filling a blank
 
-{table(["characters in the blank", *(NAMES[m] for m in FILLERS)], rows)}
+{pages.table(["characters in the blank", *(figures.NAMES[m] for m in figures.FILLERS)], rows)}
 
 Higher is better: the share of the characters of a blank that a model restores exactly, with the standard error over
 {F['windows']} held-out windows of {F['length']} characters. The blank is in the middle of the window. The dLLM sees
@@ -195,10 +198,10 @@ def reuse(r):
     R, rows, sentences = r["reuse"], [], []
     for run in R["runs"]:
         best, end = run["best"], run["end"]
-        rows.append((f"{run['fraction']:.0%} ({run['characters']:,})", NAMES[run["model"]], f"{best['loss']:.3f}",
-                     f"{best['epochs']:.1f}", f"{end['loss']:.3f}", f"{end['epochs']:.1f}"))
+        rows.append((f"{run['fraction']:.0%} ({run['characters']:,})", figures.NAMES[run["model"]],
+                     f"{best['loss']:.3f}", f"{best['epochs']:.1f}", f"{end['loss']:.3f}", f"{end['epochs']:.1f}"))
     for fraction in dict.fromkeys(run["fraction"] for run in R["runs"]):
-        x, y, z = (course(reuse_run(r, model, fraction)) for model in ("dllm", "gpt", "decayed"))
+        x, y, z = (course(verdicts.reuse_run(r, model, fraction)) for model in ("dllm", "gpt", "decayed"))
         sentences.append(f"- On {fraction:.0%} of the text, the loss of the dLLM {x}. The loss of the GPT {y}; with "
                          f"weight decay it {z}.")
     lines = "\n".join(sentences)
@@ -211,7 +214,7 @@ GPT makes the same predictions again. Which model gains more from reading a smal
 train for {R['train']['steps']:,} steps on a part of the training text. Weight decay works against overfitting, so
 there is a second GPT with a weight decay of {R['own']['decayed']['weight_decay']:g}.
 
-{table(["part of the text (characters)", "", "lowest loss", "after epochs", "last loss", "after epochs"], rows)}
+{pages.table(["part of the text (characters)", "", "lowest loss", "after epochs", "last loss", "after epochs"], rows)}
 
 Lower is better. The loss is measured on held-out text, in nats per character. A model overfits if its last loss is
 above its lowest loss: it has begun to learn its text by heart.

@@ -9,9 +9,8 @@ import math
 from dataclasses import dataclass
 
 from plumbing import cli, files, settings
-from plumbing.reports import comparison_figures, comparison_parts
-from plumbing.reports.comparison_verdicts import NO_DIFFERENCE, NO_ERROR, decisions
-from plumbing.reports.pages import publish, quote, table, wrap  # noqa: F401, quote is for the page of chapter 11
+from plumbing.reports import comparison_figures, comparison_parts, pages
+from plumbing.reports import comparison_verdicts as verdicts
 
 PARTS = ("likelihood", "samples", "speed", "infilling", "reuse")
 
@@ -19,14 +18,14 @@ PARTS = ("likelihood", "samples", "speed", "infilling", "reuse")
 def write(results, folder):
     """Write folder/dllm_vs_gpt.md, the same with .json, and folder/figures/dllm_vs_gpt_*.png."""
     draws = {name: getattr(comparison_figures, f"draw_{name}") for name in PARTS}
-    publish(results, folder, "dllm_vs_gpt", article(results), draws)
+    pages.publish(results, folder, "dllm_vs_gpt", article(results), draws)
 
 
 def article(results):
     """The whole page as Markdown."""
     five = (getattr(comparison_parts, name) for name in PARTS)
     parts = (intro, *five, wins, rerun)
-    return wrap("\n\n".join(part(results).strip() for part in parts)) + "\n"
+    return pages.wrap("\n\n".join(part(results).strip() for part in parts)) + "\n"
 
 
 # 1. The two models
@@ -51,7 +50,7 @@ Both models are the Transformer of chapter 03. Both were trained by the loop of 
 {size['held_out']:,} characters, which neither model has seen, in windows of {length} characters. The table shows what
 the two models are, and the settings in which they differ.
 
-{table(["", "dLLM", "GPT"], about(r))}
+{pages.table(["", "dLLM", "GPT"], about(r))}
 
 {fairness(r)}
 """
@@ -91,23 +90,22 @@ def fairness(r):
 
 
 def wins(r):
-    rows = decisions(r)
-    count = {name: sum(row[-1] == name for row in rows) for name in ("dLLM", "GPT", NO_DIFFERENCE, NO_ERROR)}
-    unjudged = ("" if not count[NO_ERROR] else
-                f" In {count[NO_ERROR]} rows there is no verdict, because no standard error was recorded.")
+    rows = verdicts.decisions(r)
+    found, names = [row[-1] for row in rows], ("dLLM", "GPT", verdicts.NO_DIFFERENCE, verdicts.NO_ERROR)
+    dllm, gpt, neither, unknown = (found.count(name) for name in names)
+    unjudged = f" In {unknown} rows there is no verdict, because no standard error was recorded." if unknown else ""
     return f"""
 ## What wins where
 
-{table(["", "dLLM", "GPT", "better"], rows)}
+{pages.table(["", "dLLM", "GPT", "better"], rows)}
 
 A model is better only if the difference exceeds two standard errors. For written texts the better model is the one
 *nearer to real text*, so the difference is that of the distances from real text. The dLLM writes with its largest
 number of passes unless the row says otherwise. Each model of the last rows was trained once, and its error does not
 include how much another seed would change the result.
 
-Of {len(rows)} rows the dLLM wins {count['dLLM']} and the GPT {count['GPT']}; {count[NO_DIFFERENCE]} show no \
-difference.{unjudged} The rows
-are not equally important: what a model is for decides which one counts.
+Of {len(rows)} rows the dLLM wins {dllm} and the GPT {gpt}; {neither} show no difference.{unjudged} The rows are not
+equally important: what a model is for decides which one counts.
 """
 
 
