@@ -48,6 +48,13 @@ def compile_model(model, when, device):
     return torch.compile(model) if when != "off" else model
 
 
+def now(device):
+    """Seconds on a clock, read after the device has finished its work."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
 def best_product(device, dtype, size=2048):
     """FLOP/s of a product of two square matrices: what a step's speed is compared with (MFU)."""
     a, b = torch.randn(2, size, size, device=device, dtype=dtype)

@@ -1,28 +1,70 @@
-"""Measures of text: known words, distinct runs, the longest copy, a judge; and a mean with its standard error."""
+"""Measures of text: known words, distinct runs, the longest copy and a judge. Means and their standard errors.
+
+No measure is a score by itself. A good text has values near those of real text: a text can reach 100 % known words by
+repeating one of them, and can read well because it is copied.
+"""
 
 import math
 import re
 import statistics
 from collections import Counter
 
+import torch
+
+
+def mean_and_error(values):
+    """(mean, standard error of the mean) of a tensor of values (N,), which are independent of each other."""
+    values = values.cpu().double()
+    return values.mean().item(), (values.std() / len(values) ** 0.5).item()
+
+
+def jackknife_error(measure, samples):
+    """The standard error of measure(samples), where `measure` takes a list of independent texts.
+
+    The jackknife (Tukey 1958) leaves out each text in turn and looks at how much the value changes. It serves a measure
+    that is not a mean over the texts. For a mean over the texts it equals `mean_and_error`.
+    """
+    N = len(samples)
+    left_out = [measure(samples[:i] + samples[i + 1 :]) for i in range(N)]
+    return ((N - 1) / N) ** 0.5 * math.dist(left_out, [statistics.fmean(left_out)] * N)
+
 
 def words_of(text):
-    """What stands between spaces and punctuation, in lower case."""
+    """The words of a text in lower case: all runs of characters without spaces and punctuation."""
     return re.findall(r"[^\s.,;:!?()\[\]&$\"…-]+", text.lower())
 
 
 def known_words(samples, vocabulary):
-    """Share of the words of `samples` that are in the set `vocabulary`."""
+    """The share of the words of `samples` that are in the set `vocabulary`; 0 if there are no words."""
     words = [word for text in samples for word in words_of(text)]
     return sum(word in vocabulary for word in words) / max(1, len(words))
 
 
+def runs_of(text, n):
+    """All runs of n characters in a text, one for each place where a run can begin."""
+    return [text[i : i + n] for i in range(len(text) - n + 1)]
+
+
+def distinct(samples, n=4):
+    """The number of different runs of n characters in `samples` divided by the number of all runs.
+
+    The value is low where texts repeat themselves or each other. It also falls with the number and length of the texts,
+    so compare only values of equally many texts of one length. (The "distinct-n" of Li et al. 2016, arXiv:1510.03055,
+    for characters in place of words.)
+    """
+    runs = [run for text in samples for run in runs_of(text, n)]
+    return len(set(runs)) / max(1, len(runs))
+
+
 def longest_copy(samples, text):
-    """Length of the longest run of characters that stands in one of `samples` and in `text`, by bisection."""
+    """The length of the longest run of characters that is in one of `samples` and also in `text`.
+
+    If a run of n characters is in both, so is a run of n - 1. This allows a binary search for the largest n.
+    """
     low, high = 0, max(map(len, samples))
     while low < high:
         n = (low + high + 1) // 2
-        runs = {sample[i : i + n] for sample in samples for i in range(len(sample) - n + 1)}
+        runs = {run for sample in samples for run in runs_of(sample, n)}
         if runs.isdisjoint(text[i : i + n] for i in range(len(text) - n + 1)):
             high = n - 1
         else:
@@ -30,34 +72,26 @@ def longest_copy(samples, text):
     return low
 
 
-def mean_and_error(values):
-    """Mean of values (N,) and its standard error."""
-    values = values.cpu().double()
-    return values.mean().item(), (values.std() / len(values) ** 0.5).item()
-
-
-def distinct(samples, n=4):
-    """Share of the runs of `n` characters in `samples` that are different ones: low where text repeats itself."""
-    runs = [text[i : i + n] for text in samples for i in range(len(text) - n + 1)]
-    return len(set(runs)) / max(1, len(runs))
-
-
 class Judge:
-    """A character n-gram model of a text, to read what the two models wrote: it shares nothing with them.
+    """A character n-gram model of a text. It judges texts of other models, and shares no weights with them.
 
-    Each order is interpolated with the next lower one (Witten and Bell 1991): after a context h that occurred
-    c(h) times with u(h) different successors, p(x | h) = (c(hx) + u(h) p(x | h without its first)) / (c(h) + u(h)).
-    The lowest order is uniform, so that every character is possible.
+    Each order is interpolated with the next lower one by the rule of Witten and Bell (1991, "The zero-frequency
+    problem"; method C). If the context h occurred c(h) times and had u(h) different successors, then
+
+        p(x | h) = (c(hx) + u(h) p(x | h without its first character)) / (c(h) + u(h))
+
+    Below the lowest order is the uniform distribution over `symbols` characters, so that no character is impossible.
     """
 
     def __init__(self, text, symbols, order=6):
         self.symbols, self.order = symbols, order
-        ends = range(len(text) - order)  # the same starts for each length, so that c(h) = Σ c(hx)
-        self.counts = [Counter(text[i : i + n] for i in ends) for n in range(order + 1)]
+        # Runs of every length begin at the same places, so that c(h) is the sum of c(hx) over all x.
+        starts = range(len(text) - order)
+        self.counts = [Counter(text[i : i + n] for i in starts) for n in range(order + 1)]
         self.followers = [Counter(run[:-1] for run in counts) for counts in self.counts[1:]]
 
     def probability(self, context, character):
-        """p(character | context), of which the last order - 1 characters count."""
+        """p(character | context). Only the last order - 1 characters of the context count."""
         p = 1 / self.symbols
         for n in range(min(self.order - 1, len(context)) + 1):
             h = context[len(context) - n :]
@@ -66,7 +100,51 @@ class Judge:
         return p
 
     def nll(self, samples):
-        """Mean over all but the first character of each of `samples`, in nats."""
+        """The negative log-likelihood: the mean of -log p over all characters of `samples` except the first of each
+        text, in nats per character. A low value means that the judge finds the texts likely."""
         losses = [-math.log(self.probability(text[max(0, i - self.order + 1) : i], text[i]))
                   for text in samples for i in range(1, len(text))]
         return statistics.fmean(losses)
+
+
+def quality(samples, judge, vocabulary):
+    """Known words, distinct runs and the judge's NLL of a list of N texts of one length, each with its standard error
+    over the texts: {"words", "words_error", "distinct", "distinct_error", "judge", "judge_error"}."""
+    judged, error = mean_and_error(torch.tensor([judge.nll([text]) for text in samples], dtype=torch.float64))
+    return {
+        "words": known_words(samples, vocabulary),
+        "words_error": jackknife_error(lambda texts: known_words(texts, vocabulary), samples),
+        "distinct": distinct(samples),
+        "distinct_error": jackknife_error(distinct, samples),
+        "judge": judged,
+        "judge_error": error,
+    }
+
+
+class Bigram:
+    """Fills a blank with the character that most often follows the one before. A model should do better than this.
+
+    ids: the tokens (N,) of the training text. symbols: the size of the vocabulary.
+    """
+
+    def __init__(self, ids, symbols):
+        pairs = torch.bincount(ids[:-1] * symbols + ids[1:], minlength=symbols**2).view(symbols, symbols)
+        self.next = pairs.argmax(1)  # (symbols,)
+
+    def fill(self, rows, start, end):
+        """Tokens (B, end - start) for the blank [start, end) of rows (B, T), from left to right."""
+        guesses = [rows[:, start - 1]]
+        for _ in range(start, end):
+            guesses.append(self.next[guesses[-1]])
+        return torch.stack(guesses[1:], dim=1)
+
+
+def exact_characters(filler, windows, blank, batch_size=64):
+    """The share of the characters in a blank in the middle of windows (N, T) that `filler` restores exactly.
+
+    filler: (rows (B, T), start, end) → (B, end - start). Returns (mean, standard error over the windows).
+    """
+    start = (windows.shape[1] - blank) // 2
+    end = start + blank
+    right = [filler(rows, start, end) == rows[:, start:end] for rows in windows.split(batch_size)]
+    return mean_and_error(torch.cat(right).double().mean(1))

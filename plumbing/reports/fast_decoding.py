@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 import benchmark
 from plumbing import measures
-from plumbing.reports import dllm_vs_gpt as report
+from plumbing.reports import pages as report
 
 generation = import_module("06_generate")
 gpt_training = import_module("07_train_gpt")

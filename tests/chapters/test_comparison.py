@@ -1,4 +1,4 @@
-"""Chapter 10: every measure on texts with known answers, and the report from two tiny runs."""
+"""Chapter 10: losses and fillers with known answers, verdicts, and the page from two tiny runs."""
 
 import dataclasses
 import hashlib
@@ -6,83 +6,36 @@ import json
 import math
 import random
 import re
+import shutil
+import signal
 from importlib import import_module
 
 import pytest
 import torch
 from conftest import Unigram
 
-from plumbing import checkpoint, cli, measures, tokenizers
+from plumbing import checkpoint, cli, files, measures, pair, runs, settings, tokenizers
+from plumbing.reports import comparison_parts, pages
+from plumbing.reports import comparison_verdicts as verdicts
 from plumbing.reports import dllm_vs_gpt as report
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 comparison = import_module("10_dllm_vs_gpt")
-verse = import_module("09_generate_tamil")
 
 LETTERS = "\n abcdefgh."
 
 
 @pytest.fixture
 def text():
+    return make_text()
+
+
+def make_text():
     """4,000 characters of made-up words."""
     draw = random.Random(0)
     words = ["".join(draw.choices(LETTERS[2:10], k=draw.randint(1, 6))) for _ in range(60)]
     return "".join(draw.choice(words) + draw.choice((" ", " ", " ", ".\n")) for _ in range(1200))[:4000]
-
-
-# Samples
-
-
-def test_known_words():
-    vocabulary = set(measures.words_of("The king's men, the end.\nWell-met: 'tis so!"))
-    assert vocabulary == {"the", "king's", "men", "end", "well", "met", "'tis", "so"}
-    assert measures.known_words(["the men", "THE mem!"], vocabulary) == 3 / 4
-    assert measures.known_words(["  \n."], vocabulary) == 0  # no word at all
-
-
-def test_distinct_runs():
-    assert measures.distinct(["abcdefg"]) == 1
-    assert measures.distinct(["aaaaaaa"]) == 1 / 4
-    assert measures.distinct(["abcd", "abcd"]) == 1 / 2  # over all texts together
-    assert measures.distinct(["abc"]) == 0  # too short for a run
-
-
-def test_longest_copy():
-    text = "to be, or not to be, that is the question"
-    assert measures.longest_copy(["xx not to be xx", "zz"], text) == len(" not to be")
-    assert measures.longest_copy([text], text) == len(text)
-    assert measures.longest_copy(["ZZZ", ""], text) == 0
-    draw = random.Random(1)
-    for _ in range(20):  # against trying every run
-        text, sample = ("".join(draw.choices("ab", k=n)) for n in (60, 25))
-        runs = [sample[i:j] for i in range(25) for j in range(i + 1, 26)]
-        assert measures.longest_copy([sample], text) == max(len(run) for run in runs if run in text)
-
-
-def test_the_judge_is_a_distribution(text):
-    judge = measures.Judge(text, len(LETTERS), order=4)
-    for context in ("", text[:1], text[100:103], text[500:520], "hhhhhh", "??"):
-        total = sum(judge.probability(context, character) for character in LETTERS)
-        assert total == pytest.approx(1)
-        assert min(judge.probability(context, character) for character in LETTERS) > 0
-
-
-def test_the_judge_against_counts_by_hand():
-    judge = measures.Judge("abababac", 3, order=2)  # of 6 starts: a 3 times (b follows), b 3 times (a follows)
-    lowest = (3 + 2 / 3) / (6 + 2)  # p(b) with no context, over the uniform 1/3
-    assert judge.probability("", "b") == pytest.approx(lowest)
-    assert judge.probability("a", "b") == pytest.approx((3 + lowest) / (3 + 1))
-    assert judge.probability("xxa", "b") == judge.probability("a", "b")  # one character of context counts
-    assert judge.nll(["ab"]) == pytest.approx(-math.log(judge.probability("a", "b")))
-
-
-def test_the_judge_prefers_its_own_text(text):
-    judge = measures.Judge(text, len(LETTERS))
-    draw = random.Random(0)
-    noise = "".join(draw.choices(LETTERS, k=400))
-    assert judge.nll([text[:400]]) < judge.nll([noise]) - 1
-    assert judge.nll([noise]) > math.log(len(LETTERS)) - 0.3
 
 
 # Likelihood
@@ -113,21 +66,6 @@ def test_the_mean_over_visible_characters_is_the_nelbo(tiny):
 # Infilling
 
 
-def test_infilling_by_one_who_knows_the_answer_and_by_one_who_never_does(tiny):
-    windows = torch.randint(8, (30, 17), generator=torch.Generator().manual_seed(0))
-    asked = []
-
-    def knows(rows, start, end):
-        asked.append((start, end))
-        return rows[:, start:end]
-
-    assert comparison.exact_characters(knows, windows, 4, batch_size=8) == (1, 0)
-    assert set(asked) == {(6, 10)} and len(asked) == 4  # in the middle
-    assert comparison.exact_characters(lambda rows, s, e: (rows[:, s:e] + 1) % 8, windows, 4)[0] == 0
-    mean, error = comparison.exact_characters(lambda rows, s, e: torch.zeros_like(rows[:, s:e]), windows, 4)
-    assert mean == pytest.approx((windows[:, 6:10] == 0).double().mean().item()) and 0 < error < 0.2
-
-
 class Neighbours(torch.nn.Module):
     """Knows sequences that count up: a masked token follows its visible neighbour, on either side."""
 
@@ -150,7 +88,7 @@ def test_infilling_starts_where_the_model_is_surest(tiny):
     model = Neighbours(tiny.config)
     for blank in (1, 5, 8):
         filler = lambda *where: comparison.fill(model, *where)  # noqa: E731
-        assert comparison.exact_characters(filler, windows, blank) == (1, 0)
+        assert measures.exact_characters(filler, windows, blank) == (1, 0)
 
 
 def test_a_gpt_fills_from_the_left_only(tiny):
@@ -166,87 +104,223 @@ def test_a_gpt_fills_from_the_left_only(tiny):
     assert torch.equal(filled[:, 0], gpt(rows[:, :6])[:, -1].argmax(-1))  # greedy
 
 
-def test_the_bigram_follows_its_counts():
-    ids = torch.tensor([0, 1, 0, 1, 0, 2, 2, 2, 0, 1])
-    bigram = comparison.Bigram(ids, 3)
-    assert bigram.next.tolist() == [1, 0, 2]
-    assert bigram.fill(torch.tensor([[0, 9, 9, 9, 9]]), 1, 4).tolist() == [[1, 0, 1]]
+# Reading the same text again
 
 
-# The report
+def test_ctrl_c_in_a_training_run_ends_the_whole_comparison(tiny, monkeypatch, capsys):
+    handler = signal.getsignal(signal.SIGINT)
+    count = runs.Run.count_step
+    monkeypatch.setattr(runs.Run, "count_step", lambda *step: (signal.raise_signal(signal.SIGINT), count(*step)))
+    data = torch.randint(8, (400,), generator=torch.Generator().manual_seed(0))
+    size = comparison.Size(shape=dict(n_layer=1, n_head=1, n_embd=8, seq_len=8),
+                           train=dict(batch_size=2, steps=6, evaluate_every=2, compile="off"))
+    with pytest.raises(KeyboardInterrupt):
+        comparison.data_reuse(data, data, size, 1, tiny.tokenizer)
+    assert signal.getsignal(signal.SIGINT) is handler and "lowest" not in capsys.readouterr().out.split("overfits")[1]
+
+
+# The page
 
 
 @pytest.fixture
 def two_runs(tmp_path, text, monkeypatch):
-    """A corpus, an untrained dLLM and an untrained GPT of it, and a size that takes seconds."""
-    path = tmp_path / "words.txt"
+    """The flags for a corpus, and an untrained dLLM and an untrained GPT of it. The sizes take seconds."""
+    return make_runs(tmp_path, text, monkeypatch)
+
+
+def make_runs(folder, text, monkeypatch):
+    path = folder / "words.txt"
     path.write_text(text, encoding="utf-8")
     tokenizer = tokenizers.CharTokenizer.from_text(text)
     for name, causal in (("one", False), ("two", True)):
         torch.manual_seed(0)
         config = transformer.TransformerConfig(tokenizer.vocab_size, 16, 1, 2, 16, causal=causal)
         info = {"corpus_sha256": hashlib.sha256(text.encode()).hexdigest(), "train": {"seed": 1, "ema": 0.9}}
-        checkpoint.save(tmp_path / name, transformer.Transformer(config), tokenizer, info)
-    reuse = dict(n_layer=1, n_head=1, n_embd=8, seq_len=8, batch_size=2, steps=6, evaluate_every=2, compile="off")
-    monkeypatch.setitem(comparison.SIZES, "quick", comparison.Size(1, 4, 4, 2, (2, 4), reuse))
+        checkpoint.save(folder / name, transformer.Transformer(config), tokenizer, info)
+    size = comparison.Size(1, 4, 4, 2, (2, 4), dict(n_layer=1, n_head=1, n_embd=8, seq_len=8),
+                           dict(batch_size=2, steps=6, evaluate_every=2, compile="off"))
+    monkeypatch.setitem(comparison.SIZES, "quick", size)
     monkeypatch.setattr(comparison, "BLANKS", (1, 4))
     monkeypatch.setattr("sys.argv", ["10_dllm_vs_gpt.py"])
-    return ["--corpus", str(path), "--dllm", str(tmp_path / "one"), "--gpt", str(tmp_path / "two"),
-            "--size", "quick", "--device", "cpu", "--out", str(tmp_path / "docs")]
+    return ["--corpus", str(path), "--dllm", str(folder / "one"), "--gpt", str(folder / "two"),
+            "--size", "quick", "--device", "cpu", "--out", str(folder / "docs")]
 
 
-def test_the_report_from_two_tiny_runs(two_runs, tmp_path):
-    comparison.main(two_runs)
-    out = tmp_path / "docs"
-    article = (out / "dllm_vs_gpt.md").read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder of a page that chapter 10 has written."""
+    folder = tmp_path_factory.mktemp("comparison")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        comparison.main(make_runs(folder, make_text(), monkeypatch))
+    return folder / "docs"
+
+
+@pytest.fixture
+def results(written):
+    return json.loads((written / "dllm_vs_gpt.json").read_text(encoding="utf-8"))
+
+
+def test_the_page_from_two_tiny_runs(written, results):
+    article = (written / "dllm_vs_gpt.md").read_text(encoding="utf-8")
     figures = re.findall(r"!\[.*?\]\((.*?)\)", article)
-    assert len(figures) == 5 and all((out / name).is_file() for name in figures)
-    assert {path.name for path in (out / "figures").iterdir()} == {name.split("/")[1] for name in figures}
+    assert len(figures) == 5 and all((written / name).is_file() for name in figures)
+    assert {path.name for path in (written / "figures").iterdir()} == {name.split("/")[1] for name in figures}
     assert article.count("\n## ") == 7
-    results = json.loads((out / "dllm_vs_gpt.json").read_text(encoding="utf-8"))
     bound, samples = results["likelihood"]["dllm"], results["samples"]
     assert f"{bound['NELBO']:.4f} ± {bound['error']:.4f}" in article
     assert abs(bound["NELBO"] - math.log(10)) < 0.2 > abs(results["likelihood"]["gpt"]["NLL"] - math.log(10))
     assert {(r["model"], r["nfe"]) for r in samples["table"]} == {("dllm", 2), ("dllm", 4), ("gpt", 16)}
     assert samples["real"]["words"] > 0.7 > max(r["words"] for r in samples["table"])  # cut words; noise
+    for row in (samples["real"], *samples["table"]):
+        assert all(0 <= row[f"{key}_error"] < 0.5 for key in ("words", "distinct")) and row["judge_error"] > 0
+    assert all(0 < row["error"] < row["characters_per_second"] for row in results["speed"]["table"])
     runs = results["reuse"]["runs"]
     assert len(runs) == 9 and all(r["curve"][-1]["step"] == 4 for r in runs)  # the last evaluation stands apart
     losses = {r["model"]: r["end"]["loss"] for r in runs if r["fraction"] == 1}
-    assert losses["gpt"] != losses["decayed"] and "; with weight decay it is" in article
+    assert losses["gpt"] != losses["decayed"] and "; with weight decay it is" in " ".join(article.split())
     for r in runs:
         assert r["end"]["epochs"] == pytest.approx(4 * 2 * 8 / r["characters"])
     assert results["seed"] == 1 and results["dllm"]["info"]["train"]["seed"] == 1
     assert report.article(results) == article  # a function of the numbers alone
+    assert verdicts.NO_ERROR not in article and "No standard errors" not in article
+
+
+def test_the_committed_page_is_made_from_the_committed_numbers():
+    docs = files.ROOT / "docs"
+    results = json.loads((docs / "dllm_vs_gpt.json").read_text(encoding="utf-8"))
+    assert report.article(results) == (docs / "dllm_vs_gpt.md").read_text(encoding="utf-8")
+
+
+def test_the_page_is_written_again_from_its_numbers(written, tmp_path):
+    shutil.copy(written / "dllm_vs_gpt.json", tmp_path)
+    report.main(["--folder", str(tmp_path)])
+    for name in ("dllm_vs_gpt.md", "dllm_vs_gpt.json"):
+        assert (tmp_path / name).read_bytes() == (written / name).read_bytes()
+    with pytest.raises(cli.UserError, match="10_dllm_vs_gpt.py --out"):
+        report.main(["--folder", str(tmp_path / "none")])
+
+
+def test_a_page_without_recorded_errors_gives_no_verdict_on_them(results):
+    """The numbers of earlier runs have no errors of words, distinct runs, judge and speed."""
+    samples = results["samples"]
+    for row in (samples["real"], *samples["table"], *results["speed"]["table"]):
+        for key in [key for key in row if key.endswith("error")]:
+            del row[key]
+    rows = {question: verdict for question, _, _, verdict in verdicts.decisions(results)}
+    for question, verdict in rows.items():
+        unknown = question.startswith(("Known words", "Distinct runs", "Judge", "Characters/s"))
+        assert (verdict == verdicts.NO_ERROR) == unknown, question
+    article = report.article(results)
+    assert "No standard errors were recorded" in article
+    assert f"In {6 + 4} rows there is no verdict" in " ".join(article.split())
+
+
+def test_lines_of_the_page_are_wrapped_and_quotes_are_kept():
+    kept = "| x | y |\n|---|---|\n\n" + pages.quote("  e" * 90 + "\n\nf")
+    text = "a " * 100 + "\n\n- b " + "c " * 100 + "\n- d\n\n" + kept
+    wrapped = pages.wrap(text)
+    assert " ".join(wrapped.split()) == " ".join(text.split()) and wrapped.endswith("\n- d\n\n" + kept)
+    assert max(len(line) for line in wrapped.splitlines() if "e" not in line) <= 118
+    assert "\n- b c" in wrapped and "\n  c c" in wrapped and "\n- d\n" in wrapped
+
+
+# Verdicts
 
 
 def test_verdicts_follow_the_numbers():
-    assert report.winner(1.0, 2.0) == "GPT" and report.winner(1.0, 2.0, lower=True) == "dLLM"
-    assert report.winner(1.0, 2.0, error=0.6) == "neither"
-    assert report.winner(2.0, 1.0, error=0.4) == "dLLM"
+    assert verdicts.winner(1.0, 2.0) == "GPT" and verdicts.winner(1.0, 2.0, lower=True) == "dLLM"
+    assert verdicts.winner(1.0, 2.0, error=0.6) == verdicts.NO_DIFFERENCE
+    assert verdicts.winner(2.0, 1.0, error=0.4) == "dLLM"
+    assert verdicts.winner(2.0, 1.0, error=None) == verdicts.NO_ERROR
 
 
-def test_the_article_turns_with_the_numbers(two_runs, tmp_path):
-    comparison.main(two_runs)
-    results = json.loads((tmp_path / "docs" / "dllm_vs_gpt.json").read_text(encoding="utf-8"))
+def measured(value, error=0.01):
+    return {"words": value, "words_error": error}
+
+
+@pytest.mark.parametrize("dllm, gpt, better", [
+    (0.98, 0.90, "GPT"),  # real text has 0.91: a higher share of known words is not better
+    (0.92, 0.98, "dLLM"),
+    (0.94, 0.93, verdicts.NO_DIFFERENCE),
+    (0.90, 0.94, verdicts.NO_DIFFERENCE),  # 0.01 below and 0.03 above: the error of real text counts twice
+])
+def test_the_model_nearer_to_real_text_is_better(dllm, gpt, better):
+    real = measured(0.91)
+    assert verdicts.nearer(measured(dllm), measured(gpt), real, "words") == better
+    other = {"dLLM": "GPT", "GPT": "dLLM"}.get(better, better)
+    assert verdicts.nearer(measured(gpt), measured(dllm), real, "words") == other
+    assert verdicts.nearer({"words": dllm}, measured(gpt), real, "words") == verdicts.NO_ERROR
+
+
+@pytest.mark.parametrize("truth", [(0.5, 0.9, 0.7), (0.9, 0.8, 0.7)])  # on both sides of real text, and on one side
+def test_the_error_of_the_difference_of_distances(truth, monkeypatch):
+    """The error that `nearer` computes is the spread of the difference over many repetitions of the experiment."""
+    errors, seen = (0.01, 0.02, 0.03), []
+    monkeypatch.setattr(verdicts, "winner", lambda x, y, error, lower: seen.append((x - y, error)))
+    draws = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for draw in (draws * torch.tensor(errors) + torch.tensor(truth)).tolist():
+        verdicts.nearer(*map(measured, draw, errors), "words")
+    differences, computed = torch.tensor(seen, dtype=torch.float64).unbind(1)
+    assert computed.mean().item() == pytest.approx(differences.std().item(), rel=0.05)
+
+
+def test_the_page_turns_with_the_numbers(results):
     losses = results["likelihood"]
     for bound, words in ((1.0, "The dLLM is ahead by at least 1.000"), (3.0, "The GPT is ahead by 1.000"),
-                         (2.0, "equal within the error")):
+                         (2.0, "within two standard errors")):
         losses["dllm"].update(NELBO=bound, error=0.01)
         losses["gpt"].update(NLL=2.0)
         assert words in report.article(results)
     best, end = ({"step": step, "epochs": step / 10, "loss": loss} for step, loss in ((10, 2.0), (40, 2.5)))
-    assert report.course({"best": best, "end": end}) == "is lowest after 1.0 epochs and ends 0.500 higher"
-    assert report.course({"best": end, "end": end}) == "is at its lowest at the end, after 4.0 epochs"
+    course = comparison_parts.course
+    assert course({"best": best, "end": end}) == "is lowest after 1.0 epochs and ends 0.500 higher"
+    assert course({"best": end, "end": end}) == "is lowest at the end, after 4.0 epochs"
     results["dllm"]["parameters"] = 3 * results["gpt"]["parameters"]
     assert "the dLLM has 3.0 times the parameters" in report.article(results)
+    results["dllm"]["info"]["NELBO"] = 1.234
+    assert "recorded a NELBO of 1.234" in " ".join(report.article(results).split())
+
+
+# The command
+
+
+def prepared(flags):
+    return comparison.prepare(settings.parse(comparison.Command, flags), comparison.SIZES)
+
+
+def test_by_default_the_page_is_beside_the_run(two_runs, tmp_path):
+    at = two_runs.index("--out")
+    command, *_ = prepared(two_runs[:at] + two_runs[at + 2 :])
+    assert command.out == tmp_path / "one" / "report" and (command.out / "figures").is_dir()
+    assert (command.size, command.device) == ("quick", torch.device("cpu"))
+
+
+def test_models_of_different_sizes_are_compared_with_a_warning(two_runs, tmp_path, text, capsys):
+    prepared(two_runs)
+    assert "dLLM: one" in (same := capsys.readouterr().out) and "GPT:  two" in same and "Warning" not in same
+    model, tokenizer, info = checkpoint.load(tmp_path / "two")
+    larger = dataclasses.replace(model.config, n_layer=3)
+    checkpoint.save(tmp_path / "two", transformer.Transformer(larger), tokenizer, info)
+    prepared(two_runs)
+    warning = capsys.readouterr().out
+    assert "Warning" in warning and "times as many parameters" in warning
+    assert f"python 07_train_gpt.py --corpus {tmp_path / 'words.txt'} --n-layer 1 --n-head 2 --n-embd 16" in warning
+
+
+def test_the_partner_of_a_shipped_dllm_is_a_dllm_of_the_shape_of_your_gpt():
+    shape = dict(n_layer=2, n_head=3, n_embd=96, seq_len=128, conv=5)
+    shipped, own = {"name": "shakespeare", "model": {}}, {"name": "mine", "model": shape}
+    command = pair.matching_command(shipped, own, "my text.txt")
+    assert command == ("python 05_train.py --corpus 'my text.txt' --n-layer 2 --n-head 3 --n-embd 96 --seq-len 128 "
+                       "--conv 5")
 
 
 def stopped(command, capsys):
     with pytest.raises(SystemExit) as end:
         cli.run(lambda: comparison.main(command))
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert end.value.code == 2 and len(lines) == 1
-    return lines[0]
+    error = capsys.readouterr().err.strip()
+    assert end.value.code == 2 and "Traceback" not in error
+    return error
 
 
 def test_a_missing_run_names_the_command_that_makes_it(two_runs, tmp_path, monkeypatch, capsys):
@@ -259,6 +333,7 @@ def test_a_missing_run_names_the_command_that_makes_it(two_runs, tmp_path, monke
 
 def test_what_cannot_work_is_said_before_the_work(two_runs, tmp_path, capsys):
     assert "from 0 to" in stopped([*two_runs, "--seed", "-1"], capsys)
+    assert "quick" in stopped([*two_runs, "--size", "huge"], capsys)
     assert "is not a folder" in stopped([*two_runs, "--out", str(tmp_path / "words.txt")], capsys)
 
 
