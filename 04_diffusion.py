@@ -265,7 +265,7 @@ def show_bound(show):
     print("\n".join(f"   {step:58} {nats:.6f}" for step, nats in steps.items()))
     t = torch.linspace(0, 1, 200, dtype=torch.float64)
     figure, axes = figures.pyplot(show).subplots(figsize=(5, 3.2), layout="constrained")
-    axes.fill_between(t, ell(t), alpha=0.4)
+    axes.fill_between(t, ell(t), color=figures.COLORS["dllm"], alpha=0.4)
     axes.set(xlabel="masking rate t", ylabel="ℓ(t), nats", title='"tea": the area is the NELBO per character')
     figures.save_figure(figure, files.ROOT / "figures" / "04_bound.png", show)
 

@@ -12,6 +12,7 @@
     checkpoint      a model's folder: save, load, find
     hub             models from the Hugging Face Hub, and to it
     published       the architecture of the models that were published there before this book
+    sampling        draw tokens from logits, rank scores, measure distances between positions
     measures        measures of text, and a mean with its standard error
     figures         matplotlib, the colours of all figures, the loss curve
     views           a text while it is written: in a terminal, as a GIF, as a web page
