@@ -450,7 +450,7 @@ def test_nothing_to_fill(model):
 
 def test_chapter_runs_and_brings_sentences_back(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(diffusion.files, "ROOT", tmp_path)
-    diffusion.main([], steps=120)
+    diffusion.main([], steps=80)
     out = capsys.readouterr().out
     whole = [int(count) for count in re.findall(r"(\d+) of 20 texts", out)]
     assert len(whole) == 6 and max(whole) >= 5
