@@ -694,7 +694,8 @@ def test_a_gpt_is_exported_as_one(place, tiny):
     checkpoint.save(place.runs / "gpt", transformer.Transformer(config), tiny.tokenizer, info)
     assert place.call("plumbing.hub", "gpt", "--export", "shared-gpt").failed is None
     card = (place.folder / "shared-gpt" / "README.md").read_text(encoding="utf-8")
-    for fact in ("NLL: 1.5000 ± 0.0123 (standard error) nats per character, exact", "python 07_train_gpt.py --write --hub"):
+    for fact in ("NLL: 1.5000 ± 0.0123 (standard error) nats per character, exact",
+                 "python 07_train_gpt.py --write --hub"):
         assert fact in card
     assert "is a GPT" in place.call("06_generate", "--checkpoint", "gpt").failed
 
