@@ -33,6 +33,7 @@ from plumbing.settings import Count, NonNegative, OptionalCount, OptionalText, S
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
+generation = import_module("06_generate")
 
 
 # 1. Loss and likelihood
@@ -124,8 +125,7 @@ def write(folder, command, seed, device):
         raise cli.UserError(f"the prompt fills {len(given)} of {command.len} positions: raise --len")
     unseen = [] if given else [opening(tokenizer)]  # the first character must have one before it
     tokens = torch.tensor([unseen + given] * command.num, device=device)  # (B, P)
-    # The division by a temperature below 0.001 would overflow; the text is the same as with 0 long before.
-    temperature = command.temp if command.temp > 1e-3 else 0
+    temperature = generation.usable_temperature(command.temp)
     generator = torch.Generator(device).manual_seed(seed)
     tokens = generate(model, tokens, command.len - len(given), temperature, command.topk, generator)
     print(f"seed {seed} · {folder.resolve().name}")
@@ -172,7 +172,7 @@ def draw_curves(folders, path):
     axes[0].set(ylabel="validation loss, nats per character")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", title="star: the weights kept, on the whole split")
-    figures.write(figure, path, dpi=130)
+    figures.write_figure(figure, path, dpi=130)
     plt.close(figure)
 
 

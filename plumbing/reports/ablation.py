@@ -62,14 +62,14 @@ def page():
     recipe = infos[0]
     lines = [
         "# What each ingredient of the recipe buys", "",
-        "The NELBO (negative evidence lower bound, an upper bound on the negative log-likelihood) of the validation text "
-        "of TinyShakespeare, in nats per character, after 60 seconds of training on one core "
+        "The NELBO (negative evidence lower bound, an upper bound on the negative log-likelihood) of the validation "
+        "text of TinyShakespeare, in nats per character, after 60 seconds of training on one core "
         f"({recipe['machine']}; PyTorch {recipe['torch']}; commit {recipe['commit']}; seed {recipe['train']['seed']}). "
         f"Each run is `python 05_train.py {COMMON}` with the flags of its row. Its settings and numbers are in "
         "docs/logs/. `python -m plumbing.reports.ablation` makes this page.", "",
-        "The time is fixed, not the number of characters: a slower variant sees fewer of them. The error is that of the "
-        "random masks. Each row is one run with one seed, and how much another seed changes a number was not measured, "
-        "so a small difference says little.", "",
+        "The time is fixed, not the number of characters: a slower variant sees fewer of them. The error is that of "
+        "the random masks. Each row is one run with one seed, and how much another seed changes a number was not "
+        "measured, so a small difference says little.", "",
         "| changed | flags | characters seen | NELBO |", "|---|---|---|---|",
     ]
     for (name, flags), info in zip(RUNS.items(), infos):
@@ -78,8 +78,8 @@ def page():
     for (name, _), info in zip(RUNS.items(), infos):
         if info["NELBO"] < recipe["NELBO"]:
             gain = recipe["NELBO"] - info["NELBO"]
-            lines += ["", f"One row is better than the full recipe: \"{name}\", by {gain:.3f}. It was measured with one "
-                      "seed and in runs of one minute only."]
+            lines += ["", f"One row is better than the full recipe: \"{name}\", by {gain:.3f}. It was measured with "
+                      "one seed and in runs of one minute only."]
     return "\n".join(lines) + "\n"
 
 
