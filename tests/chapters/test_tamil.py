@@ -306,7 +306,7 @@ def test_train_and_write(data, runs_folder, tmp_path, capsys, monkeypatch):
     # Without the corpus there is text, but no report and no couplet
     (data / "tamil.txt").unlink()
     verse.main(["--len", "20", "--seed", "1"])
-    assert "no report: no " in capsys.readouterr().out
+    assert "no report: there is no " in capsys.readouterr().out
     
     def offline():
         raise cli.UserError("no network")
