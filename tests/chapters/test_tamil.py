@@ -307,7 +307,7 @@ def test_train_and_write(data, runs_folder, tmp_path, capsys, monkeypatch):
     (data / "tamil.txt").unlink()
     verse.main(["--len", "20", "--seed", "1"])
     assert "no report: there is no " in capsys.readouterr().out
-    
+
     def offline():
         raise cli.UserError("no network")
 
