@@ -18,4 +18,10 @@
     tokenized       chapter 12: texts of any size as one file of tokens
     parallel        chapter 12: several processes that act as one
     tamil.letters   the letters of the Tamil script
+    tamil.fetching  pages of poetry from the user's folder, data/ or the network
+    tamil.pages     the lines of a web page, and the tags around them
+    tamil.cleaning  lines of verse, cleaned and corrected
+    tamil.madurai   Sangam poetry from the pages of Project Madurai
+    tamil.kural     the Kural from its two editions
+    tamil.histogram a figure of letters and lengths of lines
 """
