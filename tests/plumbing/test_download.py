@@ -51,7 +51,7 @@ def test_download(server, tmp_path, pauses):
 
 def test_download_without_a_known_sha256(server, tmp_path):
     server.always = "wrong"
-    download.fetch(server.file, tmp_path / "file", None, progress=False)
+    download.fetch(server.file, tmp_path / "file", None)
     assert (tmp_path / "file").stat().st_size == len(BODY)
 
 

@@ -646,7 +646,7 @@ def test_a_private_model_with_a_token_that_storage_never_sees(place, failing, ou
 def test_more_bytes_than_promised(place, tmp_path):
     place.server.stored["abc"] = b"x" * 500_000
     with pytest.raises(cli.UserError, match="larger than 1,000 bytes"):
-        download.fetch(f"{place.server.url}/storage/abc", tmp_path / "x", None, limit=1000, progress=False)
+        download.fetch(f"{place.server.url}/storage/abc", tmp_path / "x", None, limit=1000)
     assert not list(tmp_path.iterdir())
 
 
