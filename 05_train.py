@@ -4,8 +4,8 @@
     python 05_train.py --corpus my.txt      # any text file of your own
     python 05_train.py --plain 300          # only the plain loop of section 1: its loss, and nothing is saved
 
-With a CUDA GPU the same command trains the model of 10.7 million parameters (configs/gpu.yaml). Every setting is a
-flag and a line of a settings file (--config). Press Ctrl-C to save and stop; run the same command again to resume.
+With a CUDA GPU the same command trains 10.7 million parameters (configs/gpu.yaml). Every setting is a flag and a line
+of a settings file (--config). Press Ctrl-C to save and stop; run the same command again to resume.
 
 The chapter begins with the shortest loop that trains. Then it adds a schedule for the learning rate, the optimizer
 Muon, an average of the weights, and 16-bit numbers. You should see the loss fall from 4.2 nats per character (guessing
@@ -232,9 +232,8 @@ def masked_diffusion(config):
 def windows_of(data, window, limit=None):
     """Return data (N,) cut into rows (n, window); with a limit, so many rows, spread evenly. A rest is dropped."""
     rows = data[: len(data) // window * window].view(-1, window)
-    if limit is None or limit >= len(rows):
-        return rows
-    return rows[torch.arange(limit, device=data.device) * len(rows) // limit]
+    limit = min(limit or len(rows), len(rows))
+    return rows[torch.arange(limit, device=data.device) * len(rows) // max(1, limit)]
 
 
 def train(trainer, train_data, val_data, objective, run):

@@ -9,7 +9,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
