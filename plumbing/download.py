@@ -13,10 +13,6 @@ from plumbing import cli, files
 AS_IT_IS = {"Accept-Encoding": "identity"}  # the server must not compress the file: we compare its bytes
 
 
-class Unreachable(cli.UserError):
-    """The server does not answer, so there is no sense in asking it for another file."""
-
-
 def fetch(url, path, sha256, *, timeout=20, retries=3, headers=(), limit=None):
     """Download `url` to `path`. The file is whole and verified, or cli.UserError is raised and nothing has changed.
 

@@ -49,7 +49,7 @@ class Fetcher:
             self.asked.add(host)
             try:
                 download.fetch(url, kept, None, timeout=60, retries=2)
-            except download.Unreachable:
+            except cli.Unreachable:
                 self.silent.add(host)
                 raise
         return kept.read_bytes()
