@@ -4,8 +4,8 @@
     python 05_train.py --corpus my.txt      # any text file of your own
     python 05_train.py --plain 300          # only the plain loop of section 1: its loss, and nothing is saved
 
-With a CUDA GPU the same command trains the model of 10.7 million parameters (configs/gpu.yaml). Every setting is a
-flag and a line of a settings file (--config). Press Ctrl-C to save and stop; run the same command again to resume.
+With a CUDA GPU the same command trains 10.7 million parameters (configs/gpu.yaml). Every setting is a flag and a line
+of a settings file (--config). Press Ctrl-C to save and stop; run the same command again to resume.
 
 The chapter begins with the shortest loop that trains. Then it adds a schedule for the learning rate, the optimizer
 Muon, an average of the weights, and 16-bit numbers. You should see the loss fall from 4.2 nats per character (guessing
@@ -38,7 +38,7 @@ def get_batch(data, n, window):
 
 
 def plain_loop(model, data, steps, batch_size=16, lr=3e-3):
-    """Train `model` on data (N,) for `steps` steps, and return the loss of each step. Nothing is left out but comfort.
+    """Train `model` on data (N,) for `steps` steps, and return the loss of each step.
 
     AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) divides each gradient by a running average of its size, so that
     every weight moves at about the same rate, and pulls the weights a little towards zero.
@@ -119,13 +119,12 @@ def learning_rate_factor(step, steps, config):
 def make_optimizers(model, config, dtype):
     """Return [optimizer of the matrices inside the blocks, AdamW for everything else].
 
-    The gradient of a matrix is usually dominated by a few directions, and AdamW learns little in the others. Muon
-    (plumbing/muon.py) changes the gradient so that the matrix moves equally far in all directions. In the one-minute
-    ablation (docs/ablation.md), AdamW for all weights reaches a NELBO of 2.968 where Muon reaches 2.227.
+    The gradient of a matrix is often dominated by a few directions, and AdamW learns little in the others. With Muon
+    (plumbing/muon.py) the matrix moves equally far in all directions. After one minute (docs/ablation.md), AdamW for
+    all weights reaches a NELBO of 2.968, and Muon 2.227.
     """
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in chosen]
+    others = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
     shared = dict(betas=(0.9, 0.95), weight_decay=config.weight_decay)
     adamw = torch.optim.AdamW(others, config.lr_other, **shared)
     if config.optimizer == "adamw":
@@ -140,11 +139,11 @@ class Trainer:
     """A model, its averaged copy, its optimizers and the number of steps: everything that a step of training changes.
 
     Averaging: `averaged` follows the weights slowly (an exponential moving average, EMA), which removes the noise of
-    the last few batches. It is what we evaluate and save. Without it the one-minute ablation ends at 2.242, not 2.227.
+    the last few batches. We evaluate and save it. Without it the one-minute ablation ends at 2.242, not at 2.227.
 
     Precision: with 16-bit numbers a matrix product is faster, and needs half the memory. torch.autocast chooses the
-    format for each operation, and the weights stay in float32. In the ablation float32 ends at 2.419 instead of 2.227,
-    since it sees half as many characters in a minute on that machine. Small gradients would vanish in float16, so a
+    format for each operation, and the weights stay in float32. In the ablation, float32 for everything ends at 2.419,
+    since it sees half as many characters per minute on that machine. Small gradients would vanish in float16, so a
     GradScaler multiplies the loss by a large number and divides the gradients by it.
 
     distribute: (model, averaged, dtype) → what a step calls; with one process the model itself (see chapter 12).
@@ -183,7 +182,7 @@ class Trainer:
             self.scaler.step(optimizer)
             optimizer.zero_grad()
         self.scaler.update()
-        # The first weights are poor, so the average must forget them quickly: after n steps its memory is about n / 9.
+        # The first weights are poor, so a young average forgets them quickly: after n steps it spans about n / 9 steps.
         decay = min(self.config.ema, (self.step + 1) / (self.step + 10))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
         self.step += 1
@@ -224,8 +223,7 @@ def masked_diffusion(config):
 
     def sample(model):
         canvas = torch.full((1, model.config.seq_len), model.config.mask_id, device=model.head.weight.device)
-        *_, last = diffusion.denoise(model, canvas, steps=64)
-        return last.canvas[0]
+        return list(diffusion.denoise(model, canvas, steps=64))[-1].canvas[0]
 
     return Objective("NELBO", 0, lambda model, x0: diffusion.diffusion_loss(model, x0, config.t_max),
                      lambda model, windows, draws: diffusion.nelbo(model, windows, draws), sample)
@@ -234,9 +232,8 @@ def masked_diffusion(config):
 def windows_of(data, window, limit=None):
     """Return data (N,) cut into rows (n, window); with a limit, so many rows, spread evenly. A rest is dropped."""
     rows = data[: len(data) // window * window].view(-1, window)
-    if limit is None or limit >= len(rows):
-        return rows
-    return rows[torch.arange(limit, device=data.device) * len(rows) // limit]
+    limit = min(limit or len(rows), len(rows))
+    return rows[torch.arange(limit, device=data.device) * len(rows) // max(1, limit)]
 
 
 def train(trainer, train_data, val_data, objective, run):
@@ -245,11 +242,10 @@ def train(trainer, train_data, val_data, objective, run):
     The run's folder holds the averaged weights of the best evaluation, since a model that overfits gets worse again.
     """
     config, window = trainer.config, trainer.model.config.seq_len + objective.extra
-    some_windows = windows_of(val_data, window, config.evaluate_windows)
+    part, some_windows = config.batch_size // config.accumulate, windows_of(val_data, window, config.evaluate_windows)
     run.begin(trainer)
     while run.wants_a_step():
         torch.manual_seed(run.seed())
-        part = config.batch_size // config.accumulate
         batch = (get_batch(train_data, part, window) for _ in range(config.accumulate))
         factor = learning_rate_factor(trainer.step, run.steps, config)
         loss = trainer.update(lambda network, x0: objective.loss(network, x0) / config.accumulate, batch, factor)
@@ -287,15 +283,15 @@ class Command(runs.RunFlags):
 def start_run(command, kind, model_config, objective, tokenizer, corpus, parts):
     """Train a model of `kind` with the flags `command` on `parts` (training and validation text): the run's folder."""
     device, config = devices.pick_device(command.device), command.train
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("high")  # on a GPU, float32 products may round their inputs to be faster
     data = [torch.tensor(tokenizer.encode(part), device=device) for part in parts]
     if min(map(len, data)) < 2 * (model_config.seq_len + objective.extra):
         raise cli.UserError(f"{corpus.name} is too short for windows of {model_config.seq_len}; lower --seq-len")
     name = command.run or f"{kind}-{corpus.name}-{Path(command.config).stem.removeprefix(kind + '-')}"
     wanted = asdict(model_config) | asdict(config) | {"corpus": corpus.sha256}
     info = {"kind": kind, "corpus": corpus.name, "corpus_sha256": corpus.sha256, "source": corpus.source,
-            "settings": command.config, "train": asdict(config)} | runs.provenance()
-    run = runs.Run(checkpoint.RUNS / name, wanted, config, tokenizer, info, command.fresh)
+            "settings": command.config, "train": asdict(config)}
+    run = runs.Run(checkpoint.RUNS / name, wanted, config, tokenizer, info | runs.provenance(), command.fresh)
     torch.manual_seed(config.seed)
     model = transformer.Transformer(model_config).to(device)
     print(f"{kind}, {transformer.count_parameters(model):,} parameters, settings {command.config!r}, {device}\n"

@@ -52,10 +52,10 @@ training = import_module("05_train")
 
 @dataclass(frozen=True)
 class TrainConfig(training.DiffusionTrainConfig):
-    """How to train: the settings of chapter 05 and those of scale. batch_size is the batch of all processes."""
+    """How to train: the settings of chapter 05, and some more. batch_size counts the windows of all processes."""
 
     lr: Share = 0.0  # if not 0, replaces lr_matrix and lr_other: usual with --optimizer adamw
-    decay: Literal["wsd", "cosine"] = "wsd"  # of the learning rate: warm-up, stable, linear decay; or half a cosine
+    decay: Literal["wsd", "cosine"] = "wsd"  # learning rate: constant, then a linear fall (wsd); or half a cosine
     schedule: Literal["linear", "cosine", "sqrt"] = "linear"  # noise schedule: which noise levels are frequent
     prefix: Share = 0.2  # share of the windows that begin with clean tokens, as if after a prompt
     short: Share = 0.01  # share of the steps whose windows are cut to a random length

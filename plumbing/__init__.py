@@ -4,12 +4,15 @@
     settings        flags, settings files and --help from frozen dataclasses
     files           where the files are; a file is written whole or not at all
     download        files from the network, checked, retried and resumed
+    web             sessions of the library requests, and when to try again
     corpora         the texts that models learn from
     tokenizers      text to numbers and back: characters, Tamil letters, bytes, byte pairs
     devices         device, number format, compilation, speed of the fastest matrix product
     runs            a training run and its folder: log, saved state, time budget, Ctrl-C
     muon            the optimizer of chapter 05 for the matrices inside the blocks
     checkpoint      a model's folder: save, load, find
+    sampling        random draws and rankings that chapter 04 builds on
+    pair            the dLLM and the GPT that chapters 10 and 11 compare
     hub             models from the Hugging Face Hub, and to it
     published       the architecture of the models that were published there before this book
     sampling        draw tokens from logits, rank scores, measure distances between positions
@@ -19,4 +22,25 @@
     tokenized       chapter 12: texts of any size as one file of tokens
     parallel        chapter 12: several processes that act as one
     tamil.letters   the letters of the Tamil script
+    tamil.fetching  pages of poetry from the user's folder, data/ or the network
+    tamil.pages     the lines of a web page, and the tags around them
+    tamil.cleaning  lines of verse, cleaned and corrected
+    tamil.madurai   Sangam poetry from the pages of Project Madurai
+    tamil.kural     the Kural from its two editions
+    tamil.histogram a figure of letters and lengths of lines
+    tamil.wikipedia plain text from the articles and dumps of the Tamil Wikipedia
+
+Pages in docs/ that are written from numbers, and the measuring behind them:
+
+    reports.pages                tables, quotations, and writing a page with its figures
+    reports.dllm_vs_gpt          chapter 10's article
+    reports.comparison_parts     its parts
+    reports.comparison_verdicts  which of two results is better, with errors
+    reports.comparison_figures   its figures
+    reports.fast_decoding        chapter 11's page
+    reports.scale                what the sizes of chapter 12 need, computed
+    reports.ablation             what each ingredient of the training recipe buys
+    reports.speed                what benchmark.py measures
+    reports.wikipedia            time and memory of reading a Wikipedia dump
+    reports.model_card           the page that travels with a shared model
 """

@@ -122,7 +122,3 @@ def kind_of(folder):
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))["info"].get("kind", "dllm")
     except Exception:  # damaged: `load` says so when this run is the one to read
         return "dllm"
-
-
-if __name__ == "__main__":
-    cli.run(import_module("plumbing.hub").main)

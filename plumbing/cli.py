@@ -15,6 +15,10 @@ class UserError(Exception):
     """A mistake that the user can correct. The message is one line: what is wrong, and what to do."""
 
 
+class Unreachable(UserError):
+    """A server does not answer, so there is no sense in asking it for another file."""
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line, like all others, and name the flag that was perhaps meant."""
 

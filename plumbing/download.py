@@ -13,17 +13,12 @@ from plumbing import cli, files
 AS_IT_IS = {"Accept-Encoding": "identity"}  # the server must not compress the file: we compare its bytes
 
 
-class Unreachable(cli.UserError):
-    """The server does not answer, so there is no sense in asking it for another file."""
-
-
-def fetch(url, path, sha256, *, timeout=20, retries=3, progress=True, headers=(), limit=None):
+def fetch(url, path, sha256, *, timeout=20, retries=3, headers=(), limit=None):
     """Download `url` to `path`. The file is whole and verified, or cli.UserError is raised and nothing has changed.
 
     sha256    the checksum of the file's bytes; None accepts any bytes
     timeout   the seconds that all attempts may take together, pauses included
     retries   the number of attempts; plumbing/web.py says which failures are worth another attempt
-    progress  whether a bar shows the progress on a terminal
     headers   a dict of additional headers, which no other host gets to see if the server redirects us
     limit     the largest number of bytes that is accepted; None accepts any number
     """
@@ -38,7 +33,7 @@ def fetch(url, path, sha256, *, timeout=20, retries=3, progress=True, headers=()
             answer = session.get(url, headers=AS_IT_IS, stream=True, timeout=web.UntilDeadline(deadline))
             with answer, open(partial, "wb") as file:
                 answer.raise_for_status()
-                for piece in pieces(answer, progress=progress):
+                for piece in pieces(answer):
                     file.write(piece)
                     digest.update(piece)
                     received += len(piece)
@@ -53,14 +48,14 @@ def fetch(url, path, sha256, *, timeout=20, retries=3, progress=True, headers=()
             raise cli.UserError(f"{url} has other bytes than expected (sha256 {digest[:12]}...)")
 
 
-def pieces(answer, start=0, progress=True):
+def pieces(answer, start=0):
     """Yield the body of an answer as it arrives, and show a progress bar. start: bytes that are here already."""
     from tqdm import tqdm
 
     length = answer.headers.get("Content-Length", "")
     total = start + int(length) if length.isdecimal() else None
-    hidden = None if progress else True  # None hides the bar where stderr is not a terminal
-    with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc="download", disable=hidden) as bar:
+    # disable=None hides the bar where stderr is not a terminal.
+    with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc="download", disable=None) as bar:
         while piece := answer.raw.read1(1 << 16):  # read1 does not wait for more, so a slow body cannot block us
             bar.update(len(piece))
             yield piece

@@ -194,6 +194,12 @@ class TeamRun(runs.Run):
             self.stopped = requests > 0
         super().count_step(trainer, torch.tensor(self.loss))
 
+    def end(self, trainer):
+        record = super().end(trainer)
+        if self.team.lead and self.stopped and not self.finished:
+            print(f"stopped after step {trainer.step}; run the same command again to resume")
+        return record
+
     def truncate_log(self, step):
         if self.team.lead:
             super().truncate_log(step)

@@ -16,6 +16,7 @@ names another file whose settings hold where this one says nothing. A file witho
 program's own default file, and `base: defaults` means the defaults of the dataclass.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -69,8 +70,9 @@ def whole_number(text):
     try:
         return int(text)
     except ValueError:
-        if float(text).is_integer():
-            return int(float(text))
+        with contextlib.suppress(ValueError):
+            if float(text).is_integer():
+                return int(float(text))
         raise ValueError(f"it must be a whole number, not {text}") from None
 
 

@@ -14,7 +14,6 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry, Timeout, exceptions
 
 from plumbing import cli
-from plumbing.download import Unreachable
 
 ATTEMPTS = 8  # the number of attempts that a patient program makes
 LONGEST_PAUSE = 60  # seconds between two attempts, where the server does not ask for another pause
@@ -115,8 +114,8 @@ def persist(session, url, attempt, advice=""):
     """Return attempt(), which sends a GET request through the session and reads the body of the answer.
 
     The session repeats a request that fails before the body begins. This function repeats the attempt if the body is
-    broken or attempt raises Fault, under the same policy. In the end a failure becomes a cli.UserError, or Unreachable,
-    whose message is one line with the advice at its end.
+    broken or attempt raises Fault, under the same policy. In the end a failure becomes a cli.UserError (or
+    cli.Unreachable), whose message is one line with the advice at its end.
     """
     policy = session.policy
     try:
@@ -129,7 +128,7 @@ def persist(session, url, attempt, advice=""):
                 policy = policy.increment("GET", url, answer, error)
             policy.sleep(answer)
     except (requests.RequestException, exceptions.HTTPError) as error:
-        kind = Unreachable if any(isinstance(cause, NO_ANSWER) for cause in causes(error)) else cli.UserError
+        kind = cli.Unreachable if any(isinstance(cause, NO_ANSWER) for cause in causes(error)) else cli.UserError
         raise kind(f"could not download {url}: {explain(error)}{advice}") from None
 
 

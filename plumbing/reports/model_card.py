@@ -83,6 +83,6 @@ def write(name, model, tokenizer, info, repo):
         repo=repo,
         parameters=transformer.count_parameters(model),
         facts="\n".join(f"- {fact}" for fact in facts_of(model.config, tokenizer, info)),
-        program="07_train_gpt.py" if causal else "06_generate.py",
+        program="07_train_gpt.py --write" if causal else "06_generate.py",
         sample="\n".join("    " + line for line in sample(model, tokenizer).split("\n")),
     )

@@ -9,7 +9,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -30,21 +29,14 @@ QUICK_SCALE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "vocab_size": 100}
 SHIPPED = (checkpoint.SHIPPED / "model.safetensors").is_file()
 
 
-def now(device):
-    """Seconds on a clock, read when the device has done all it was given."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
-    return time.perf_counter()
-
-
 def measure_times(function, device, quick=False, seconds=8.0):
     """Seconds that a call of `function` takes, three times or more; the first call, which sets up, is left out."""
 
     def block(n):
-        start = now(device)
+        start = devices.now(device)
         for _ in range(n):
             function()
-        return (now(device) - start) / n
+        return (devices.now(device) - start) / n
 
     function()
     once = block(1)
@@ -95,9 +87,9 @@ def measure_training(job, device):
         batch = (training.get_batch(data, part, shape.seq_len) for _ in range(config.accumulate))
         trainer.update(lambda network, x0: objective.loss(network, x0) / config.accumulate, batch)
 
-    began = now(device)
+    began = devices.now(device)
     step()
-    first_step = now(device) - began
+    first_step = devices.now(device) - began
     seconds = statistics.median(measure_times(step, device, job["quick"]))
     speed = config.batch_size * shape.seq_len / seconds
     tflops = 1e-12 * speed * transformer.flops_per_token(shape)
@@ -218,9 +210,9 @@ def measure_member(job, device):
     windows = tokenized.Windows(tokens, c.seq_len)
     times = []
     for step in range(4 if job["quick"] else 12):
-        began = now(team.device)
+        began = devices.now(team.device)
         scale.update(trainer, *scale.draw(windows, config, c.mask_id, step, team.rank, team.world), team)
-        times.append(now(team.device) - began)
+        times.append(devices.now(team.device) - began)
     seconds = statistics.median(times[2:])
     return [job | {"processes": team.world, "parameters": transformer.count_parameters(model), "step_seconds": seconds,
                    "tokens_per_second": config.batch_size * c.seq_len / seconds}]

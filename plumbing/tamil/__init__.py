@@ -1,1 +1,1 @@
-"""The letters of Tamil, and the sources of classical poetry."""
+"""Tamil: the letters of its script, and the sources of its classical poetry."""

@@ -187,10 +187,10 @@ def test_missing_sources_are_named(data, monkeypatch, capsys):
     with pytest.raises(cli.UserError, match="tamil_wikipedia.py"):
         tamil.read_poems("kural,wikipedia")
     (data / "tamil.txt").write_text("# kural\nஅகர\nமுதல\n", encoding="utf-8")
-    with pytest.raises(cli.UserError, match="nothing of sangam"):
+    with pytest.raises(cli.UserError, match="no poems of sangam"):
         tamil.read_poems("sangam")
     assert list(tamil.read_poems("kural,sangam")) == ["kural"]
-    assert "nothing of sangam" in capsys.readouterr().err  # said, and gone on without
+    assert "no poems of sangam" in capsys.readouterr().err  # a message, and the run continues without
     with pytest.raises(cli.UserError, match="too few poems"):
         tamil.load("kural")
     (data / "tamil.txt").unlink()
@@ -225,7 +225,7 @@ def test_comparison_measures_what_small_models_write(capsys):
     assert float(rows[1][2]) == pytest.approx(sum(map(len, couplets)) / 10, abs=0.06)
 
 
-# Whole runs_folder
+# Whole runs
 
 TINY = """
 n_layer: 1
@@ -306,7 +306,8 @@ def test_train_and_write(data, runs_folder, tmp_path, capsys, monkeypatch):
     # Without the corpus there is text, but no report and no couplet
     (data / "tamil.txt").unlink()
     verse.main(["--len", "20", "--seed", "1"])
-    assert "no report: no " in capsys.readouterr().out
+    assert "no report: there is no " in capsys.readouterr().out
+
     def offline():
         raise cli.UserError("no network")
 
@@ -438,7 +439,7 @@ def test_real_texts_are_as_many_and_as_long():
 def test_a_row_in_the_terminal_never_wraps(model):
     letters = [*model.tokenizer.vocabulary, tokenizers.MASK_CHAR]
     canvas = torch.randint(len(letters), (2, 200), generator=torch.Generator().manual_seed(0))
-    state = diffusion.State(canvas, canvas.float(), canvas < 0, 1, 1)
+    state = diffusion.State(canvas=canvas, confidence=canvas.float(), committed=canvas < 0, step=1, nfe=1)
     rows = views.page(state, [[False] * 200] * 2, letters, 20)
     assert max(sum(len(text) for text, _ in row) for row in rows) in (18, 19, 20)
     shown = "".join(text for row in rows for text, style in row if style != "note")

@@ -51,18 +51,18 @@ def test_download(server, tmp_path, pauses):
 
 def test_download_without_a_known_sha256(server, tmp_path):
     server.always = "wrong"
-    download.fetch(server.file, tmp_path / "file", None, progress=False)
+    download.fetch(server.file, tmp_path / "file", None)
     assert (tmp_path / "file").stat().st_size == len(BODY)
 
 
 def test_refused_connection(tmp_path, pauses):
     error = fails(refused() + "/file", tmp_path / "file", "refused")
-    assert len(pauses) == 2 and sum(pauses) < 3 and isinstance(error, download.Unreachable)
+    assert len(pauses) == 2 and sum(pauses) < 3 and isinstance(error, cli.Unreachable)
 
 
 def test_unknown_host_is_not_retried(tmp_path, pauses):
     error = fails("http://nowhere.invalid/file", tmp_path / "file", "could not download")
-    assert pauses == [] and isinstance(error, download.Unreachable)
+    assert pauses == [] and isinstance(error, cli.Unreachable)
 
 
 def test_silence_while_connecting_is_not_retried(server, tmp_path, pauses, monkeypatch):
@@ -71,7 +71,7 @@ def test_silence_while_connecting_is_not_retried(server, tmp_path, pauses, monke
         raise TimeoutError("timed out")
 
     monkeypatch.setattr("urllib3.util.connection.create_connection", silence)
-    assert isinstance(fails(server.file, tmp_path / "file", "timed out"), download.Unreachable)
+    assert isinstance(fails(server.file, tmp_path / "file", "timed out"), cli.Unreachable)
     assert pauses == []
 
 
@@ -83,7 +83,7 @@ def test_not_an_address(tmp_path, pauses):
 def test_404_is_not_retried(server, tmp_path, pauses):
     server.always = "404 5"
     error = fails(server.file, tmp_path / "file", "404")
-    assert pauses == [] and len(server.requests) == 1 and not isinstance(error, download.Unreachable)
+    assert pauses == [] and len(server.requests) == 1 and not isinstance(error, cli.Unreachable)
 
 
 @pytest.mark.parametrize("faults, expected", [
@@ -150,7 +150,7 @@ def test_slow_server_meets_the_deadline(server, tmp_path):
     server.always = "slow"
     start = time.monotonic()
     error = fails(server.file, tmp_path / "file", "too slow", timeout=0.6)
-    assert time.monotonic() - start < 3 and isinstance(error, download.Unreachable)
+    assert time.monotonic() - start < 3 and isinstance(error, cli.Unreachable)
 
 
 @pytest.mark.parametrize("reply", ["silent", Reply(body=BODY, length=len(BODY) + 1, wait=1.5)])
@@ -158,7 +158,7 @@ def test_silent_server_meets_the_deadline(server, tmp_path, reply):
     server.always = reply
     start = time.monotonic()
     error = fails(server.file, tmp_path / "file", "timed out", timeout=0.5)
-    assert time.monotonic() - start < 1.4 and isinstance(error, download.Unreachable)
+    assert time.monotonic() - start < 1.4 and isinstance(error, cli.Unreachable)
 
 
 def test_the_last_attempt_has_only_the_time_that_is_left(server, tmp_path):

@@ -518,12 +518,12 @@ def test_the_published_dllm_is_fetched_once_and_written_with(place):
 def test_the_published_gpt(place):
     saved, reference = make_published(True)
     place.server.repos["sutharsan-311/tiny-dllm"] = {"checkpoints/gpt_step50000.pt": as_bytes(saved)}
-    answer = place.call("07_train_gpt", "--hub", "--len", "30", "--seed", "1")
+    answer = place.call("07_train_gpt", "--write", "--hub", "--len", "30", "--seed", "1")
     assert answer.failed is None and "seed 1 · published-gpt" in answer.out
     model, _, info = checkpoint.load(place.runs / "published-gpt")
     assert (model(torch.arange(8)[None]) - reference(torch.arange(8)[None])).abs().max() < 1e-5
     assert info["kind"] == "gpt" and model.config.causal
-    both = place.call("07_train_gpt", "--hub", "--run", "published-gpt")
+    both = place.call("07_train_gpt", "--write", "--hub", "--run", "published-gpt")
     assert "leave one out" in both.failed
     assert "leave one out" in place.call("06_generate", "--hub", "--checkpoint", "published").failed
 
@@ -646,7 +646,7 @@ def test_a_private_model_with_a_token_that_storage_never_sees(place, failing, ou
 def test_more_bytes_than_promised(place, tmp_path):
     place.server.stored["abc"] = b"x" * 500_000
     with pytest.raises(cli.UserError, match="larger than 1,000 bytes"):
-        download.fetch(f"{place.server.url}/storage/abc", tmp_path / "x", None, limit=1000, progress=False)
+        download.fetch(f"{place.server.url}/storage/abc", tmp_path / "x", None, limit=1000)
     assert not list(tmp_path.iterdir())
 
 
@@ -694,7 +694,8 @@ def test_a_gpt_is_exported_as_one(place, tiny):
     checkpoint.save(place.runs / "gpt", transformer.Transformer(config), tiny.tokenizer, info)
     assert place.call("plumbing.hub", "gpt", "--export", "shared-gpt").failed is None
     card = (place.folder / "shared-gpt" / "README.md").read_text(encoding="utf-8")
-    for fact in ("NLL: 1.5000 ± 0.0123 (standard error) nats per character, exact", "python 07_train_gpt.py --hub"):
+    for fact in ("NLL: 1.5000 ± 0.0123 (standard error) nats per character, exact",
+                 "python 07_train_gpt.py --write --hub"):
         assert fact in card
     assert "is a GPT" in place.call("06_generate", "--checkpoint", "gpt").failed
 
