@@ -1,19 +1,14 @@
-"""What all tests share: the repository on sys.path, a tiny model, and copies of the book to run elsewhere."""
+"""Fixtures that all tests share: a tiny model, a folder of runs, and a copy of the book."""
 
-import os
-import shutil
 import signal
-import subprocess
-import sys
-from importlib import import_module
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import Book, make_model
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from plumbing import checkpoint, tokenizers
+
 torch.set_num_threads(1)  # the models of the tests are too small to share, and two threads add in another order
 
 
@@ -29,48 +24,19 @@ def as_it_was():
 @pytest.fixture
 def tiny():
     """A tokenizer of 8 characters and an untrained model of about 4,000 parameters."""
-    from plumbing import tokenizers
-
-    transformer = import_module("03_transformer")
     tokenizer = tokenizers.CharTokenizer("\n abcdeé")
-    config = transformer.TransformerConfig(tokenizer.vocab_size, 16, n_layer=1, n_head=2, n_embd=16)
-    torch.manual_seed(0)
-    return SimpleNamespace(tokenizer=tokenizer, config=config, model=transformer.Transformer(config).eval())
+    model = make_model(tokenizer.vocab_size)
+    return SimpleNamespace(tokenizer=tokenizer, config=model.config, model=model)
 
 
-class Unigram(torch.nn.Module):
-    """A model that knows the frequencies of the tokens and nothing else. Its exact likelihood is known."""
-
-    def __init__(self, config, frequencies):
-        super().__init__()
-        self.config, self.logits = config, frequencies.log()
-
-    def forward(self, tokens, t=None):
-        return self.logits.expand(*tokens.shape, -1)  # (B, T, V)
-
-
-class Book:
-    """A copy of the book: its programs look for data/, configs/ and checkpoints/ beside themselves."""
-
-    def __init__(self, folder):
-        self.folder, self.runs = folder, folder / "checkpoints"
-        folder.mkdir()
-        for path in ROOT.glob("*.py"):
-            shutil.copy(path, folder)
-        for name in ("configs", "plumbing"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-
-    def start(self, *command):
-        """`python command` in the copy, with pipes for its output."""
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "PYTHONDONTWRITEBYTECODE": "1"}
-        return subprocess.Popen([sys.executable, *map(str, command)], cwd=self.folder, env=environment, text=True,
-                                encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
-
-    def run(self, *command):
-        """`python command` to its end: exit code, output, errors."""
-        with self.start(*command) as process:
-            out, err = process.communicate(timeout=600)
-        return SimpleNamespace(code=process.returncode, out=out, err=err)
+@pytest.fixture
+def runs_folder(tmp_path, monkeypatch):
+    """An empty place for runs: no model is found that was trained or shipped."""
+    runs = tmp_path / "checkpoints"
+    monkeypatch.setattr(checkpoint, "RUNS", runs)
+    for name in ("SHIPPED", "SHIPPED_GPT", "SHIPPED_TAMIL"):
+        monkeypatch.setattr(checkpoint, name, runs / getattr(checkpoint, name).name)
+    return runs
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import openpyxl
 import pytest
+from helpers import ROOT
 
 from plumbing.tamil import letters
 
-ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("TINY_DLLM_TAMIL", ROOT.parent / "shared" / "data" / "tamil"))
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the real pages are not here")
 

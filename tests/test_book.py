@@ -1,53 +1,26 @@
 """The book as a whole: who imports whom, what an import does, how long things are, and whether shown commands exist."""
 
 import ast
-import os
+import contextlib
+import io
+import json
 import re
 import subprocess
 import sys
 from functools import cache
 from importlib import import_module
-from pathlib import Path
+from unittest import mock
 
 import pytest
+from helpers import ROOT, python
 
 from plumbing import cli
 
-ROOT = Path(__file__).resolve().parents[1]
 TOP = sorted(path.stem for path in ROOT.glob("*.py"))
 CHAPTERS = [name for name in TOP if name[:2].isdigit()]
 PLUMBING = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.glob("plumbing/**/*.py")
                   if path.name != "__init__.py")
 MODULES = TOP + PLUMBING
-
-SILENT_IMPORT = """
-import sys
-import torch, yaml  # what others do on import is not our concern
-touched = []
-def watch(event, arguments):
-    writing = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
-    if writing or event in ("socket.connect", "subprocess.Popen", "os.mkdir", "os.remove", "os.rename"):
-        touched.append((event, arguments))
-sys.addaudithook(watch)
-sys.path.insert(0, sys.argv[1])
-from importlib import import_module
-import_module(sys.argv[2])
-assert not touched, touched
-assert sys.argv[2] != "06_generate" or "11_fast_decoding" not in sys.modules
-slow = {"matplotlib", "requests", "datasets", "tiktoken", "huggingface_hub"} & set(sys.modules)
-slow -= {"requests"} if sys.argv[2] in ("plumbing.web", "tamil_wikipedia") else set()
-assert not slow, f"importing {slow} takes long: do it in the function that needs it"
-"""
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_an_import_is_silent_and_touches_nothing(name, tmp_path):
-    end = subprocess.run(
-        [sys.executable, "-W", "error::SyntaxWarning", "-c", SILENT_IMPORT, ROOT, name], cwd=tmp_path, timeout=300,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert (end.returncode, end.stdout, end.stderr) == (0, "", "")
-    assert not list(tmp_path.iterdir())
 
 
 def file_of(name):
@@ -59,7 +32,68 @@ def tree(name):
     return ast.parse(file_of(name).read_text(encoding="utf-8"))
 
 
-# Who imports whom
+# 1. What an import does
+
+IMPORT_EACH = """
+import json, os, sys, tempfile, traceback
+from importlib import import_module
+import torch, tyro, yaml  # what other libraries do on import is not the concern of this test
+
+touched = []
+
+def watch(event, arguments):
+    writing = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+    if writing or event in ("socket.connect", "subprocess.Popen", "os.mkdir", "os.remove", "os.rename"):
+        touched.append((event, arguments))
+
+def check(name):
+    sys.addaudithook(watch)
+    import_module(name)
+    assert not touched, touched
+    assert name != "06_generate" or "11_fast_decoding" not in sys.modules
+    slow = {"matplotlib", "requests", "datasets", "tiktoken", "huggingface_hub"} & set(sys.modules)
+    slow -= {"requests"} if name in ("plumbing.web", "tamil_wikipedia") else set()
+    assert not slow, f"importing {slow} takes long: do it in the function that needs it"
+
+sys.path.insert(0, sys.argv[1])
+complaints = {}
+for name in sys.argv[2:]:
+    with tempfile.TemporaryFile("w+") as output:
+        child = os.fork()  # each module is imported by a new process, in which torch is already loaded
+        if not child:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+            try:
+                check(name)
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush()
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        output.seek(0)
+        complaints[name] = output.read() + (f"ended with status {status}" if status else "")
+print(json.dumps(complaints))
+"""
+
+
+@pytest.fixture(scope="module")
+def import_each(tmp_path_factory):
+    """{module: what its import prints, or does that no import should do}. Each import starts in a new process."""
+    folder = tmp_path_factory.mktemp("empty")
+    command = ("-W", "error::SyntaxWarning", "-c", IMPORT_EACH, ROOT, *MODULES)
+    end = python(*command, cwd=folder, PYTHONDONTWRITEBYTECODE="1")
+    assert end.code == 0, end.err
+    assert not list(folder.iterdir())
+    return json.loads(end.out)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot fork")
+@pytest.mark.parametrize("name", MODULES)
+def test_an_import_is_silent_and_touches_nothing(name, import_each):
+    assert import_each[name] == ""
+
+
+# 2. Who imports whom
 
 
 def imports(name, nodes=None):
@@ -123,7 +157,7 @@ def test_the_origin_of_a_name_stays_visible():
             assert not (isinstance(node, ast.ImportFrom) and node.names[0].name == "*"), name
 
 
-# The floor plan
+# 3. The floor plan
 
 PROGRAMS = {"benchmark", "minimal", "playground", "tamil_dataset", "tamil_wikipedia"}
 
@@ -172,7 +206,7 @@ def test_a_module_only_defines(name):
     assert ast.get_docstring(tree(name))
 
 
-# Commands
+# 4. Commands
 
 COMMAND = re.compile(r"python3? (?:-u )?([\w/.-]+\.py|-m plumbing[\w.]+)\b([^`\n|&;)#]*)")
 
@@ -184,11 +218,13 @@ def commands(text):
 
 @cache
 def flags_of(script):
-    """The flags that `python script --help` lists."""
-    end = subprocess.run([sys.executable, *script.split(), "--help"], capture_output=True, text=True, encoding="utf-8",
-                         timeout=300, env=os.environ | {"PYTHONIOENCODING": "utf-8"}, cwd=ROOT)  # fmt: skip
-    assert end.returncode == 0 and not end.stderr, end.stderr
-    return set(re.findall(r"--[a-z][\w-]*(?:\.\w+)?", re.sub(r"^ +python .*$", "", end.stdout, flags=re.M)))
+    """The flags that `python script --help` lists. script: "12_scale.py" or "-m plumbing.hub"."""
+    output, module = io.StringIO(), script.removeprefix("-m ").removesuffix(".py").replace("/", ".")
+    with contextlib.redirect_stdout(output), mock.patch.object(sys, "argv", [script, "--help"]):
+        with pytest.raises(SystemExit) as end:
+            import_module(module).main()
+    assert end.value.code == 0 and "usage:" in output.getvalue()
+    return set(re.findall(r"--[a-z][\w-]*(?:\.\w+)?", re.sub(r"^ +python .*$", "", output.getvalue(), flags=re.M)))
 
 
 def pages():
@@ -214,18 +250,21 @@ def test_a_chapter_opens_with_its_command(name):
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_every_chapter_has_help_and_refuses_unknown_flags(name, monkeypatch, capsys):
-    main = import_module(name).main
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 0 and "usage:" in capsys.readouterr().out
+    assert "--help" in flags_of(f"{name}.py")
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--no-such-flag"])
     with pytest.raises(SystemExit) as end:
-        cli.run(main)
+        cli.run(import_module(name).main)
     assert end.value.code == 2 and "--no-such-flag" in capsys.readouterr().err
 
 
-# Every file
+@pytest.mark.parametrize("name", MODULES)
+def test_a_program_ends_a_mistake_with_one_message(name):
+    """Every module with a main() starts it through cli.run(), as its last statement."""
+    if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree(name).body):
+        assert ast.unparse(tree(name).body[-1]).startswith("if __name__ == '__main__':\n    cli.run(main")
+
+
+# 5. Every file
 
 ELSEWHERE = re.compile(r"(?<![\w.:/-])/(work|root|home/\w+|Users/\w+|tmp/\w+)/")
 EMOJI = re.compile("[\U0001f000-\U0001faff\ufe0f\u2705\u2728\u274c\u2753-\u2757\u26a1\u2b50\u2b55]")

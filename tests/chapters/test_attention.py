@@ -1,19 +1,15 @@
 """Chapter 02: attention equals PyTorch's, masks, rotary positions, and when cached = uncached."""
 
 import math
-import os
-import subprocess
-import sys
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import ROOT, python
 
 from plumbing import devices
 
-ROOT = Path(__file__).resolve().parents[2]
 attention = import_module("02_attention")
 
 B, T, C, HEADS = 3, 12, 32, 4
@@ -207,13 +203,9 @@ def test_example_heads_look_where_their_names_say():
 
 
 def test_chapter_runs_from_anywhere_and_names_the_next(tmp_path):
-    environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, str(ROOT / "02_attention.py")]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert "03_transformer.py" in done.stdout.splitlines()[-1]
+    done = python(ROOT / "02_attention.py", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "03_transformer.py" in done.out.splitlines()[-1]
     assert (ROOT / "figures" / "02_attention.png").stat().st_size > 1000
     assert not list(tmp_path.iterdir())
 

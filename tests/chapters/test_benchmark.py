@@ -1,14 +1,10 @@
 """benchmark.py in small: its file has what it should, and what goes wrong is one line."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from helpers import ROOT, python
 
-ROOT = Path(__file__).resolve().parents[2]
 KEYS = {
     "peak": {"dtype", "tflops", "size"},
     "training": {"settings", "dtype", "mode", "parameters", "batch", "window", "step_seconds", "first_step_seconds",
@@ -19,17 +15,14 @@ KEYS = {
 START_UP = {"characters", "steps", "seconds", "model"}
 
 
-def run(*flags, cwd=ROOT, **environment):
-    command = [sys.executable, ROOT / "benchmark.py", *map(str, flags)]
-    # One thread: models this small only lose time to more.
-    env = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, encoding="utf-8")
+def run(*flags, cwd=ROOT):
+    return python(ROOT / "benchmark.py", *flags, cwd=cwd)
 
 
 def test_quick_run_fills_the_table_and_the_file(tmp_path):
     out = tmp_path / "numbers.json"
     done = run("--quick", "--device", "cpu", "--out", out, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     report = json.loads(out.read_text(encoding="utf-8"))
     assert {"machine", "date", "commit", "dirty", "command", "memory", "rows"} == report.keys()
     assert {"cpu", "cores", "threads", "gpu", "system", "torch"} == report["machine"].keys()
@@ -51,13 +44,13 @@ def test_quick_run_fills_the_table_and_the_file(tmp_path):
             assert row["nfe"] == row["steps"]
     assert [row["settings"] for row in report["rows"] if row["kind"] == "training"] == ["laptop", "gpu"]
     for heading in ("best matrix product", "settings", "sampling"):
-        assert heading in done.stdout
+        assert heading in done.out
 
 
 def test_quick_scale_measures_both_models_and_two_processes(tmp_path):
     out = tmp_path / "numbers.json"
     done = run("--only", "scale", "--quick", "--device", "cpu", "--out", out)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
     assert not [row for row in rows if "error" in row], rows
     forward, scaling = ([row for row in rows if row["kind"] == kind] for kind in ("forward", "scaling"))
@@ -74,10 +67,9 @@ def test_without_a_compiler_the_row_says_so():
     changes = {"n_layer": 1, "n_head": 1, "n_embd": 16, "seq_len": 16, "batch_size": 2}
     job = {"kind": "training", "settings": "laptop", "dtype": "float32", "mode": "compiled", "changes": changes,
            "device": "cpu", "quick": True, "peak_tflops": 1.0}
-    done = subprocess.run([sys.executable, "-m", "plumbing.reports.speed", json.dumps(job)], capture_output=True,
-                          text=True, cwd=ROOT, env=os.environ | {"CXX": "no-such-compiler", "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    (row,) = json.loads(done.stdout)
+    done = python("-m", "plumbing.reports.speed", json.dumps(job), CXX="no-such-compiler")
+    assert done.code == 0, done.err
+    (row,) = json.loads(done.out)
     assert "compiler" in row["error"] and "step_seconds" not in row
 
 
@@ -85,5 +77,5 @@ def test_without_a_compiler_the_row_says_so():
                                    ("--quick", "--out", ROOT), ("--out", ROOT / "no" / "such" / "folder.json")])
 def test_a_bad_flag_is_named_and_ends_with_exit_code_2(flags):
     done = run(*flags)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert str(flags[0]) in done.stderr or "toaster" in done.stderr or "--out" in done.stderr
+    assert done.code == 2 and "Traceback" not in done.err
+    assert str(flags[0]) in done.err or "toaster" in done.err or "--out" in done.err

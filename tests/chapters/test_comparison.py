@@ -12,7 +12,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from conftest import Unigram
+from helpers import Unigram, seeded
 
 from plumbing import checkpoint, cli, files, measures, pair, runs, settings, tokenizers
 from plumbing.reports import comparison_parts, pages
@@ -44,7 +44,7 @@ def make_text():
 def test_loss_with_visible_characters_of_a_unigram_model_is_its_cross_entropy(tiny):
     frequencies = torch.tensor([0.3, 0.25, 0.15, 0.1, 0.08, 0.06, 0.04, 0.02])
     model = Unigram(tiny.config, frequencies)
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     x0 = torch.multinomial(frequencies, 2000 * 16, replacement=True, generator=generator).view(2000, 16)
     x0[:, 0] = 7  # given, and never counted
     exact = -frequencies.log()[x0[:, 1:]].mean().item()
@@ -56,7 +56,7 @@ def test_loss_with_visible_characters_of_a_unigram_model_is_its_cross_entropy(ti
 def test_the_mean_over_visible_characters_is_the_nelbo(tiny):
     for parameter in tiny.model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    x0 = torch.randint(tiny.config.vocab_size, (300, 16), generator=torch.Generator().manual_seed(0))
+    x0 = torch.randint(tiny.config.vocab_size, (300, 16), generator=seeded(0))
     losses = [comparison.loss_with_visible(tiny.model, x0, visible, seed=visible) for visible in range(1, 16)]
     mean = sum(loss for loss, _ in losses) / 15
     bound, error = diffusion.nelbo(tiny.model, x0, draws=8, given=1)
@@ -111,7 +111,7 @@ def test_ctrl_c_in_a_training_run_ends_the_whole_comparison(tiny, monkeypatch, c
     handler = signal.getsignal(signal.SIGINT)
     count = runs.Run.count_step
     monkeypatch.setattr(runs.Run, "count_step", lambda *step: (signal.raise_signal(signal.SIGINT), count(*step)))
-    data = torch.randint(8, (400,), generator=torch.Generator().manual_seed(0))
+    data = torch.randint(8, (400,), generator=seeded(0))
     size = comparison.Size(shape=dict(n_layer=1, n_head=1, n_embd=8, seq_len=8),
                            train=dict(batch_size=2, steps=6, evaluate_every=2, compile="off"))
     with pytest.raises(KeyboardInterrupt):
@@ -257,7 +257,7 @@ def test_the_error_of_the_difference_of_distances(truth, monkeypatch):
     """The error that `nearer` computes is the spread of the difference over many repetitions of the experiment."""
     errors, seen = (0.01, 0.02, 0.03), []
     monkeypatch.setattr(verdicts, "winner", lambda x, y, error, lower: seen.append((x - y, error)))
-    draws = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draws = torch.randn(4000, 3, generator=seeded(0), dtype=torch.float64)
     for draw in (draws * torch.tensor(errors) + torch.tensor(truth)).tolist():
         verdicts.nearer(*map(measured, draw, errors), "words")
     differences, computed = torch.tensor(seen, dtype=torch.float64).unbind(1)

@@ -8,17 +8,13 @@ from importlib import import_module
 
 import pytest
 import torch
-from conftest import Unigram
+from helpers import Unigram, make_model, seeded
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 
 V, T = 7, 24
 SCHEDULES = diffusion.NoiseSchedule.NAMES
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def random_tokens(n, length=T, seed=0):
@@ -33,12 +29,7 @@ def unigram():
 
 def random_model(vocab_size=V, length=T, seed=0, **switches):
     """A transformer whose prediction depends on everything it sees: fresh weights would hide mistakes."""
-    torch.manual_seed(seed)
-    config = transformer.TransformerConfig(vocab_size, length, n_layer=2, n_head=2, n_embd=16, **switches)
-    model = transformer.Transformer(config)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    return model.eval()
+    return make_model(vocab_size, length, std=0.5, seed=seed, n_layer=2, **switches)
 
 
 @pytest.fixture

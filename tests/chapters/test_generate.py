@@ -4,14 +4,15 @@ import io
 import json
 import re
 import shlex
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import helpers
 import pytest
 import torch
+from helpers import python, seeded
 
 from plumbing import checkpoint, cli, tokenizers, views
 
@@ -25,19 +26,7 @@ MASK = TOKENIZER.vocab_size
 
 
 def make_model(tokenizer=TOKENIZER, **changes):
-    torch.manual_seed(0)
-    settings = {"seq_len": 32, "n_layer": 1, "n_head": 2, "n_embd": 16} | changes
-    config = transformer.TransformerConfig(vocab_size=tokenizer.vocab_size, **settings)
-    return transformer.Transformer(config).eval()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models of this size run faster on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    return helpers.make_model(tokenizer.vocab_size, **{"seq_len": 32} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +105,7 @@ def test_generate_fills_every_mask_and_nothing_else(model, length):
     canvas[:, ::7] = 4  # given positions all along, also beyond the first window
     canvas[:, 0] = MASK
     start = canvas.clone()
-    states = list(generate.generate(model, canvas, steps=8, generator=torch.Generator().manual_seed(1)))
+    states = list(generate.generate(model, canvas, steps=8, generator=seeded(1)))
     assert torch.equal(canvas, start) and torch.equal(states[0].canvas, start) and states[0].nfe == 0
     given = start != MASK
     for number, (before, state) in enumerate(zip(states, states[1:]), 1):
@@ -335,7 +324,7 @@ def test_existing_file_survives_a_failed_write(run, tmp_path, monkeypatch):
 
 
 def test_as_a_program_from_another_folder(folder, tmp_path):
-    command = [sys.executable, str(ROOT / "06_generate.py"), "--checkpoint", str(folder), "--len", "20"]
     # A prompt that leaves nothing to write is noticed only once the model and its vocabulary are read.
-    bad = subprocess.run([*command, "--prompt", 20 * "a"], cwd=tmp_path, capture_output=True, text=True)
-    assert bad.returncode == 2 and bad.stdout == "" and bad.stderr.count("\n") == 1
+    flags = ("--checkpoint", folder, "--len", "20", "--prompt", 20 * "a")
+    bad = python(helpers.ROOT / "06_generate.py", *flags, cwd=tmp_path)
+    assert bad.code == 2 and bad.out == "" and bad.err.count("\n") == 1

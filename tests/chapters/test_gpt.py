@@ -8,9 +8,10 @@ import os
 import shutil
 from importlib import import_module
 
+import helpers
 import pytest
 import torch
-from conftest import Unigram
+from helpers import Killed, Unigram, log_of, seeded, write_settings
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -23,36 +24,18 @@ generate = import_module("06_generate")
 gpt = import_module("07_train_gpt")
 
 TEXT = "abracadabra, simsalabim!\n"
-SETTINGS = """
-base: defaults
-n_layer: 1
-n_head: 2
-n_embd: 32
-seq_len: 32
-batch_size: 8
-steps: 80
-evaluate_every: 40
-evaluate_windows: 4
-warmup: 5
-dtype: float32
-compile: "off"
-"""
 
 
 def make_model(vocab_size=5, seq_len=8, **changes):
-    torch.manual_seed(0)
-    shape = dict(n_layer=2, n_head=2, n_embd=16, causal=True) | changes
-    model = transformer.Transformer(transformer.TransformerConfig(vocab_size, seq_len, **shape)).eval()
-    for p in model.parameters():  # a fresh block adds nothing and the fresh head hardly: wake them
-        torch.nn.init.normal_(p, std=0.5)
-    return model.requires_grad_(False)
+    shape = {"n_layer": 2, "causal": True} | changes
+    return helpers.make_model(vocab_size, seq_len, std=0.5, **shape).requires_grad_(False)
 
 
 # Likelihood
 
 
 def test_nll_is_the_product_of_conditionals():
-    model, windows = make_model(), torch.randint(5, (3, 9), generator=torch.Generator().manual_seed(1))
+    model, windows = make_model(), torch.randint(5, (3, 9), generator=seeded(1))
     by_position = gpt.nll_by_position(model, windows, batch_size=2)
     assert by_position.shape == (3, 8)
     for row, losses in zip(windows, by_position):
@@ -97,10 +80,10 @@ def test_every_position_counts_in_the_loss_and_none_sees_its_answer():
 @pytest.mark.parametrize("prompt", [1, 5, 8, 30])
 def test_cached_and_uncached_write_the_same_past_the_window(changes, temperature, top_k, prompt):
     model = make_model(vocab_size=11, **changes)
-    start = torch.randint(11, (3, prompt), generator=torch.Generator().manual_seed(prompt))
+    start = torch.randint(11, (3, prompt), generator=seeded(prompt))
     texts = []
     for cached in (True, False):
-        generator = torch.Generator().manual_seed(1)
+        generator = seeded(1)
         texts.append(gpt.generate(model, start, 30, temperature, top_k, generator, cached))
     assert texts[0].shape == (3, prompt + 30) and torch.equal(texts[0][:, :prompt], start)
     assert torch.equal(*texts)
@@ -141,16 +124,9 @@ def test_generation_of_nothing_and_from_nothing():
 def command(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     (folder / "spell.txt").write_text(TEXT * 60, encoding="utf-8")
-    (folder / "tiny.yaml").write_text(SETTINGS, encoding="utf-8")
+    write_settings(folder / "tiny.yaml", n_embd=32, seq_len=32, batch_size=8, steps=80, evaluate_every=40,
+                   evaluate_windows=4)
     return ["--corpus", str(folder / "spell.txt"), "--config", str(folder / "tiny.yaml"), "--device", "cpu"]
-
-
-@pytest.fixture
-def runs_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "RUNS", tmp_path / "checkpoints")
-    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path / "checkpoints" / "shakespeare")
-    monkeypatch.setattr(checkpoint, "SHIPPED_GPT", tmp_path / "checkpoints" / "shakespeare-gpt")
-    return checkpoint.RUNS
 
 
 @pytest.fixture(scope="module")
@@ -281,10 +257,6 @@ def test_chapter_06_refuses_a_gpt_and_names_chapter_07(both):
 # The weights that a run keeps
 
 
-class Killed(Exception):
-    pass
-
-
 def run_with(losses, folder, tiny):
     """Train four steps whose evaluations come out as `losses`, "killed" ends it -> [(windows, weights) evaluated]."""
     seen, losses = [], iter(losses)
@@ -300,17 +272,12 @@ def run_with(losses, folder, tiny):
                                 evaluate, lambda model: torch.zeros(3, dtype=torch.long))  # fmt: skip
     config = train.TrainConfig(steps=4, evaluate_every=1, evaluate_windows=2, batch_size=2, dtype="float32",
                                compile="off")  # fmt: skip
-    data = torch.randint(tiny.config.vocab_size, (400,), generator=torch.Generator().manual_seed(0))
+    data = torch.randint(tiny.config.vocab_size, (400,), generator=seeded(0))
     torch.manual_seed(0)
     model = transformer.Transformer(dataclasses.replace(tiny.config, causal=True, dropout=0.1))
     run = runs.Run(folder, {"steps": 4}, config, tiny.tokenizer, {"kind": "gpt"}, quiet=True)
     train.train(train.Trainer(model, config, "cpu"), data, data, objective, run)
     return seen
-
-
-def log_of(folder):
-    return [{key: value for key, value in record.items() if key != "seconds"}
-            for record in runs.read_log(folder / "log.jsonl")]  # fmt: skip
 
 
 def test_a_run_that_gets_worse_keeps_its_best_weights(tiny, tmp_path):

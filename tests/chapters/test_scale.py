@@ -13,10 +13,10 @@ from importlib import import_module
 import pytest
 import torch
 import yaml
-from conftest import ROOT, Book
+from helpers import ROOT, Book, refusal
 from scaling import ALONE, backward, free_port, gradients, make_config, make_model, make_windows
 
-from plumbing import checkpoint, cli, devices, figures, files, parallel, runs, settings, tokenized
+from plumbing import checkpoint, devices, figures, files, parallel, runs, settings, tokenized
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -32,14 +32,6 @@ MICRO = {
     "train": {"batch_size": 4, "steps": 20, "evaluate_every": 5, "evaluate_windows": 8, "warmup": 2,
               "dtype": "float32", "compile": "off", "lr_matrix": "5e-3"},
 }  # fmt: skip
-
-
-def refusal(call, *arguments, **named):
-    with pytest.raises(cli.UserError) as error:
-        call(*arguments, **named)
-    line = str(error.value)
-    assert line and "\n" not in line
-    return line
 
 
 # 1. Noise

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import make_model, refusal, seeded, write_settings
 
 import tamil_dataset
 from plumbing import checkpoint, cli, files, measures, runs, tokenizers, views
@@ -62,7 +63,7 @@ def test_every_letter_is_one_token():
 
 def test_whatever_tokens_stand_together_is_well_formed():
     tokenizer = tokenizers.TamilTokenizer(["\n", " ", "a", *ALL])
-    ids = torch.randint(tokenizer.vocab_size, (20_000,), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(tokenizer.vocab_size, (20_000,), generator=seeded(0))
     text = tokenizer.decode(ids)
     assert verse.well_formed([text]) == 1
     assert tokenizer.decode(tokenizer.encode(text)) == text == letters.normalise(text)
@@ -101,15 +102,9 @@ def test_a_damaged_vocabulary_is_refused(vocabulary, tmp_path, tiny):
     assert "\n" not in str(error.value)
 
 
-def make_model(tokenizer, **changes):
-    torch.manual_seed(0)
-    shape = dict(seq_len=32, n_layer=1, n_head=2, n_embd=16) | changes
-    return transformer.Transformer(transformer.TransformerConfig(tokenizer.vocab_size, **shape)).eval()
-
-
 def test_the_tokenizer_comes_back_with_its_model(tmp_path):
     tokenizer = tokenizers.TamilTokenizer.from_text(tamil.joined(SOURCES))
-    checkpoint.save(tmp_path, make_model(tokenizer), tokenizer, {})
+    checkpoint.save(tmp_path, make_model(tokenizer.vocab_size, 32), tokenizer, {})
     _, loaded, _ = checkpoint.load(tmp_path)
     assert type(loaded) is tokenizers.TamilTokenizer and loaded.vocabulary == tokenizer.vocabulary
     text = SOURCES["kural"][0]
@@ -227,39 +222,13 @@ def test_comparison_measures_what_small_models_write(capsys):
 
 # Whole runs
 
-TINY = """
-n_layer: 1
-n_head: 2
-n_embd: 16
-seq_len: 32
-batch_size: 4
-steps: 12
-evaluate_every: 6
-evaluate_windows: 8
-dtype: float32
-compile: "off"
-"""
-
-
 @pytest.fixture
-def runs_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "RUNS", tmp_path / "runs")
-    for name in ("SHIPPED", "SHIPPED_GPT", "SHIPPED_TAMIL"):
-        monkeypatch.setattr(checkpoint, name, tmp_path / "runs" / f"ours-{name}")
-    (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
-    return tmp_path / "runs"
+def config(tmp_path):
+    return str(write_settings(tmp_path / "tiny.yaml", seq_len=32, steps=12, evaluate_every=6))
 
 
-def refused(main, *flags):
-    with pytest.raises((cli.UserError, SystemExit)) as error:
-        main(list(flags))
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def test_train_and_write(data, runs_folder, tmp_path, capsys, monkeypatch):
+def test_train_and_write(data, runs_folder, config, tmp_path, capsys, monkeypatch):
     """From data/tamil.txt to verse: the whole of both chapters, small."""
-    config = str(tmp_path / "tiny.yaml")
     tamil.main(["--config", config])
     out = capsys.readouterr().out
     folder = runs_folder / "tamil-kural-sangam-tiny"
@@ -312,7 +281,7 @@ def test_train_and_write(data, runs_folder, tmp_path, capsys, monkeypatch):
         raise cli.UserError("no network")
 
     monkeypatch.setattr(tamil_dataset, "build", offline)
-    assert "no network" in refused(verse.main, "--kural")  # couplets take their form from real ones
+    assert "no network" in refusal(verse.main, ["--kural"])  # couplets take their form from real ones
 
 
 def test_kinds_of_models_are_not_mixed_up(tiny, runs_folder):
@@ -326,24 +295,25 @@ def test_kinds_of_models_are_not_mixed_up(tiny, runs_folder):
     for kind, chapter in (("dllm", "05_train.py"), ("gpt", "07_train_gpt.py"), ("tamil", "08_train_tamil.py")):
         with pytest.raises(cli.UserError, match=chapter):
             checkpoint.find(kind=kind)
-    ours = save("ours-SHIPPED_TAMIL", "tamil", make_model(tokenizer), tokenizer)
-    (ours / "train_state.pt").unlink()
+    shipped = save("tamil", "tamil", make_model(tokenizer.vocab_size, 32), tokenizer)
+    (shipped / "train_state.pt").unlink()
     play = save("play", "dllm", tiny.model, tiny.tokenizer)
-    assert checkpoint.find() == play and checkpoint.find(kind="tamil") == ours
-    poem = save("poem", "tamil", make_model(tokenizer), tokenizer)
+    assert checkpoint.find() == play and checkpoint.find(kind="tamil") == shipped
+    poem = save("poem", "tamil", make_model(tokenizer.vocab_size, 32), tokenizer)
     assert checkpoint.find() == play and checkpoint.find(kind="tamil") == poem
     assert checkpoint.find("poem") == poem  # by name: whatever it is
-    assert "06_generate.py" in refused(verse.main, "--checkpoint", "play")
-    causal = save("left", "gpt", make_model(tokenizer, causal=True), tokenizer)
-    assert checkpoint.find(kind="tamil") == poem and "GPT" in refused(verse.main, "--checkpoint", str(causal))
+    assert "06_generate.py" in refusal(verse.main, ["--checkpoint", "play"])
+    causal = save("left", "gpt", make_model(tokenizer.vocab_size, 32, causal=True), tokenizer)
+    assert checkpoint.find(kind="tamil") == poem and "GPT" in refusal(verse.main, ["--checkpoint", str(causal)])
 
 
 @pytest.fixture
 def model(runs_folder):
     tokenizer = tokenizers.TamilTokenizer.from_text(tamil.joined(SOURCES))
     info = {"corpus": "kural-sangam", "corpus_sha256": "other"}
-    checkpoint.save(runs_folder / "m", make_model(tokenizer), tokenizer, info)
-    return SimpleNamespace(folder=str(runs_folder / "m"), tokenizer=tokenizer, model=make_model(tokenizer))
+    model = make_model(tokenizer.vocab_size, 32)
+    checkpoint.save(runs_folder / "m", model, tokenizer, info)
+    return SimpleNamespace(folder=str(runs_folder / "m"), tokenizer=tokenizer, model=model)
 
 
 @pytest.mark.parametrize("flags", [
@@ -353,15 +323,15 @@ def model(runs_folder):
 ], ids=" ".join)  # fmt: skip
 def test_a_mistake_is_one_line_before_any_sampling(flags, model, data, monkeypatch):
     monkeypatch.setattr(generation, "generate", lambda *_: pytest.fail("sampled before the check"))
-    assert refused(verse.main, "--checkpoint", model.folder, "--device", "cpu", *flags)
+    assert refusal(verse.main, ["--checkpoint", model.folder, "--device", "cpu", *flags])
 
 
 @pytest.mark.parametrize("flags", [
     ["--corpus", "iliad"], ["--corpus", "kural,"], ["--seq-len", "5000"], ["--compare", "-1"], ["--compare", "x"],
     ["--vocab-size", "9"], ["--causal", "true"],
 ])  # fmt: skip
-def test_training_refuses_in_one_line(flags, data, runs_folder, tmp_path):
-    assert refused(tamil.main, "--config", str(tmp_path / "tiny.yaml"), *flags)
+def test_training_refuses_before_it_starts(flags, data, runs_folder, config):
+    assert refusal(tamil.main, ["--config", config, *flags])
     assert not runs_folder.exists()
 
 
@@ -438,7 +408,7 @@ def test_real_texts_are_as_many_and_as_long():
 
 def test_a_row_in_the_terminal_never_wraps(model):
     letters = [*model.tokenizer.vocabulary, tokenizers.MASK_CHAR]
-    canvas = torch.randint(len(letters), (2, 200), generator=torch.Generator().manual_seed(0))
+    canvas = torch.randint(len(letters), (2, 200), generator=seeded(0))
     state = diffusion.State(canvas=canvas, confidence=canvas.float(), committed=canvas < 0, step=1, nfe=1)
     rows = views.page(state, [[False] * 200] * 2, letters, 20)
     assert max(sum(len(text) for text, _ in row) for row in rows) in (18, 19, 20)

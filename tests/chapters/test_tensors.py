@@ -1,31 +1,19 @@
 """Chapter 01: derivatives, a linear layer written by hand, and a bigram whose loss reaches the entropy."""
 
 import math
-import os
-import subprocess
-import sys
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import ROOT, python, seeded
 
-ROOT = Path(__file__).resolve().parents[2]
 tensors = import_module("01_tensors")
 
 
 def encode(text):
     characters = sorted(set(text))
     return torch.tensor([characters.index(c) for c in text]), len(characters)
-
-
-def run_chapter(*arguments, cwd):
-    environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, str(ROOT / "01_tensors.py"), *arguments]
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, encoding="utf-8", timeout=300
-    )
 
 
 @pytest.mark.parametrize("w, b, x, y", [(1.5, -0.5, 2.0, 4.0), (0.0, 0.0, 1.0, 0.0), (-2.0, 3.0, 0.5, -1.0)])
@@ -86,7 +74,7 @@ def test_no_bigram_has_a_lower_loss_than_the_entropy():
     counts = torch.zeros(V, V).index_put_((tokens[:-1], tokens[1:]), torch.tensor(1.0), accumulate=True)
     best, entropy = (counts / counts.sum(-1, keepdim=True)).log(), tensors.bigram_entropy(tensors.SENTENCE)
     assert F.cross_entropy(best[tokens[:-1]], tokens[1:]).item() == pytest.approx(entropy, abs=1e-6)
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     for scale in (0.01, 0.1, 1.0):
         other = best.clamp(min=-30) + scale * torch.randn(V, V, generator=generator)
         assert F.cross_entropy(other[tokens[:-1]], tokens[1:]).item() > entropy
@@ -95,29 +83,20 @@ def test_no_bigram_has_a_lower_loss_than_the_entropy():
 def test_a_seed_reproduces_a_sample():
     tokens, V = encode(tensors.SENTENCE)
     model, _ = tensors.train_bigram(tokens, V, steps=20)
-    one, two = (tensors.sample(model, 3, 40, torch.Generator().manual_seed(7)) for _ in range(2))
+    one, two = (tensors.sample(model, 3, 40, seeded(7)) for _ in range(2))
     assert one == two and one[0] == 3 and len(one) == 41
-    assert one != tensors.sample(model, 3, 40, torch.Generator().manual_seed(8))
+    assert one != tensors.sample(model, 3, 40, seeded(8))
 
 
 def test_chapter_runs_from_anywhere_and_names_the_next(tmp_path):
-    done = run_chapter(cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "02_attention.py" in done.stdout.splitlines()[-1]
+    done = python(ROOT / "01_tensors.py", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "02_attention.py" in done.out.splitlines()[-1]
     assert (ROOT / "figures" / "01_tensors.png").stat().st_size > 1000
     assert not list(tmp_path.iterdir())
 
 
 def test_a_wrong_flag_is_refused(tmp_path):
-    done = run_chapter("--sho-w", cwd=tmp_path)
-    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
-    assert "--show" in done.stderr  # the message names the flag that was perhaps meant
-
-
-def test_chapters_01_to_03_import_silently(tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from importlib import import_module as i; "
-    code += "[i(name) for name in ('01_tensors', '02_attention', '03_transformer')]; "
-    code += "print([name for name in sys.modules if name.split('.')[0] == 'matplotlib'])"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+    done = python(ROOT / "01_tensors.py", "--sho-w", cwd=tmp_path)
+    assert done.code == 2 and done.out == "" and "Traceback" not in done.err
+    assert "--show" in done.err  # the message names the flag that was perhaps meant

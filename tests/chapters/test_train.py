@@ -12,6 +12,7 @@ from importlib import import_module
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import Killed, log_of, seeded, write_settings
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -22,20 +23,6 @@ diffusion = import_module("04_diffusion")
 train = import_module("05_train")
 
 SENTENCE = "அகர முதல எழுத்தெல்லாம் ஆதி பகவன் முதற்றே உலகு. Café, été, naïve!\n"
-SETTINGS = """
-base: defaults
-n_layer: 1
-n_head: 2
-n_embd: 16
-seq_len: 16
-batch_size: 4
-steps: 60
-evaluate_every: 10
-evaluate_windows: 8
-warmup: 5
-dtype: float32
-compile: "off"
-"""
 
 
 # The parts
@@ -53,7 +40,7 @@ def test_learning_rate_rises_stays_and_falls_to_nothing():
 
 
 def with_singular_values(values, rows, columns, seed):
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     left, _ = torch.linalg.qr(torch.randn(rows, len(values), generator=generator))
     right, _ = torch.linalg.qr(torch.randn(columns, len(values), generator=generator))
     return left * values @ right.mT
@@ -92,7 +79,7 @@ def plain_muon(p, grads, lr, decay):
 
 
 def test_muon_in_batches_equals_muon_one_by_one():
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     shapes = [(8, 8), (24, 8), (8, 24), (24, 8), (8, 8)]
     params = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
     grads = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(3)]
@@ -220,7 +207,7 @@ def text_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     lines = [f"{i % 7} {SENTENCE}" for i in range(60)]
     (folder / "verse.txt").write_text("".join(lines), encoding="utf-8")
-    (folder / "tiny.yaml").write_text(SETTINGS, encoding="utf-8")
+    write_settings(folder / "tiny.yaml")
     return folder
 
 
@@ -233,18 +220,6 @@ def command(text_files):
 def reference(book, command):
     """An uninterrupted run, in a process of its own: (its end, its folder)."""
     return book.run("05_train.py", *command, "--run", "whole"), book.runs / "whole"
-
-
-@pytest.fixture
-def runs_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "RUNS", tmp_path / "checkpoints")
-    return checkpoint.RUNS
-
-
-def log_of(folder):
-    """The log without its times."""
-    records = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
 def assert_same(folder, other):
@@ -337,10 +312,6 @@ def test_ctrl_c_at_any_step(reference, runs_folder, command, monkeypatch, capsys
     assert len(calls) == 60  # no step was done twice
     assert "resuming from step 59" in capsys.readouterr().out
     assert_same(runs_folder / "often", reference[1])
-
-
-class Killed(Exception):
-    pass
 
 
 @pytest.mark.parametrize("when", ["before the model", "between the model and the state", "after the state"])

@@ -1,18 +1,14 @@
 """Chapter 03: counts, switches, the loss before training, causality, and cached = uncached in a whole model."""
 
 import math
-import os
-import subprocess
-import sys
 from dataclasses import FrozenInstanceError, replace
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import ROOT, python
 
-ROOT = Path(__file__).resolve().parents[2]
 transformer = import_module("03_transformer")
 
 SMALL = transformer.TransformerConfig(vocab_size=11, seq_len=16, n_layer=3, n_head=2, n_embd=16)
@@ -321,11 +317,7 @@ def test_impossible_flags_are_refused(flags, word, capsys):
 
 
 def test_chapter_runs_from_anywhere_and_names_the_next(tmp_path):
-    environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, str(ROOT / "03_transformer.py")]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert "04_diffusion.py" in done.stdout.splitlines()[-1]
+    done = python(ROOT / "03_transformer.py", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "04_diffusion.py" in done.out.splitlines()[-1]
     assert not list(tmp_path.iterdir())

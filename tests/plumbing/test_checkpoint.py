@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from helpers import Trap, seeded
+from helpers import refusal as refusal_of
 
 from plumbing import checkpoint, cli, runs
 
@@ -34,11 +36,9 @@ def config_of(folder):
 
 
 def refusal(folder):
-    """The one line that loading `folder` ends in."""
-    with pytest.raises(cli.UserError) as error:
-        checkpoint.load(folder)
-    line = str(error.value)
-    assert line and "\n" not in line and len(line) < 500
+    """The one line in which loading `folder` ends."""
+    line = refusal_of(checkpoint.load, folder)
+    assert len(line) < 500
     return line
 
 
@@ -325,21 +325,9 @@ def test_info_must_be_a_dictionary(folder, info):
 # Damaged and hostile states
 
 
-class Trap:
-    """A pickle of this runs a command when it is loaded without care."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 def state_refusal(folder):
-    with pytest.raises(cli.UserError) as error:
-        runs.load_state(folder)
-    line = str(error.value)
-    assert "train_state.pt" in line and "\n" not in line
+    line = refusal_of(runs.load_state, folder)
+    assert "train_state.pt" in line
     return line
 
 
@@ -369,7 +357,7 @@ def test_a_truncated_state(tmp_path, size):
 
 
 def test_a_state_of_random_bytes(tmp_path):
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     for _ in range(50):
         noise = torch.randint(256, (200,), generator=generator, dtype=torch.uint8)
         (tmp_path / "train_state.pt").write_bytes(bytes(noise.tolist()))
@@ -382,13 +370,6 @@ def test_a_text_file_for_a_state(tmp_path):
 
 
 # Finding
-
-
-@pytest.fixture
-def runs_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "RUNS", tmp_path / "checkpoints")
-    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path / "checkpoints" / "shakespeare")
-    return checkpoint.RUNS
 
 
 def put(folder, source, own=True, when=1000):

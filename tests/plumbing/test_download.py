@@ -2,17 +2,16 @@
 
 import errno
 import hashlib
-import subprocess
-import sys
 import time
 from email.utils import formatdate
 from functools import partial
 
 import pytest
 from fault_server import FaultServer, Reply, fault, record_pauses, refused
+from helpers import python
 from urllib3 import HTTPResponse
 
-from plumbing import cli, download, files, web
+from plumbing import cli, download, web
 
 BODY = b"It was a quiet night on the river.\n" * 3000
 BODY_SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -209,4 +208,4 @@ def test_passwords_of_the_user_are_not_sent(server, tmp_path, monkeypatch):
 
 def test_requests_is_loaded_only_for_a_download():
     code = "import sys; from plumbing import corpora, tokenizers; sys.exit('requests' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=files.ROOT, timeout=60).returncode == 0
+    assert python("-c", code).code == 0

@@ -7,14 +7,11 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -24,6 +21,9 @@ import safetensors.torch
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from fault_server import FaultServer, Reply
+from helpers import Trap, python, seeded, start
+from helpers import refusal as refusal_of
 
 from plumbing import checkpoint, cli, download, files, hub, published, tokenizers
 from plumbing.reports import model_card
@@ -96,7 +96,7 @@ def as_bytes(saved):
 def test_the_converted_model_gives_the_published_logits(tmp_path, causal):
     saved, reference = make_published(causal)
     model = published.convert(published.read_pt(write_pt(tmp_path / "x.pt", saved)), causal)
-    tokens = torch.randint(65 if causal else 66, (3, 8), generator=torch.Generator().manual_seed(2))
+    tokens = torch.randint(65 if causal else 66, (3, 8), generator=seeded(2))
     shared = {w.untyped_storage().data_ptr() for name, w in saved["model"].items() if name[:4] in ("head", "toke")}
     assert len(shared) == 1
     with torch.no_grad():
@@ -138,21 +138,9 @@ def test_a_real_file_gives_its_logits():
 # A stranger's file
 
 
-class Trap:
-    """A pickle of this runs a command when it is loaded without care."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 def refusal(path, causal=False):
-    with pytest.raises(cli.UserError) as error:
-        published.convert(published.read_pt(path), causal)
-    line = str(error.value)
-    assert "\n" not in line and len(line) < 300 and "weights_only" not in line
+    line = refusal_of(lambda: published.convert(published.read_pt(path), causal))
+    assert len(line) < 300 and "weights_only" not in line
     return line
 
 
@@ -186,7 +174,7 @@ def test_a_file_that_is_something_else(tmp_path, data):
     refusal(tmp_path / "x.pt")
 
 
-def test_a_compressed_archive_is_refused(tmp_path):
+def test_a_compressed_archive_is_refusal_of(tmp_path):
     """PyTorch would unpack it, to a thousand times its size."""
     write_pt(tmp_path / "x.pt", make_published()[0])
     with zipfile.ZipFile(tmp_path / "x.pt") as old, zipfile.ZipFile(tmp_path / "y.pt", "w") as new:
@@ -286,125 +274,106 @@ def test_a_config_with_another_wiring(tmp_path, tiny, change):
 # A Hub of our own
 
 
-class Hub(ThreadingHTTPServer):
-    """repos: {"owner/name": {path: bytes}}; faults: {"owner/name": what goes wrong}; seen: (method, path, token)."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.repos, self.faults, self.seen, self.stored = {}, {}, [], {}
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.storage = f"http://localhost:{self.server_port}"  # large files are on another host
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
 COMMIT = "c0ffee" * 6 + "c0ff"
 
 
-class Answer(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+def as_json(value, status=200):
+    return Reply(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    def log_message(self, *_):
-        pass
 
-    def reply(self, status, body=b"", headers=None, length=None):
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body) if length is None else length))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+class Hub(FaultServer):
+    """The Hub, as far as these tests need it.
 
-    def reply_json(self, value, status=200):
-        self.reply(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    repos: {"owner/name": {path: bytes}}. troubles: {"owner/name": what is wrong with its answers}.
+    stored: {sha256: bytes} of the large files, which are on another host, `storage`.
+    """
 
-    def do_HEAD(self):
-        hub = self.server
-        token = self.headers.get("Authorization")
-        hub.seen.append((self.command, self.path, token))
-        if self.path.startswith("/storage/"):
-            digest = self.path.split("/")[2].split("?")[0]
-            return self.reply(200, hub.stored[digest])
-        if "/resolve/" not in self.path:
-            return self.reply(404, headers={"X-Error-Code": "RepoNotFound"})
-        owner, name, _, revision, path = self.path[1:].split("/", 4)
-        repo = f"{owner}/{name}"
-        fault, files = hub.faults.get(repo), hub.repos.get(repo)
-        if fault == "gated":
-            return self.reply(403 if token else 401, headers={"X-Error-Code": "GatedRepo"})
-        if fault == "bad token":
-            return self.reply(401, headers={"X-Error-Message": "Invalid credentials in Authorization header"})
-        if isinstance(fault, int):
-            return self.reply(fault)
-        if fault == "silent":
-            return hub.quit.wait()
-        if fault == "login":
-            return self.reply(200, b"<html>log in</html>")
-        if files is None or fault == "private" and token != "Bearer hf_secret":
-            return self.reply(401)  # the Hub says so to whoever may not know
+    def __init__(self):
+        super().__init__(self.respond)
+        self.repos, self.troubles, self.stored = {}, {}, {}
+        self.storage = self.url.replace("127.0.0.1", "localhost")
+
+    def seen(self):
+        return [(request.method, request.path, request.headers["Authorization"]) for request in self.requests]
+
+    def respond(self, request):
+        token = request.headers["Authorization"]
+        if request.method in ("GET", "HEAD"):
+            return self.file(request.path, token)
+        if request.method == "PUT":
+            digest = request.path.split("/")[-1]
+            assert hashlib.sha256(request.body).hexdigest() == digest
+            self.stored[digest] = request.body
+            return Reply()
+        return self.upload(request.path, request.body) if token == "Bearer hf_secret" else Reply(403)
+
+    def file(self, address, token):
+        if address.startswith("/storage/"):
+            return Reply(body=self.stored[address.split("/")[2].split("?")[0]])
+        if "/resolve/" not in address:
+            return Reply(404, headers={"X-Error-Code": "RepoNotFound"})
+        owner, name, _, revision, path = address[1:].split("/", 4)
+        trouble, files = self.troubles.get(f"{owner}/{name}"), self.repos.get(f"{owner}/{name}")
+        if trouble == "gated":
+            return Reply(403 if token else 401, headers={"X-Error-Code": "GatedRepo"})
+        if trouble == "bad token":
+            return Reply(401, headers={"X-Error-Message": "Invalid credentials in Authorization header"})
+        if isinstance(trouble, int):
+            return Reply(trouble)
+        if trouble == "silent":
+            return Reply(wait=60, drop=True)
+        if trouble == "login":
+            return Reply(body=b"<html>log in</html>")
+        if files is None or trouble == "private" and token != "Bearer hf_secret":
+            return Reply(401)  # the Hub says so to whoever may not know
         if path not in files or revision not in ("main", COMMIT):
-            return self.reply(404, headers={"X-Error-Code": "EntryNotFound"})
+            return Reply(404, headers={"X-Error-Code": "EntryNotFound"})
         data = files[path]
-        head = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(data).hexdigest()}"'}
-        if fault == "huge":
-            return self.reply(200, headers=head, length=1 << 40)
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(data).hexdigest()}"'}
+        if trouble == "huge":
+            return Reply(headers=headers, length=1 << 40)
         if path.endswith(("safetensors", ".pt")):
-            digest = hashlib.sha256(data if fault != "wrong bytes" else b"others").hexdigest()
-            head |= {"X-Linked-ETag": f'"{digest}"', "X-Linked-Size": str(len(data))}
-            if fault not in ("truncated", "slow"):
-                hub.stored[digest] = data
-                return self.reply(302, headers=head | {"Location": f"{hub.storage}/storage/{digest}?signature=x"})
-        self.reply(200, data[:100] if fault in ("truncated", "slow") else data, head, len(data))
-        if self.command == "GET" and fault == "truncated":
-            self.close_connection = True
-        if self.command == "GET" and fault == "slow":
-            hub.quit.wait()
+            digest = hashlib.sha256(data if trouble != "wrong bytes" else b"others").hexdigest()
+            headers |= {"X-Linked-ETag": f'"{digest}"', "X-Linked-Size": str(len(data))}
+            if trouble not in ("truncated", "slow"):
+                self.stored[digest] = data
+                return Reply(302, headers=headers | {"Location": f"{self.storage}/storage/{digest}?signature=x"})
+        if trouble in ("truncated", "slow"):
+            return Reply(body=data[:100], headers=headers, length=len(data), pace=0.5 if trouble == "slow" else 0)
+        return Reply(body=data, headers=headers)
 
-    do_GET = do_HEAD
-
-    # Uploads: create the repository, ask how to send each file, store the large ones, commit.
-
-    def do_POST(self):
-        hub = self.server
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        hub.seen.append((self.command, self.path, self.headers.get("Authorization")))
-        if self.headers.get("Authorization") != "Bearer hf_secret":
-            return self.reply(403)
-        if self.path == "/api/repos/create":
+    def upload(self, address, body):
+        """Create the repository, say how to send each file, store the large ones, commit."""
+        if address == "/api/repos/create":
             asked = json.loads(body)
             repo = f"{asked['organization']}/{asked['name']}"
-            if repo in hub.repos:
-                return self.reply_json({"url": f"{hub.url}/{repo}", "error": "exists"}, 409)
-            hub.repos[repo] = {}
-            return self.reply_json({"url": f"{hub.url}/{repo}"})
-        if self.path == "/api/validate-yaml":
+            answer = {"url": f"{self.url}/{repo}"}
+            if repo in self.repos:
+                return as_json(answer | {"error": "exists"}, 409)
+            self.repos[repo] = {}
+            return as_json(answer)
+        if address == "/api/validate-yaml":
             assert "pipeline_tag" in json.loads(body)["content"]
-            return self.reply_json({"errors": [], "warnings": []})
-        if "/preupload/" in self.path:
+            return as_json({"errors": [], "warnings": []})
+        if "/preupload/" in address:
             files = [{"path": file["path"], "shouldIgnore": False,
                       "uploadMode": "lfs" if file["path"].endswith("safetensors") else "regular"}
                      for file in json.loads(body)["files"]]  # fmt: skip
-            return self.reply_json({"files": files})
-        if self.path.endswith("/objects/batch"):
-            objects = [o | {"actions": {"upload": {"href": f"{hub.url}/put/{o['oid']}"}}}
+            return as_json({"files": files})
+        if address.endswith("/objects/batch"):
+            objects = [o | {"actions": {"upload": {"href": f"{self.url}/put/{o['oid']}"}}}
                        for o in json.loads(body)["objects"]]  # fmt: skip
-            return self.reply_json({"objects": objects, "transfer": "basic"})
-        if "/commit/" in self.path:
-            repo = "/".join(self.path.split("/")[3:5])
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    hub.repos[repo][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-                if line["key"] == "lfsFile":
-                    hub.repos[repo][line["value"]["path"]] = hub.stored[line["value"]["oid"]]
-            address = f"{hub.url}/{repo}/commit/{COMMIT}"
-            return self.reply_json({"success": True, "commitOid": COMMIT, "commitUrl": address, "hookOutput": ""})
-        self.reply(500)
-
-    def do_PUT(self):
-        data = self.rfile.read(int(self.headers["Content-Length"]))
-        assert hashlib.sha256(data).hexdigest() == self.path.split("/")[-1]
-        self.server.stored[self.path.split("/")[-1]] = data
-        self.reply(200)
+            return as_json({"objects": objects, "transfer": "basic"})
+        if "/commit/" not in address:
+            return Reply(500)
+        repo = "/".join(address.split("/")[3:5])
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "file":
+                self.repos[repo][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            if line["key"] == "lfsFile":
+                self.repos[repo][line["value"]["path"]] = self.stored[line["value"]["oid"]]
+        commit = f"{self.url}/{repo}/commit/{COMMIT}"
+        return as_json({"success": True, "commitOid": COMMIT, "commitUrl": commit, "hookOutput": ""})
 
 
 # One Python for many calls, as HF_ENDPOINT is read when huggingface_hub is imported: calls come as lines of JSON.
@@ -437,27 +406,23 @@ for line in sys.stdin:
 @pytest.fixture(scope="module")
 def place(book, tmp_path_factory):
     """The server, a copy of the book beside it, and `call(what, *arguments)`, which runs a program of the copy."""
-    server, home = Hub(), tmp_path_factory.mktemp("home")
-    server.quit = threading.Event()
-    environment = os.environ | {"HF_ENDPOINT": server.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1",
-                                "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
-    environment.pop("HF_TOKEN", None)
     folder = tmp_path_factory.mktemp("hub") / "book"
     shutil.copytree(book.folder, folder)
     (folder / "docs").mkdir()
-    with subprocess.Popen([sys.executable, "-c", CALLS], cwd=folder, env=environment, text=True, encoding="utf-8",
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # fmt: skip
+    with Hub() as server:
+        environment = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path_factory.mktemp("home")),
+                       "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": ""}  # fmt: skip
+        process = start("-c", CALLS, cwd=folder, stdin=subprocess.PIPE, stderr=None, **environment)
 
         def call(what, *arguments, **more):
             process.stdin.write(json.dumps({"what": what, "arguments": arguments} | more) + "\n")
             process.stdin.flush()
             return SimpleNamespace(**json.loads(process.stdout.readline()))
 
-        yield SimpleNamespace(server=server, call=call, folder=folder, runs=folder / "checkpoints", env=environment)
-        server.quit.set()
+        yield SimpleNamespace(server=server, call=call, folder=folder, runs=folder / "checkpoints",
+                              environment=environment)  # fmt: skip
         process.kill()
-    server.shutdown()
-    server.server_close()
+        process.communicate()
 
 
 def tree(folder):
@@ -497,10 +462,10 @@ def test_the_published_dllm_is_fetched_once_and_written_with(place):
     answer = place.call("06_generate", "--hub", "--len", "20", "--seed", "1", "--prompt", "ROMEO:")
     assert answer.failed is None and "sutharsan311/tiny-dllm/dllm_step50000.pt at commit c0ffee" in answer.err
     assert "published" in answer.out and "\nROMEO:" in answer.out
-    asked = [path for method, path, _ in place.server.seen if method == "HEAD"]
+    asked = [path for method, path, _ in place.server.seen() if method == "HEAD"]
     assert [path.replace("/resolve/main", "") for path in asked] == [
         f"/{repo}/{file}" for repo in hub.ADDRESSES for file in ("checkpoints/dllm_step50000.pt", "dllm_step50000.pt")]
-    gets = [path for method, path, _ in place.server.seen if method == "GET"]
+    gets = [path for method, path, _ in place.server.seen() if method == "GET"]
     assert len(gets) == 1 and gets[0].startswith("/storage/")  # nothing else is asked of the Hub
     model, tokenizer, info = checkpoint.load(place.runs / "published")
     tokens = torch.arange(58, 66)[None]
@@ -508,9 +473,9 @@ def test_the_published_dllm_is_fetched_once_and_written_with(place):
     assert tokenizer.vocabulary == published.VOCABULARY and info["kind"] == "dllm" and info["step"] == 30
     assert sorted(path.name for path in (place.runs / "published").iterdir()) == ["config.json", "model.safetensors"]
 
-    place.server.seen.clear()
+    place.server.requests.clear()
     again = place.call("06_generate", "--hub", "--len", "20", "--seed", "1", "--prompt", "ROMEO:", "--quiet")
-    assert again.failed is None and again.out.strip() in answer.out and not place.server.seen
+    assert again.failed is None and again.out.strip() in answer.out and not place.server.seen()
     longer = place.call("06_generate", "--hub", hub.ADDRESSES[0], "--len", "30", "--quiet")  # 8 positions a window
     assert len(longer.out) == 31
 
@@ -535,7 +500,7 @@ def test_the_published_gpt(place):
 ])  # fmt: skip
 def test_what_the_hub_may_say_instead(place, failing, fault, said):
     repo = f"o/{str(fault).lower().replace(' ', '-')}"
-    place.server.faults[repo] = fault
+    place.server.troubles[repo] = fault
     assert said in failing("fetch", repo)
 
 
@@ -544,7 +509,7 @@ def test_what_the_hub_may_say_instead(place, failing, fault, said):
 ])  # fmt: skip
 def test_a_download_that_goes_wrong(place, failing, ours, fault, said):
     repo = f"o/{fault.replace(' ', '-')}"
-    place.server.repos[repo], place.server.faults[repo] = ours, fault
+    place.server.repos[repo], place.server.troubles[repo] = ours, fault
     line = failing("fetch", repo)
     assert re.search(said, line) and f"{repo}/model.safetensors" in line and "signature" not in line
 
@@ -568,7 +533,8 @@ def test_neither_address_has_the_published_model(unfetched, failing):
 
 def test_a_hostile_published_model(place, unfetched, failing, tmp_path):
     saved, _ = make_published()
-    place.server.repos["o/hostile"] = {"dllm_step50000.pt": as_bytes(saved | {"step": Trap(tmp_path / "sprung")})}
+    hostile = saved | {"step": Trap(tmp_path / "sprung")}
+    place.server.repos["o/hostile"] = {"dllm_step50000.pt": as_bytes(hostile)}
     assert "none of that was executed" in failing("fetch", "o/hostile", addresses=["o/hostile"])
     assert not (tmp_path / "sprung").exists()
     place.server.repos["o/hostile"] = {"dllm_step50000.pt": b"not even a zip"}
@@ -610,19 +576,18 @@ def test_a_repository_of_another_kind(place, failing, ours):
     "", "x", "../x", "a/../b", "o/..", "/etc/passwd", "a/b/c", "a--b/c", "o/ä", ".a/b", "o/x\n",
 ])  # fmt: skip
 def test_an_address_that_is_none(place, failing, repo):
-    place.server.seen.clear()
+    place.server.requests.clear()
     assert "OWNER/NAME" in failing("fetch", repo)
-    assert not place.server.seen
+    assert not place.server.seen()
 
 
 def test_no_network(place, failing):
     """The real program: one line on stderr, exit code 2."""
-    environment = place.env | {"HF_ENDPOINT": "http://127.0.0.1:1"}
-    answer = subprocess.run([sys.executable, "06_generate.py", "--hub", "o/offline"], cwd=place.folder, env=environment,
-                            capture_output=True, text=True)  # fmt: skip
-    assert answer.returncode == 2 and answer.stdout == ""
+    environment = place.environment | {"HF_ENDPOINT": "http://127.0.0.1:1"}
+    answer = python("06_generate.py", "--hub", "o/offline", cwd=place.folder, **environment)
+    assert answer.code == 2 and answer.out == ""
     assert re.fullmatch(r"error: cannot reach the Hub at http://127.0.0.1:1 \([^\n]*\)[^\n]*leave out --hub[^\n]*\n",
-                        answer.stderr)  # fmt: skip
+                        answer.err)  # fmt: skip
 
 
 def test_a_folder_in_the_way_is_left_alone(place, failing):
@@ -632,13 +597,13 @@ def test_a_folder_in_the_way_is_left_alone(place, failing):
 
 
 def test_a_private_model_with_a_token_that_storage_never_sees(place, failing, ours):
-    place.server.repos["o/private"], place.server.faults["o/private"] = ours, "private"
+    place.server.repos["o/private"], place.server.troubles["o/private"] = ours, "private"
     assert "set HF_TOKEN" in failing("fetch", "o/private")
-    place.server.faults["o/private"] = "private"
-    place.server.seen.clear()
+    place.server.troubles["o/private"] = "private"
+    place.server.requests.clear()
     answer = place.call("fetch", "o/private", environment={"HF_TOKEN": "hf_secret"})
     assert answer.failed is None
-    tokens = {(path.startswith("/storage/"), token) for _, path, token in place.server.seen}
+    tokens = {(path.startswith("/storage/"), token) for _, path, token in place.server.seen()}
     assert tokens == {(True, None), (False, "Bearer hf_secret")}
     shutil.rmtree(place.runs / "o--private")
 

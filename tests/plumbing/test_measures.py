@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from helpers import seeded
 
 from plumbing import measures
 
@@ -27,7 +28,7 @@ def test_the_mean_and_its_error_by_hand():
 
 
 def test_the_standard_error_is_the_spread_of_many_means():
-    draws = torch.randn(2000, 25, generator=torch.Generator().manual_seed(0))
+    draws = torch.randn(2000, 25, generator=seeded(0))
     errors = torch.tensor([measures.mean_and_error(row)[1] for row in draws])
     assert errors.mean().item() == pytest.approx(draws.mean(1).std().item(), rel=0.05)
 
@@ -136,7 +137,7 @@ def test_quality_holds_every_measure_with_its_error(text):
 
 
 def test_exact_characters_of_fillers_that_know_the_answer_or_never_do():
-    windows = torch.randint(8, (30, 17), generator=torch.Generator().manual_seed(0))
+    windows = torch.randint(8, (30, 17), generator=seeded(0))
     asked = []
 
     def knows(rows, start, end):

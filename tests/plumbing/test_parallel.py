@@ -7,7 +7,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from scaling import ALONE, backward, free_port, gradients, make_config, make_model, make_windows
 
 from plumbing import parallel, runs

@@ -1,13 +1,12 @@
 """settings.py: defaults, then a YAML file, then flags; and one line for whatever a user gets wrong there."""
 
-import contextlib
 import dataclasses
-import io
 import re
 import sys
 from importlib import import_module
 
 import pytest
+from helpers import refusal
 
 from plumbing import cli, devices, settings
 
@@ -31,19 +30,6 @@ def parse(tmp_path):
 
 def parse_all(*flags):
     return settings.parse(train.Command, flags)
-
-
-def refusal(call, *arguments, **named):
-    """What a program says before it ends with exit code 2."""
-    error = io.StringIO()
-    with contextlib.redirect_stderr(error), pytest.raises((SystemExit, cli.UserError)) as end:
-        call(*arguments, **named)
-    if end.type is SystemExit:
-        assert end.value.code == 2
-        return error.getvalue()
-    line = str(end.value)
-    assert line and "\n" not in line
-    return error.getvalue() + line
 
 
 def test_flags_beat_the_file_and_the_file_beats_defaults(parse):

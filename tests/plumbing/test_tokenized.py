@@ -9,20 +9,13 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
+from helpers import refusal
 
 from plumbing import cli, files, tokenized, tokenizers, views
 
 diffusion = import_module("04_diffusion")
 
 STORY = "Once upon a time, a “little” model of café size ate மசாலா. It didn't sleep!\n\n"
-
-
-def refusal(call, *arguments, **named):
-    with pytest.raises(cli.UserError) as error:
-        call(*arguments, **named)
-    line = str(error.value)
-    assert line and "\n" not in line
-    return line
 
 
 # 1. Tokenizers

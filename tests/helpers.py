@@ -1,0 +1,140 @@
+"""What several test files use: processes, random numbers, small models, a user's mistakes, hostile files, logs."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from plumbing import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+
+transformer = import_module("03_transformer")
+
+
+# 1. Programs in processes of their own
+
+
+def start(*command, cwd=ROOT, stdin=None, stderr=subprocess.PIPE, **environment):
+    """`python command` as a process, with pipes for its output. One thread: small models only lose time to more."""
+    usual = {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "MPLBACKEND": "Agg"}
+    return subprocess.Popen([sys.executable, *map(str, command)], cwd=cwd, env=os.environ | usual | environment,
+                            encoding="utf-8", stdin=stdin, stdout=subprocess.PIPE, stderr=stderr)  # fmt: skip
+
+
+def python(*command, cwd=ROOT, timeout=600, **environment):
+    """`python command` to its end: its exit code, output and errors. environment: further variables."""
+    with start(*command, cwd=cwd, **environment) as process:
+        out, err = process.communicate(timeout=timeout)
+    return SimpleNamespace(code=process.returncode, out=out, err=err)
+
+
+class Book:
+    """A copy of the book. Its programs look for data/, configs/ and checkpoints/ in the copy."""
+
+    def __init__(self, folder):
+        self.folder, self.runs = folder, folder / "checkpoints"
+        folder.mkdir()
+        for path in ROOT.glob("*.py"):
+            shutil.copy(path, folder)
+        for name in ("configs", "plumbing"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def start(self, *command):
+        return start(*command, cwd=self.folder)
+
+    def run(self, *command):
+        return python(*command, cwd=self.folder)
+
+
+# 2. Models and random numbers
+
+
+def seeded(seed=0):
+    """A new random generator."""
+    return torch.Generator().manual_seed(seed)
+
+
+def make_model(vocab_size, seq_len=16, std=0.0, seed=0, **shape):
+    """An untrained Transformer of one small layer, in evaluation mode.
+
+    std: the standard deviation of all weights. The default, 0, leaves the usual start, at which each block is the
+    identity and the prediction is almost uniform. Such a model would hide mistakes.
+    """
+    torch.manual_seed(seed)
+    config = transformer.TransformerConfig(vocab_size, seq_len, **{"n_layer": 1, "n_head": 2, "n_embd": 16} | shape)
+    model = transformer.Transformer(config).eval()
+    for parameter in model.parameters() if std else ():
+        torch.nn.init.normal_(parameter, std=std)
+    return model
+
+
+class Unigram(torch.nn.Module):
+    """A model that knows the frequencies of the tokens and nothing else. Its exact likelihood is known."""
+
+    def __init__(self, config, frequencies):
+        super().__init__()
+        self.config, self.logits = config, frequencies.log()
+
+    def forward(self, tokens, t=None):
+        return self.logits.expand(*tokens.shape, -1)  # (B, T, V)
+
+
+# 3. Runs
+
+
+def write_settings(path, **changes):
+    """Write a settings file of a model and a training that take about a second."""
+    values = {"base": "defaults", "n_layer": 1, "n_head": 2, "n_embd": 16, "seq_len": 16, "batch_size": 4,
+              "steps": 60, "evaluate_every": 10, "evaluate_windows": 8, "warmup": 5, "dtype": "float32",
+              "compile": "off"}  # fmt: skip
+    path.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in (values | changes).items()))
+    return path
+
+
+def log_of(folder):
+    """The records of a run's log, without their times."""
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+class Killed(Exception):
+    """Ends a run at a place that the test chooses."""
+
+
+# 4. Mistakes and hostile files
+
+
+def refusal(call, *arguments, **named):
+    """What a program says of a user's mistake before it ends with exit code 2.
+
+    That is the one line of a UserError, or the box that tyro prints before it exits.
+    """
+    error = io.StringIO()
+    with contextlib.redirect_stderr(error), pytest.raises((SystemExit, cli.UserError)) as end:
+        call(*arguments, **named)
+    if end.type is SystemExit:
+        assert end.value.code == 2 and error.getvalue()
+        return error.getvalue()
+    line = str(end.value)
+    assert line and "\n" not in line
+    return error.getvalue() + line
+
+
+class Trap:
+    """A pickle of this makes a folder when it is loaded without care, as it could run any other command."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
