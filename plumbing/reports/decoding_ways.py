@@ -12,8 +12,7 @@ from importlib import import_module
 import torch
 import torch.nn.functional as F
 
-import benchmark
-from plumbing import cli, corpora, files, measures, tokenizers, views
+from plumbing import cli, corpora, devices, files, measures, tokenizers, views
 from plumbing.reports import fast_decoding as report
 
 diffusion = import_module("04_diffusion")
@@ -156,9 +155,9 @@ def measure(ways, rows, judge, vocabulary, tokenizer, seed, repeats=3):
     times = [[] for _ in ways]
     for turn in range(repeats):
         for way, seconds in zip(ways, times):
-            start = benchmark.now(rows.device)
+            start = devices.now(rows.device)
             way.write(rows[turn % N : turn % N + 1, :1], T, seed + turn)
-            seconds.append(benchmark.now(rows.device) - start)
+            seconds.append(devices.now(rows.device) - start)
     for line, seconds in zip(table, times):
         line["rate"] = (T - 1) / statistics.median(seconds)
     return {"length": T, "texts": N, "real": real, "table": table}
@@ -168,9 +167,9 @@ def measure_batch(way, rows, judge, vocabulary, tokenizer, seed):
     """The line of one way in the table: what it writes after the first token of rows (N, T), and at what cost."""
     computed, (N, T) = [], rows.shape
     hook = way.model.register_forward_pre_hook(lambda _, inputs: computed.append(inputs[0].numel()))
-    start = benchmark.now(rows.device)
+    start = devices.now(rows.device)
     tokens, nfe = way.write(rows[:, :1], T, seed)
-    seconds = benchmark.now(rows.device) - start
+    seconds = devices.now(rows.device) - start
     hook.remove()
     texts = [tokenizer.decode(row) for row in tokens]
     line = {"kind": way.kind, "name": way.name, "temperature": way.temperature, "nfe": nfe,

@@ -11,6 +11,8 @@ from plumbing.reports import pages
 MEASURES = {"words": "known words", "judge": "judge's NLL", "distinct": "distinct runs of 4"}
 COLORS = {"plain": figures.COLORS["dllm"], "ancestor": figures.COLORS["other"], "GPT": figures.COLORS["gpt"],
           "rule": "tab:green", "block": "tab:purple", "cache": "tab:brown", "remask": "tab:pink", "fast": "tab:cyan"}
+SPELLED_OUT = {"a pass": "per pass", "a window": "per window", "to mend": "of correction", "drawn": "sampled"}
+
 
 # 1. Reading the results
 
@@ -33,7 +35,7 @@ def best(part, base, rate="rate"):
 
 def title(row):
     name = row["name"]
-    for short, plain in (("a pass", "per pass"), ("a window", "per window"), ("to mend", "of correction"), ("drawn", "sampled")):
+    for short, plain in SPELLED_OUT.items():
         name = name.replace(short, plain)
     return name
 
@@ -98,8 +100,8 @@ of a table is one way. The file 11_fast_decoding.py explains the rules, caches a
 Good texts have values near those of real text, which is the first line of each table.
 
 The *lines to beat* are of three kinds. *plain* is the sampler of chapter 04 with one pass per character, with its
-default of 64 passes, or with 16. *surest peak, sampled* takes the positions where the largest probability is highest, and
-samples a character there, as an earlier small dLLM does. *GPT with KV cache* keeps the keys and values of earlier
+default of 64 passes, or with 16. *surest peak, sampled* takes the positions where the largest probability is highest,
+and samples a character there, as an earlier small dLLM does. *GPT with KV cache* keeps the keys and values of earlier
 characters. A dLLM writes a text that is longer than its window in several windows. Each window starts half a window
 after the previous one, and a cache lasts for one window.
 
@@ -122,7 +124,8 @@ def length_part(part, figure):
             title(x), f"{x['temperature']:g}", f"{x['nfe']:.0f}", f"{x['rows']:.1f}", *quality, f"{x['rate']:,.0f}",
             f"{x['batch_rate']:,.0f}")
 
-    head = ["", "temperature", "passes", "rows", *MEASURES.values(), "characters/s, one text", f"characters/s, {part['texts']} texts"]
+    head = ["", "temperature", "passes", "rows", *MEASURES.values(), "characters/s, one text",
+            f"characters/s, {part['texts']} texts"]
     rows = [("real text", "", "", "", *row(part["real"]), "", "")] + [row(x) for x in part["table"]]
     wins = []
     for base in lines_to_beat(part):
@@ -212,8 +215,8 @@ def rerun(r):
 
 Size `{r['size']}`, seed {r['seed']}, dLLM `{r['dllm']['name']}`, GPT `{r['gpt']['name']}`, commit `{origin['commit']}`,
 {origin['machine']}, PyTorch {origin['torch']}, {origin['date'][:10]}. The speed for one text is the median of three
-measurements. The file [fast_decoding.json](fast_decoding.json) holds all numbers and the first text of each line. With --out docs the program writes these files
-into docs/, and otherwise into the folder of the dLLM's run.
+measurements. The file [fast_decoding.json](fast_decoding.json) holds all numbers and the first text of each line. With
+--out docs the program writes these files into docs/, and otherwise into the folder of the dLLM's run.
 """
 
 
