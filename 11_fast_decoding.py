@@ -113,19 +113,19 @@ RULES = {  # each has a number, and commits more than its quota where it can: an
 
 @dataclass(frozen=True)
 class Decoding:
-    """How to fill a canvas. At most one of the five RULES has a number; without one, `order` decides alone."""
+    """How to fill a canvas. Give at most one of the rules --threshold … --apart; without one, --order decides alone."""
 
-    order: Literal[tuple(ORDERS)] = "isolated"  # what to commit first; with one of the next five: its score
-    threshold: settings.number(float, 0, 1, optional=True) = None  # commit all with at least this confidence
-    factor: settings.number(float, 0, optional=True) = None  # commit the n surest if all are above 1 - factor / (n + 1)
-    entropy: settings.number(float, 0, optional=True) = None  # commit the surest up to this sum of entropies, in nats
-    stable: settings.number(float, 0, optional=True) = None  # commit confident ones that changed less than this (KL)
-    apart: settings.number(float, 1, 10_000, optional=True) = None  # commit the surest within this distance
+    order: Literal[tuple(ORDERS)] = "isolated"  # what to commit first; a rule can use peak, margin or confidence
+    threshold: settings.number(float, 0, 1, optional=True) = None  # commit every proposal with at least this confidence
+    factor: settings.number(float, 0, optional=True) = None  # commit n proposals if all are above 1 - factor / (n + 1)
+    entropy: settings.number(float, 0, optional=True) = None  # commit the most certain up to this sum of entropies
+    stable: settings.number(float, 0, optional=True) = None  # commit confident proposals whose KL divergence is less
+    apart: settings.number(float, 1, 10_000, optional=True) = None  # commit the most confident within this distance
     block: settings.Natural = 0  # positions to finish before the next ones begin; 0: all at once
-    cache: Literal["none", "prefix", "dual", "delayed"] = "none"  # which rows a pass need not compute
-    refresh: settings.Natural = 0  # compute all rows every so many passes; 0: only in the first pass of a block
-    guidance: settings.NonNegative = 0.0  # w of classifier-free guidance: above 0, follow the given text more closely
-    remask: settings.Natural = 0  # passes of correction at the end
+    cache: Literal["none", "prefix", "dual", "delayed"] = "none"  # which rows a pass does not compute
+    refresh: settings.Natural = 0  # every how many passes to compute all rows; 0: only in the first of a block
+    guidance: settings.NonNegative = 0.0  # how much more closely to follow the given text; 0: no guidance
+    remask: settings.Natural = 0  # passes of correction at the end, which take characters back
     schedule: settings.Decided[str] = "linear"  # of the order `ancestral`
 
     def __post_init__(self):
@@ -134,7 +134,7 @@ class Decoding:
         if len(self.rules) > 1:
             raise ValueError(f"--{self.rules[0]} and --{self.rules[1]} exclude each other: choose one")
         if self.rules and self.order not in ("isolated", *SCORES):
-            raise ValueError(f"--{self.rules[0]} needs a score of certainty as --order: {', '.join(SCORES)}")
+            raise ValueError(f"--{self.rules[0]} can use only one of these as --order: {', '.join(SCORES)}")
         if self.refresh and self.cache == "none":
             raise ValueError("--refresh renews a cache: add --cache")
         if self.cache == "dual" and not self.block:
@@ -265,7 +265,7 @@ def correct(network, propose, state, written, generator):
         elif not masked.any():
             return
         token, confidence = propose(network(state.canvas, 0, masked.shape[1], True))
-        # Characters that were taken back tend to be adjacent, so they must not all be written in the same pass.
+        # Remasked characters tend to be adjacent, so one pass must not write them all.
         score = diffusion.noisy_log_confidence(confidence, masked, generator)
         chosen = diffusion.distance_to_surer(score, masked) > FAST.apart
         state = commit(state, slice(None), token, confidence, chosen, network)
@@ -286,10 +286,10 @@ def take_back(confidence, written, sigma=0.05, generator=None):
 @dataclass(frozen=True)
 class Command(generation.Flags):
     steps: settings.OptionalCount = None  # maximum passes per window; None: 64, with --threshold … --apart no maximum
-    write: settings.Switch = False  # write a text with the flags of this list, instead of measuring
+    write: settings.Switch = False  # write a text, instead of measuring
     decoding: Decoding = Decoding()
-    dllm: settings.OptionalText = None  # what to measure: name or folder of a run; None: your latest, or the shipped
-    gpt: settings.OptionalText = None  # the same for the GPT
+    dllm: settings.OptionalText = None  # measured dLLM: name or folder of a run; None: your latest, or the shipped
+    gpt: settings.OptionalText = None  # measured GPT: the same
     corpus: str = "shakespeare"  # the text on which both models were trained: a name or a file
     size: Literal["auto", "quick", "full", "gpu"] = "auto"  # how much to measure; auto: gpu with CUDA, otherwise quick
     out: settings.OptionalPath = None  # folder for the page; None: report/ in the folder of the dLLM's run
