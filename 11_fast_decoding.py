@@ -1,51 +1,41 @@
-"""Chapter 11: how few passes does a text need, and how cheap can a pass be?
+"""Chapter 11: how few forward passes does a text need, and how cheap can a pass be?
 
-    python 11_fast_decoding.py                # the shipped pair; a quarter of an hour on two cores
-    python 11_fast_decoding.py --size full    # on more texts, as docs/fast_decoding.md has it: three quarters
-    python 06_generate.py --fast              # what the measurements chose, put to use
+    python 11_fast_decoding.py    # measure; 15 minutes on two cores (--size full: 45)
+    python 11_fast_decoding.py --write --apart 12 --temp 0.6
+    python 11_fast_decoding.py --write --order margin --threshold 0.9 --block 32 --cache dual
+    python 11_fast_decoding.py --write --prompt "ROMEO:" --guidance 1 --remask 16
 
-Chapter 04's sampler commits a fixed number of characters a pass, far apart, and computes every row of every pass.
-Here are the rules that let a pass commit more where it is safe, blocks that are written one after the other, caches
-for the rows outside a block, a way to take characters back, and guidance by the prompt. Then all are measured, by
-chapter 10's judge of samples; docs/fast_decoding.md is written from the numbers.
+Chapter 04's sampler commits a fixed number of characters per pass, and each pass computes all positions. This chapter
+adds rules that commit more where that is safe, blocks, caches that let a pass skip positions, guidance by the prompt,
+and correction, which takes characters back. The best trade-off that it finds is `python 06_generate.py --fast`.
 """
 
 import functools
 import itertools
-import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
+from typing import Literal
 
 import torch
 
-from plumbing import cli, corpora, files, measures, settings, tokenizers, views
-from plumbing.reports import fast_decoding as decoding_report
+from plumbing import checkpoint, cli, settings
 
-tensors = import_module("01_tensors")
 diffusion = import_module("04_diffusion")
-training = import_module("05_train")
 generation = import_module("06_generate")
-verse = import_module("09_generate_tamil")
-comparison = import_module("10_dllm_vs_gpt")
 
 
-# 1. Rules: which of a pass's proposals to keep
-
+# 1. Selection rules: which proposals of a pass to commit
 
 @dataclass(frozen=True)
-class Look:
-    """What a pass shows of a block of b positions, which is all that a rule may go by.
-
-    A rule takes a Look and its own number, and returns (B, b) True where to commit.
-    """
+class Proposals:
+    """What one forward pass proposes for a block of b positions: all information that a selection rule may use."""
 
     logits: torch.Tensor  # (B, b, V)
-    before: torch.Tensor | None  # (B, b, V) those of the pass before, none in a block's first
+    before: torch.Tensor | None  # (B, b, V) the logits of the previous pass; None in the first pass of a block
     confidence: torch.Tensor  # (B, b) probability of the proposed token
-    masked: torch.Tensor  # (B, b) True where nothing is committed yet
-    quota: torch.Tensor  # (B,) how many to commit, or to adaptive rules: how many at least
-    levels: tuple  # noise levels (t, s) before and after this pass: block's budget in equal steps from 1 to 0
+    masked: torch.Tensor  # (B, b) True where no token is committed yet
+    quota: torch.Tensor  # (B,) how many positions to commit; a rule in RULES may commit more
+    alphas: tuple  # chapter 04's alpha(t), the share of visible tokens, before and after this pass
     generator: torch.Generator | None
 
     @functools.cached_property
@@ -53,395 +43,278 @@ class Look:
         return self.logits.float().softmax(-1)  # (B, b, V)
 
 
-def ranked_by(select):
-    """A rule of chapter 04 as one of this chapter."""
-    return lambda look, _: select(look.confidence, look.masked, look.quota, look.generator)
+def noisy(seen):
+    """Log-confidence plus Gumbel noise (MaskGIT, Chang et al. 2022, arXiv:2202.04200): (B, b). Gumbel noise is
+    -log(-log u) for u uniform in [0, 1]; ranking by the sum means drawing positions in proportion to confidence."""
+    return diffusion.noisy_log_confidence(seen.confidence, seen.masked, seen.generator)
 
 
-def noisy(look, _):
-    """The surest first, wherever they stand, with chapter 04's noise (MaskGIT, Chang et al. 2022)."""
-    score = diffusion.noisy_log_confidence(look.confidence, look.masked, look.generator)
-    return diffusion.top_ranked(score, look.masked, look.quota)
+def ancestral(seen):
+    """Commit each mask independently with probability (α_s - α_t) / (1 - α_t), where the pass goes from noise level t
+    to s (MDLM, Sahoo et al. 2024, arXiv:2406.07524). This reverses the masking of training; it ignores the quota."""
+    alpha_t, alpha_s = seen.alphas
+    return ORDERS["random"](seen) < (alpha_s - alpha_t) / (1 - alpha_t)
 
 
-def peak(look):
-    """The largest probability, whichever token is then drawn, as the first dLLMs of this size had it: (B, b)."""
-    return look.probability.amax(-1)
-
-
-def margin(look):
-    """p1 - p2, the likeliest token's lead over the second (Kim et al. 2025): (B, b)."""
-    p1, p2 = look.probability.topk(2).values.unbind(-1)  # (B, b) each
-    return p1 - p2
-
-
-SCORES = {"confidence": lambda look: look.confidence, "peak": peak, "margin": margin}  # of how sure the model is
-
-
-def surest_by(score):
-    """The rule that commits what is highest by one of SCORES."""
-    return lambda look, _: diffusion.top_ranked(score(look), look.masked, look.quota)
-
-
-def ancestral(look, schedule):
-    """Each mask resolves on its own with probability (α_s - α_t) / (1 - α_t) (MDLM, Sahoo et al. 2024).
-
-    This is the process that the model was trained to reverse. How many it commits is left to chance.
-    """
-    t, s = (diffusion.NoiseSchedule(schedule).alpha(torch.tensor(level)) for level in look.levels)
-    chance = torch.rand(look.masked.shape, device=look.masked.device, generator=look.generator)
-    return chance < ((s - t) / (1 - t)).item()
-
-
-def at_least(look, sure):
-    """`sure` (B, b), and the surest of the others where a text has fewer than its quota."""
-    sure = sure & look.masked
-    return sure | diffusion.top_ranked(look.confidence, look.masked & ~sure, look.quota - sure.sum(1))
-
-
-def threshold(look, tau):
-    """All proposals with confidence ≥ τ (Fast-dLLM, Wu et al. 2025)."""
-    return at_least(look, look.confidence >= tau)
+SCORES = {  # how certain the model is at each position: (B, b). The margin is from arXiv:2502.06768
+    "peak": lambda seen: seen.probability.amax(-1),  # of the likeliest token, whichever token was drawn
+    "margin": lambda seen: -seen.probability.topk(2).values.diff()[..., 0],  # p1 - p2 (Kim et al. 2025)
+    "confidence": lambda seen: seen.confidence}
+ORDERS = {  # each pass commits the positions with the highest scores, up to its quota; `ancestral` has no quota
+    "isolated": lambda seen: diffusion.distance_to_surer(noisy(seen), seen.masked) + seen.confidence,  # as chapter 04
+    "random": lambda seen: torch.rand(seen.masked.shape, device=seen.masked.device, generator=seen.generator),
+    **SCORES, "noisy": noisy, "ancestral": ancestral}
 
 
 def longest_prefix(score, masked, fits):
-    """The first positions by `score` (B, b), lowest first, for as long as `fits` says yes of the sorted scores."""
-    sorted_score, order = score.masked_fill(~masked, math.inf).sort(1)
-    keep = fits(sorted_score) & sorted_score.isfinite()
-    return torch.zeros_like(masked).scatter(1, order, keep.long().cumprod(1).bool())  # nothing after the first no
+    """The longest run of lowest scores (B, b) for which fits(sorted scores) is True."""
+    sorted_score, order = score.masked_fill(~masked, torch.inf).sort(1)
+    keep = (fits(sorted_score) & sorted_score.isfinite()).long().cumprod(1).bool()  # False after the first False
+    return torch.zeros_like(masked).scatter(1, order, keep)
 
 
-def factor(look, f):
-    """The n surest proposals, n the largest with c_m ≥ 1 - f / (m + 1) for each m ≤ n (Fast-dLLM).
-
-    If n tokens each are right with probability at least 1 - ε, drawing them apart is as good as drawing them
-    together as long as (n + 1) ε ≤ 1; f is how much of that bound to use.
-    """
-    n = torch.arange(1, look.masked.shape[1] + 1, device=look.masked.device)
-    return at_least(look, longest_prefix(-look.confidence, look.masked, lambda c: -c >= 1 - f / (n + 1)))
+def factor(seen, f):
+    """The n most confident proposals, n the largest number with c_m ≥ 1 - f / (m + 1) for all m ≤ n (Fast-dLLM).
+    If n tokens each have a probability above 1 - 1 / (n + 1), they are jointly the likeliest; f scales that bound."""
+    n = torch.arange(1, seen.masked.shape[1] + 1, device=seen.masked.device)
+    return longest_prefix(-seen.confidence, seen.masked, lambda c: -c >= 1 - f / (n + 1))
 
 
-def entropy_bound(look, gamma):
-    """The positions of lowest entropy H, as many as keep Σ H - max H ≤ γ (EB, Ben-Hamu et al. 2025).
-
-    The left side bounds what is lost by drawing them apart: their mutual information. A single one is always free.
-    """
-    entropy = torch.special.entr(look.probability).sum(-1)  # (B, b)
-    return at_least(look, longest_prefix(entropy, look.masked, lambda h: h.cumsum(1) - h <= gamma))
+def entropy_bound(seen, gamma):
+    """As many positions of lowest entropy H as keep Σ H - max H ≤ γ nats: a bound on their mutual information, the
+    error of sampling them independently (EB-Sampler, Ben-Hamu et al. 2025, arXiv:2505.24857)."""
+    entropy = torch.special.entr(seen.probability).sum(-1)  # (B, b)
+    return longest_prefix(entropy, seen.masked, lambda h: h.cumsum(1) - h <= gamma)
 
 
-def stable(look, epsilon, tau=0.9):
-    """Confident, and with KL(now || before) ≤ ε: the last pass no longer changed the opinion (KLASS, Kim et al. 2025).
-
-    One pass is looked back at. In a block's first there is nothing to compare with.
-    """
-    if look.before is None:
-        return at_least(look, torch.zeros_like(look.masked))
-    p, log_p, log_q = look.probability, look.logits.float().log_softmax(-1), look.before.float().log_softmax(-1)
-    kl = (p * (log_p - log_q)).sum(-1)  # (B, b)
-    return at_least(look, (look.confidence >= tau) & (kl <= epsilon))
+def stable(seen, epsilon, tau=0.9):
+    """Confident proposals whose distribution p is close to that of the previous pass, q: their Kullback-Leibler (KL)
+    divergence Σ p log(p / q), which is 0 only where p = q, is at most ε (KLASS, Kim et al. 2025, arXiv:2511.05664)."""
+    if seen.before is None:
+        return torch.zeros_like(seen.masked)
+    log_p, log_q = seen.logits.float().log_softmax(-1), seen.before.float().log_softmax(-1)
+    divergence = (seen.probability * (log_p - log_q)).sum(-1)  # (B, b)
+    return (seen.confidence >= tau) & (divergence <= epsilon)
 
 
-def apart(look, distance):
-    """Every proposal that is the surest of all masks within `distance` on either side: chapter 04's rule by isolation,
-    which commits a fixed number, turned round.
-
-    The other rules ask how sure a proposal is, and letters are hardly ever sure. This one asks whom a commitment could
-    contradict, and lets the far ones through. (Dilated unmasking, Luxembourg et al. 2025, fixes such gaps beforehand.)
-    """
-    score = diffusion.noisy_log_confidence(look.confidence, look.masked, look.generator)
-    return at_least(look, diffusion.distance_to_surer(score, look.masked) > distance)
+def apart(seen, distance):
+    """Every proposal that is the most confident, after noise, within `distance` positions on both sides. Tokens of one
+    pass do not see each other, and neighbours depend on each other most. So this rule asks how far apart the proposals
+    are, and not how certain. (Luxembourg et al. 2025, arXiv:2506.19037, use fixed distances.)"""
+    return diffusion.distance_to_surer(noisy(seen), seen.masked) > distance
 
 
-@dataclass(frozen=True)
-class Rule:
-    choose: Callable  # (Look, number) → (B, b) bool
-    low: float = 0.0  # of its number
-    high: float = math.inf
-    adaptive: bool = True  # commits at least its quota, and ends early; others take their budget of passes exactly
-    pace: float = 1.0  # chapter 04's: how a budget of passes is shared out
-
-
-RULES = {
-    "isolated": Rule(ranked_by(diffusion.by_isolation), adaptive=False, pace=diffusion.PACE),
-    "noisy": Rule(noisy, adaptive=False),
-    "confidence": Rule(ranked_by(diffusion.by_confidence), adaptive=False),
-    "random": Rule(ranked_by(diffusion.at_random), adaptive=False),
-    "peak": Rule(surest_by(peak), adaptive=False),
-    "margin": Rule(surest_by(margin), adaptive=False),
-    "ancestral": Rule(ancestral, adaptive=False),
-    "threshold": Rule(threshold, 0, 1),
-    "factor": Rule(factor),
-    "entropy": Rule(entropy_bound),
-    "stable": Rule(stable),
-    "apart": Rule(apart, 1, 10_000),
-}
-ORDERS = [name for name, rule in RULES.items() if not rule.adaptive]
+RULES = {  # each has a number, and commits more than its quota where it can: an adaptive rule
+    "threshold": lambda seen, tau: seen.confidence >= tau,  # (Fast-dLLM, Wu et al. 2025, arXiv:2505.22618)
+    "factor": factor, "entropy": entropy_bound, "stable": stable, "apart": apart}
 
 
 # 2. Blocks, caches, guidance
 
-
 @dataclass(frozen=True)
 class Decoding:
-    """How to fill a canvas: a rule with its number, and what goes with it."""
+    """How to fill a canvas. Give at most one of the rules --threshold … --apart; without one, --order decides alone."""
 
-    rule: str = "isolated"
-    number: float = 0.0  # the rule's, if it has one
-    score: str = "confidence"  # of SCORES: what an adaptive rule compares with its number
-    schedule: str = "linear"  # of the ancestral rule
-    block: int = 0  # positions that are finished before the next ones begin; 0: the whole canvas at once
-    cache: str = "none"  # "none" | "prefix" | "dual" | "delayed"
-    refresh: int = 0  # passes between two that recompute every row; 0: only a block's first does
-    guidance: float = 0.0  # w of classifier-free guidance by what is given
-    remask: int = 0  # passes at the end that take characters back and write them again
-    sigma: float = 0.05  # the share that each of these takes back
+    order: Literal[tuple(ORDERS)] = "isolated"  # what to commit first; a rule can use peak, margin or confidence
+    threshold: settings.number(float, 0, 1, optional=True) = None  # commit every proposal with at least this confidence
+    factor: settings.number(float, 0, optional=True) = None  # commit n proposals if all are above 1 - factor / (n + 1)
+    entropy: settings.number(float, 0, optional=True) = None  # commit the most certain up to this sum of entropies
+    stable: settings.number(float, 0, optional=True) = None  # commit confident proposals whose KL divergence is less
+    apart: settings.number(float, 1, 10_000, optional=True) = None  # commit the most confident within this distance
+    block: settings.Natural = 0  # positions to finish before the next ones begin; 0: all at once
+    cache: Literal["none", "prefix", "dual", "delayed"] = "none"  # which rows a pass does not compute
+    refresh: settings.Natural = 0  # every how many passes to compute all rows; 0: only in the first of a block
+    guidance: settings.NonNegative = 0.0  # how much more closely to follow the given text; 0: no guidance
+    remask: settings.Natural = 0  # passes of correction at the end, which take characters back
+    schedule: settings.Decided[str] = "linear"  # of the order `ancestral`
 
     def __post_init__(self):
-        if self.rule not in RULES:
-            raise ValueError(f"no rule {self.rule!r}; choose from {', '.join(RULES)}")
-        low, high = RULES[self.rule].low, RULES[self.rule].high
-        if not (low <= self.number <= high and self.number < math.inf):
-            limit = f"from {low:g} to {high:g}" if high < math.inf else f"{low:g} or more"
-            raise ValueError(f"the number of rule {self.rule} must be {limit}, not {self.number:g}")
-        if self.cache not in CACHES:
-            raise ValueError(f"no cache {self.cache!r}; choose from {', '.join(CACHES)}")
+        settings.check(self)
+        diffusion.NoiseSchedule(self.schedule)  # ValueError if there is no such schedule
+        if len(self.rules) > 1:
+            raise ValueError(f"--{self.rules[0]} and --{self.rules[1]} exclude each other: choose one")
+        if self.rules and self.order not in ("isolated", *SCORES):
+            raise ValueError(f"--{self.rules[0]} can use only one of these as --order: {', '.join(SCORES)}")
         if self.refresh and self.cache == "none":
-            raise ValueError("refresh says how often a cache is made anew: choose a cache too")
-        if min(self.block, self.refresh, self.remask, self.guidance) < 0 or not 0 < self.sigma <= 1:
-            raise ValueError("block, refresh, remask and guidance cannot be negative, and sigma is a share")
+            raise ValueError("--refresh renews a cache: add --cache")
         if self.cache == "dual" and not self.block:
-            raise ValueError("the dual cache keeps what is outside of a block: choose a block too")
-        diffusion.NoiseSchedule(self.schedule)
+            raise ValueError("--cache dual keeps the rows outside of a block: add --block")
 
-    def choose(self, look):
-        look = replace(look, confidence=SCORES[self.score](look))
-        number = self.schedule if self.rule == "ancestral" else self.number
-        return RULES[self.rule].choose(look, number) & look.masked
+    @property
+    def rules(self):  # the adaptive rules that have a number: one or none
+        return [name for name in RULES if getattr(self, name) is not None]
+
+    def choose(self, seen):
+        """Which of the Proposals to commit: (B, b). A rule is topped up to the quota with the highest scores."""
+        if self.order == "ancestral":
+            return ancestral(seen) & seen.masked
+        if not self.rules:
+            return diffusion.top_ranked(ORDERS[self.order](seen), seen.masked, seen.quota)
+        seen = replace(seen, confidence=SCORES.get(self.order, SCORES["confidence"])(seen))
+        chosen = RULES[self.rules[0]](seen, getattr(self, self.rules[0])) & seen.masked
+        return chosen | diffusion.top_ranked(seen.confidence, seen.masked & ~chosen, seen.quota - chosen.sum(1))
 
 
-CACHES = ("none", "prefix", "dual", "delayed")
-FAST, FAST_TEMPERATURE = Decoding("apart", 12, cache="delayed", refresh=8), 0.6
-
-
-def sampler(flags, fast=False):
-    """(a sampler to call like `diffusion.denoise`, whether it is adaptive) for flags of chapter 06, {name: value}."""
-    values = asdict(FAST) if fast else {}
-    if flags.get("cache") == "none":
-        values.pop("refresh", None)
-    for name, value in flags.items():
-        values |= {"rule": name, "number": value} if name in RULES else {name: value}
-    if order := values.pop("order", None):
-        if order not in ORDERS:
-            raise cli.UserError(f"no order {order!r}; choose from {', '.join(ORDERS)}")
-        if "rule" in values and order not in SCORES:
-            raise cli.UserError(f"--order {order} is no score of how sure the model is, which the rule "
-                                   f"{values['rule']} needs: choose from {', '.join(SCORES)}")
-        values |= {"score": order} if "rule" in values else {"rule": order}
-    how = settings.build(Decoding, **values)
-    return functools.partial(decode, how=how), RULES[how.rule].adaptive
+FAST, FAST_TEMPERATURE = Decoding(apart=12, cache="delayed", refresh=8), 0.6  # the choice of docs/fast_decoding.md
 
 
 def plan_blocks(masked, size, steps=None):
-    """[(start, end, passes)]: blocks of `size` columns that have masks, from the first mask of masked (B, T) on;
-    0: one block of all columns.
-
-    `steps` passes are shared out by masks, at least one a block; None: as many as masks, one character a pass.
-    """
-    per_column = masked.long().cumsum(1)  # (B, T): one look at the device for all blocks
-    columns = masked.any(0).nonzero()[:, 0].tolist()
-    if not columns:
-        return []
-    length = masked.shape[1]
-    edges = [*range(columns[0], length, size), length] if size else [0, length]
-    upto = torch.cat((torch.zeros_like(per_column[:, :1]), per_column), 1)[:, edges]  # (B, blocks + 1)
-    masks = upto.diff(dim=1).amax(0).tolist()  # of the text that has most
-    done = [0, *itertools.accumulate(masks)]
+    """[(start, end, passes)]: the blocks of `size` columns that contain masks, from the first mask of masked (B, T) on.
+    Size 0 is one block. The blocks share `steps` passes by their masks, with at least one each; None: one per mask."""
+    first, length = int(masked.any(0).long().argmax()), masked.shape[1]
+    edges = [*range(first, length, size), length] if size else [0, length]
+    masks = [int(masked[:, start:end].sum(1).max()) for start, end in itertools.pairwise(edges)]
+    done = [0, *itertools.accumulate(masks)]  # masks before each edge
     steps = done[-1] if steps is None else min(steps, done[-1])
-    due = [-(-steps * n // done[-1]) for n in done]  # passes that may be used by the end of each block, rounded up
-    return [(s, e, max(1, after - before)) for (s, e), n, (before, after)
-            in zip(itertools.pairwise(edges), masks, itertools.pairwise(due)) if n]
+    due = [-(-steps * n // max(1, done[-1])) for n in done]  # passes before each edge, rounded up
+    return [(edges[i], edges[i + 1], max(1, due[i + 1] - due[i])) for i, n in enumerate(masks) if n]
 
 
 class Network:
-    """Logits of a block, from a pass over no more rows than the cache asks for.
+    """The model with a cache: it computes the logits of a block from as few rows as the cache allows.
 
-    Keys and values of rows that are not computed come from chapter 02's buffer, where they stand at their absolute
-    positions as they were when last computed. For a bidirectional model that is an approximation:
+    A pass computes one row per position. In each layer a row has a key and a value, which attention reads from other
+    rows. A cache keeps keys and values, so that later passes compute only some rows:
 
-      prefix   all before the block is kept; the block and what follows it are computed (Fast-dLLM)
-      dual     all outside of the block is kept (Fast-dLLM)
-      delayed  all that was committed before the last pass is kept; masks, and what just stopped to be one, are
-               computed (after dKV-Cache, Ma et al. 2025)
-    """
+      prefix   computes the block and what follows it, and keeps the rows before the block (Fast-dLLM)
+      dual     computes the block, and keeps all rows outside of it (Fast-dLLM)
+      delayed  computes masks and what has just stopped being one (after dKV-Cache, Ma et al. 2025, arXiv:2505.15781)
+
+    A cache is exact where kept rows cannot change: in a causal model such as the GPT, where a row sees only the tokens
+    to its left, which are final. In a dLLM every committed token changes the keys and values of all rows, from the
+    second layer on, so kept rows belong to an older text. `dual` risks most: no row outside of the block learns what
+    the block says, and errors accumulate until the next block or refresh."""
 
     def __init__(self, model, canvas, how):
-        self.model, self.how, self.nfe, (B, T) = model, how, 0, canvas.shape
-        self.given = canvas != model.config.mask_id
-        self.cache = model.make_cache(2 * B if how.guidance else B, T) if how.cache != "none" else None
+        self.model, self.how, self.mask_id = model, how, model.config.mask_id
+        self.nfe = 0  # number of function evaluations: forward passes so far
+        self.given, (B, T) = canvas != self.mask_id, canvas.shape
         self.positions = torch.arange(T, device=canvas.device)
+        self.cache = model.make_cache(2 * B if how.guidance else B, T) if how.cache != "none" else None
 
     def __call__(self, canvas, start, end, fresh):
-        """Logits (B, end - start, V) of the block [start:end) of canvas (B, T). fresh: compute every row.
-
-        Rows of the block that are not computed, for they have no mask, have logits 0.
-        """
-        mask_id, rows = self.model.config.mask_id, self.positions
-        masked = (canvas == mask_id).any(0)  # (T,) in some text of the batch
-        if self.cache is not None and not fresh:
-            if self.how.cache == "prefix":
-                rows = rows[start:]
-            elif self.how.cache == "dual":
-                rows = rows[start:end]
-            else:
-                rows = (masked | self.before).nonzero()[:, 0]
-        self.before, x = masked, canvas
-        if self.how.guidance:  # with and without what is given, as one batch of 2 B texts
-            x = torch.cat((canvas, canvas.masked_fill(self.given, mask_id)))
-        t = (x == mask_id).float().mean(1)
-        logits = self.model(x[:, rows], t, positions=rows, cache=self.cache)
+        """Logits (B, end - start, V) of the columns [start, end) of canvas (B, T). fresh: compute all rows, and not
+        only those that the cache asks for; the other logits are 0."""
+        masked = (canvas == self.mask_id).any(0)  # (T,) masked in some text of the batch
+        rows, x, kind = self.positions, canvas, self.how.cache
+        if kind != "none" and not fresh:
+            rows = {"prefix": rows[start:], "dual": rows[start:end], "delayed": rows[masked | self.before]}[kind]
+        self.before = masked
+        if self.how.guidance:  # with and without the given text, as one batch of 2 B texts
+            x = torch.cat((canvas, canvas.masked_fill(self.given, self.mask_id)))
+        logits = self.model(x[:, rows], (x == self.mask_id).float().mean(1), positions=rows, cache=self.cache)
         self.nfe += len(x) // len(canvas)
         logits = logits.new_zeros(*x.shape, logits.shape[-1]).index_copy(1, rows, logits)[:, start:end]
         if self.how.guidance:
+            # Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598): exaggerate what the given text changes
+            # in the logits, w + 1 times, as LLaDA does (Nie et al. 2025, arXiv:2502.09992).
             known, unknown = logits.chunk(2)
-            logits = unknown + (self.how.guidance + 1) * (known - unknown)  # as LLaDA has it (Nie et al. 2025)
+            logits = unknown + (self.how.guidance + 1) * (known - unknown)
         return logits
 
 
 # 3. The sampler
 
-
 @torch.no_grad()
 def decode(model, canvas, steps=None, temperature=0.8, top_k=None, generator=None, how=Decoding()):
-    """Fill the masks of `canvas` (B, T) as `how` says, T at most seq_len. Yields `diffusion.State`s like `denoise`.
-
-    steps: passes in all, shared out among the blocks, each at least one; an adaptive rule takes fewer if it can.
-    None: as many as masks. A text of a batch that is done with a block waits for the others; what each text alone
-    would have needed is the number of states that commit something to it.
-    """
+    """Fill the masks of `canvas` (B, T), T at most seq_len, as `how` says. Yields States like `diffusion.denoise`.
+    steps: maximum number of passes, shared out among the blocks; None: one per mask. A text of the batch that has
+    finished a block waits for the others. It needs as many passes as there are States that commit to it."""
     masked = canvas == model.config.mask_id
-    written, confidence, nothing = masked, (~masked).float(), torch.zeros_like(masked)
-    network, number, adaptive = Network(model, canvas, how), 0, RULES[how.rule].adaptive
-    yield diffusion.State(canvas, confidence, nothing, 0, 0)
-    for start, end, budget in plan_blocks(masked, how.block, steps):
+    network, alpha = Network(model, canvas, how), diffusion.NoiseSchedule(how.schedule).alpha
+    propose = functools.partial(diffusion.propose, temperature=temperature, top_k=top_k, generator=generator)
+    state = diffusion.State(canvas=canvas, confidence=(~masked).float(), committed=masked & False, step=0, nfe=0)
+    pace = diffusion.PACE if how.order == "isolated" and not how.rules else 1
+    yield state
+    for start, end, passes in plan_blocks(masked, how.block, steps):
         here, total, before = slice(start, end), masked[:, start:end].sum(1), None
-        for step in range(1, budget + 1):
-            fresh = step == 1 or how.refresh and (step - 1) % how.refresh == 0
-            logits, hidden = network(canvas, start, end, fresh), masked[:, here]  # (B, b, V), (B, b)
-            token, sure = diffusion.propose(logits, temperature, top_k, generator)
-            quota = hidden.sum(1) - diffusion.masks_remaining(total, step, budget, RULES[how.rule].pace)  # (B,)
-            if adaptive:
-                quota = quota.clamp(min=1)
-            levels = 1 - (step - 1) / budget, 1 - step / budget
-            commit = how.choose(Look(logits, before, sure, hidden, quota, levels, generator))  # (B, b)
-            canvas, confidence, committed, masked = (x.clone() for x in (canvas, confidence, nothing, masked))
-            canvas[:, here] = torch.where(commit, token, canvas[:, here])
-            confidence[:, here] = torch.where(hidden, sure, confidence[:, here])
-            committed[:, here], masked[:, here], before, number = commit, hidden & ~commit, logits, number + 1
-            yield diffusion.State(canvas, confidence, committed, number, network.nfe)
-            if adaptive and not masked[:, here].any():  # the only rules that must look before they go on
+        for step in range(1, passes + 1):
+            hidden = state.canvas[:, here] == network.mask_id  # (B, b)
+            logits = network(state.canvas, start, end, fresh=(step - 1) % (how.refresh or passes) == 0)  # (B, b, V)
+            token, confidence = propose(logits)  # (B, b) each
+            quota = hidden.sum(1) - diffusion.masks_remaining(total, step, passes, pace)  # (B,)
+            levels = torch.tensor([1 - (step - 1) / passes, 1 - step / passes])  # noise before and after this pass
+            chosen = how.choose(Proposals(
+                logits=logits, before=before, confidence=confidence, masked=hidden, generator=generator,
+                quota=quota.clamp(min=1) if how.rules else quota, alphas=alpha(levels).tolist()))
+            state, before = commit(state, here, token, confidence, chosen, network), logits
+            yield state
+            if how.rules and torch.equal(chosen, hidden):  # the block is finished early
                 break
-    for step in itertools.count():
-        if step < how.remask:
-            back = take_back(confidence, written & ~masked, how.sigma, generator)
-            canvas, masked = torch.where(back, model.config.mask_id, canvas), masked | back
+    yield from correct(network, propose, state, masked, generator)
+
+
+def commit(state, here, token, confidence, chosen, network):
+    """The next State: `token` (B, b) is committed where `chosen` (B, b) is True, in the columns of the slice `here`."""
+    canvas, known, committed = state.canvas.clone(), state.confidence.clone(), torch.zeros_like(state.committed)
+    known[:, here] = torch.where(canvas[:, here] == network.mask_id, confidence, known[:, here])
+    canvas[:, here] = torch.where(chosen, token, canvas[:, here])
+    committed[:, here] = chosen
+    return replace(state, canvas=canvas, confidence=known, committed=committed, step=state.step + 1, nfe=network.nfe)
+
+
+# 4. Correction: take characters back and write them again
+
+def correct(network, propose, state, written, generator):
+    """Take back a share of the positions `written` (B, T) in each of `remask` passes, then fill all masks."""
+    for step in itertools.count(1):
+        masked = state.canvas == network.mask_id
+        if step <= network.how.remask:
+            back = take_back(state.confidence, written & ~masked, generator=generator)
+            state, masked = replace(state, canvas=state.canvas.masked_fill(back, network.mask_id)), masked | back
         elif not masked.any():
-            break
-        token, sure = diffusion.propose(network(canvas, 0, canvas.shape[1], True), temperature, top_k, generator)
-        # What is taken back stands together, in one odd word: it must not be written again all at once.
-        commit = apart(Look(None, None, sure, masked, nothing.sum(1), (0, 0), generator), FAST.number)
-        canvas, confidence = torch.where(commit, token, canvas), torch.where(masked, sure, confidence)
-        masked, number = masked & ~commit, number + 1
-        yield diffusion.State(canvas, confidence, commit, number, network.nfe)
+            return
+        token, confidence = propose(network(state.canvas, 0, masked.shape[1], True))
+        # Remasked characters tend to be adjacent, so one pass must not write them all.
+        score = diffusion.noisy_log_confidence(confidence, masked, generator)
+        chosen = diffusion.distance_to_surer(score, masked) > FAST.apart
+        state = commit(state, slice(None), token, confidence, chosen, network)
+        yield state
 
 
-def take_back(confidence, written, sigma, generator=None):
-    """Which of the characters `written` (B, T) to mask again: (B, T) bool, about a share `sigma`, unsure ones first.
-
-    ReMDM (Wang et al. 2025): a sampler on its way from noise level t to s may mask what is visible again, with any
-    probability σ ≤ (1 - α_s) / α_t, and still leads to the data. Theirs loops at one level in between; here the loop
-    is at the end, between α_t = 1 and α_s = 1 - σ. The share of each character goes with 1 - its confidence when
-    committed, so that where the model was sure nothing is undone.
-    """
+def take_back(confidence, written, sigma=0.05, generator=None):
+    """Which characters of `written` (B, T) to mask again: (B, T), about a share `sigma`, mostly of low confidence.
+    A sampler between noise levels t and s may mask any visible token again with probability σ ≤ (1 - α_s) / α_t, and
+    its samples keep their distribution (ReMDM, Wang et al. 2025, arXiv:2503.00307). Here α_t = 1 and α_s = 1 - σ."""
     doubt = (1 - confidence) * written
     share = sigma * doubt * written.sum(1, keepdim=True) / doubt.sum(1, keepdim=True).clamp(min=1e-9)  # (B, T)
     return torch.rand(confidence.shape, device=confidence.device, generator=generator) < share
 
 
-# 4. What all of it buys
+# 5. The program
 
-
-def ways(dllm, gpt, length):
-    """Every `decoding_report.Way` to write so many characters that is measured, the lines to beat first."""
-    long = length > dllm.config.seq_len
-
-    def way(kind, name, steps=None, temperature=0.8, how=None, model=dllm, same_without=None):
-        sampler = functools.partial(decode, how=how) if how else diffusion.denoise
-        adaptive = how is not None and RULES[how.rule].adaptive
-        return decoding_report.Way(kind, name, model, steps or length, temperature, sampler, adaptive, same_without)
-
-    yield way("plain", "plain, one character a pass")
-    yield way("plain", "plain, 64 passes a window (default)", 64)
-    yield way("plain", "plain, 16 passes a window", 16)
-    yield way("GPT", "GPT with KV cache", model=gpt)
-    yield way("rule", "noisy, 64 passes a window", 64, how=Decoding("noisy"))
-    if not long:
-        for steps in (64, 16):
-            yield way("ancestor", f"surest peak, drawn, {steps} passes", steps, how=Decoding("peak"))
-        for how in (*(Decoding(rule) for rule in ("random", "confidence", "margin")),
-                    *(Decoding("ancestral", schedule=name) for name in diffusion.NoiseSchedule.NAMES)):
-            name = f"ancestral, {how.schedule}" if how.rule == "ancestral" else how.rule
-            yield way("rule", f"{name}, 64 passes", 64, how=how)
-        for cache in ("none", "prefix", "dual"):
-            name = "confidence, blocks of 32, 64 passes"
-            yield way("block" if cache == "none" else "cache", name + f", {cache}" * (cache != "none"), 64,
-                      how=Decoding("confidence", block=32, cache=cache), same_without=name)
-        for rule, number in (("threshold", 0.9), ("factor", 1.0), ("entropy", 0.5), ("stable", 0.01)):
-            how = Decoding(rule, number, block=32, cache="dual")
-            yield way("block", f"{rule} {number:g}, blocks of 32, dual", how=how)
-        yield way("remask", "ancestral, 32 passes and 32 to mend", 32, how=Decoding("ancestral", remask=32))
-        yield way("remask", "apart 4, and 16 to mend", how=Decoding("apart", 4, remask=16))
-    for number, temperature in ((4, 0.8), (8, 0.8), (12, 0.8), (4, 0.6), (8, 0.6), (12, 0.6)):
-        yield way("rule", f"apart {number}", None, temperature, Decoding("apart", number))
-    for cache in ("prefix", "dual") if not long else ():
-        yield way("cache", f"apart 12, blocks of 64, {cache}", None, FAST_TEMPERATURE,
-                  Decoding("apart", 12, block=64, cache=cache), same_without="apart 12")
-    yield way("cache", "apart 12, delayed", None, FAST_TEMPERATURE, replace(FAST, refresh=0), same_without="apart 12")
-    yield way("fast", "apart 12, delayed, refreshed (--fast)", None, FAST_TEMPERATURE, FAST, same_without="apart 12")
-
-
-SIZES = {"quick": (16, 4), "full": (32, 16), "gpu": (256, 64)}  # texts of LENGTHS
-LENGTHS = (256, 1024)
-
-
-def animate(model, tokenizer, seed):
-    """A text in blocks of four, as the bytes of a GIF."""
-    canvas = torch.full((1, 160), model.config.mask_id, device=model.head.weight.device)
-    how, generator = Decoding("threshold", 0.9, block=4, cache="dual"), torch.Generator(canvas.device).manual_seed(seed)
-    history = list(decode(model, canvas, generator=generator, how=how))
-    letters = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)] + [tokenizers.MASK_CHAR]
-    return views.gif_bytes([generation.on_cpu(state) for state in history], [[False] * 160], letters)
+@dataclass(frozen=True)
+class Command(generation.Flags):
+    steps: settings.OptionalCount = None  # maximum passes per window; None: 64, with --threshold … --apart no maximum
+    write: settings.Switch = False  # write a text, instead of measuring
+    decoding: Decoding = Decoding()
+    dllm: settings.OptionalText = None  # measured dLLM: name or folder of a run; None: your latest, or the shipped
+    gpt: settings.OptionalText = None  # measured GPT: the same
+    corpus: str = "shakespeare"  # the text on which both models were trained: a name or a file
+    size: Literal["auto", "quick", "full", "gpu"] = "auto"  # how much to measure; auto: gpu with CUDA, otherwise quick
+    out: settings.OptionalPath = None  # folder for the page; None: report/ in the folder of the dLLM's run
 
 
 def main(argv=None):
-    args, text, dllm, gpt, tokenizer, about = comparison.prepare(argv, __doc__, SIZES)
-    train_text, val_text = corpora.split(text.text)
-    val_ids = torch.tensor(tokenizer.encode(val_text), device=args.device)
-    judge = measures.Judge(train_text, tokenizer.vocab_size)
-    vocabulary, parts = set(measures.words_of(train_text)), []
-    for length, texts in zip(LENGTHS, SIZES[args.size]):
-        rows = training.windows_of(val_ids, length, texts)  # (N, T)
-        if len(rows) < 2:
-            raise cli.UserError(f"{text.name} is too short to compare on: its last tenth must fill several texts")
-        cli.heading(f"{len(rows)} texts of {length} characters")
-        print(f"  {'':44} temp passes rows/ch. known words   judge's NLL     distinct")
-        parts.append(decoding_report.measure(
-            ways(dllm, gpt, length), rows, judge, vocabulary, tokenizer, args.seed))
-    with files.whole_file(args.out / "figures" / "fast_decoding.gif") as path:
-        path.write_bytes(animate(dllm, tokenizer, args.seed))
-    decoding_report.write(about | {"size": args.size, "parts": parts}, args.out)
-    print("\nNext: 12_scale.py, where model and text outgrow this machine.")
+    command = settings.parse(Command, argv)
+    changed = {field.name for field in fields(command) if getattr(command, field.name) != field.default}
+    measuring, how = changed & {"dllm", "gpt", "corpus", "size", "out"}, command.decoding
+    if not command.write:
+        if changed - measuring - {"seed", "device"}:
+            raise cli.UserError("a flag that describes a text, or how to write it, needs --write: add it")
+        import_module("plumbing.reports.decoding_ways").run(command)  # imported late, because it imports this chapter
+        print("\nNext: 12_scale.py, where model and text outgrow this machine.")
+        return
+    if measuring:
+        raise cli.UserError(f"--{min(measuring)} is a flag of measuring: leave out --write")
+    command = generation.prepare(replace(command, steps=command.steps or (generation.MAX_LENGTH if how.rules else 64)))
+    folder = checkpoint.find(command.checkpoint)
+    model, tokenizer, _ = generation.open_model(folder, command.device)
+    rows = generation.canvas_rows(command, tokenizer)
+    if how.guidance and set(rows[0]) == {model.config.mask_id}:
+        raise cli.UserError("--guidance follows the text that is given: add --prompt or --infill")
+    generation.watch(model, tokenizer, rows, command, folder.resolve().name, functools.partial(decode, how=how))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "lower --num, or use --device cpu")

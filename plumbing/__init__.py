@@ -38,6 +38,7 @@ Pages in docs/ that are written from numbers, and the measuring behind them:
     reports.comparison_verdicts  which of two results is better, with errors
     reports.comparison_figures   its figures
     reports.fast_decoding        chapter 11's page
+    reports.decoding_ways        the ways to write that it compares, and their measuring
     reports.scale                what the sizes of chapter 12 need, computed
     reports.ablation             what each ingredient of the training recipe buys
     reports.speed                what benchmark.py measures

@@ -3,11 +3,8 @@
 A mistake that the user can correct ends the program with one clear message and exit code 2, never with a traceback.
 """
 
-import argparse
-import difflib
 import errno
 import os
-import re
 import sys
 
 
@@ -19,19 +16,8 @@ class Unreachable(UserError):
     """A server does not answer, so there is no sense in asking it for another file."""
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, like all others, and name the flag that was perhaps meant."""
-
-    def error(self, message):
-        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
-        flags = [flag for action in self._actions for flag in action.option_strings]
-        near = difflib.get_close_matches(unknown[1], flags, 1) if unknown else []
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"{message} ({hint}--help lists the flags)")
-
-
 def run(main, out_of_memory="lower --batch-size, and raise --accumulate by the same factor"):
-    """Call `main()`. What the user can put right ends in one line on stderr and exit code 2.
+    """Call `main()`. A mistake that the user can correct ends in one line on stderr and exit code 2.
 
     out_of_memory: what to do when the memory of the GPU is full.
     """
@@ -63,9 +49,11 @@ def run(main, out_of_memory="lower --batch-size, and raise --accumulate by the s
 
 
 def stop(line, code=2, label="error: "):
+    """Print a line on stderr and end the program with an exit code."""
     print(f"{label}{line}", file=sys.stderr)
     sys.exit(code)
 
 
-def heading(text: str) -> None:
+def heading(text):
+    """Print a heading, underlined."""
     print(f"\n{text}\n{'-' * len(text)}")
