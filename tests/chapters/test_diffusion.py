@@ -27,6 +27,18 @@ def unigram():
     return Unigram(config, frequencies), frequencies
 
 
+class Spy(torch.nn.Module):
+    """A model that notes of each call which share of each row is masked, and the noise level that it is told."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config, self.seen = model, model.config, []
+
+    def forward(self, tokens, t):
+        self.seen.append(((tokens == V).float().mean(1), t))
+        return self.model(tokens)
+
+
 def random_model(vocab_size=V, length=T, seed=0, **switches):
     """A transformer whose prediction depends on everything it sees: fresh weights would hide mistakes."""
     return make_model(vocab_size, length, std=0.5, seed=seed, n_layer=2, **switches)
@@ -212,18 +224,10 @@ def test_nelbo_with_given_tokens_counts_the_others_only():
     x0 = torch.multinomial(frequencies, 4000 * T, replacement=True, generator=seeded()).view(4000, T)
     x0[:, :2] = 6  # the rarest symbol, twice: were it counted, the loss would be far higher
     exact = -frequencies.log()[x0[:, 2:]].mean().item()
-    seen = []
-
-    class Spy(torch.nn.Module):
-        config = model.config
-
-        def forward(self, tokens, t):
-            seen.append(((tokens == V).float().mean(1), t))
-            return model(tokens)
-
-    mean, error = diffusion.nelbo(Spy(), x0, batch_size=4000, given=2)
+    spy = Spy(model)
+    mean, error = diffusion.nelbo(spy, x0, batch_size=4000, given=2)
     assert abs(mean - exact) < 4 * error  # the bound is tight for this model
-    (share, t), = seen
+    (share, t), = spy.seen
     assert torch.allclose(share, t)  # the noise level is the share of the whole row, as in the sampler
 
 
@@ -245,17 +249,9 @@ def test_loss_of_a_unigram_model_and_its_noise_limit():
     x0 = random_tokens(5000)
     exact = -frequencies.log()[x0].mean().item()
     assert abs(diffusion.diffusion_loss(model, x0, 0.8, seeded()).item() - exact) < 0.02
-    seen = []
-
-    class Spy(torch.nn.Module):
-        config = model.config
-
-        def forward(self, tokens, t):
-            seen.append(((tokens == V).float().mean(1), t))
-            return model(tokens)
-
-    diffusion.diffusion_loss(Spy(), x0, 0.5, seeded())
-    (share, t), = seen
+    spy = Spy(model)
+    diffusion.diffusion_loss(spy, x0, 0.5, seeded())
+    (share, t), = spy.seen
     assert torch.allclose(share, t)  # what the model is told is what it sees
     assert share.min() > 0 and share.max() <= 0.5 + 1 / T
 
