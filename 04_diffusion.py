@@ -19,7 +19,7 @@ from plumbing import cli, figures, files, measures, sampling, settings, tokenize
 
 transformer = import_module("03_transformer")
 stratified, top_ranked, distance_to_surer = sampling.stratified, sampling.top_ranked, sampling.distance_to_surer
-PACE = 1.5  # of the sampler. Above 1: more characters in early passes, while they can be far apart. 1: equal numbers
+PACE = 1.5  # the sampler writes more in early passes, while characters can be far apart; 1 would be equal numbers
 
 
 # 1. The idea: hide some tokens, and predict them from the others
@@ -41,16 +41,17 @@ def simple_loss(model, x0, generator=None):
 
 # 2. What the loss estimates
 # A good model gives a high probability p(text) to real text. The negative log-likelihood (NLL) is -log p(text), in
-# nats (1 nat = 1.44 bits). Let the model write T tokens in a random order, one per pass. By the chain rule
+# nats. Let the model write T tokens in a random order, one per pass. By the chain rule
 #     log p(text | order) = sum over i of log p(token at order[i] | tokens at order[0] ... order[i-1]).
-# All T! orders can write the same text, so p(text) is the mean of p(text | order). For a long text we cannot compute
-# this mean. We can estimate the mean of the logarithms, and Jensen's inequality says that it is never higher:
+# All T! orders can write the same text, so p(text) is the mean of p(text | order). For a long text we can estimate
+# only the mean of the logarithms. It is never above the logarithm of the mean (Jensen's inequality):
 #     log p(text) = log mean p(text | order) >= mean log p(text | order).
-# The right side is the evidence lower bound (ELBO). Its negative, the NELBO, is an upper bound on the NLL.
+# The right side is the evidence lower bound (ELBO). Its negative, the NELBO, is an upper bound on the NLL. Both
+# describe this way to write. A faster sampler (section 5) gives texts other probabilities.
 def masked_cross_entropy(model, x0, xt, t):
     """Cross-entropy of x0 under model(xt, t) at each masked position, 0 at the visible ones: (B, T), in nats."""
-    logits = model(xt, t).float().flatten(0, 1)  # (B T, V)
-    return F.cross_entropy(logits, x0.flatten(), reduction="none").view_as(x0) * (xt == model.config.mask_id)
+    logits, masked = model(xt, t).float().flatten(0, 1), xt == model.config.mask_id  # (B T, V), (B, T)
+    return F.cross_entropy(logits, x0.flatten(), reduction="none").view_as(x0) * masked  # no loss where it was visible
 
 
 @torch.no_grad()
@@ -63,29 +64,30 @@ def derive_bound(model, x0):
     xt = torch.stack([x0.index_fill(0, torch.tensor(masked), model.config.mask_id) for masked in sets])  # (2^T-1, T)
     losses = masked_cross_entropy(model, x0.expand_as(xt), xt, k / T).double()  # (2^T-1, T)
     loss_of, total = dict(zip(map(frozenset, sets), losses.tolist())), losses.sum(1)
-    nll = torch.tensor([sum(loss_of[frozenset(order[i:])][order[i]] for i in range(T))
+    nll = torch.tensor([sum(loss_of[frozenset(order[i:])][order[i]] for i in range(T))  # in step i, order[i:] is masked
                         for order in permutations(range(T))], dtype=torch.float64)  # (T!,) -log p(text | order)
     steps = {"NLL: -log of the mean of p(text | order)": math.log(len(nll)) - (-nll).logsumexp(0)}
     steps["NELBO: mean of -log p(text | order)"] = nll.mean()
     # When k tokens are still masked, all sets of k positions are equally likely, and each of the k is next with
-    # probability 1/k. So the mean over orders is the sum over k of the mean loss of a masked token. That sum is T times
-    # its mean over k. One pass gives the losses of all k tokens, but an order would use only one of them.
+    # probability 1/k. So the mean over orders is the sum over k = 1 … T of the mean loss of a masked token, or T times
+    # the mean over k. One pass gives the losses of all k tokens, although an order would use only one of them.
     count = torch.tensor([math.comb(T, n) for n in k.tolist()])  # how many sets have k masks
     steps["mean over k, and over sets of k masks, of T/k Σ loss"] = (T / k * total / count).sum() / T
-    # Now mask each token independently with probability t. A set of k masks has probability t^k (1-t)^(T-k). The
-    # integral of 1/t times that is 1 / (k count): the factors of the line above. So the weight T/k becomes 1/t.
-    # The expected number of masks is T t, and 1/t cancels this t. What remains is T times the area under ℓ(t).
-    def ell(t):  # ℓ(t), the mean loss of a masked token if each token is masked with probability t (n,): (n,)
-        return (t[:, None] ** (k - 1) * (1 - t[:, None]) ** (T - k)) @ total / T
+    # The same by a clock: give each token a random u in (0, 1), and write the token with the largest u first. All
+    # orders are equally likely, and when the token with u = t is written, each other one is still masked with
+    # probability t. So its mean loss is the area under ℓ. If we mask all tokens at rate t instead, a token is hidden,
+    # and has a loss, only with probability t: hence the weight 1/t.
+    def ell(t):  # ℓ(t), the mean loss of a masked token if each of the others is masked with probability t (n,): (n,)
+        return (t[:, None] ** (k - 1) * (1 - t[:, None]) ** (T - k)) @ total / T  # of k masks, k - 1 are others
 
     edges = torch.linspace(0, 1, 10001, dtype=torch.float64) ** 4  # narrow intervals near 0, where weights are large
     t, dt = (edges[1:] + edges[:-1]) / 2, edges.diff()
     steps["T times the area under ℓ(t), for t from 0 to 1"] = T * ell(t) @ dt
-    # A noise schedule (section 6) masks at rate u = 1 - alpha(t) and has the weight u'(t) / u. Substituting u for t
-    # gives the same area. So all schedules have the same NELBO, if the model is not told t (or is told u).
+    # A noise schedule (section 6) is another clock: it masks at rate u = 1 - alpha(t), in the same order. With its
+    # weight u'(t) / u the area is the same (substitute u for t), if the model is not told t, or is told u.
     for schedule in map(NoiseSchedule, NoiseSchedule.NAMES):
         u = 1 - schedule.alpha(t)
-        steps[f"area under weight(t) T u ℓ(u), {schedule.name} schedule"] = T * (schedule.weight(t) * u * ell(u)) @ dt
+        steps[f"the same for u = 1 - alpha(t), {schedule.name} schedule"] = T * (schedule.weight(t) * u * ell(u)) @ dt
     return {step: number.item() for step, number in steps.items()}, ell
 
 
@@ -94,7 +96,7 @@ def mask_exactly(x0, k, mask_id, generator=None, given=0):
     """Hide exactly k (B,) tokens of each row of x0 (B, T), but none of the first `given`. Returns (B, T)."""
     score = torch.rand(x0.shape, device=x0.device, generator=generator)
     score[:, :given] = 1  # higher than all others
-    rank = score.argsort(1).argsort(1)  # (B, T)
+    rank = score.argsort(1).argsort(1)  # (B, T) the rank of each score in its row
     return torch.where(rank < k[:, None], mask_id, x0)
 
 
@@ -102,9 +104,9 @@ def mask_exactly(x0, k, mask_id, generator=None, given=0):
 def nelbo(model, x0, draws=1, batch_size=64, seed=0, given=0):
     """Estimate the NELBO of x0 (N, T), an upper bound on the NLL: (mean, standard error) in nats per token.
 
-    It averages T/k Σ loss / T over `draws` random masks per row (LLaDA, Nie et al. 2025, arXiv:2502.09992, equation 6).
-    T does not count the first `given` tokens of a row, which are never masked. The seed fixes the masks, so that all
-    models are measured on the same masks. The error describes the choice of masks, not the choice of texts.
+    It averages Σ loss / k, which is (T/k Σ loss) / T, over `draws` random masks per row (LLaDA, Nie et al. 2025,
+    arXiv:2502.09992, equation 6). The first `given` tokens are never masked and do not count. The seed fixes the masks,
+    so that all models meet the same ones. The error describes the choice of masks, not the choice of texts.
     """
     generator = torch.Generator(x0.device).manual_seed(seed)
     x0 = x0.repeat(draws, 1)
@@ -115,8 +117,8 @@ def nelbo(model, x0, draws=1, batch_size=64, seed=0, given=0):
         xt = mask_exactly(rows, ks, model.config.mask_id, generator, given)
         bounds.append(masked_cross_entropy(model, rows, xt, ks / (T + given)).sum(1) / ks)
     bounds = torch.cat(bounds)[k.argsort()].cpu().double()  # (N,) from few masks to many
-    # Stratification removes the variance between noise levels. The error is estimated from neighbouring strata, which
-    # have almost the same k (Cochran 1977, Sampling Techniques, section 5A.12).
+    # Spreading k evenly (stratification) removes the variance between noise levels. The error comes from neighbours in
+    # this list, which have almost the same k (Cochran 1977, Sampling Techniques, section 5A.12).
     pairs = bounds[: N // 2 * 2].view(-1, 2)
     return bounds.mean().item(), (pairs.diff().square().sum().sqrt() / N).item()
 
@@ -125,8 +127,8 @@ def nelbo(model, x0, draws=1, batch_size=64, seed=0, given=0):
 def diffusion_loss(model, x0, t_max=1.0, generator=None):
     """simple_loss with less variance: the shares of masks in the rows of x0 (B, T) are spread evenly up to t_max.
 
-    Every masked token has the same weight, so a row with many masks counts more. The loss is a mean of ℓ(t) with weight
-    t, and the NELBO is the plain mean. In a trained model ℓ(t) grows with t, so the loss is higher than the NELBO.
+    Every masked token has the same weight: the bound's 1/t would be noisy. So the loss is a mean of ℓ(t) with weight t,
+    and the NELBO is the plain mean. Both are lowest for the true probabilities. ℓ(t) grows with t: the loss is higher.
     """
     B, T = x0.shape
     k = 1 + (stratified(B, x0.device, generator) * t_max * T).long().clamp(max=T - 1)  # (B,)
@@ -137,11 +139,10 @@ def diffusion_loss(model, x0, t_max=1.0, generator=None):
 # 5. The sampler
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What `denoise` yields before the first pass and after each pass. All views and progress bars read these states.
-    While a position is masked, its confidence is the probability of the token that the last pass proposed there."""
+    """What `denoise` yields before the first pass and after each pass. All views read these states."""
 
     canvas: torch.Tensor  # (B, T) tokens, and mask_id where a token is still masked
-    confidence: torch.Tensor  # (B, T) the probability of each token when it was written; 1 for a given token
+    confidence: torch.Tensor  # (B, T) probability of the token when it was written (masked: proposed last); given: 1
     committed: torch.Tensor  # (B, T) True where this pass wrote a token
     step: int  # 0 before the first pass
     nfe: int  # number of function evaluations (forward passes) so far
@@ -152,7 +153,7 @@ class State:
 
 
 def propose(logits, temperature, top_k=None, generator=None):
-    """Draw a token (B, T) for each position of logits (B, T, V). Returns it and the model's own probability of it."""
+    """Draw a token for each position of logits (B, T, V), and say how likely the model finds it: (B, T) each."""
     token = sampling.draw(logits, temperature, top_k, generator)
     return token, logits.float().softmax(-1).gather(-1, token[..., None])[..., 0]
 
@@ -163,7 +164,7 @@ def by_confidence(confidence, masked, count, generator=None):
 
 
 def masks_remaining(total, step, steps, pace=PACE):
-    """How many of `total` (B,) masks remain after pass `step`. If possible, each later pass has one to replace. (B,)"""
+    """How many of `total` (B,) masks remain after pass `step`, never so few that a later pass writes nothing: (B,)."""
     share = (steps - step) / steps
     return torch.maximum((total * share**pace + 1e-3).long(), total.clamp(max=steps) * (steps - step) // steps)
 
@@ -173,7 +174,7 @@ def denoise(model, canvas, steps=64, temperature=0.8, top_k=None, select=None, p
     """Replace the masks of `canvas` (B, T) in `steps` forward passes, or in fewer if it has fewer masks.
 
     Each pass proposes a token for every mask, and the rule `select` (None: by_isolation) chooses which ones to write.
-    Tokens that are not masked never change, such as a prompt. Yields a `State` before the first pass and after each.
+    Tokens of one pass cannot see each other, so few passes make errors. Given tokens never change. Yields `State`s.
     """
     select, masked = select or by_isolation, canvas == model.config.mask_id
     total, confidence = masked.sum(1), (~masked).float()  # (B,), (B, T)
@@ -196,16 +197,16 @@ def at_random(confidence, masked, count, generator=None):
 
 
 def noisy_log_confidence(confidence, masked, generator=None):
-    """The logarithm of confidence (B, T) plus noise that fades with the masks: MaskGIT, Chang et al. 2022,
-    arXiv:2202.04200. Without noise, early passes write spaces and short words, and the rest must fit between them."""
+    """The logarithm of confidence (B, T) plus noise that gets smaller as masks disappear (MaskGIT, Chang et al. 2022,
+    arXiv:2202.04200). Without it, early passes write spaces and short words, and the rest must fit between them."""
     noise = torch.rand(confidence.shape, device=confidence.device, generator=generator)
-    gumbel = -(-noise.clamp(1e-6, 1 - 1e-6).log()).log()  # Gumbel noise: argmax(log p + noise) is a random draw from p
+    gumbel = -(-noise.clamp(1e-6, 1 - 1e-6).log()).log()  # Gumbel noise: ranking by the sum is drawing by p
     return confidence.log() + masked.float().mean(1, keepdim=True) * gumbel
 
 
 def by_isolation(confidence, masked, count, generator=None):
-    """Selection rule: write `count` (B,) confident proposals that are far from any more confident one. Characters
-    written in the same pass cannot see each other, so two neighbours may belong to two different words."""
+    """Selection rule: write `count` (B,) confident proposals that are far from any more confident one. Neighbours that
+    are written in the same pass may belong to two different words."""
     far = distance_to_surer(noisy_log_confidence(confidence, masked, generator), masked)
     return top_ranked(far + confidence, masked, count)  # distances are whole numbers: confidence decides between equals
 
@@ -228,7 +229,8 @@ class NoiseSchedule:
         return {"linear": 1 - t, "cosine": torch.cos(math.pi / 2 * t), "sqrt": 1 - t.sqrt()}[self.name]
 
     def weight(self, t):
-        return {"linear": 1 / t, "cosine": math.pi / 2 / torch.tan(math.pi / 4 * t), "sqrt": 0.5 / t}[self.name]
+        cosine = math.pi / 2 / torch.tan(math.pi / 4 * t)  # because sin x / (1 - cos x) = 1 / tan(x / 2)
+        return {"linear": 1 / t, "cosine": cosine, "sqrt": 0.5 / t}[self.name]
 
 
 @torch.no_grad()
@@ -256,13 +258,12 @@ def show_bound(show):
     model = transformer.Transformer(transformer.TransformerConfig(3, 3, n_layer=1, n_head=1, n_embd=8))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # the order matters more to such a model than to a fresh one
-    tea = torch.tensor([2, 1, 0])
-    steps, ell = derive_bound(model, tea)
+    steps, ell = derive_bound(model, tea := torch.tensor([2, 1, 0]))
     nll, *bounds = steps.values()
     assert nll <= bounds[0] and max(bounds) - min(bounds) < 1e-4, "all forms of the NELBO must be equal"
     mean, error = nelbo(model, tea[None], draws=2000)
-    steps |= {"section 3: nelbo, from 2000 random masks": 3 * mean, "           its standard error": 3 * error}
-    print("\n".join(f"   {step:58} {nats:.6f}" for step, nats in steps.items()))
+    print("\n".join(f"   {step:58} {nats:.5f}" for step, nats in steps.items()))
+    print(f"   {'section 3: nelbo, from 2000 random masks':58} {3 * mean:.5f} ± {3 * error:.5f}")
     t = torch.linspace(0, 1, 200, dtype=torch.float64)
     figure, axes = figures.pyplot(show).subplots(figsize=(5, 3.2), layout="constrained")
     axes.fill_between(t, ell(t), color=figures.COLORS["dllm"], alpha=0.4)
@@ -281,7 +282,7 @@ def show_training(model, x0, steps):
         optimizer.zero_grad()
         diffusion_loss(model, x0.repeat(8, 1)).backward()
         optimizer.step()
-    print(f"   All four sentences are equally likely, so the NELBO is at least ln 4 / 46 = {math.log(4) / 46:.3f}."
+    print(f"   No model can give four texts more than 1/4 each, so NELBO >= NLL >= ln 4 / 46 = {math.log(4) / 46:.3f}."
           "\n   The loss stays higher: it gives more weight to texts with many masks, which are harder to predict.")
 
 
@@ -290,12 +291,11 @@ def show_writing(model, tokenizer, length):
     canvas = torch.full((20, length), model.config.mask_id)
     for state in denoise(model, canvas[:1], 16, select=by_confidence):
         print(f"   {state.step:4}   {tokenizer.decode(state.canvas[0])}")
-    for select, passes in product((at_random, by_confidence, by_isolation), (16, length)):
-        *_, last = denoise(model, canvas, passes, 1, select=select)
+    for select, passes in product((at_random, by_confidence), (16, length)):
+        *_, last = denoise(model, canvas, passes, select=select)
         whole = sum(tokenizer.decode(row).strip() in SENTENCES for row in last.canvas)
         print(f"   {select.__name__:13} in {passes} passes: {whole:2} of 20 texts are whole sentences")
-    print("   If you know four sentences by heart, any two characters depend on each other, however far apart they are."
-          "\n   In longer texts distance helps: chapter 11 measures that by_isolation writes more real words.")
+    print("   Chapter 11 measures all rules on longer texts. There by_isolation, the default, makes fewer errors.")
 
 
 def main(argv=None, steps=200):
@@ -308,7 +308,7 @@ def main(argv=None, steps=200):
     for t in (0.25, 0.5, 0.75):
         print(f"   t = {t:4.2f}   {tokenizer.decode(mask_tokens(x0[:1], torch.tensor([t]), tokenizer.mask_id)[0])}")
     show_bound(command.show)
-    # Learned positions: rotary ones know only distances, and a canvas of masks alone has nothing to measure them from.
+    # Learned positions, because these sentences begin at position 0, and rotary positions know only distances.
     shape = dict(n_layer=2, n_head=4, n_embd=64, positions="learned")
     model = transformer.Transformer(transformer.TransformerConfig(tokenizer.vocab_size, length, **shape))
     show_training(model, x0, steps)
