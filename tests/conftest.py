@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import Book, make_model
+from tamil_verse import SOURCES, poems
 
+import tamil_dataset
 from plumbing import checkpoint, tokenizers
 
 torch.set_num_threads(1)  # the models of the tests are too small to share, and two threads add in another order
@@ -39,6 +41,21 @@ def runs_folder(tmp_path, monkeypatch):
     for name in ("SHIPPED", "SHIPPED_GPT", "SHIPPED_TAMIL"):
         monkeypatch.setattr(checkpoint, name, runs / getattr(checkpoint, name).name)
     return runs
+
+
+@pytest.fixture
+def tamil_data(tmp_path, monkeypatch):
+    """A data folder with a small data/tamil.txt and a Wikipedia of three articles."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    blocks = {"kural": SOURCES["kural"], "natrinai": SOURCES["sangam"][:30], "purananuru": SOURCES["sangam"][30:]}
+    text = "\n\n".join(f"# {name}\n" + "\n\n".join(poems) for name, poems in blocks.items())
+    (folder / "tamil.txt").write_text(text + "\n", encoding="utf-8")
+    articles = [f"{poem} 2026" for poem in poems(60, (5, 5, 5), seed=2)]
+    (folder / "tamil_wikipedia.txt").write_text("# wikipedia\n" + "\n\n".join(articles) + "\n", encoding="utf-8")
+    monkeypatch.setattr(tamil_dataset, "FILE", folder / "tamil.txt")
+    monkeypatch.setattr(tamil_dataset, "WIKIPEDIA", folder / "tamil_wikipedia.txt")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -173,6 +173,15 @@ def test_no_two_chapters_have_one_number_and_there_are_no_gaps():
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+def test_the_tests_mirror_the_layout():
+    """A file of tests is named after the chapter, program or module of plumbing that it tests."""
+    programs = {re.sub(r"^\d\d_", "", name) for name in TOP}
+    modules = {name.removeprefix("plumbing.").replace("reports.", "").replace(".", "_") for name in PLUMBING}
+    for folder, names in (("chapters", programs), ("plumbing", modules)):
+        tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests" / folder).glob("test_*.py")}
+        assert tests <= names | {"memory"}, f"tests/{folder}: {tests - names}"
+
+
 def test_plumbing_lists_its_modules():
     listed = (ROOT / "plumbing" / "__init__.py").read_text(encoding="utf-8")
     for name in PLUMBING:

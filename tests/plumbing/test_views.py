@@ -8,8 +8,10 @@ from importlib import import_module
 
 import pytest
 import torch
+from helpers import make_model, seeded
+from tamil_verse import ALL, SOURCES
 
-from plumbing import tokenizers, views
+from plumbing import cli, tokenizers, views
 
 diffusion = import_module("04_diffusion")
 generation = import_module("06_generate")
@@ -74,3 +76,45 @@ def test_sigterm_gives_the_cursor_back():
             signal.raise_signal(signal.SIGTERM)
     assert stop.value.code == 143 and out.getvalue().endswith("\x1b[?25h")
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+# Tamil
+
+
+@pytest.fixture
+def tamil_tokenizer():
+    return tokenizers.TamilTokenizer.from_text(SOURCES["kural"][0])
+
+
+def test_a_row_in_the_terminal_never_wraps(tamil_tokenizer):
+    letters = [*tamil_tokenizer.vocabulary, tokenizers.MASK_CHAR]
+    canvas = torch.randint(len(letters), (2, 200), generator=seeded(0))
+    state = diffusion.State(canvas=canvas, confidence=canvas.float(), committed=canvas < 0, step=1, nfe=1)
+    rows = views.page(state, [[False] * 200] * 2, letters, 20)
+    assert max(sum(len(text) for text, _ in row) for row in rows) in (18, 19, 20)
+    shown = "".join(text for row in rows for text, style in row if style != "note")
+    assert shown == "".join(letters[i] for i in canvas.flatten().tolist()).replace("\n", "")
+
+
+def test_letters_are_drawn_whole(tamil_tokenizer, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    font = views.tamil_font(ALL)
+    drawn = {letter: views.draw_tamil(font, letter, 10, 22) for letter in ALL[:-1]}  # ஶ்ரீ looks like ஸ்ரீ
+    ink = {letter: sum(glyph.get_flattened_data() if hasattr(glyph, "get_flattened_data") else glyph.getdata())
+           for letter, glyph in drawn.items()}  # fmt: skip
+    assert all(ink.values()) and all(glyph.height == 22 for glyph in drawn.values())
+    assert len({(glyph.size, glyph.tobytes()) for glyph in drawn.values()}) == len(drawn)  # each its own shape
+    # The sign of கெ stands on the left: the shape begins with it, and ends as க does.
+    wide, narrow = (drawn[letter].crop(drawn[letter].getbbox()) for letter in ("கெ", "க"))
+    assert wide.width > 1.5 * narrow.width and wide.height >= narrow.height
+    assert wide.crop((wide.width - narrow.width, wide.height - narrow.height, *wide.size)).tobytes() == narrow.tobytes()
+    assert views.tamil_font(["a", tokenizers.MASK_CHAR]) is None
+
+    model, empty = make_model(tamil_tokenizer.vocab_size, 32), torch.full((2, 24), tamil_tokenizer.mask_id)
+    history = list(generation.generate(model, empty, steps=6))
+    letters = [*tamil_tokenizer.vocabulary, tokenizers.MASK_CHAR]
+    with image.open(io.BytesIO(views.gif_bytes(history, [[False] * 24] * 2, letters))) as gif:
+        assert gif.n_frames == 8 and gif.size[0] >= 24 * 10
+    monkeypatch.setattr(views.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(cli.UserError, match="fontpkg-noto-sans-tamil"):
+        views.tamil_font(ALL)
