@@ -30,9 +30,9 @@ FIGURE = files.ROOT / "figures" / "02_attention.png"
 def attention(q, k, v, mask=None):
     """softmax(QKᵀ/√d)V: the output (..., T, d) and the weights (..., T, S), whose rows sum to 1.
 
-    A query q is compared with all keys k; the output is the average of the values v, weighted by how well the keys
-    match (Vaswani et al. 2017, arXiv:1706.03762, equation 1). q: (..., T, d), k and v: (..., S, d).
-    mask: boolean, broadcast to (..., T, S), True where a query may look.
+    The query q says what a position looks for, a key k what a position offers, its value v what it gives. The output is
+    the mean of the values, weighted by how well the keys match the query (arXiv:1706.03762, equation 1).
+    q: (..., T, d), k and v: (..., S, d), mask: boolean, broadcast to (..., T, S), True where a query may look.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (..., T, S)
     weights = (scores if mask is None else scores.masked_fill(~mask, -math.inf)).softmax(dim=-1)
@@ -45,7 +45,7 @@ def attention(q, k, v, mask=None):
 def rotary_table(positions, head_dim, base=10000.0):
     """The cosine and sine of position × frequency, each (T, head_dim / 2) (RoFormer, Su et al. 2021, arXiv:2104.09864).
 
-    positions: (T,). The frequencies fall from 1 to almost 1 / base.
+    positions: (T,). High frequencies tell near positions apart, low ones far positions: from 1 to about 1 / base.
     """
     frequency = base ** (-torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
     angle = positions.float()[:, None] * frequency[None, :]  # (T, head_dim/2)
@@ -55,9 +55,9 @@ def rotary_table(positions, head_dim, base=10000.0):
 def rotate(x, table):
     """x (..., T, hd) with each pair (x_i, x_{i+hd/2}) rotated by the angle of its position. hd: size of a head.
 
-    Rotary positions work because a query at position m and a key at position n then have a product that depends on
-    the distance n - m only. Proof: let R_m be the rotation matrix of position m. To turn back by m and then forward by
-    n is to turn by n - m, so R_mᵀ R_n = R_{n-m}, and (R_m q)·(R_n k) = qᵀ R_mᵀ R_n k = q·(R_{n-m} k).
+    Rotary positions work because the product of a query at position m and a key at position n then depends on m and n
+    only through n - m. Proof: let R_m be the rotation matrix of position m. R_mᵀ turns back by m, and R_n turns forward
+    by n, so R_mᵀ R_n = R_{n-m}, and (R_m q)·(R_n k) = qᵀ R_mᵀ R_n k = q·(R_{n-m} k).
     """
     cos, sin = (part.to(x.dtype) for part in table)
     a, b = x.chunk(2, dim=-1)
@@ -71,10 +71,10 @@ class KVBuffer:
     """The keys and values of one layer (the "key-value cache"), with room for `rows` positions.
 
     A pass writes the rows of the positions that it is given and attends to all rows written so far. A GPT appends
-    one row per pass; the sampler of a diffusion model rewrites a range of rows. Is the result that of a full pass?
-    Causal: yes, if rows are appended. No position depends on a later one, so the kept rows are still right.
-    Bidirectional: yes in one layer, no in several. The kept positions look at the rewritten ones. So their outputs,
-    which are inputs of the next layer, should change, but their keys and values in its buffer do not.
+    one row per pass; the sampler of a diffusion model rewrites a range of rows. Are the new outputs those of a full
+    pass? Causal: yes, if rows are appended, since no position depends on a later one. Bidirectional: yes in one layer.
+    In several, no: the kept positions look at the rewritten ones. So their outputs, which are inputs of the next layer,
+    should change, but the next layer's buffer keeps their old keys and values.
     """
 
     def __init__(self, batch, n_head, rows, head_dim, device=None, dtype=None):
@@ -105,8 +105,8 @@ class Attention(nn.Module):
 
     qk_norm: divide each query and key by its root mean square (QK-norm; Henry et al. 2020, arXiv:2010.04245). The
     scores then stay in a range in which large learning rates are safe.
-    kernel: the function that computes softmax(QKᵀ/√d)V. PyTorch's gives the same result as our three lines without
-    storing the weights. Another function with the same arguments may replace it on an instance.
+    kernel: the function that computes softmax(QKᵀ/√d)V. PyTorch's gives the same result as our lines above without
+    storing the weights. Chapter 05 replaces it on some CPUs, where plain products are faster in bfloat16.
     """
 
     kernel = staticmethod(F.scaled_dot_product_attention)
@@ -115,7 +115,7 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head, self.causal, self.dropout = n_head, causal, dropout
         self.rotary, self.qk_norm = rotary, qk_norm
-        self.qkv = nn.Linear(n_embd, 3 * n_embd, bias=False)
+        self.qkv = nn.Linear(n_embd, 3 * n_embd, bias=False)  # one matrix makes queries, keys and values from x
         self.out = nn.Linear(n_embd, n_embd, bias=False)
 
     def forward(self, x, positions, table=None, buffer=None):
@@ -145,21 +145,21 @@ class Attention(nn.Module):
 def report(name, ours, reference, equal=True):
     """Print the largest difference between two results. Assert that it is only rounding, or more if not `equal`."""
     difference = (ours - reference).abs().max().item()
-    print(f"  {name:58} {difference:.0e}{'' if equal else '   not rounding'}")
-    assert difference < 1e-5 if equal else difference > 1e-3
+    print(f"  {name:58} {difference:.0e}{'' if equal else '   a real difference'}")
+    assert (difference < 1e-5) if equal else (difference > 1e-3)
 
 
 def show_three_lines():
     cli.heading("1. softmax(QKᵀ/√d)V")
     keys, values = torch.eye(4), torch.tensor([[10.0], [20.0], [30.0], [40.0]])
-    print("  A soft look-up: the values are 10, 20, 30 and 40. The query is a multiple of key 2 (counted from 0).")
-    print("  query            weights                     output")
+    print("  A soft look-up: the values are 10, 20, 30 and 40. The query is a multiple of key 2 (counted from 0).\n"
+          "  query            weights                     output")
     for factor in (0, 2, 8, 32):
         y, weights = attention(factor * keys[2:3], keys, values)  # (1, 1), (1, 4)
         row = " ".join(f"{w:6.3f}" for w in weights[0].tolist())
         print(f"  {factor:2} x key 2     {row} {y.item():10.2f}")
 
-    print("\n  Why √d: products of random vectors grow with their length, and softmax then chooses a single key.")
+    print("\n  Why √d: products of random vectors grow with their length, and softmax then chooses one key.")
     print("     d   std of q·k      largest of 16 weights: raw   divided by √d")
     for d in (4, 64, 1024):
         q, k = torch.randn(200, d), torch.randn(16, d)
@@ -190,11 +190,11 @@ def show_heads():
 def example_weights(text):
     """The weights of two heads whose queries and keys are set by hand: {(head, kind): (T, T)}."""
     T, d = len(text), 32
-    letters = F.one_hot(torch.tensor([ord(c) for c in text])).float()  # (T, 32), equal for equal letters
-    here = torch.arange(T)
+    letters, here = F.one_hot(torch.tensor([ord(c) for c in text])).float(), torch.arange(T)  # (T, ·), equal if alike
     wave = torch.full((T, d), 4.0)  # the same for every token, so only the rotation differs
     heads = {
         "same letter": (8 * letters, 8 * letters),
+        # A query that is rotated one position further matches the key of the next position best.
         "next letter": (rotate(wave, rotary_table(here + 1, d)), rotate(wave, rotary_table(here, d))),
     }
     weights = {}
@@ -214,7 +214,7 @@ def show_masks():
     for i, letter in enumerate(TEXT):
         shades = ["".join(" .:-=+*#"[round(7 * w)] for w in p[i].tolist()) for p in pair]
         print(f"   {letter} {shades[0]:20}{shades[1]}".rstrip())
-    print("  The first 't' has no earlier 't', so in the causal head it sees only itself.")
+    print("  In the causal head every 't' sees only itself and the earlier ones; the first 'b' sees no other 'b'.")
 
     print("\n  We change the input at position 3 of 8 positions. Which outputs change (x)?")
     x = torch.randn(1, 8, 16)
@@ -236,8 +236,7 @@ def show_rotary():
         rotated = (rotate(x, rotary_table(torch.tensor([p]), 64)) for x, p in ((q, m), (k, n)))
         return torch.linalg.vecdot(*rotated).item()
 
-    print("  The product of a query at position m and a key at n depends on the distance m - n only:")
-    print("  (R_m q)·(R_n k) = q·(R_{n-m} k), because R_mᵀ R_n = R_{n-m} for rotations.")
+    print("  The product of a query at position m and a key at n depends on m and n only through their distance:")
     print("  m - n     n = 0    n = 10   n = 100")
     for distance in (0, 1, 5, 20):
         row = [score(n + distance, n) for n in (0, 10, 100)]
@@ -274,7 +273,7 @@ def show_buffer():
     print("  Largest difference from a pass over all rows:")
     gpt, buffers, x = make(2, causal=True)
     rows = torch.cat([run(gpt, x, position, buffers) for position in every.split(1)], dim=1)  # (B, T, C)
-    report(f"causal, 2 layers, row by row: {T} rows, not {T * (T + 1) // 2}", rows, run(gpt, x, every))
+    report(f"causal, 2 layers, row by row: {T} rows, not 1 + … + {T}", rows, run(gpt, x, every))
     for depth in (1, 2):
         dllm, buffers, x = make(depth, causal=False)
         run(dllm, x, every, buffers)
