@@ -76,10 +76,9 @@ def test_missing_sources_are_named(tamil_data, monkeypatch, capsys):
     assert "no poems of sangam" in capsys.readouterr().err  # a message, and the run continues without
     with pytest.raises(cli.UserError, match="too few poems"):
         tamil.load("kural")
-    (tamil_data / "tamil.txt").unlink()
-    built = []
-    monkeypatch.setattr(tamil_dataset, "build", lambda: built.append((tamil_data / "tamil.txt").write_text("# kural\nஅ\n")),
-                        raising=False)
+    poems, built = tamil_data / "tamil.txt", []
+    poems.unlink()
+    monkeypatch.setattr(tamil_dataset, "build", lambda: built.append(poems.write_text("# kural\nஅ\n", encoding="utf-8")))
     assert tamil.read_poems("kural") == {"kural": ["அ"]} and built
 
 
