@@ -123,7 +123,7 @@ def refusal(call, *arguments, **named):
     with contextlib.redirect_stderr(error), pytest.raises((SystemExit, cli.UserError)) as end:
         call(*arguments, **named)
     if end.type is SystemExit:
-        assert end.value.code == 2 and error.getvalue()
+        assert end.value.code == 2 and error.getvalue().strip() and "Traceback" not in error.getvalue()
         return error.getvalue()
     line = str(end.value)
     assert line and "\n" not in line

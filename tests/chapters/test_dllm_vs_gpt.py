@@ -12,7 +12,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from helpers import Unigram, seeded
+from helpers import Unigram, refusal, seeded
 
 from plumbing import checkpoint, cli, files, measures, pair, runs, settings, tokenizers
 from plumbing.reports import comparison_parts, pages
@@ -315,31 +315,23 @@ def test_the_partner_of_a_shipped_dllm_is_a_dllm_of_the_shape_of_your_gpt():
                        "--conv 5")
 
 
-def stopped(command, capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.run(lambda: comparison.main(command))
-    error = capsys.readouterr().err.strip()
-    assert end.value.code == 2 and "Traceback" not in error
-    return error
-
-
-def test_a_missing_run_names_the_command_that_makes_it(two_runs, tmp_path, monkeypatch, capsys):
+def test_a_missing_run_names_the_command_that_makes_it(two_runs, tmp_path, monkeypatch):
     for name in ("RUNS", "SHIPPED", "SHIPPED_GPT"):
         monkeypatch.setattr(checkpoint, name, tmp_path / "none")
     for kind, script in (("--dllm", "05_train.py"), ("--gpt", "07_train_gpt.py")):
         at = two_runs.index(kind)
-        assert f"python {script}" in stopped(two_runs[:at] + two_runs[at + 2 :], capsys)
+        assert f"python {script}" in refusal(comparison.main, two_runs[:at] + two_runs[at + 2 :])
 
 
-def test_what_cannot_work_is_said_before_the_work(two_runs, tmp_path, capsys):
-    assert "from 0 to" in stopped([*two_runs, "--seed", "-1"], capsys)
-    assert "quick" in stopped([*two_runs, "--size", "huge"], capsys)
-    assert "is not a folder" in stopped([*two_runs, "--out", str(tmp_path / "words.txt")], capsys)
+def test_what_cannot_work_is_said_before_the_work(two_runs, tmp_path):
+    assert "from 0 to" in refusal(comparison.main, [*two_runs, "--seed", "-1"])
+    assert "quick" in refusal(comparison.main, [*two_runs, "--size", "huge"])
+    assert "is not a folder" in refusal(comparison.main, [*two_runs, "--out", str(tmp_path / "words.txt")])
 
 
-def test_wrong_runs(two_runs, tmp_path, text, capsys):
+def test_wrong_runs(two_runs, tmp_path, text):
     swapped = [str(tmp_path / {"one": "two", "two": "one"}.get(word.split("/")[-1], word)) if "/" in word else word
                for word in two_runs]
-    assert "is not a dllm" in stopped(swapped, capsys)
+    assert "is not a dllm" in refusal(comparison.main, swapped)
     (tmp_path / "words.txt").write_text(text + " ab", encoding="utf-8")
-    assert "another text" in stopped(two_runs, capsys)
+    assert "another text" in refusal(comparison.main, two_runs)

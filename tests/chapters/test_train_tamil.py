@@ -78,7 +78,8 @@ def test_missing_sources_are_named(tamil_data, monkeypatch, capsys):
         tamil.load("kural")
     poems, built = tamil_data / "tamil.txt", []
     poems.unlink()
-    monkeypatch.setattr(tamil_dataset, "build", lambda: built.append(poems.write_text("# kural\nஅ\n", encoding="utf-8")))
+    content = "# kural\nஅ\n".encode()
+    monkeypatch.setattr(tamil_dataset, "build", lambda: built.append(poems.write_bytes(content)))
     assert tamil.read_poems("kural") == {"kural": ["அ"]} and built
 
 
