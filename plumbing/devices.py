@@ -34,8 +34,10 @@ def pick_dtype(name, device):
         return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
-    if device.type == "cpu" and getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"):
-        return torch.bfloat16
+    if device.type == "cpu":
+        can = getattr(torch.cpu, "get_capabilities", dict)()
+        if can.get("amx_bf16") or can.get("avx512_bf16"):
+            return torch.bfloat16
     return torch.float32
 
 
