@@ -41,12 +41,12 @@ CASES, CASE_LENGTH = 3, 100  # number of texts that both models complete, and th
 class Command:
     """The flags of this chapter."""
 
-    dllm: settings.OptionalText = None  # name or folder of the dLLM's run; None: your latest, or the shipped one
+    dllm: settings.OptionalText = None  # name or folder of the dLLM's run; by default your latest, or the shipped one
     gpt: settings.OptionalText = None  # the same for the GPT
     corpus: str = "shakespeare"  # the text on which both models were trained: a name or a file
     size: Literal["auto", "quick", "gpu"] = "auto"  # how much to measure; auto: gpu with CUDA, otherwise quick
     seed: settings.Seed = 1  # seed of all random numbers
-    out: settings.OptionalPath = None  # folder for the page; None: report/ in the folder of the dLLM's run
+    out: settings.OptionalPath = None  # folder for the page; by default report/ in the folder of the dLLM's run
     device: str = "auto"  # auto, cpu, cuda or mps
 
 

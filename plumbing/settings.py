@@ -34,6 +34,10 @@ CONFIGS = files.ROOT / "configs"
 TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")  # how YAML files write them
 
 
+# --help shows the default of a field, unless it is None: then the comment of the field says what happens.
+HINT = tyro.conf.arg(help_behavior_hint=lambda default: "" if default == "None" else f"(default: {default})")
+
+
 @dataclasses.dataclass(frozen=True)
 class Range:
     """The numbers that a field may hold, both ends included."""
@@ -62,7 +66,7 @@ def number(kind, low, high=math.inf, optional=False):
         is_instance=lambda value: value is None or isinstance(value, (int, float)),
         str_from_instance=lambda value: [str(value)],
     )
-    return Annotated[kind | None if optional else kind, limits, specification]
+    return Annotated[kind | None if optional else kind, limits, specification, HINT]
 
 
 def whole_number(text):
@@ -85,10 +89,10 @@ Seed = number(int, 0, 10**9)
 OptionalSeed = number(int, 0, 2**63 - 1, optional=True)
 OptionalText = Annotated[str | None, PrimitiveConstructorSpec(
     nargs=1, metavar="TEXT", instance_from_str=lambda words: words[0],
-    is_instance=lambda value: value is None or isinstance(value, str), str_from_instance=lambda value: [str(value)])]
+    is_instance=lambda value: value is None or isinstance(value, str), str_from_instance=lambda value: [str(value)]), HINT]
 OptionalPath = Annotated[Path | None, PrimitiveConstructorSpec(
     nargs=1, metavar="PATH", instance_from_str=lambda words: Path(words[0]),
-    is_instance=lambda value: value is None or isinstance(value, Path), str_from_instance=lambda value: [str(value)])]
+    is_instance=lambda value: value is None or isinstance(value, Path), str_from_instance=lambda value: [str(value)]), HINT]
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]  # --fresh, without a --no-fresh
 Decided = tyro.conf.Fixed  # Decided[int]: no flag, since the program decides this value
 

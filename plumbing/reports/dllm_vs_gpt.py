@@ -129,7 +129,7 @@ plumbing.reports.dllm_vs_gpt` writes this page."""
 class Command:
     """The flag of this program."""
 
-    folder: settings.OptionalPath = None  # folder that holds dllm_vs_gpt.json; None: docs
+    folder: settings.OptionalPath = None  # folder that holds dllm_vs_gpt.json; by default docs
 
 
 def main(argv=None):
