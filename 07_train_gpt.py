@@ -182,7 +182,7 @@ def compare(folder):
     try:
         other = checkpoint.find()
         if checkpoint.load(other)[2].get("corpus_sha256") != checkpoint.load(folder)[2].get("corpus_sha256"):
-            raise cli.UserError(f"{other.name} learned from a different text: train a dLLM with python 05_train.py")
+            raise cli.UserError(f"{other.name} learned from another text: train a dLLM with python 05_train.py")
         folders.append(other)
     except cli.UserError as error:
         print(f"no dLLM to compare with: {error}")
