@@ -59,7 +59,7 @@ def couplet_rows(couplets, number, tokenizer, seed):
     """
     canvases = [blank_couplet(couplet, tokenizer) for couplet in couplets if word_counts(couplet) == COUPLET]
     if not canvases:
-        raise cli.UserError("this model was not trained on couplets, whose form --kural needs: leave it out")
+        raise cli.UserError("this model has learned no couplets, whose form --kural needs: leave it out")
     draw = random.Random(seed)
     first = draw.choice(canvases)
     same_length = [canvas for canvas in canvases if len(canvas) == len(first)]

@@ -19,7 +19,7 @@ def load(name, kind, text, device):
     if model.config.causal != (kind == "gpt"):
         raise cli.UserError(f"{folder.name} is not a {kind}: name one with --{kind}")
     if info.get("corpus_sha256") != text.sha256:
-        raise cli.UserError(f"{folder.name} was not trained on this text, {text.name}: name its own with --corpus")
+        raise cli.UserError(f"{folder.name} was trained on another text, not on {text.name}: name it with --corpus")
     about = {"name": folder.resolve().name, "parameters": sum(p.numel() for p in model.parameters()),
              "model": dataclasses.asdict(model.config), "info": info}
     return model, tokenizer, folder, about
