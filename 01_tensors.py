@@ -7,15 +7,15 @@ Six steps lead to an answer: tensors and their shapes, number types and devices,
 computes (checked against derivatives by hand), modules that hold parameters, and the training loop. The last step
 trains the smallest language model, a table of "which character follows which", on one sentence.
 
-You should see small tables, derivatives that agree with those by hand, and a loss that falls from ln(15) = 2.708 to the
-entropy of the sentence. It stops there, because no model that sees only one character can have a lower loss.
+You should see small tables, derivatives that agree with those by hand, and a loss that falls from ln(15) = 2.708
+(guessing among 15 characters) to the entropy of the sentence, which part 6 defines. It stops there, because no model
+that sees only one character can have a lower loss.
 
-Every file whose name begins with a number is a chapter. You can run it, and later chapters import it:
+Every file whose name begins with a number is a chapter. You can run it, and later chapters import it. Python's `import`
+statement does not allow a name that begins with a digit, so they call a function that does the same:
 
     from importlib import import_module
     tensors = import_module("01_tensors")
-
-This is the same as an `import` statement. Python does not allow a name that begins with a digit in such a statement.
 """
 
 import math
@@ -61,17 +61,17 @@ def show_shapes():
 
 
 def show_dtypes():
-    """Print what a dtype (type of number) costs and can hold, and the device (CPU or GPU) of this machine."""
+    """Print the size, precision and range of each dtype (number format), and the best device of this machine."""
     cli.heading("2. dtype and device")
     print("  dtype       bytes    1 + 1/1000 becomes    largest")
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
         value = torch.tensor(1.001, dtype=dtype)
         name = str(dtype).removeprefix("torch.")
         print(f"  {name:10} {value.element_size():6} {value.item():21.7f} {torch.finfo(dtype).max:10.2g}")
-    print("  bfloat16 has the range of float32 with fewer digits. Tokens have dtype int64 and masks have bool.")
+    print("  bfloat16 has the range of float32, but fewer digits. Tokens have the dtype int64, masks have bool.")
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     x = torch.ones(2, 3).to(device)
-    print(f"  The best device of this machine: {x.device.type}. Tensors must be on one device to be combined.")
+    print(f"  The best device of this machine: {x.device.type}. To combine tensors, move them to the same device.")
 
 
 # 3. Broadcasting
@@ -110,23 +110,25 @@ def show_broadcasting():
 
 
 def squared_error_gradient(w, b, x, y):
-    """The derivatives of (w x + b - y)² with respect to w and b, from the chain rule. All are numbers."""
+    """Return the derivatives of (w x + b - y)² with respect to w and b, from the chain rule. All are numbers."""
     residual = w * x + b - y
     return 2 * residual * x, 2 * residual
 
 
 def cross_entropy_gradient(logits, target):
-    """The gradient of the cross-entropy, (N, V). logits: (N, V), target: (N,) tokens.
+    """Return the gradient of the cross-entropy with respect to the logits, (N, V). logits: (N, V); target: (N,) tokens.
 
     A logit is a score, any real number. The function softmax turns a row z of logits into probabilities:
     softmax(z)_v = exp z_v / sum_u exp z_u. Cross-entropy is the mean of -ln softmax(z)_y over the rows, where y is the
     target of the row; it is 0 if every target gets probability 1. Since -ln softmax(z)_y = ln(sum_u exp z_u) - z_y,
-    its derivative by z_v is softmax(z)_v - [v = y]: the probability that the model gives, minus the right one.
+    the derivative with respect to z_v is softmax(z)_v - [v = y]: the probability that the model gives to v, minus 1 if
+    v is the target. The mean divides it by N.
     """
     return (logits.softmax(-1) - F.one_hot(target, logits.size(-1))) / len(target)
 
 
 def show_autograd():
+    """Print derivatives that PyTorch computes beside derivatives by hand, and check that they agree."""
     cli.heading("4. Autograd against the derivative by hand")
     w, b = (torch.tensor(v, requires_grad=True) for v in (1.5, -0.5))
     loss = (w * 2.0 + b - 4.0) ** 2  # PyTorch records every operation that leads to the loss
@@ -145,8 +147,9 @@ def show_autograd():
     assert torch.allclose(logits.grad, hand, atol=1e-6)
     print("  cross-entropy of the logits [2, 0, -1], where the target is token 1 (logit 0)")
     print("    autograd    ", *(f"{g:8.4f}" for g in logits.grad[0].tolist()))
-    print("    p - one_hot ", *(f"{g:8.4f}" for g in hand[0].tolist()), "  (a step against it raises logit 1)")
-    # backward() adds to the gradients. That is useful for large batches in parts; to forget it is a common error.
+    print("    p - one_hot ", *(f"{g:8.4f}" for g in hand[0].tolist()), "  (a step the other way raises logit 1)")
+    # backward() adds to existing gradients, so that a large batch can be processed in parts. It is a common error to
+    # forget this and not to reset them.
     F.cross_entropy(logits, target).backward()
     assert torch.allclose(logits.grad, 2 * hand, atol=1e-6)
     print("  After a second backward() every gradient is twice as large: new gradients are added to the old ones.")
@@ -171,6 +174,7 @@ class Linear(nn.Module):
 
 
 def show_modules():
+    """Print what a module does to shapes, and which of its attributes are trained and saved."""
     cli.heading("5. nn.Module and nn.Parameter")
     torch.manual_seed(0)
     layer = Linear(3, 2)
@@ -200,21 +204,22 @@ class Bigram(nn.Module):
 
 
 def bigram_entropy(text):
-    """The entropy H(next | current) of a text in nats per character: -sum_ab n(ab)/N ln(n(ab)/n(a)).
+    """Return the entropy H(next | current) of a text in nats per character: -sum_ab n(ab)/N ln(n(ab)/n(a)).
 
-    n(ab) counts how often b follows a. Entropy is the smallest mean of -ln p(next | current) that probabilities p can
-    have on this text. They reach it when they equal the counted frequencies, and any others have a larger mean; this is
-    Gibbs' inequality. So the entropy is a lower bound for the loss of every model that sees one character back.
-    A nat is the unit of such numbers when the logarithm is natural (to the base e); 1 nat = 1.44 bits.
+    n(ab) counts how often b follows a, n(a) how often any character follows a, and N all pairs. Entropy is the smallest
+    mean of -ln p(next | current) that probabilities p can have on this text. They reach it when they equal the counted
+    frequencies, and any others have a larger mean; this is Gibbs' inequality. So the entropy is a lower bound for the
+    loss of every model that sees only the current character. A nat is the unit of such numbers when the logarithm is
+    natural (to the base e); 1 nat = 1.44 bits.
     """
     pairs, firsts = Counter(zip(text, text[1:], strict=False)), Counter(text[:-1])
     return -sum(n / (len(text) - 1) * math.log(n / firsts[a]) for (a, _), n in pairs.items())
 
 
 def train_bigram(tokens, vocab_size, steps=1500, lr=10.0):
-    """A Bigram trained by gradient descent on tokens (T,), and its loss at each step, in nats per character."""
+    """Return a Bigram trained by gradient descent on tokens (T,), and its loss at each step, in nats per character."""
     model = Bigram(vocab_size)
-    # So large a learning rate is safe only here: the loss is convex, and few pairs contribute to each row.
+    # A learning rate of 10 is safe only here: the loss is convex, and each row gets a small share of its gradient.
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     losses = []
     for _ in range(steps):
@@ -228,7 +233,7 @@ def train_bigram(tokens, vocab_size, steps=1500, lr=10.0):
 
 @torch.no_grad()
 def sample(model, start, length, generator):
-    """A list of tokens: `start`, then `length` more, each sampled given the token before it."""
+    """Return a list of tokens: `start`, then `length` more, each sampled given the token before it."""
     tokens = [start]
     for _ in range(length):
         probabilities = model(torch.tensor(tokens[-1:]))[0].softmax(-1)  # (V,)
@@ -237,7 +242,7 @@ def sample(model, start, length, generator):
 
 
 def show_training():
-    """Train the bigram on SENTENCE. Returns the model, its losses and the list of characters."""
+    """Train the bigram on SENTENCE and print its progress. Returns (model, losses, list of characters)."""
     cli.heading("6. The training loop and the smallest language model")
     characters = sorted(set(SENTENCE))
     tokens = torch.tensor([characters.index(c) for c in SENTENCE])  # (T,)
@@ -257,13 +262,13 @@ def show_training():
         text = "".join(characters[i] for i in sampled)
         print(f"  {name:7} {text!r}")
     assert set(zip(text, text[1:], strict=False)) <= set(zip(SENTENCE, SENTENCE[1:], strict=False))
-    print("  After training, every pair of neighbours occurs in the sentence. The whole still makes no sense:")
-    print("  a better model must look back further than one character.")
+    print("  After training, every pair of neighbours occurs in the sentence. The text as a whole makes no sense,")
+    print("  because the model sees only one character: a better one must look back further.")
     return model, losses, characters
 
 
 def draw(model, losses, characters, show):
-    """Draw the loss with its lower bound, and the learned table."""
+    """Draw the loss with its lower bound, and the learned table, into FIGURE. show: also open a window."""
     figure, (left, right) = figures.pyplot(show).subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     left.semilogx(range(1, len(losses) + 1), losses, color=figures.COLORS["other"], label="training loss")
     left.axhline(bigram_entropy(SENTENCE), ls="--", color="black", label="bigram entropy, from counts")

@@ -4,8 +4,8 @@
     python 03_transformer.py --n-layer 4 --n-embd 192   # the same for another shape; --help lists the flags
 
 A transformer is a stack of blocks: attention lets positions exchange information, then an MLP (multilayer perceptron)
-works on each position alone. `causal` makes it a GPT, which reads from left to right, or a diffusion language model
-(dLLM). You should see how many parameters each part has, what a token costs, and what the switches change.
+works on each position alone. With `causal` it is a GPT, which reads from left to right; without it, a diffusion
+language model (dLLM). You should see the parameters of each part, the cost of a token, and what each switch changes.
 """
 
 import math
@@ -32,7 +32,7 @@ attention = import_module("02_attention")
 class TransformerConfig:
     """The shape of the model."""
 
-    vocab_size: Decided[Count] = 65  # number of different tokens; the mask token is one more
+    vocab_size: Decided[Count] = 65  # number of different tokens, without the mask token
     seq_len: Count = 256  # number of tokens that the model reads at once (its window)
     n_layer: Count = 6  # number of blocks
     n_head: Count = 6  # number of attention heads per block
@@ -62,12 +62,12 @@ class TransformerConfig:
 
 
 def make_norm(config):
-    """LayerNorm, or RMSNorm (arXiv:1910.07467): divide each vector by its root mean square, without parameters."""
+    """Return LayerNorm (arXiv:1607.06450), or RMSNorm: division by the root mean square (arXiv:1910.07467)."""
     return nn.RMSNorm(config.n_embd, elementwise_affine=False) if config.norm == "rms" else nn.LayerNorm(config.n_embd)
 
 
 class MLP(nn.Module):
-    """(B, T, C) → (B, T, 4C) → (B, T, C). Its nonlinearity is ReLU², max(0, x)² (arXiv:2109.08668), or GELU."""
+    """(B, T, C) → (B, T, 4C) → (B, T, C), with ReLU², max(0, x)² (arXiv:2109.08668), or GELU (arXiv:1606.08415)."""
 
     def __init__(self, config):
         super().__init__()
@@ -81,10 +81,10 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then the MLP. Each reads the residual stream x, normalised, and adds its output to it.
+    """Attention, then the MLP. Each reads the normalised residual stream and adds its output to the stream.
 
-    The residual stream is each position's vector on its way through all blocks. A block only adds to it, so gradients
-    reach the first block directly, through the sums.
+    The residual stream x is each position's vector on its way through all blocks (He et al. 2015, arXiv:1512.03385). A
+    block only adds to it, so gradients reach the first block directly, through the sums.
     """
 
     def __init__(self, config):
@@ -96,7 +96,7 @@ class Block(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x, positions, table, buffer=None):
-        """x: (B, T, C) → (B, T, C)."""
+        """x: (B, T, C) → (B, T, C). The other arguments are those of attention.Attention."""
         x = x + self.drop(self.attn(self.norm1(x), positions, table, buffer))
         return x + self.drop(self.mlp(self.norm2(x)))
 
@@ -104,8 +104,8 @@ class Block(nn.Module):
 class Neighbours(nn.Module):
     """Add to each vector of x (B, T, C) the vectors next to it, with one weight per distance and channel.
 
-    A depthwise convolution (So et al. 2021, arXiv:2109.08668, have one in attention). To spell, a position must know
-    its neighbours. Attention has to learn where they are; the convolution knows by construction.
+    This is a depthwise convolution. (So et al. 2021, arXiv:2109.08668, use one inside attention.) To spell, a position
+    must know its neighbours. Attention has to learn where they are; the convolution knows by construction.
     """
 
     def __init__(self, config):
@@ -120,7 +120,7 @@ class Neighbours(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Noise levels t (B,) → vectors (B, C), which are zero before training."""
+    """Noise levels t (B,) → vectors (B, C), zero before training. As in Ho et al. 2020, arXiv:2006.11239."""
 
     def __init__(self, n_embd):
         super().__init__()
@@ -139,8 +139,8 @@ class TimeEmbedding(nn.Module):
 class Transformer(nn.Module):
     """Tokens (B, T) → logits (B, T, V), where V = vocab_size. Logits are scores; softmax makes them probabilities.
 
-    The mask token has a row in the embedding, but no logit. Embedding and head are separate matrices, because they
-    start at different scales: there is no weight tying (Press and Wolf 2016, arXiv:1608.05859).
+    The mask token has a row in the embedding, but no logit. There is no weight tying, which is one matrix for embedding
+    and head (Press and Wolf 2016, arXiv:1608.05859), because the two begin at different scales here.
     """
 
     def __init__(self, config):
@@ -173,8 +173,8 @@ class Transformer(nn.Module):
     def forward(self, tokens, t=None, positions=None, cache=None):
         """tokens: (B, T) → logits (B, T, V). t: (B,) noise levels, which only a time-conditioned model reads.
 
-        positions: (T,), the places of the tokens in the text; 0 … T-1 if not given. cache: from `make_cache`; the
-        model writes the rows `positions` and attends to all rows written so far.
+        positions: (T,), those of the tokens in the text; 0 … T-1 if not given. cache: from `make_cache`; the model
+        writes the rows `positions` of it, and attends to all rows written so far.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
@@ -197,7 +197,7 @@ class Transformer(nn.Module):
         return self.head(self.norm(x))  # (B, T, V)
 
     def make_cache(self, batch, rows):
-        """An empty `Cache` for `batch` sequences of up to `rows` positions."""
+        """Return an empty `Cache` for `batch` sequences of up to `rows` positions."""
         c, weight = self.config, self.head.weight
         kind = dict(device=weight.device, dtype=weight.dtype)
         layers = [attention.KVBuffer(batch, c.n_head, rows, c.n_embd // c.n_head, **kind) for _ in range(c.n_layer)]
@@ -206,7 +206,7 @@ class Transformer(nn.Module):
 
 @dataclass
 class Cache:
-    """What a model keeps of the positions that it has read. attention.KVBuffer says when this is exact."""
+    """Keys, values and embeddings of the positions read so far. attention.KVBuffer says when results are exact."""
 
     layers: list  # one KVBuffer per block
     embedded: torch.Tensor  # (B, rows, C) embeddings, zero where not yet written; without `conv`, rows is 0
@@ -220,7 +220,7 @@ def count_parameters(model):
 
 
 def flops_per_token(config):
-    """Floating-point operations (FLOPs) of a training step (forward and backward) per token.
+    """Return the floating-point operations (FLOPs) per token of a training step (forward and backward).
 
     A weight of a matrix costs 6 (2 forward, 4 backward). Attention over T positions costs 12 C T per layer, for the
     scores and the weighted sums (PaLM, Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
@@ -230,7 +230,7 @@ def flops_per_token(config):
 
 
 def parameters_by_part(config):
-    """The number of parameters of each part, derived from the config alone: {part: (formula, number)}."""
+    """Return the number of parameters of each part, derived from the config alone: {part: (formula, number)}."""
     V, T, L, C = config.vocab_size, config.seq_len, config.n_layer, config.n_embd
     gelu, layer = config.activation == "gelu", config.norm == "layer"
     return {
@@ -248,7 +248,7 @@ def parameters_by_part(config):
 def show_costs(config):
     cli.heading("1. Parameters, and floating-point operations (FLOPs) per token")
     c = replace(config, time_conditioned=False)  # a noise level costs FLOPs per sequence, not per token
-    with torch.device("meta"):  # tensors without memory are enough to count
+    with torch.device("meta"):  # meta tensors have shapes but no memory: enough to count
         model, counted_model = Transformer(config), Transformer(c)
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             counted_model(torch.zeros(1, c.seq_len, dtype=torch.long)).sum().backward()
@@ -263,7 +263,7 @@ def show_costs(config):
     print(f"  {'total':27} {total:13,} {total:13,}   12 C² per layer: {12 * c.n_layer * c.n_embd**2 / total:.1%}")
     assert counter.get_total_flops() == c.seq_len * flops_per_token(c)
     print(f"  FLOPs, forward {flops_per_token(c) // 3:23,}   2 per weight of a matrix, 4 C T per layer for attention")
-    print(f"  FLOPs, training {flops_per_token(c):22,}   three times the forward pass, as PyTorch counts too")
+    print(f"  FLOPs, training {flops_per_token(c):22,}   three times the forward pass; PyTorch counts the same")
     return total
 
 
@@ -304,7 +304,7 @@ class Command:
 def main(argv=None):
     command = settings.parse(Command, argv)
     config = replace(command.shape, vocab_size=command.vocab_size, causal=command.causal)
-    torch.set_num_threads(1)  # one thread is faster for so little work
+    torch.set_num_threads(1)  # for such small tensors, one thread is the fastest
     torch.manual_seed(0)
     if show_costs(config) < 100_000_000:
         tokens = torch.randint(config.vocab_size, (4, min(64, config.seq_len)))
@@ -312,7 +312,7 @@ def main(argv=None):
             show_switches(config, tokens)
             show_shapes(Transformer(config), tokens)
     else:
-        print("\nParts 2 and 3 are left out, because so large a model would take minutes.")
+        print("\nParts 2 and 3 are left out, because a model of this size would take minutes.")
     print("\nNext: 04_diffusion.py, where this model learns to restore masked text.")
 
 

@@ -2,14 +2,14 @@
 
     python 05_train.py                      # no GPU: under 6 minutes on two cores
     python 05_train.py --corpus my.txt      # any text file of your own
-    python 05_train.py --plain 300          # only the plain loop of section 1: its loss, and nothing is saved
+    python 05_train.py --plain 300          # only the plain loop of section 1, with a tiny model: half a minute
 
 With a CUDA GPU the same command trains 10.7 million parameters (configs/gpu.yaml). Every setting is a flag and a line
 of a settings file (--config). Press Ctrl-C to save and stop; run the same command again to resume.
 
-The chapter begins with the shortest loop that trains. Then it adds a schedule for the learning rate, the optimizer
-Muon, an average of the weights, and 16-bit numbers. You should see the loss fall from 4.2 nats per character (guessing
-among 65 characters) through 3.3 (knowing how frequent each one is) to about 1.9, and samples that become a play.
+The chapter begins with the shortest loop that trains; it gets a tiny model to a loss of about 2.8. Then it adds a
+schedule for the learning rate, Muon, an average of the weights, and 16-bit numbers. You should see the loss fall from
+4.2 nats per character (guessing among 65) through 3.3 (knowing their frequencies) to about 1.9.
 """
 
 import copy
@@ -37,11 +37,11 @@ def get_batch(data, n, window):
     return data[start + torch.arange(window, device=data.device)]
 
 
-def plain_loop(model, data, steps, batch_size=16, lr=3e-3):
+def plain_loop(model, data, steps, batch_size=32, lr=3e-3):
     """Train `model` on data (N,) for `steps` steps, and return the loss of each step.
 
-    AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) divides each gradient by a running average of its size, so that
-    every weight moves at about the same rate, and pulls the weights a little towards zero.
+    AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) averages the gradients of the last steps and divides each by
+    its usual size, so that all weights move at about the same rate. It also pulls them a little towards zero.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     losses = []
@@ -68,19 +68,19 @@ def plain_loop(model, data, steps, batch_size=16, lr=3e-3):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. Every field is a flag and a name in the settings files."""
+    """How to train. The comments become --help, the types give the ranges; configs/laptop.yaml changes some values."""
 
     steps: Count = 50_000  # maximum number of steps
     minutes: NonNegative = 0.0  # time budget; sets the number of steps from the measured speed; 0: none
     batch_size: Count = 64  # windows per step
     accumulate: Count = 1  # parts into which a step's batch is split, to save memory
     optimizer: Literal["muon", "adamw"] = "muon"  # optimizer of the matrices inside the blocks
-    lr_matrix: Share = 0.02  # learning rate of that optimizer
+    lr_matrix: Share = 0.02  # learning rate of Muon, or of AdamW in its place
     lr_other: Share = 0.005  # learning rate of AdamW, for embeddings, head and norms
     momentum: number(float, 0, 0.999) = 0.95  # decay factor of Muon's running average of gradients
     weight_decay: number(float, 0, 10) = 0.0  # pull towards zero, relative to the learning rate
     warmup: Natural = 100  # steps in which the learning rate rises
-    cooldown: Share = 0.7  # last part of the run, in which the learning rate falls to 0
+    cooldown: Share = 0.7  # share of the run, at its end, in which the learning rate falls to 0
     clip: number(float, 1e-9) = 1.0  # largest norm of the gradient
     ema: number(float, 0, 0.99999) = 0.995  # decay factor of the averaged weights, which are evaluated and saved
     evaluate_every: Count = 500  # steps between two evaluations
@@ -105,8 +105,8 @@ class DiffusionTrainConfig(TrainConfig):
 def learning_rate_factor(step, steps, config):
     """Return the factor in (0, 1] of both learning rates: a linear rise, a constant part, then a linear fall to 0.
 
-    At first the gradients are large and change quickly, so the steps begin small. At the end small steps let the
-    weights settle, where large ones would make them jump around the best place.
+    At first the gradients change quickly, so the steps begin small. At the end, small steps let the weights settle
+    where large ones would jump around; in a run of one minute this does not yet help (docs/ablation.md).
     """
     up = (step + 1) / config.warmup if config.warmup else 1.0
     down = (1 - step / steps) / config.cooldown if config.cooldown else 1.0
@@ -119,9 +119,9 @@ def learning_rate_factor(step, steps, config):
 def make_optimizers(model, config, dtype):
     """Return [optimizer of the matrices inside the blocks, AdamW for everything else].
 
-    The gradient of a matrix is often dominated by a few directions, and AdamW learns little in the others. With Muon
-    (plumbing/muon.py) the matrix moves equally far in all directions. After one minute (docs/ablation.md), AdamW for
-    all weights reaches a NELBO of 2.968, and Muon 2.227.
+    The gradient of a matrix is often nearly of low rank: it changes the output in few directions, and AdamW learns
+    little in the others. With Muon (plumbing/muon.py) the matrix moves equally far in all directions. After one minute
+    (docs/ablation.md), AdamW for all weights reaches a NELBO of 2.968, and Muon 2.227.
     """
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
@@ -140,13 +140,12 @@ class Trainer:
 
     Averaging: `averaged` follows the weights slowly (an exponential moving average, EMA), which removes the noise of
     the last few batches. We evaluate and save it. Without it the one-minute ablation ends at 2.242, not at 2.227.
-
     Precision: with 16-bit numbers a matrix product is faster, and needs half the memory. torch.autocast chooses the
     format for each operation, and the weights stay in float32. In the ablation, float32 for everything ends at 2.419,
     since it sees half as many characters per minute on that machine. Small gradients would vanish in float16, so a
     GradScaler multiplies the loss by a large number and divides the gradients by it.
 
-    distribute: (model, averaged, dtype) → what a step calls; with one process the model itself (see chapter 12).
+    distribute: wraps the model for several GPUs (chapter 12); by default it changes nothing.
     """
 
     def __init__(self, model, config, device, distribute=lambda model, averaged, dtype: model):
@@ -154,10 +153,10 @@ class Trainer:
         self.dtype = devices.pick_dtype(config.dtype, self.device)
         self.averaged = copy.deepcopy(model).eval().requires_grad_(False)
         network = distribute(model, self.averaged, self.dtype)
-        # Muon's polynomials would overflow in float16.
+        # Muon multiplies matrices several times in a row, which would overflow in float16.
         self.optimizers = make_optimizers(model, config, torch.float32 if self.dtype == torch.float16 else self.dtype)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        if self.dtype == torch.bfloat16 and self.device.type == "cpu":
+        if self.dtype == torch.bfloat16 and self.device.type == "cpu":  # plain products have the faster gradient there
             for block in model.blocks:
                 block.attn.kernel = devices.attention_by_products
         self.network = devices.compile_model(network, config.compile, self.device)
@@ -182,7 +181,7 @@ class Trainer:
             self.scaler.step(optimizer)
             optimizer.zero_grad()
         self.scaler.update()
-        # The first weights are poor, so a young average forgets them quickly: after n steps it spans about n / 9 steps.
+        # The first weights are poor, so after n steps the average covers only the last n / 9 or so.
         decay = min(self.config.ema, (self.step + 1) / (self.step + 10))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
         self.step += 1
@@ -230,7 +229,7 @@ def masked_diffusion(config):
 
 
 def windows_of(data, window, limit=None):
-    """Return data (N,) cut into rows (n, window); with a limit, so many rows, spread evenly. A rest is dropped."""
+    """Return data (N,) cut into rows (n, window), at most `limit` of them, evenly spaced. A short row is dropped."""
     rows = data[: len(data) // window * window].view(-1, window)
     limit = min(limit or len(rows), len(rows))
     return rows[torch.arange(limit, device=data.device) * len(rows) // max(1, limit)]
@@ -245,7 +244,7 @@ def train(trainer, train_data, val_data, objective, run):
     part, some_windows = config.batch_size // config.accumulate, windows_of(val_data, window, config.evaluate_windows)
     run.begin(trainer)
     while run.wants_a_step():
-        torch.manual_seed(run.seed())
+        torch.manual_seed(run.seed())  # from the step alone, so that a resumed run draws the same numbers
         batch = (get_batch(train_data, part, window) for _ in range(config.accumulate))
         factor = learning_rate_factor(trainer.step, run.steps, config)
         loss = trainer.update(lambda network, x0: objective.loss(network, x0) / config.accumulate, batch, factor)
@@ -275,7 +274,7 @@ class Command(runs.RunFlags):
 
     # the settings file: a name in configs/, or the path of a YAML file
     config: str = field(default_factory=lambda: "gpu" if torch.cuda.is_available() else "laptop")
-    plain: Natural = 0  # only run the plain loop of section 1 for this many steps, and save nothing
+    plain: Natural = 0  # run only the plain loop of section 1, with a tiny model, for this many steps; save nothing
     model: transformer.TransformerConfig = transformer.TransformerConfig()
     train: DiffusionTrainConfig = DiffusionTrainConfig()
 
@@ -310,7 +309,8 @@ def main(argv=None):
     model_config = replace(command.model, vocab_size=tokenizer.vocab_size)
     torch.manual_seed(command.train.seed)
     if command.plain:
-        plain_loop(transformer.Transformer(model_config), torch.tensor(tokenizer.encode(parts[0])), command.plain)
+        model = transformer.Transformer(replace(model_config, n_layer=2, n_head=2, n_embd=96, seq_len=64))
+        plain_loop(model, torch.tensor(tokenizer.encode(parts[0])), command.plain)
     else:
         start_run(command, "dllm", model_config, masked_diffusion(command.train), tokenizer, corpus, parts)
         print("Next: python 06_generate.py writes with your model.")

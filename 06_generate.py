@@ -124,13 +124,13 @@ def usable_temperature(temperature):
 class Flags:
     """The flags that chapters 09 and 11 share with this one."""
 
-    checkpoint: settings.OptionalText = None  # name or folder of a run; None: your latest, or else the shipped model
+    checkpoint: settings.OptionalText = None  # name or folder of a run; by default your latest, or the shipped model
     steps: settings.Count = 64  # denoising steps for one window of the model; never more than there are masks
     temp: settings.NonNegative = 0.8  # temperature; 0 always takes the likeliest token, 1 leaves the model as it is
-    topk: settings.OptionalCount = None  # sample among this many likeliest tokens; None: among all
-    len: settings.number(int, 1, MAX_LENGTH, optional=True) = None  # tokens, with the prompt; None: 256, of Tamil 200
+    topk: settings.OptionalCount = None  # sample among this many likeliest tokens; by default among all
+    len: settings.number(int, 1, MAX_LENGTH, optional=True) = None  # tokens with the prompt; usually 256, of Tamil 200
     num: settings.Count = 1  # number of samples, made in one batch
-    seed: settings.OptionalSeed = None  # the same seed writes the same text; None: a random one
+    seed: settings.OptionalSeed = None  # the same seed writes the same text; by default a random one
     device: str = "auto"  # cpu, cuda, mps or auto
     prompt: str = ""  # how the text begins; \n is a line break
     infill: settings.OptionalText = None  # a text with blanks to fill: _ is one token, {20} is twenty
@@ -244,8 +244,8 @@ OptionalTemperature = settings.number(float, 0, optional=True)
 class Command(Flags):
     """The flags of this chapter."""
 
-    steps: settings.OptionalCount = None  # denoising steps for one window of the model; None: 64, with --fast as needed
-    temp: OptionalTemperature = None  # temperature; 0 always takes the likeliest token; None: 0.8, with --fast 0.6
+    steps: settings.OptionalCount = None  # denoising steps for one window; usually 64, with --fast as needed
+    temp: OptionalTemperature = None  # temperature; 0 always takes the likeliest token; usually 0.8, with --fast 0.6
     fast: settings.Switch = False  # write with the fastest sampler of chapter 11
     hub: settings.OptionalText = None  # a model on the Hugging Face Hub, OWNER/NAME; --hub alone: the published model
 

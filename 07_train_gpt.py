@@ -5,14 +5,14 @@
     python 07_train_gpt.py --write --num 2 --temp 0.7 --topk 10 --seed 1
     python 07_train_gpt.py --write --hub                        # write with the published GPT
 
-The Transformer, the corpus, the optimizers and the loop are those of chapter 05. Five things differ, and each of them
-takes a few lines:
+The Transformer, the corpus, the optimizers and the loop are those of chapter 05. Five things differ. Each of them takes
+a few lines:
 
     1. causal=True        a position sees itself and the positions before it
     2. the loss           every token predicts the next one; no token is masked, and all of them count
     3. the evaluation     the exact likelihood of text that the model has not seen, not a bound on it
     4. the generation     from left to right, one token per pass, with the key-value buffer of chapter 02
-    5. the overfitting    a GPT reads a text in one order, a dLLM in many: the GPT's best weights may come early
+    5. the overfitting    a GPT predicts the same tokens in every epoch, so its best weights may come early
 
 With --write the program writes; without it, it trains. You should see the NLL (negative log-likelihood) fall faster
 than chapter 05's NELBO (negative evidence lower bound) did. At the end curves.png, in the run's folder, shows both. The
@@ -56,7 +56,7 @@ def nll(model, windows, batch_size=64):
     """Return the negative log-likelihood of windows (N, T+1), in nats per token: (mean, standard error over windows).
 
     The chain rule, -log p(x1 … xT | x0) = -Σ log p(xi | x0 … xi-1), makes it exact: nothing is drawn at random. The
-    error is the sampling error of the text. Two models on the same windows share it, so their difference is surer.
+    error is the sampling error of the text. Two models that are measured on the same windows share most of it.
     """
     return measures.mean_and_error(nll_by_position(model, windows, batch_size).double().mean(1))
 
@@ -70,7 +70,7 @@ def next_token(start):
 
     return training.Objective(
         measure="NLL",
-        extra=1,  # T predictions need T tokens to predict from and T to predict
+        extra=1,  # a window of T + 1 tokens has T pairs of a token and the next one
         loss=lambda model, x0: next_token_cross_entropy(model, x0).mean(),
         evaluate=lambda model, windows, draws: nll(model, windows),
         sample=sample,
@@ -85,8 +85,8 @@ def generate(model, tokens, length, temperature=0.8, top_k=None, generator=None,
     """Continue tokens (B, P), P at least 1, by `length` tokens: (B, P + length).
 
     The model sees up to seq_len tokens. When its window is full, it forgets all but the last seq_len // 2 tokens, whose
-    positions then begin at 0 again: one longer pass now and then, and cheap passes between. With `cached`, a pass
-    computes only the row of the newest token. That is exact, because in a causal model no row depends on a later one.
+    positions then begin at 0 again; the next pass computes all their rows. With `cached`, all further passes compute
+    only the row of the newest token. That is exact, because in a causal model no row depends on a later one.
     """
     if tokens.shape[1] == 0:
         raise ValueError("a GPT continues a text: give it at least one token")
@@ -111,12 +111,12 @@ def generate(model, tokens, length, temperature=0.8, top_k=None, generator=None,
 
 
 def opening(tokenizer):
-    """Return the token that stands before a text without a prompt: a new line, if the corpus has one."""
+    """Return the token that begins a text without a prompt: a new line if the corpus has one, otherwise token 0."""
     return tokenizer.encode("\n")[0] if "\n" in tokenizer.vocabulary else 0
 
 
 def write(folder, command, seed, device):
-    """Print what the GPT in `folder` writes. command: has prompt, len, temp, topk and num."""
+    """Print what the GPT in `folder` writes. command: has the fields prompt, len, temp, topk and num."""
     model, tokenizer, _ = checkpoint.load(folder, device)
     if not model.config.causal:
         raise cli.UserError(f"{folder} is a dLLM: python 06_generate.py writes with it")
@@ -154,7 +154,7 @@ def read_run(folder):
 def draw_curves(folders, path):
     """Draw the validation losses of the runs in `folders` against steps, tokens and seconds, into the PNG file `path`.
 
-    A star marks the last evaluation: it is of the weights that were kept, on the whole validation split.
+    A star marks the last evaluation: the weights that were kept, measured on the whole validation split.
     """
     plt = figures.pyplot()
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.4), sharey=True, layout="constrained")
@@ -177,12 +177,12 @@ def draw_curves(folders, path):
 
 
 def compare(folder):
-    """Draw the GPT in `folder` and the latest dLLM of the same text in one picture, and print their losses."""
+    """Draw the losses of the GPT in `folder` and of the latest dLLM for the same text, and print the final ones."""
     folders = [folder]
     try:
         other = checkpoint.find()
         if checkpoint.load(other)[2].get("corpus_sha256") != checkpoint.load(folder)[2].get("corpus_sha256"):
-            raise cli.UserError(f"{other.name} learned from another text: train one with python 05_train.py")
+            raise cli.UserError(f"{other.name} learned from another text: train a dLLM with python 05_train.py")
         folders.append(other)
     except cli.UserError as error:
         print(f"no dLLM to compare with: {error}")
@@ -201,9 +201,9 @@ class Command(runs.RunFlags):
     config: str = field(default_factory=lambda: "gpt-gpu" if torch.cuda.is_available() else "gpt-laptop")
     write: Switch = False  # write with a trained GPT (the run that --run names, or the latest) instead of training
     prompt: str = ""  # with --write: how the text begins; \n is a new line
-    len: number(int, 1, 100_000) = 256  # with --write: characters, the prompt included
+    len: number(int, 1, 100_000) = 256  # with --write: number of characters, the prompt included
     temp: NonNegative = 0.8  # with --write: temperature; 0 always takes the most probable character
-    topk: OptionalCount = None  # with --write: draw among this many most probable characters
+    topk: OptionalCount = None  # with --write: sample from this many most probable characters only
     num: Count = 1  # with --write: number of samples, written in one batch
     hub: OptionalText = None  # with --write: OWNER/NAME on the Hugging Face Hub; --hub alone: the published GPT
     model: transformer.TransformerConfig = transformer.TransformerConfig()
@@ -211,12 +211,12 @@ class Command(runs.RunFlags):
 
 
 def check_flags(command):
-    """Raise UserError where a flag of writing stands without --write, or a flag of training with it."""
+    """Raise UserError if a flag of writing is given without --write, or a flag of training with it."""
     usual = settings.parse(Command, ["--config", command.config])
     writing = [name for name in ("prompt", "len", "temp", "topk", "num", "hub")
                if getattr(command, name) != getattr(usual, name)]
     if writing and not command.write:
-        raise cli.UserError(f"--{writing[0]} belongs to writing: add --write, or leave it out to train")
+        raise cli.UserError(f"--{writing[0]} is a flag of writing: add --write, or leave it out to train")
     trained = command.model, dataclasses.replace(command.train, seed=usual.train.seed), command.fresh
     if command.write and trained != (usual.model, usual.train, False):
         raise cli.UserError("--write uses a trained model: leave out the flags of training")
@@ -239,7 +239,7 @@ def main(argv=None):
     model_config = dataclasses.replace(command.model, vocab_size=tokenizer.vocab_size, causal=True)
     folder = training.start_run(command, "gpt", model_config, next_token(opening(tokenizer)), tokenizer, corpus,
                                 corpora.split(corpus.text))
-    if runs.read_log(folder / "log.jsonl"):  # a run that was stopped before its first evaluation has none
+    if runs.read_log(folder / "log.jsonl"):  # empty if the run was stopped before its first evaluation
         compare(folder)
         write(folder, command, command.train.seed, devices.pick_device(command.device))
     print("\nNext: 08_train_tamil.py, where the dLLM learns classical Tamil in its own letters.")

@@ -7,10 +7,10 @@
 The model, the loss, the training loop and the flags are those of chapter 05. Two things are new: the text, which
 tamil_dataset.py collects from the Kural and Sangam poetry, and the tokens.
 
-A letter of Tamil (எழுத்து) is a vowel, or a consonant with its vowel sign: கோ is one letter, two code points and six
-bytes. A diffusion model writes many positions in the same pass, and these positions cannot see each other. If a token
-were half a letter, two halves that do not fit together could meet. Here a token is a whole letter, so every text that
-the model writes is well-formed.
+A letter of Tamil (எழுத்து) may consist of a consonant and a sign: கோ is one letter, but two code points of Unicode and
+six bytes of UTF-8. A diffusion model writes many positions in the same pass, and these positions cannot see each other.
+If a token were a part of a letter, parts that do not fit together could meet. Here a token is a whole letter, so every
+text that the model writes is well-formed.
 
 You should see the loss fall, in nats per letter and in bits per code point. At every evaluation the program prints a
 sample: first the lines look right, then the words, then the poems.
@@ -37,7 +37,7 @@ transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 
-LEAST = 50  # how often a symbol of another script must occur to be in the vocabulary
+LEAST = 50  # a symbol that is not Tamil must occur this often in a source to be in the vocabulary
 
 
 # 1. Letters
@@ -47,8 +47,8 @@ def drop_rare(poems, least=LEAST):
     """Return the poems as the model will see them: normalised, without invalid letters and rare symbols.
 
     Every Tamil letter stays, even a rare one, because without it a word would become another word. Any other symbol
-    (a digit, a Latin letter, a bracket) must occur `least` times: the model could not learn a rarer one. Lines and
-    poems that are empty after this are removed.
+    (a digit, a Latin letter, a bracket) must occur `least` times, because the model could not learn a rarer one. Lines
+    and poems that are empty after this are removed.
     """
     cut = [letters.split(letters.normalise(poem)) for poem in poems]
     counts = Counter(letter for poem in cut for letter in poem)
@@ -75,7 +75,7 @@ def read_poems(names):
     If only Sangam poetry is missing, and the Kural is there, the function prints a message and returns the Kural.
     """
     names = sorted({name.strip() for name in names.split(",")})
-    if "sangam" in names:  # it contains all of these
+    if "sangam" in names:  # "sangam" contains all of these
         names = [name for name in names if name not in tamil_dataset.SANGAM]
     sources = {}
     for name in names:
@@ -96,9 +96,9 @@ def plain(text):
 def split(sources):
     """Split {source: poems} into training poems and validation poems, two dicts of the same form. Poems stay whole.
 
-    A hash of its letters makes about one poem in ten a candidate for validation, so a poem is on the same side whatever
-    else the corpus contains. A candidate whose lines all occur in training poems too would not test anything; it
-    becomes a training poem.
+    A hash of its letters makes about one poem in ten a candidate for validation, so the candidates do not depend on the
+    rest of the corpus. A candidate whose lines all occur in training poems too would not test anything; it becomes a
+    training poem.
     """
     candidates, training_lines = set(), set()
     for poems in sources.values():
@@ -133,7 +133,7 @@ def load(names):
     counts = ", ".join(f"{name} {len(train[name]):,} + {len(val[name]):,}" for name in sources)
     text, given = "".join(parts), len(joined(found))
     source = (f"poems for training + for validation: {counts}; {given - len(text):,} of {given:,} code points were "
-              f"dropped (symbols of other scripts that occur fewer than {LEAST} times in a source, invalid letters, "
+              f"dropped (symbols that are not Tamil and occur fewer than {LEAST} times in a source, invalid letters, "
               "superfluous spaces)")
     return corpora.Corpus(name, text, source, files.sha256_of(text)), train, val
 
@@ -142,7 +142,7 @@ def load(names):
 
 
 def ill_formed_share(text):
-    """Return the share of invalid letters in `text`: signs without a consonant, and bytes that are not UTF-8."""
+    """Return the share (0 to 1) of invalid letters in `text`: signs without a consonant, bytes that are not UTF-8."""
     pieces = letters.split(text)
     return sum(letters.ill_formed(piece) for piece in pieces) / len(pieces)
 
@@ -150,7 +150,7 @@ def ill_formed_share(text):
 def alphabets(text):
     """Return three ways to cut `text` into tokens, each as (name, tokenizer, encode, decode).
 
-    encode turns Tamil text into the string that the tokenizer reads, and decode turns that string back.
+    encode turns Tamil text into the string that the tokenizer reads. decode turns that string back into Tamil text.
     """
 
     def to_bytes(text):
@@ -167,9 +167,9 @@ def alphabets(text):
 
 
 def small_model(ids, vocab_size, steps, window=128, batch_size=8):
-    """Return a diffusion model trained for `steps` steps on ids (N,). All tokenizers get the same size and work."""
+    """Return a diffusion model trained for `steps` steps on ids (N,). Its size is the same for every tokenizer."""
     model = transformer.Transformer(transformer.TransformerConfig(vocab_size, window, n_layer=3, n_head=3, n_embd=96))
-    # A clip this large never acts: the numbers in docs/logs/tamil-compare.txt were measured without clipping.
+    # `clip` is so large that it changes nothing: docs/logs/tamil-compare.txt was measured without clipping.
     config = training.DiffusionTrainConfig(
         warmup=20, momentum=0.9, t_max=0.8, clip=1e9, dtype="float32", compile="off")
     trainer, objective = training.Trainer(model, config, "cpu"), training.masked_diffusion(config)
@@ -182,7 +182,8 @@ def small_model(ids, vocab_size, steps, window=128, batch_size=8):
 def compare(couplets, steps, passes=(16, 128), texts=16):
     """Print the number of tokens per couplet for three alphabets, and the share of invalid letters that models write.
 
-    passes: how many passes of the network the models may use.
+    steps: training steps of each model. passes: the numbers of passes in which the models write. texts: how many texts
+    each model writes.
     """
     text = "".join(f"{couplet}\n\n" for couplet in couplets)
     cli.heading(f"Why letters: {len(couplets)} couplets of the Kural, {steps} steps for each kind of token")
@@ -203,8 +204,8 @@ def compare(couplets, steps, passes=(16, 128), texts=16):
         print(f"  {name:12} {tokenizer.vocab_size:8} {cost:11.1f} | {shares[0]:10.1%}"
               + "".join(f"{share:11.1%}" for share in shares[1:])
               + f"   {time.perf_counter() - began:4.0f} s", flush=True)
-    print("The column unigram is for tokens drawn independently, by their frequency. The other columns are for what a\n"
-          "small model writes in the given number of passes.")
+    print("The column unigram is about tokens that were drawn independently, by their frequency. The other columns\n"
+          "are about what a small model writes in the given number of passes.")
 
 
 # 4. Training
@@ -214,7 +215,7 @@ def objective(config, text):
     """Return the objective of chapter 05 that also logs the NELBO in bits per code point of `text`.
 
     NELBO: negative evidence lower bound, in nats per letter (chapter 04). text: the validation text. Bits per code
-    point can be compared with models that use other tokens.
+    point are comparable between models that use different tokens.
     """
     bits_per_nat = len(letters.split(text)) / len(text) / math.log(2)
     return dataclasses.replace(training.masked_diffusion(config),

@@ -5,11 +5,11 @@
     python 09_generate_tamil.py --prompt "யாதும் ஊரே" --steps 128
     python 09_generate_tamil.py --infill "அகர முதல {10} ஆதி" --gif out.gif --html out.html
 
-The flags, and the three ways to watch, are those of chapter 06; a token is a letter of Tamil. A canvas can hold more
-than a prompt: --kural gives the model the form of a couplet. Spaces and the line break are in place, each word has as
-many masks as a word of some real couplet has letters, and the model writes the letters.
+The flags, and the three ways to watch, are those of chapter 06. A token is a letter of Tamil. A canvas can hold more
+than a prompt: --kural gives the model the form of a real couplet. The spaces and the line break are in place, each
+letter of a word is masked, and the model writes new letters.
 
-A text takes a few seconds on two cores. At the end a table compares what was written with real poems that the model
+A text takes a few seconds on two cores. At the end a table compares the written texts with real poems that the model
 has never seen.
 """
 
@@ -55,11 +55,11 @@ def blank_couplet(couplet, tokenizer):
 def couplet_rows(couplets, number, tokenizer, seed):
     """Return `number` canvases, lists of ids of one length, with the forms of random couplets of 4 + 3 words.
 
-    The first couplet is drawn among all, and the others among those of the same length. UserError if there are none.
+    The first form is drawn from all, and the others from those of the same length. UserError if there are none.
     """
     canvases = [blank_couplet(couplet, tokenizer) for couplet in couplets if word_counts(couplet) == COUPLET]
     if not canvases:
-        raise cli.UserError("this model has learned no couplets whose form it could use: leave out --kural")
+        raise cli.UserError("this model has learned no couplets, whose form --kural needs: leave it out")
     draw = random.Random(seed)
     first = draw.choice(canvases)
     same_length = [canvas for canvas in canvases if len(canvas) == len(first)]
@@ -68,7 +68,7 @@ def couplet_rows(couplets, number, tokenizer, seed):
 
 @contextlib.contextmanager
 def only_letters(model, tokenizer):
-    """Inside this context, the model gives probability 0 to all tokens but Tamil letters, so no word is divided."""
+    """Inside this context, the model gives probability 0 to all tokens but Tamil letters, so no word is split."""
     banned = torch.tensor([not "\u0b80" <= letter[0] <= "\u0bff" for letter in tokenizer.vocabulary])
 
     def without(module, arguments, logits):  # (B, T, V)
@@ -98,8 +98,8 @@ def whole_poems(samples):
 def measure(samples, vocabulary, text):
     """Return all measures of a list of texts, {name: number}.
 
-    vocabulary: the set of the words of the training poems; text: these poems. A word that an end of a text may have
-    cut is not counted.
+    vocabulary: the set of the words of the training poems; text: these poems. The first and the last word of a text
+    may be cut off, so they are not counted.
     """
     symbols, known = as_symbols(samples, text)
     whole_words = [re.sub(r"^\S+|\S+$", "", sample) for sample in samples]
@@ -128,7 +128,7 @@ def as_symbols(samples, text):
 def read_corpus(info, needed):
     """Return (Corpus, training poems, validation poems) of the model whose checkpoint has this `info`.
 
-    If the poems are not on this machine, they are downloaded if they are `needed`; else there is a UserError.
+    If the poems are not on this machine, they are downloaded, but only if they are `needed`; otherwise UserError.
     """
     if not needed and not tamil_dataset.FILE.is_file():
         raise cli.UserError(f"there is no {tamil_dataset.FILE}: run python tamil_dataset.py")
@@ -149,9 +149,9 @@ def real_texts(val, length, number, kural):
 
 
 def report(samples, data, kural, length):
-    """Print the measures of `samples`, and those of as much real text that the model has not seen.
+    """Print the measures of `samples`, and those of as many real texts that the model has not seen.
 
-    data: what `read_corpus` returns; kural: whether the samples are couplets; length: of each sample, in letters.
+    data: what `read_corpus` returns; kural: whether the samples are couplets; length: letters in each sample.
     """
     _, train, val = data
     text = tamil.joined(train)

@@ -4,7 +4,7 @@
     python 10_dllm_vs_gpt.py --size gpu     # more texts and larger models in part 5; the default where there is CUDA
     python 10_dllm_vs_gpt.py --dllm shakespeare --gpt shakespeare-gpt --out docs    # the page that is in docs/
 
-The training losses of the two models measure different things, so this chapter compares in five other ways: the
+The training losses of the two models measure different things, so this chapter compares them in five ways: the
 likelihood of the same characters, the quality of written texts, the speed of writing, the filling of blanks, and the
 effect of reading a small corpus for many epochs. Each part prints its numbers. At the end the program writes the page
 dllm_vs_gpt.md with figures and a JSON file, by default into the folder report/ of the dLLM's run.
@@ -30,23 +30,23 @@ training = import_module("05_train")
 gpt_training = import_module("07_train_gpt")
 
 TEMPERATURES = (0.5, 0.8, 1.0)
-TURNS = 5  # how often the speed is measured
-BLANKS = (1, 4, 16, 64)  # lengths in characters
-FRACTIONS = (0.05, 0.2, 1.0)  # shares of the training text
-LEARNERS = {"dllm": 0.0, "gpt": 0.0, "decayed": 0.3}  # models of part 5 and their weight decay
-CASES, CASE_LENGTH = 3, 100  # number of texts that both models complete, and the characters to complete
+TURNS = 5  # number of measurements of each speed
+BLANKS = (1, 4, 16, 64)  # lengths of the blanks of part 4, in characters
+FRACTIONS = (0.05, 0.2, 1.0)  # shares of the training text in part 5
+LEARNERS = {"dllm": 0.0, "gpt": 0.0, "decayed": 0.3}  # the models of part 5, and the weight decay of each
+CASES, CASE_LENGTH = 3, 100  # number of texts that both models complete, and of the characters to complete
 
 
 @dataclass(frozen=True)
 class Command:
     """The flags of this chapter."""
 
-    dllm: settings.OptionalText = None  # name or folder of the dLLM's run; None: your latest, or the shipped one
+    dllm: settings.OptionalText = None  # name or folder of the dLLM's run; by default your latest, or the shipped one
     gpt: settings.OptionalText = None  # the same for the GPT
     corpus: str = "shakespeare"  # the text on which both models were trained: a name or a file
     size: Literal["auto", "quick", "gpu"] = "auto"  # how much to measure; auto: gpu with CUDA, otherwise quick
     seed: settings.Seed = 1  # seed of all random numbers
-    out: settings.OptionalPath = None  # folder for the page; None: report/ in the folder of the dLLM's run
+    out: settings.OptionalPath = None  # folder for the page; by default report/ in the folder of the dLLM's run
     device: str = "auto"  # auto, cpu, cuda or mps
 
 
@@ -72,8 +72,8 @@ SIZES = {"quick": Size(), "gpu": Size(64, 400, 256, 256, (16, 64, 256), {}, dict
 
 @torch.no_grad()
 def loss_with_visible(model, windows, visible, seed=0, batch_size=64):
-    """The dLLM's cross-entropy of a masked character when `visible` characters of windows (N, T) are unmasked, always
-    including the first: (mean, standard error) in nats per masked character."""
+    """Return the dLLM's cross-entropy of a masked character when `visible` characters of windows (N, T) are unmasked,
+    always including the first: (mean, standard error), in nats per masked character."""
     generator, losses = torch.Generator(windows.device).manual_seed(seed), []
     for rows in windows.split(batch_size):
         k = torch.full((len(rows),), rows.shape[1] - visible, device=rows.device)  # (B,) number of masks
@@ -83,11 +83,11 @@ def loss_with_visible(model, windows, visible, seed=0, batch_size=64):
 
 
 def likelihood(dllm, gpt, windows, size, seed):
-    """Both models' loss on all but the first character of windows (N, T), and how it falls as more is visible.
+    """Return both losses on all but the first character of windows (N, T), also by the number of visible characters.
 
     The chain rule splits the likelihood of a window into T - 1 predictions, with 1 to T - 1 characters visible. The GPT
-    sees the characters to the left, the dLLM sees equally many at random places. The mean of either curve is the loss:
-    the negative log-likelihood (NLL) of the GPT, and its upper bound, the NELBO (chapter 04), of the dLLM.
+    sees those on the left, the dLLM as many at random places. The mean of each curve is the loss: for the GPT the
+    negative log-likelihood (NLL), for the dLLM an upper bound on its NLL, the NELBO (chapter 04).
     """
     T = windows.shape[1]
     bound, error = diffusion.nelbo(dllm, windows, size.draws, seed=seed, given=1)
@@ -113,7 +113,7 @@ def likelihood(dllm, gpt, windows, size, seed):
 
 
 def score(samples, judge, vocabulary, text):
-    """Every measure of a list of texts of one length, with standard errors. text: the training text."""
+    """Return all measures of a list of texts of one length, with standard errors. text: the training text."""
     return measures.quality(samples, judge, vocabulary) | {"copied": measures.longest_copy(samples, text)}
 
 
@@ -136,17 +136,17 @@ def write(model, prompts, length, steps, temperature, seed=0):
 
 
 def ways(dllm, gpt, size, length):
-    """The ways of writing: [(name, model, passes through the network for a text of `length` characters)]."""
+    """Return the ways of writing a text of `length` characters: [(name, model, nfe)]. nfe: the number of passes."""
     return [*(("dllm", dllm, min(steps, length - 1)) for steps in size.steps), ("gpt", gpt, length - 1)]
 
 
 def samples(dllm, gpt, windows, size, seed, tokenizer, text):
-    """The measures of texts that the models write after the first character of a window, and of the windows."""
+    """Return the measures of texts that the models write after the first character of a window, and of the windows."""
     rows = training.windows_of(windows.flatten(), windows.shape[1], size.samples)  # (B, T)
     judge, vocabulary = measures.Judge(text, tokenizer.vocab_size), set(measures.words_of(text))
     real = score([tokenizer.decode(row) for row in rows], judge, vocabulary, text)
     cli.heading(f"2. {len(rows)} texts of {rows.shape[1]} characters for each line")
-    print("Good texts have values near those of real text (first line). ± shows standard errors over the texts.")
+    print("Good texts have values near those of real text (first line). ± gives the standard error over the texts.")
     print("  model passes temperature   known words   distinct runs longest copy       judge's NLL")
     print_score("real", "-", "-", real)
     table = []
@@ -164,8 +164,8 @@ def samples(dllm, gpt, windows, size, seed, tokenizer, text):
 
 
 def speed(dllm, gpt, windows, size):
-    """Characters per second of each way of writing, for one text and for a batch: the median of several turns. All ways
-    take turns, so that other work on the machine slows each of them alike."""
+    """Return the characters per second of each way of writing, for one text and for a batch: the median of TURNS turns.
+    All ways take turns, so that other work on the machine slows all of them equally."""
     device, length, table = windows.device, windows.shape[1], []
     cli.heading(f"3. Speed for texts of {length} characters, without the given first one")
     print("Higher is better. A pass is one forward pass of the network for the whole batch.")
@@ -189,7 +189,7 @@ def speed(dllm, gpt, windows, size):
 
 
 def fill(model, rows, start, end):
-    """The most likely characters for the blank [start, end) of rows (B, T): (B, end - start), one per pass.
+    """Fill the blank [start, end) of rows (B, T) with likely characters, one per pass. Returns (B, end - start).
 
     A dLLM sees both sides and commits the character of highest confidence first. A GPT sees only the left side.
     """
@@ -202,7 +202,7 @@ def fill(model, rows, start, end):
 
 
 def infilling(dllm, gpt, windows, size, seed, tokenizer, train_ids):
-    """The shares of exactly restored characters by length of the blank, and texts that both models complete."""
+    """Return the share of exactly restored characters for each length of blank, and texts that both models complete."""
     rows = training.windows_of(windows.flatten(), windows.shape[1], size.windows)  # (N, T)
     fillers = {"dllm": lambda *blank: fill(dllm, *blank), "gpt": lambda *blank: fill(gpt, *blank),
                "bigram": measures.Bigram(train_ids, tokenizer.vocab_size).fill}
@@ -220,7 +220,7 @@ def infilling(dllm, gpt, windows, size, seed, tokenizer, train_ids):
 
 
 def completions(models, windows, seed, tokenizer):
-    """The last characters of a few windows, as each model completes them and as they are: [{name: text}]."""
+    """Return the ends of a few windows, as each model writes them and as they really are: [{name: text}]."""
     chosen = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))[:CASES]  # not chosen by hand
     rows, length = windows[chosen.to(windows.device)], windows.shape[1]
     known = length - min(CASE_LENGTH, length // 2)
@@ -235,7 +235,7 @@ def completions(models, windows, seed, tokenizer):
 
 
 def learning_curve(kind, part, val_ids, shape, config, tokenizer):
-    """Train a new model of a kind of LEARNERS on part (N,): records of its evaluations, with "epochs" and "loss"."""
+    """Train a new model of one kind of LEARNERS on part (N,). Returns its evaluations, with "epochs" and "loss"."""
     torch.manual_seed(config.seed)
     model = transformer.Transformer(dataclasses.replace(shape, causal=kind != "dllm")).to(part.device)
     objective = training.masked_diffusion(config) if kind == "dllm" else gpt_training.next_token(0)
@@ -249,8 +249,8 @@ def learning_curve(kind, part, val_ids, shape, config, tokenizer):
 
 
 def data_reuse(train_ids, val_ids, size, seed, tokenizer):
-    """The validation loss by epochs for each of LEARNERS on each of FRACTIONS of the training text. The learning rate
-    is constant, so each point of a curve is what a run that stops there would reach."""
+    """Return the validation loss by epochs for each of LEARNERS on each of FRACTIONS of the training text. The learning
+    rate is constant, so each point of a curve is what a run that ends there would reach."""
     config = training.DiffusionTrainConfig(**size.train, seed=seed, cooldown=0.0)
     shape = transformer.TransformerConfig(tokenizer.vocab_size, **size.shape)
     learned = []
@@ -259,7 +259,7 @@ def data_reuse(train_ids, val_ids, size, seed, tokenizer):
     for fraction, (kind, weight_decay) in itertools.product(FRACTIONS, LEARNERS.items()):
         part = train_ids[: int(fraction * len(train_ids))]
         own = dataclasses.replace(config, weight_decay=weight_decay)
-        # The last record does not belong to the curve: it is of the best weights, on all windows.
+        # The last record is not a point of the curve: it measures the best weights on all windows.
         *curve, last = learning_curve(kind, part, val_ids, shape, own, tokenizer)
         best, end = min(curve, key=lambda r: r["loss"]), curve[-1]
         learned.append({"model": kind, "fraction": fraction, "characters": len(part), "curve": curve, "best": best,
@@ -275,10 +275,10 @@ def data_reuse(train_ids, val_ids, size, seed, tokenizer):
 
 
 def prepare(command, sizes):
-    """What chapters 10 and 11 do before they measure: choose the device, load both models, make the folder.
+    """Do what chapters 10 and 11 need before they measure: choose the device, load both models, make the folder.
 
     command: has the fields of `Command`. sizes: the names of the sizes. Returns (command with its size, its device and
-    its folder decided, the Corpus, dLLM, GPT, tokenizer, what a page says about the origin of its numbers).
+    its folder decided, the Corpus, dLLM, GPT, tokenizer, a dict about the origin of the numbers).
     """
     device, text, size = devices.pick_device(command.device), corpora.load(command.corpus), command.size
     torch.set_float32_matmul_precision("high")
@@ -299,7 +299,7 @@ def main(argv=None):
     size, seed = SIZES[command.size], command.seed
     parts = train_text, val_text = corpora.split(text.text)
     train_ids, val_ids = (torch.tensor(tokenizer.encode(part), device=command.device) for part in parts)
-    # The longest window that both models can read. A GPT also predicts the character after its last input.
+    # Both models must fit. Rotary positions let the dLLM read one character more; a GPT predicts one after its input.
     room = dllm.config.seq_len + (dllm.config.positions == "rope")
     windows = training.windows_of(val_ids, min(room, gpt.config.seq_len + 1))  # (N, T)
     if len(windows) < 2 or min(FRACTIONS) * len(train_ids) <= size.shape.get("seq_len", 256) + 1:

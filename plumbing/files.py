@@ -11,7 +11,7 @@ DATA = ROOT / "data"
 
 @contextmanager
 def whole_file(path):
-    """A temporary path to write to. It is renamed to `path` if the block succeeds, and is deleted if it fails."""
+    """Yield a temporary path to write to. It becomes `path` if the `with` block succeeds, else it is deleted."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")  # the same folder, so that renaming is atomic
@@ -25,10 +25,10 @@ def whole_file(path):
 
 
 def read_text(path):
-    """The text of a UTF-8 file, the same on every platform: without byte order mark, with lines that end in \\n."""
+    """Return the text of a UTF-8 file, the same on every platform: no byte order mark, and lines that end in \\n."""
     return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
 
 
 def sha256_of(text):
-    """The SHA-256 checksum of `text` in UTF-8, as 64 hexadecimal digits."""
+    """Return the SHA-256 checksum of `text` in UTF-8, as 64 hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()

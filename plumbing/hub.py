@@ -1,7 +1,7 @@
-"""Models from the Hugging Face Hub, and to it.
+"""Download models from the Hugging Face Hub, and upload them to it.
 
     hub.fetch()                                    the published dLLM; kind="gpt" for the published GPT
-    hub.fetch("OWNER/NAME")                        a model that this program uploaded
+    hub.fetch("OWNER/NAME")                        a model that was uploaded by this program
     python -m plumbing.hub RUN --export FOLDER     copy a run to a folder that can be shared, with a model card
     python -m plumbing.hub RUN --push OWNER/NAME   do the same and upload the folder
 
@@ -26,7 +26,7 @@ ADDRESSES = "sutharsan-311/tiny-dllm", "sutharsan311/tiny-dllm"  # new and old a
 FILES = {"dllm": "dllm_step50000.pt", "gpt": "gpt_step50000.pt"}
 
 LARGEST_CONFIG = 1 << 24  # the largest config.json that we accept, in bytes
-ANSWER = 5  # seconds in which the Hub must say what a file is, so that nobody waits for long when offline
+ANSWER = 5  # seconds in which the Hub must describe a file, so that nobody waits for long without a network
 TRANSFER = 1800  # seconds in which a whole file must arrive
 
 
@@ -38,8 +38,8 @@ class NotThere(cli.UserError):
 
 
 def library():
-    """The package huggingface_hub. It is imported only when it is needed, and prints nothing of its own."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # send nothing but the question for the file
+    """Return the package huggingface_hub. It is imported only when it is needed, and prints nothing of its own."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # send nothing but the request for the file
     try:
         import huggingface_hub
         import huggingface_hub.errors
@@ -54,7 +54,7 @@ def library():
 
 
 def explain(error, repo, file, writing=False):
-    """The UserError for an error of huggingface_hub about the file `file` of the model `repo`."""
+    """Return a UserError that explains an error of huggingface_hub about the file `file` of the model `repo`."""
     errors, place = library().errors, library().constants.ENDPOINT
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
@@ -78,7 +78,7 @@ def explain(error, repo, file, writing=False):
 
 
 def check_address(repo):
-    """UserError unless `repo` looks like OWNER/NAME by the rules of the Hub. It becomes the name of a folder."""
+    """Raise UserError unless `repo` has the form OWNER/NAME. It becomes the name of a folder, so it must be safe."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo, re.ASCII) or "--" in repo or ".." in repo:
         raise cli.UserError(f"{repo!r} is not an address on the Hub: it must look like OWNER/NAME")
 
@@ -89,7 +89,7 @@ def check_address(repo):
 def download_file(repo, file, path, revision="main", limit=published.LARGEST):
     """Download a file of the model `repo` to `path`, and return the id of its commit.
 
-    It first asks the Hub once, without retries, what the file is. For a large file the Hub also sends its sha256.
+    It first asks the Hub once, without retries, about the file. For a large file the Hub also sends its sha256.
     UserError if the download fails; NotThere if the file does not exist.
     """
     hub = library()
@@ -112,7 +112,7 @@ def download_file(repo, file, path, revision="main", limit=published.LARGEST):
 
 
 def fetch(repo=ADDRESSES[0], kind="dllm"):
-    """The folder of a model on the Hub. A model that was fetched before needs no network: it lies in checkpoints/.
+    """Return the local folder of a model on the Hub. If it is in checkpoints/ already, no network is needed.
 
     repo: OWNER/NAME of a model that `save_for_hub` wrote, or of the published models. kind: which of the two
     published models, "dllm" or "gpt". UserError if the model cannot be fetched or is not valid.
@@ -145,7 +145,7 @@ def fetch_ours(repo, folder):
 def fetch_published(kind, folder):
     """Download the published model of this kind and write it to `folder` as a model of this book.
 
-    Returns a description of its source. The download lies beside `folder`.
+    Returns a description of its source. The downloaded file is written beside `folder`.
     """
     path = folder.with_name(FILES[kind])
     for repo, file in [(repo, prefix + path.name) for repo in ADDRESSES for prefix in ("checkpoints/", "")]:
@@ -169,12 +169,12 @@ def fetch_published(kind, folder):
 
 
 def check_model(folder, repo):
-    """UserError unless `folder` holds a valid model whose text can be printed safely."""
+    """Raise UserError unless `folder` holds a valid model whose text can be printed safely."""
     try:
         _, tokenizer, _ = checkpoint.load(folder)
     except cli.UserError as error:
         raise cli.UserError(str(error).replace(str(folder), repo)) from None
-    if re.search("[\x1b\x80-\x9f]", "".join(tokenizer.vocabulary)):  # terminals obey these characters
+    if re.search("[\x1b\x80-\x9f]", "".join(tokenizer.vocabulary)):  # these characters begin commands to a terminal
         raise cli.UserError(f"{repo}: its vocabulary contains characters that could command a terminal")
 
 
@@ -228,7 +228,7 @@ class Command:
 
 
 def main(argv=None):
-    from plumbing.reports import model_card  # here, since it imports chapters, and they import this module
+    from plumbing.reports import model_card  # imported here, because it imports chapters, which import this module
 
     command = settings.parse(Command, argv)
     if not command.run or command.export is None and command.push is None:

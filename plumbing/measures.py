@@ -1,7 +1,7 @@
 """Measures of text: known words, distinct runs, the longest copy and a judge. Means and their standard errors.
 
-No measure is a score by itself. A good text has values near those of real text: a text can reach 100 % known words by
-repeating one of them, and can read well because it is copied.
+No measure alone is a score. A good text has values near those of real text. A bad one can have 100 % known words, if it
+repeats one of them, and it can read well because it is copied.
 """
 
 import math
@@ -13,16 +13,16 @@ import torch
 
 
 def mean_and_error(values):
-    """(mean, standard error of the mean) of a tensor of values (N,), which are independent of each other."""
+    """Return (mean, standard error of the mean) of a tensor of independent values (N,)."""
     values = values.cpu().double()
     return values.mean().item(), (values.std() / len(values) ** 0.5).item()
 
 
 def jackknife_error(measure, samples):
-    """The standard error of measure(samples), where `measure` takes a list of independent texts.
+    """Return the standard error of measure(samples), where `measure` takes a list of independent texts.
 
-    The jackknife (Tukey 1958) leaves out each text in turn and looks at how much the value changes. It serves a measure
-    that is not a mean over the texts. For a mean over the texts it equals `mean_and_error`.
+    The jackknife (Tukey 1958) leaves out each text in turn and observes how much the value changes. It also works if
+    the measure is not a mean over the texts. For such a mean it equals `mean_and_error`.
     """
     N = len(samples)
     left_out = [measure(samples[:i] + samples[i + 1 :]) for i in range(N)]
@@ -30,34 +30,34 @@ def jackknife_error(measure, samples):
 
 
 def words_of(text):
-    """The words of a text in lower case: all runs of characters without spaces and punctuation."""
+    """Return the words of a text in lower case: all runs of characters without spaces and punctuation."""
     return re.findall(r"[^\s.,;:!?()\[\]&$\"…-]+", text.lower())
 
 
 def known_words(samples, vocabulary):
-    """The share of the words of `samples` that are in the set `vocabulary`; 0 if there are no words."""
+    """Return the share of the words of `samples` that are in the set `vocabulary`; 0 if there are no words."""
     words = [word for text in samples for word in words_of(text)]
     return sum(word in vocabulary for word in words) / max(1, len(words))
 
 
 def runs_of(text, n):
-    """All runs of n characters in a text, one for each place where a run can begin."""
+    """Return all runs of n characters in a text, one for each place where a run can begin."""
     return [text[i : i + n] for i in range(len(text) - n + 1)]
 
 
 def distinct(samples, n=4):
-    """The number of different runs of n characters in `samples` divided by the number of all runs.
+    """Return the number of different runs of n characters in `samples`, divided by the number of all runs.
 
     The value is low where texts repeat themselves or each other. It also falls with the number and length of the texts,
-    so compare only values of equally many texts of one length. (The "distinct-n" of Li et al. 2016, arXiv:1510.03055,
-    for characters in place of words.)
+    so compare only values of equally many texts of one length. (This is "distinct-n" of Li et al. 2015,
+    arXiv:1510.03055, for characters instead of words.)
     """
     runs = [run for text in samples for run in runs_of(text, n)]
     return len(set(runs)) / max(1, len(runs))
 
 
 def longest_copy(samples, text):
-    """The length of the longest run of characters that is in one of `samples` and also in `text`.
+    """Return the length of the longest run of characters that is in one of `samples` and also in `text`.
 
     If a run of n characters is in both, so is a run of n - 1. This allows a binary search for the largest n.
     """
@@ -73,10 +73,11 @@ def longest_copy(samples, text):
 
 
 class Judge:
-    """A character n-gram model of a text. It judges texts of other models, and shares no weights with them.
+    """A character n-gram model of a text: it predicts each character from up to order - 1 characters before it.
 
-    Each order is interpolated with the next lower one by the rule of Witten and Bell (1991, "The zero-frequency
-    problem"; method C). If the context h occurred c(h) times and had u(h) different successors, then
+    It judges texts of other models and shares no weights with them. Each order is interpolated with the next lower one
+    by the rule of Witten and Bell (1991, "The zero-frequency problem"; method C). If the context h occurred c(h) times
+    in the text and was followed by u(h) different characters, then
 
         p(x | h) = (c(hx) + u(h) p(x | h without its first character)) / (c(h) + u(h))
 
@@ -91,7 +92,7 @@ class Judge:
         self.followers = [Counter(run[:-1] for run in counts) for counts in self.counts[1:]]
 
     def probability(self, context, character):
-        """p(character | context). Only the last order - 1 characters of the context count."""
+        """Return p(character | context). Only the last order - 1 characters of the context count."""
         p = 1 / self.symbols
         for n in range(min(self.order - 1, len(context)) + 1):
             h = context[len(context) - n :]
@@ -100,16 +101,16 @@ class Judge:
         return p
 
     def nll(self, samples):
-        """The negative log-likelihood: the mean of -log p over all characters of `samples` except the first of each
-        text, in nats per character. A low value means that the judge finds the texts likely."""
+        """Return the negative log-likelihood (NLL): the mean of -log p over all characters of `samples` but the first
+        of each text, in nats per character. A low value means that the judge finds the texts likely."""
         losses = [-math.log(self.probability(text[max(0, i - self.order + 1) : i], text[i]))
                   for text in samples for i in range(1, len(text))]
         return statistics.fmean(losses)
 
 
 def quality(samples, judge, vocabulary):
-    """Known words, distinct runs and the judge's NLL of a list of N texts of one length, each with its standard error
-    over the texts: {"words", "words_error", "distinct", "distinct_error", "judge", "judge_error"}."""
+    """Return known words, distinct runs and the judge's NLL of a list of N texts of one length, each with its standard
+    error over the texts: {"words", "words_error", "distinct", "distinct_error", "judge", "judge_error"}."""
     judged, error = mean_and_error(torch.tensor([judge.nll([text]) for text in samples], dtype=torch.float64))
     return {
         "words": known_words(samples, vocabulary),
@@ -132,7 +133,7 @@ class Bigram:
         self.next = pairs.argmax(1)  # (symbols,)
 
     def fill(self, rows, start, end):
-        """Tokens (B, end - start) for the blank [start, end) of rows (B, T), from left to right."""
+        """Return tokens (B, end - start) for the blank [start, end) of rows (B, T), chosen from left to right."""
         guesses = [rows[:, start - 1]]
         for _ in range(start, end):
             guesses.append(self.next[guesses[-1]])
@@ -140,9 +141,10 @@ class Bigram:
 
 
 def exact_characters(filler, windows, blank, batch_size=64):
-    """The share of the characters in a blank in the middle of windows (N, T) that `filler` restores exactly.
+    """Measure which share of the characters of a blank in the middle of windows (N, T) `filler` restores exactly.
 
-    filler: (rows (B, T), start, end) → (B, end - start). Returns (mean, standard error over the windows).
+    filler: function (rows (B, T), start, end) → (B, end - start). blank: its length. Returns (mean, standard error over
+    the windows).
     """
     start = (windows.shape[1] - blank) // 2
     end = start + blank

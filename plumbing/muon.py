@@ -1,4 +1,7 @@
-"""Muon, the optimizer of chapter 05 for the matrices inside the blocks (Jordan et al. 2024)."""
+"""Muon, the optimizer of chapter 05 for the matrices inside the blocks.
+
+Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/
+"""
 
 import torch
 
@@ -6,10 +9,10 @@ import torch
 def orthogonalize(matrices, dtype):
     """Return the nearest (semi-)orthogonal matrix to each of `matrices` (N, m, n), approximately.
 
-    A matrix stretches space by a different factor, its singular value, in each of several directions. This brings all
-    factors near 1 and keeps the directions, with five Newton-Schulz steps (Jordan et al. 2024): polynomials of the
-    matrix whose coefficients move every factor in (0, 1] towards 1. They need only matrix products, which are fast,
-    and all matrices of one shape are worked on at once.
+    A matrix stretches space by a different factor, its singular value, in each of several directions. This function
+    brings all factors near 1 and keeps the directions, with five Newton-Schulz steps (Jordan et al. 2024): polynomials
+    of the matrix whose coefficients move every factor in (0, 1] towards 1. They need only matrix products, which are
+    fast, and they process all N matrices together.
     """
     x = matrices.to(dtype)
     tall = x.shape[1] > x.shape[2]
@@ -26,7 +29,7 @@ def orthogonalize(matrices, dtype):
 class Muon(torch.optim.Optimizer):
     """Gradient descent with momentum, whose step for each matrix is made orthogonal (Jordan et al. 2024).
 
-    The gradient of a matrix is usually dominated by a few directions, and plain descent learns little in the others.
+    The gradient of a matrix is usually dominated by a few directions, so plain descent learns little in the others.
     An orthogonal step moves equally far in all of them. torch.optim.Muon does the same one matrix at a time and in
     bfloat16, which is slow on a CPU.
 

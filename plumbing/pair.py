@@ -9,26 +9,26 @@ UNEQUAL = 1.2  # ratio of the numbers of parameters above which a comparison say
 
 
 def load(name, kind, text, device):
-    """Read the run `name` of a kind ("dllm" or "gpt"): (model, tokenizer, folder, what a page says about the run).
+    """Return (model, tokenizer, folder, about) of the run `name` of a kind, "dllm" or "gpt".
 
-    name: None means your latest run of this kind, or the shipped one. UserError if the run is of the other kind, or was
-    not trained on the Corpus `text`.
+    name: None means your latest run of this kind, or the shipped one. about: a dict that describes the run. UserError
+    if the run is of the other kind, or was not trained on the Corpus `text`.
     """
     folder = checkpoint.find(name, kind)
     model, tokenizer, info = checkpoint.load(folder, device)
     if model.config.causal != (kind == "gpt"):
         raise cli.UserError(f"{folder.name} is not a {kind}: name one with --{kind}")
     if info.get("corpus_sha256") != text.sha256:
-        raise cli.UserError(f"{folder.name} was trained on another text than {text.name}: name it with --corpus")
+        raise cli.UserError(f"{folder.name} was trained on another text, not on {text.name}: name it with --corpus")
     about = {"name": folder.resolve().name, "parameters": sum(p.numel() for p in model.parameters()),
              "model": dataclasses.asdict(model.config), "info": info}
     return model, tokenizer, folder, about
 
 
 def announce(dllm, gpt, corpus):
-    """Print which models are compared, and a warning if their sizes differ much. dllm, gpt: what `load` says of them.
+    """Print which models are compared, and a warning if their sizes differ much.
 
-    corpus: as the user named it.
+    dllm, gpt: the dicts `about` from `load`; corpus: as the user named it.
     """
     print(f"dLLM: {dllm['name']}, {dllm['parameters']:,} parameters\n"
           f"GPT:  {gpt['name']}, {gpt['parameters']:,} parameters")
@@ -41,7 +41,8 @@ def announce(dllm, gpt, corpus):
 
 
 def matching_command(dllm, gpt, corpus):
-    """The command that trains a model of equal shape: a partner for your own model if the other one is shipped."""
+    """Return the command that trains a partner of the same shape: for the GPT if the dLLM is the shipped one, or else
+    for the dLLM."""
     script, shape = "07_train_gpt.py", dllm["model"]
     if dllm["name"] == checkpoint.SHIPPED.name:
         script, shape = "05_train.py", gpt["model"]

@@ -3,7 +3,8 @@
     join(device)               the Team of this process; torchrun starts several processes, otherwise there is one
     TeamRun                    a run whose log and model one process writes, and whose state all processes write
     orthogonalize_sharded      a step of Muon with matrices of which each process holds a part
-    save, restore, export      the state of a run, of which each process holds a part; and the whole model
+    save, restore              the state of a run, of which each process holds a part
+    export                     the whole model, as the files that chapter 06 reads
     watcher(kind, ...)         sends the log to TensorBoard or Weights & Biases
 """
 
@@ -27,7 +28,7 @@ from plumbing import checkpoint, cli, devices, muon, runs
 
 @dataclass(frozen=True)
 class Team:
-    """This process and how many there are."""
+    """The number of this process, the number of all processes, and the device of this one."""
 
     rank: int  # number of this process, from 0
     world: int  # number of processes
@@ -39,7 +40,7 @@ class Team:
         return self.rank == 0
 
     def total(self, *values):
-        """The sum of each of `values` over all processes. Every process must call it, and it waits for the others."""
+        """Return the sum of each of `values` over all processes. Every process must call it and wait for the others."""
         kind = torch.float32 if self.device.type == "mps" else torch.float64
         sums = torch.tensor(values, dtype=kind, device=self.device)
         if self.world > 1:
@@ -48,7 +49,7 @@ class Team:
 
 
 def join(name):
-    """The Team of this process. On a machine with several GPUs, each process takes the one with its local number."""
+    """Return the Team of this process. Each process of a machine takes the GPU that has its local number."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = devices.pick_device(name)
     if world > 1:
@@ -62,7 +63,7 @@ def join(name):
 
 
 def check(config, team):
-    """UserError if the settings do not fit the number of processes or the device."""
+    """Raise UserError if the settings do not fit the number of processes or the device."""
     if config.batch_size % (team.world * config.accumulate):
         raise cli.UserError(f"--batch-size {config.batch_size} must be a multiple of {team.world} processes × "
                             f"--accumulate {config.accumulate}")
@@ -77,14 +78,14 @@ def orthogonalize_sharded(matrices, dtype):
     """Muon's `orthogonalize` for a DTensor (N, m, n), of which each process holds a part.
 
     The singular values of a part are not those of the matrix. So every process gathers the whole matrices, computes
-    all results, and keeps its part of them.
+    all results, and returns its part of them.
     """
     whole = muon.orthogonalize(matrices.full_tensor(), dtype)
     return DTensor.from_local(whole, matrices.device_mesh, [Replicate()]).redistribute(placements=matrices.placements)
 
 
 def norms(trainer):
-    """The norms of the last gradient, before it was clipped, and of the weights. Every process must call it."""
+    """Return [norm of the last gradient before clipping, norm of the weights]. Every process must call it."""
     found = trainer.gradient_norm, torch.nn.utils.get_total_norm(list(trainer.model.parameters()))
     return [(norm.full_tensor() if isinstance(norm, DTensor) else norm).item() for norm in found]
 
@@ -93,7 +94,7 @@ def norms(trainer):
 
 
 def tensors_of(trainer):
-    """All tensors that resuming needs, as torch.distributed.checkpoint stores them.
+    """Return all tensors that resuming needs, as torch.distributed.checkpoint stores them.
 
     Each process reads and writes its own part, and the number of processes may change between writing and reading.
     """
@@ -104,7 +105,7 @@ def tensors_of(trainer):
 def save(folder, team, trainer, progress, settings):
     """Write the tensors to a new folder, then train_state.pt, which names that folder.
 
-    A process that is killed meanwhile leaves the old file and the old folder whole. Every process must call it.
+    If a process is killed meanwhile, the old file and the old folder remain whole. Every process must call it.
     """
     progress |= {"tensors": f"state-{trainer.step}", "scaler": trainer.scaler.state_dict()}
     dcp.save(tensors_of(trainer), checkpoint_id=folder / progress["tensors"])
@@ -118,7 +119,7 @@ def save(folder, team, trainer, progress, settings):
 def restore(folder, progress, trainer):
     """Set `trainer` to the state that `save` wrote.
 
-    dcp.load reads pickles, which can execute code. Do not resume untrusted runs: ask for the model instead.
+    dcp.load reads pickles, which can execute code, so do not resume a run from a source that you do not trust.
     """
     tensors = tensors_of(trainer)
     try:
@@ -135,7 +136,7 @@ def restore(folder, progress, trainer):
 
 
 def export(folder, team, averaged, model_class, tokenizer, info):
-    """Write the averaged weights as the two files that chapter 06 reads. Every process must call it.
+    """Write the averaged weights to the two files that chapter 06 reads. Every process must call it.
 
     model_class: the class of `averaged` without the changes that its engine made.
     """
@@ -164,7 +165,7 @@ class TeamRun(runs.Run):
 
     def __init__(self, team, model_class, folder, settings, config, tokenizer, info, fresh=False):
         self.team, self.model_class, self.interrupted, self.loss = team, model_class, False, 0.0
-        for turn in (team.lead, not team.lead):  # with --fresh the first process deletes files, then the others look
+        for turn in (team.lead, not team.lead):  # with --fresh the first process deletes files before the others read
             if turn:
                 super().__init__(folder, settings, config, tokenizer, info, fresh, quiet=not team.lead)
             team.total(0)
@@ -183,9 +184,9 @@ class TeamRun(runs.Run):
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def count_step(self, trainer, loss):
-        """Note that a step is done. At some steps, sum the loss over all processes and decide together whether to stop.
+        """Count a finished step. At some steps, sum the loss over all processes, and decide together whether to stop.
 
-        self.loss is the last such sum. It waits for the device and for all processes, so it is not taken at every step.
+        self.loss is the last such sum. Summing waits for the device and all processes, so not every step does it.
         """
         self.progress["step"] = step = trainer.step
         alone = self.interrupted and self.team.world == 1
@@ -218,7 +219,7 @@ class TeamRun(runs.Run):
 
 
 def watcher(kind, folder, values):
-    """A function that sends a record of the log to `kind`: tensorboard, wandb, or none. values: the run's settings."""
+    """Return a function that sends a record of the log to `kind`: tensorboard, wandb or none. values: the settings."""
     try:
         if kind == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter

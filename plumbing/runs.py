@@ -24,8 +24,8 @@ from plumbing import checkpoint, cli, devices, figures, files
 from plumbing.settings import OptionalText, Switch
 
 UNTIMED_STEPS, TIMED_STEPS = 20, 20  # the first steps compile and warm up; the next ones are timed for a time budget
-TRAINING_SHARE = 0.93  # of a time budget; the evaluations take the rest
-GLANCE_EVERY = 20  # steps between two looks at the loss, since each look waits for the device
+TRAINING_SHARE = 0.93  # share of a time budget for training; the evaluations take the rest
+GLANCE_EVERY = 20  # steps between two readings of the loss, since each reading waits for the device
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Run:
         return self.progress["step"] >= self.steps
 
     def announce(self, compiled):
-        """Say what the run will do, before a minute of silent compilation."""
+        """Print what the run will do, since compilation may then be silent for a minute."""
         if self.finished:
             print("this run is finished; a larger --steps continues it, --fresh starts it again")
             return
@@ -83,7 +83,7 @@ class Run:
             print("compiling the model: the first step may take a minute (--compile off avoids this)", flush=True)
 
     def begin(self, trainer):
-        """Restore the trainer if there is a saved state, drop later lines of the log, and start to count time."""
+        """Restore the trainer if there is a saved state, remove later lines of the log, and start the clock."""
         if self.saved:
             trainer.restore(self.saved, self.progress["step"])
             self.saved = None
@@ -94,7 +94,7 @@ class Run:
                         disable=self.quiet)
 
     def interrupt(self, signum, frame):
-        """Finish the present step, save and stop. A second Ctrl-C ends the program at once."""
+        """Ask the run to finish its current step, save and stop. A second Ctrl-C ends the program at once."""
         self.stopped = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -102,11 +102,11 @@ class Run:
         return not self.finished and not self.stopped
 
     def seed(self):
-        """Seed of the present step's random numbers. It depends on the step alone, so a resumed run draws the same."""
-        return self.config.seed * 1_000_003 + self.progress["step"]  # a prime, so that runs do not overlap early
+        """Return the seed of the current step. It depends on no earlier step, so a resumed run draws the same."""
+        return self.config.seed * 1_000_003 + self.progress["step"]  # runs share no seed in their first million steps
 
     def count_step(self, trainer, loss):
-        """Note that a step is done: apply the time budget, show the progress. UserError if the loss is not finite."""
+        """Count a finished step: apply the time budget, show the progress. UserError if the loss is not finite."""
         step = self.progress["step"] = trainer.step
         self.bar.update()
         budget = self.config.minutes and self.steps == self.config.steps
@@ -125,7 +125,7 @@ class Run:
         return self.finished or self.progress["step"] % self.config.evaluate_every == 0
 
     def improved(self, value):
-        """Whether an evaluation is the best one so far (lower is better), and remember it if it is."""
+        """Return whether an evaluation is the best one so far (lower is better), and remember it if so."""
         if value > self.progress["lowest"]:
             return False
         self.progress |= {"lowest": value, "best_step": self.progress["step"]}
@@ -135,7 +135,7 @@ class Run:
         return time.time() - self.began
 
     def save(self, trainer, record, model=None):
-        """Write one evaluation: the log, then the model if there is one to keep, then the state.
+        """Save one evaluation: the log, then the model if it is the best so far, then the state.
 
         The log comes first: resuming can remove a line that is too many, but it cannot restore a missing one.
         """
@@ -166,7 +166,7 @@ class Run:
             self.bar.write(f"\n{text}\n", sys.stdout)
 
     def end(self, trainer):
-        """Save a run that was interrupted, and return the record of the weights in its folder."""
+        """Save the run if it was interrupted. Returns the record of the evaluation whose weights are in the folder."""
         self.bar.close()
         signal.signal(signal.SIGINT, self.handler)
         if self.stopped and not self.finished:
@@ -175,9 +175,8 @@ class Run:
             self.save_state(trainer)
         return self.progress["record"]
 
-
     def report(self, measure):
-        """Draw the curve of validation losses, and print the number of the weights that were kept."""
+        """Draw the curve of validation losses, and print the loss of the weights that were kept."""
         record = self.progress["record"]
         if not record:
             return
@@ -188,14 +187,14 @@ class Run:
 
 
 def load_saved(folder, settings, fresh, parts=Run.PARTS, may_change=Run.MAY_CHANGE):
-    """The saved state of the run in `folder`, or None. UserError if it cannot be resumed with `settings`."""
+    """Return the saved state of the run in `folder`, or None. UserError if it cannot be resumed with `settings`."""
     saved = load_state(folder, parts)
     if (folder / "model.safetensors").is_file() and not (folder / "log.jsonl").is_file() and not fresh:
-        raise cli.UserError(f"{folder} holds a model that cannot be trained on; use --run NEW_NAME, or --fresh")
+        raise cli.UserError(f"{folder} holds a model that cannot be trained further; use --run NEW_NAME, or --fresh")
     changed = [key for key in settings
                if saved and key not in may_change and saved["settings"].get(key) != settings[key]]
     if changed:
-        raise cli.UserError(f"run {folder.name} was begun with another {', '.join(changed)}; "
+        raise cli.UserError(f"run {folder.name} was started with a different {', '.join(changed)}; "
                             "use --run NEW_NAME or --fresh")
     return saved
 
@@ -207,7 +206,7 @@ def save_state(folder, state):
 
 
 def load_state(folder, parts=()):
-    """train_state.pt as a dict that has the dicts `parts`, or None without such a file. UserError if it is damaged.
+    """Return train_state.pt as a dict that contains the dicts `parts`; None if there is no file. UserError if damaged.
 
     The file is a pickle, and a pickle can run any program when it is loaded. With weights_only=True, PyTorch reads
     tensors and plain values and refuses everything else.
@@ -229,7 +228,7 @@ def load_state(folder, parts=()):
 
 
 def read_log(path):
-    """The records of a log.jsonl, oldest first. A last line that a kill has cut off is left out."""
+    """Return the records of a log.jsonl, oldest first, without a last line that is incomplete after a kill."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
@@ -240,14 +239,14 @@ def read_log(path):
 
 
 def truncate_log(path, step):
-    """Drop the records that a killed run wrote after the state from which it resumes."""
+    """Remove the records of later steps than `step`, which a killed run wrote after it had saved its state."""
     kept = [json.dumps(record) + "\n" for record in read_log(path) if record["step"] <= step]
     with files.whole_file(path) as partial:
         partial.write_text("".join(kept), encoding="utf-8")
 
 
 def provenance():
-    """The origin of a number: {command, commit, machine, torch}. It is kept beside every trained model."""
+    """Return the origin of a number: {command, commit, machine, torch}. It is saved with every trained model."""
     git = ["git", "-C", str(files.ROOT), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None

@@ -31,7 +31,11 @@ from tyro.constructors import PrimitiveConstructorSpec
 from plumbing import cli, files
 
 CONFIGS = files.ROOT / "configs"
-TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")  # how YAML files write them
+TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")  # the words for them in YAML files
+
+
+# --help shows the default of a field, unless it is None: then the comment of the field says what happens.
+HINT = tyro.conf.arg(help_behavior_hint=lambda default: "" if default == "None" else f"(default: {default})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Range:
 
 
 def number(kind, low, high=math.inf, optional=False):
-    """The type of a field that holds an int or a float in a range, which --help shows. optional: it may be None."""
+    """Return the type of a field for a number (kind: int or float) from low to high. optional: it may also be None."""
     limits, name = Range(low, high), kind.__name__.upper()
 
     def parse_words(words):
@@ -62,11 +66,11 @@ def number(kind, low, high=math.inf, optional=False):
         is_instance=lambda value: value is None or isinstance(value, (int, float)),
         str_from_instance=lambda value: [str(value)],
     )
-    return Annotated[kind | None if optional else kind, limits, specification]
+    return Annotated[kind | None if optional else kind, limits, specification, HINT]
 
 
 def whole_number(text):
-    """Text such as 1000, 5_000 or 1e3 as an int. ValueError if it is not a whole number."""
+    """Return the int that a text such as 1000, 5_000 or 1e3 means. ValueError if it is not a whole number."""
     try:
         return int(text)
     except ValueError:
@@ -83,13 +87,11 @@ NonNegative = number(float, 0)
 Share = number(float, 0, 1)
 Seed = number(int, 0, 10**9)
 OptionalSeed = number(int, 0, 2**63 - 1, optional=True)
-OptionalText = Annotated[str | None, PrimitiveConstructorSpec(
-    nargs=1, metavar="TEXT", instance_from_str=lambda words: words[0],
-    is_instance=lambda value: value is None or isinstance(value, str), str_from_instance=lambda value: [str(value)])]
-OptionalPath = Annotated[Path | None, PrimitiveConstructorSpec(
-    nargs=1, metavar="PATH", instance_from_str=lambda words: Path(words[0]),
-    is_instance=lambda value: value is None or isinstance(value, Path), str_from_instance=lambda value: [str(value)])]
-Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]  # --fresh, without a --no-fresh
+OptionalText, OptionalPath = (Annotated[kind | None, HINT, PrimitiveConstructorSpec(
+    nargs=1, metavar=metavar, instance_from_str=lambda words, kind=kind: kind(words[0]),
+    is_instance=lambda value, kind=kind: value is None or isinstance(value, kind),
+    str_from_instance=lambda value: [str(value)])] for kind, metavar in ((str, "TEXT"), (Path, "PATH")))
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]  # a flag such as --fresh, without --no-fresh
 Decided = tyro.conf.Fixed  # Decided[int]: no flag, since the program decides this value
 
 
@@ -105,17 +107,17 @@ def check(config):
 
 
 def parse(command, argv=None, bare=()):
-    """An instance of the dataclass `command`: its defaults, then its settings file, then the flags of argv.
+    """Return an instance of the dataclass `command`: its defaults, then its settings file, then the flags of argv.
 
-    argv: a list of words; None means sys.argv. bare: {flag: value} of flags that may stand without a value.
+    argv: a list of words; None means sys.argv. bare: {flag: its value if it is given without one}.
     A program has a settings file if its class has a field `config`. The description in --help is the docstring of the
-    module that defines the class. Where a flag or a file is wrong, the program ends with a message and exit code 2.
+    module that defines the class. If a flag or a file is wrong, the program ends with a message and exit code 2.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for i, word in enumerate(argv):
         section, dot, name = word.removeprefix("--").partition(".")
         if word.startswith("--") and dot and section in groups(command):
-            argv[i] = f"--{name}"  # --train.steps is --steps
+            argv[i] = f"--{name}"  # --train.steps means --steps
     for flag, value in dict(bare).items():
         if flag in argv and (argv[-1] == flag or argv[argv.index(flag) + 1].startswith("--")):
             argv.insert(argv.index(flag) + 1, value)
@@ -126,7 +128,7 @@ def parse(command, argv=None, bare=()):
 
 
 def groups(command):
-    """The names of the fields that hold another dataclass."""
+    """Return the names of the fields that hold another dataclass, a set."""
     return {field.name for field in dataclasses.fields(command) if dataclasses.is_dataclass(field.type)}
 
 
@@ -137,7 +139,7 @@ def run_tyro(command, words, default):
 
 
 def given(argv, flag):
-    """The last value of `flag` among the words argv (None means sys.argv), or None if it is not there."""
+    """Return the last value of `flag` in the list argv (None means sys.argv), or None if the flag is not there."""
     argv, found = list(sys.argv[1:] if argv is None else argv), None
     for word, following in zip(argv, [*argv[1:], None]):
         if word == flag:
@@ -148,9 +150,10 @@ def given(argv, flag):
 
 
 def with_file(default, name, own, seen=()):
-    """`default` with the settings of the file `name` and of the files that it is based on.
+    """Return `default`, changed by the settings of the file `name` and of the files that it is based on.
 
-    own: the file on which a file without a line `base:` is based. UserError if a file cannot be read.
+    own: the program's default file, the base of each file without a line `base:`. seen: the paths of the files that
+    are based on this one. UserError if a file cannot be read.
     """
     if name == "defaults":
         return default
@@ -184,7 +187,7 @@ def with_file(default, name, own, seen=()):
 
 
 def read_file(name):
-    """(path, {name: text}) of configs/NAME.yaml or of the file at a path. The text of a section is another dict."""
+    """Read configs/NAME.yaml, or the file at a path. Returns (path, {name: text}); a section is a dict of its own."""
     path = next((p for p in (Path(name), CONFIGS / f"{name}.yaml") if p.is_file()), None)
     if path is None:
         known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
@@ -200,7 +203,7 @@ def read_file(name):
 
 
 def flag_types(command):
-    """{name: type} of the flags of a dataclass, those of its groups included, without `config`."""
+    """Return {name: type} of the flags of a dataclass and of the dataclasses in its fields, without `config`."""
     found = {}
     for name, kind in get_type_hints(command, include_extras=True).items():
         metadata = getattr(kind, "__metadata__", ())

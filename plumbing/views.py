@@ -29,15 +29,15 @@ PLAYER = files.ROOT / "plumbing" / "player.html"
 
 
 def shown_tokens(tokenizer):
-    """What each token id looks like: a list of vocab_size + 1 strings, the last one for the mask."""
+    """Return what each token id looks like: a list of vocab_size + 1 strings, the last one for the mask."""
     letters = getattr(tokenizer, "letters", None)  # only tokenizers whose tokens may be parts of a character have it
     return letters or [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)] + [tokenizers.MASK_CHAR]
 
 
 def page(state, given, letters, width, measure=len):
-    """All samples of a State, one below the other: a list of rows of (text, style) cells, at most `width` wide.
+    """Return all samples of a State, one below the other: a list of rows of (text, style) cells, at most `width` wide.
 
-    measure: a function that returns the width of a text; in a terminal, one column for each code point at most.
+    measure: a function that returns the width of a text. In a terminal it is at most one column per code point.
     """
     rows = []
     cells = zip(state.canvas.tolist(), state.committed.tolist(), given)
@@ -62,7 +62,7 @@ def page(state, given, letters, width, measure=len):
 
 
 def whole_characters(tokens, letters):
-    """The text that each of `tokens` shows: a list of strings.
+    """Return the text that each of `tokens` shows: a list of strings.
 
     A token of a word model may hold only some bytes of a character, as lone surrogates. The token that holds the last
     byte then shows the character. Bytes that form no character show as the replacement character.
@@ -74,7 +74,7 @@ def whole_characters(tokens, letters):
 
 
 def tail(rows, height):
-    """The last `height` rows that contain text. Rows of masks below the text are left out if there is no room."""
+    """Return the last `height` rows that contain text, without rows of masks below them if there is no room."""
     written = [i for i, row in enumerate(rows) if any(style not in ("mask", "note") for _, style in row)]
     end = min(len(rows), max(height, max(written, default=0) + 1))
     return rows[max(0, end - height) : end]
@@ -82,18 +82,18 @@ def tail(rows, height):
 
 # 2. The terminal
 
-SGR = {"mask": "2", "note": "2", "given": "36", "new": "30;43", "old": ""}  # codes of terminals for colours
+SGR = {"mask": "2", "note": "2", "given": "36", "new": "30;43", "old": ""}  # the codes of terminals for colours
 
 
 class Terminal:
-    """Redraws the page in place. Used in a `with` statement, it shows the cursor again however the run ends."""
+    """Redraws the page in place. As a `with` statement, it hides the cursor and shows it again at the end."""
 
     def __init__(self, given, letters, out):
         self.given, self.letters, self.out = given, letters, out
         self.colour, self.drawn, self.size = not os.environ.get("NO_COLOR"), 0, None
 
     def __enter__(self):
-        # When the system asks the program to end, it must still pass through __exit__.
+        # If the system asks the program to end, __exit__ must still run.
         self.handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         self.out.write("\x1b[?25l")
         return self
@@ -104,7 +104,7 @@ class Terminal:
         signal.signal(signal.SIGTERM, self.handler)
 
     def paint(self, row):
-        """A row of cells as one string with colour codes."""
+        """Return a row of cells as one string with colour codes."""
         line = ""
         for style, cells in itertools.groupby(row, key=lambda cell: cell[1]):
             text = "".join(text for text, _ in cells)
@@ -115,7 +115,7 @@ class Terminal:
         """Draw one State and its status line. whole: draw all rows, even if they do not fit on the screen."""
         size = shutil.get_terminal_size()
         if size != self.size:
-            self.drawn, self.size = 0, size  # the new size wrapped the old rows differently: start below them
+            self.drawn, self.size = 0, size  # the terminal wraps the old rows differently now: start below them
         rows = page(state, self.given, self.letters, max(1, size.columns - 1))
         if not whole:
             rows = tail(rows, max(1, size.lines - 3))
@@ -141,9 +141,10 @@ PALETTE = [round(back + (front - back) * shade / (SHADES - 1))  # r, g, b, r, g,
 
 
 def gif_bytes(history, given, letters):
-    """The States in the list `history` as the bytes of an animated GIF, which shows the last frame for two seconds."""
+    """Return the States in the list `history` as an animated GIF, in bytes. It shows the last frame for two seconds."""
     tile, wide, high = tile_painter(letters)
-    # A long run is thinned out. Highlighted is what changed since the frame before: nothing, in the repeated last one.
+    # Of a long run, only some States are shown. A frame highlights what changed since the frame before it. The last
+    # State is shown twice, so that its second frame highlights nothing.
     shown = [*history[: -1 : math.ceil(len(history) / GIF_FRAMES)], history[-1], history[-1]]
     shown[1:] = [replace(now, committed=now.canvas != before.canvas) for before, now in zip(shown, shown[1:])]
     width = wide * max(24, min(GIF_COLUMNS, len(given[0]) * (2 if tamil_font(letters) else 1)))
@@ -162,7 +163,7 @@ def gif_bytes(history, given, letters):
 
 
 def draw_frame(rows, tile, width, high):
-    """Rows of cells as one picture. tile: from `tile_painter`; width: of the text, and high: of a row, in pixels."""
+    """Return rows of cells as one picture. tile: from `tile_painter`; width of the text, height of a row in pixels."""
     from PIL import Image
 
     margin = FONT_SIZE
@@ -177,7 +178,7 @@ def draw_frame(rows, tile, width, high):
 
 
 def tile_painter(letters):
-    """(function (text, style) → picture of one cell, width of a Latin letter in pixels, height of a row in pixels)."""
+    """Return (function (text, style) → picture of a cell, width of a Latin letter, height of a row), both in pixels."""
     from PIL import Image, ImageDraw
 
     font, shaped = monospace_font(), tamil_font(letters)
@@ -198,7 +199,7 @@ def tile_painter(letters):
 
 
 def monospace_font():
-    """DejaVu Sans Mono from matplotlib or from the system, or else the font that comes with Pillow."""
+    """Return the font DejaVu Sans Mono from matplotlib or the system; otherwise the font that comes with Pillow."""
     from PIL import ImageFont
 
     matplotlib = importlib.util.find_spec("matplotlib")
@@ -210,7 +211,7 @@ def monospace_font():
 
 
 def tamil_font(letters):
-    """matplotlib's font object for Tamil if `letters` contains Tamil, else None. UserError if it is not installed.
+    """Return matplotlib's font object for Tamil if `letters` contains Tamil, else None. UserError if there is none.
 
     matplotlib places the vowel signs before, around or within their consonant. Pillow alone does not.
     """
@@ -225,7 +226,7 @@ def tamil_font(letters):
 
 
 def tamil_font_file():
-    """The path of the font Noto Sans Tamil. UserError if the font or matplotlib is not installed."""
+    """Return the path of the font Noto Sans Tamil. UserError if the font or matplotlib is not installed."""
     package = importlib.util.find_spec("fontpkg_noto_sans_tamil")
     fonts = sorted(Path(package.origin).parent.rglob("*.ttf")) if package and package.origin else []
     if not fonts or not importlib.util.find_spec("matplotlib"):
@@ -234,7 +235,7 @@ def tamil_font_file():
 
 
 def draw_tamil(font, text, wide, high):
-    """A letter as a grey picture of its own width, `high` pixels high. A mask is a box, since the font has none."""
+    """Return a letter as a grey picture of its own width, `high` pixels high. A mask is a box: the font has none."""
     from PIL import Image
 
     if text == tokenizers.MASK_CHAR:
@@ -253,7 +254,7 @@ def draw_tamil(font, text, wide, high):
 
 
 def html_page(history, letters, title, facts):
-    """One page that needs no other file: plumbing/player.html with the run in it as JSON.
+    """Return a page that needs no other file, a text: plumbing/player.html with the run in it as JSON.
 
     events[step] lists [position, token, confidence in %] for each token that changed. guesses[step] is a string with
     one base-36 digit for each position: its confidence in 35ths, also where the position is still masked.
@@ -279,14 +280,14 @@ def html_page(history, letters, title, facts):
 
 
 def check_path(path, suffix):
-    """UserError if no file with this suffix can be written at `path`: better now than after minutes of sampling."""
+    """Raise UserError if no file with this suffix can be written at `path`. Call it before minutes of sampling."""
     if path.suffix.lower() != suffix:
         raise cli.UserError(f"the path {str(path)!r} must end in {suffix}")
     if suffix == ".gif" and not importlib.util.find_spec("PIL"):
         raise cli.UserError("--gif needs the package Pillow: pip install pillow")
     try:
         if path.is_dir() or path.exists() and not os.access(path, os.W_OK):
-            raise cli.UserError(f"cannot write {str(path)!r}: it is a folder, or write-protected")
+            raise cli.UserError(f"cannot write {str(path)!r}: it is a folder, or it is write-protected")
         tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent).close()
     except OSError as error:
         raise cli.UserError(f"cannot write {str(path)!r}: {error.strerror}") from None

@@ -1,10 +1,10 @@
 """What does each ingredient of the training recipe buy, in a fixed time?
 
-    python -m plumbing.reports.ablation          # about 10 minutes: each run has one core, two run at a time
+    python -m plumbing.reports.ablation          # about 10 minutes; two runs at a time, each on one core
     python -m plumbing.reports.ablation --page   # only write the page again, from the logs
 
 The program trains the laptop settings, with one thing changed per run, for 60 seconds each. It writes docs/ablation.md
-from the logs of the runs in docs/logs/. Let the machine do nothing else meanwhile.
+from the logs of the runs in docs/logs/. Run nothing else on the machine at the same time.
 """
 
 import json
@@ -57,19 +57,20 @@ def run(item):
 
 
 def page():
-    """The page, from the logs alone."""
+    """Return the page as text. It is made from the logs alone."""
     infos = [json.loads((LOGS / f"ablation-{n}.json").read_text(encoding="utf-8"))["info"] for n in range(len(RUNS))]
     recipe = infos[0]
     lines = [
         "# What each ingredient of the recipe buys", "",
-        "The NELBO (negative evidence lower bound, an upper bound on the negative log-likelihood) of the validation "
-        "text of TinyShakespeare, in nats per character, after 60 seconds of training on one core "
+        "The table shows the NELBO (negative evidence lower bound, an upper bound on the negative log-likelihood) of "
+        "the validation text of TinyShakespeare after 60 seconds of training on one core "
         f"({recipe['machine']}; PyTorch {recipe['torch']}; commit {recipe['commit']}; seed {recipe['train']['seed']}). "
-        f"Each run is `python 05_train.py {COMMON}` with the flags of its row. Its settings and numbers are in "
-        "docs/logs/. `python -m plumbing.reports.ablation` makes this page.", "",
-        "The time is fixed, not the number of characters: a slower variant sees fewer of them. The error is that of "
-        "the random masks. Each row is one run with one seed, and how much another seed changes a number was not "
-        "measured, so a small difference says little.", "",
+        f"It is in nats per character, and lower is better. Each run is `python 05_train.py {COMMON}` with the flags "
+        "of its row. Its settings and numbers are in docs/logs/. `python -m plumbing.reports.ablation` trains all "
+        "runs and writes this page.", "",
+        "The time is fixed, not the number of characters: a slower variant sees fewer of them. The error comes from "
+        "the random masks. Each row is one run with one seed. How much another seed changes a number was not measured, "
+        "so a small difference says little.", "",
         "| changed | flags | characters seen | NELBO |", "|---|---|---|---|",
     ]
     for (name, flags), info in zip(RUNS.items(), infos):

@@ -12,7 +12,7 @@ def picture(name, what):
 
 
 def with_error(row, key, scale=1, form=".3f", unit=""):
-    """A number of a row with its standard error, if that was recorded."""
+    """Return a number of a row with its standard error, if that was recorded, as text."""
     error = row.get(f"{key}_error")
     return f"{scale * row[key]:{form}}{unit}" + ("" if error is None else f" ± {scale * error:{form}}{unit}")
 
@@ -62,7 +62,7 @@ its beginning. The next table shows some points of the right-hand figure.
 
 
 def recorded_loss(r):
-    """A sentence about why the training run of the dLLM recorded another NELBO; empty if it recorded none."""
+    """Return a sentence on why the dLLM's training run recorded another NELBO; empty if it recorded none."""
     own, draws = r["dllm"]["info"].get("NELBO"), r["size"].get("draws")
     if own is None:
         return ""
@@ -91,17 +91,18 @@ def samples(r):
 
 {pages.table(["", "passes", "temperature", "known words", "distinct runs of 4", "longest copy", "judge's NLL"], rows)}
 
-Each line is about {S['texts']} texts of {S['length']} characters, which continue the first character of a held-out
-window. The first line is about these windows themselves. {errors} No column is a score by itself: a text can consist
-of known words and repeat one of them, or read well because it is copied. Good texts are *near the first line in every
-column*. A pass is one forward pass of the network.
+Each line describes {S['texts']} texts of {S['length']} characters, which continue the first character of a held-out
+window. The first line describes these windows themselves. {errors} No column alone is a score: a text can have only
+known words because it repeats one of them, or read well because it is copied. Good texts are *near the first line in
+every column*. A pass is one forward pass of the network.
 
 - *Known words* is the share of words that occur in the training text.
 - *Distinct runs* is the number of different runs of four characters divided by the number of all such runs.
 - *Longest copy* is the length of the longest run of characters that also occurs in the training text.
-- *Judge* is an interpolated character {S['judge_order']}-gram model of the training text (Witten and Bell 1991), which
-  shares no weights with either model. Its NLL of all held-out windows is {S['judge_held_out']:.3f}. A text with a lower
-  NLL than real text is more predictable than real text: at low temperatures a model writes what is common.
+- *Judge* is a character {S['judge_order']}-gram model of the training text (Witten and Bell 1991). It predicts a
+  character from up to {S['judge_order'] - 1} characters before it, and shares no weights with either model. Its NLL
+  of all held-out windows is {S['judge_held_out']:.3f}. A text with a lower NLL than real text is more
+  predictable than real text: at low temperatures a model writes what is common.
 
 Other pages, such as fast_decoding.md, have other numbers for real text, because they use other windows and another
 number of texts: the share of distinct runs falls when more text is counted together.
@@ -140,7 +141,7 @@ def speed(r):
     return f"""
 ## 3. Speed
 
-{pages.table(["", "passes", *(f"characters/s, batch {b}" for b in batches), "judge's NLL at 0.8"], rows)}
+{pages.table(["", "passes", *(f"characters/s, batch {b}" for b in batches), "judge's NLL at temperature 0.8"], rows)}
 
 Higher is better. The texts have {r['speed']['length']} characters. Each speed is the median of {turns} measurements,
 in which all ways of writing take turns on one machine. The number in brackets is the speed relative to the GPT. Other
@@ -152,8 +153,8 @@ speed of a machine changes with its other work: compare only speeds of one table
 A pass is not the same amount of work for both models. A pass of the GPT computes one new character and reads the
 others from its key-value buffer (chapter 02). A pass of the dLLM computes all {r['speed']['length']} characters. So
 with fewer passes the dLLM becomes faster than the GPT only if the machine computes a whole window in little more time
-than one character. A large GPU does so for a single text, because it mostly waits. A CPU gains less, and so does any
-machine with a large batch, because it is busy."""
+than one character. A large GPU does so for a single text, because most of its units would otherwise be idle. A CPU
+gains less, and so does any machine with a large batch, because its units are busy already."""
 
 
 def infilling(r):
@@ -187,7 +188,7 @@ windows that were drawn with a fixed seed, at temperature 0.8, unedited. The dLL
 
 
 def course(run):
-    """How the loss of a run of part 5 developed, as the end of a sentence."""
+    """Return how the loss of a run of part 5 developed, as the end of a sentence."""
     best, end = run["best"], run["end"]
     if best["step"] == end["step"]:
         return f"is lowest at the end, after {end['epochs']:.1f} epochs"
@@ -208,8 +209,8 @@ def reuse(r):
     return f"""
 ## 5. Reading the same text again
 
-An epoch is one reading of the training text. In every epoch a dLLM sees the text with other characters masked, but a
-GPT makes the same predictions again. Which model gains more from reading a small corpus often? New models of
+An epoch is one reading of the training text. In every epoch a dLLM sees the text with different characters masked,
+but a GPT makes the same predictions again. Which model gains more from reading a small corpus often? New models of
 {R['parameters']:,} parameters, all with the same settings (no dropout, constant learning rate, averaged weights),
 train for {R['train']['steps']:,} steps on a part of the training text. Weight decay works against overfitting, so
 there is a second GPT with a weight decay of {R['own']['decayed']['weight_decay']:g}.
@@ -221,10 +222,10 @@ above its lowest loss: it has begun to learn its text by heart.
 
 {picture("reuse", "Validation loss against epochs")}
 
-In the figure a star marks the lowest loss of each run.
+In the figure, a star marks the lowest loss of each run.
 
 {lines}
 
-The loss of a dLLM is a bound and the loss of a GPT is exact, as in part 1. But at how many epochs the loss of a model
-begins to rise can be compared directly.
+The loss of a dLLM is a bound and the loss of a GPT is exact, as in part 1. But the number of epochs after which a
+loss begins to rise can be compared directly.
 """

@@ -22,7 +22,7 @@ def write(results, folder):
 
 
 def article(results):
-    """The whole page as Markdown."""
+    """Return the whole page as Markdown."""
     five = (getattr(comparison_parts, name) for name in PARTS)
     parts = (intro, *five, wins, rerun)
     return pages.wrap("\n\n".join(part(results).strip() for part in parts)) + "\n"
@@ -57,7 +57,7 @@ the two models are, and the settings in which they differ.
 
 
 def about(r):
-    """The rows of the first table: (what, the dLLM's, the GPT's)."""
+    """Return the rows of the first table: (name, value of the dLLM, value of the GPT)."""
     rows = [("run", *(f"`{r[m]['name']}`" for m in ("dllm", "gpt"))),
             ("parameters", *(f"{r[m]['parameters']:,}" for m in ("dllm", "gpt")))]
     for key, label, form in (("tokens", "characters seen in training", "{:,}"), ("step", "steps", "{:,}"),
@@ -74,7 +74,7 @@ def about(r):
 
 
 def fairness(r):
-    """A sentence about what is not equal between the two models."""
+    """Return a sentence about what is not equal between the two models."""
     found = []
     for label, get in (("parameters", lambda m: m["parameters"]),
                        ("characters in training", lambda m: m["info"].get("tokens")),
@@ -82,7 +82,7 @@ def fairness(r):
         x, y = get(r["dllm"]), get(r["gpt"])
         if x and y and max(x, y) > 1.1 * min(x, y):
             found.append(f"the {'dLLM' if x > y else 'GPT'} has {max(x, y) / min(x, y):.1f} times the {label}")
-    same = "Parameters, characters in training and seconds of training differ by less than a tenth."
+    same = "The parameters, characters in training and seconds of training differ by less than a tenth."
     return f"The comparison is not equal in everything: {'; '.join(found)}." if found else same
 
 
@@ -99,13 +99,13 @@ def wins(r):
 
 {pages.table(["", "dLLM", "GPT", "better"], rows)}
 
-A model is better only if the difference exceeds two standard errors. For written texts the better model is the one
-*nearer to real text*, so the difference is that of the distances from real text. The dLLM writes with its largest
+A model counts as better only if the difference exceeds two standard errors. For written texts the better model is the
+one *nearer to real text*, so the difference is that of the distances from real text. The dLLM writes with its largest
 number of passes unless the row says otherwise. Each model of the last rows was trained once, and its error does not
 include how much another seed would change the result.
 
 Of {len(rows)} rows the dLLM wins {dllm} and the GPT {gpt}; {neither} show no difference.{unjudged} The rows are not
-equally important: what a model is for decides which one counts.
+equally important. Which one counts depends on what the model is for.
 """
 
 
@@ -129,7 +129,7 @@ plumbing.reports.dllm_vs_gpt` writes this page."""
 class Command:
     """The flag of this program."""
 
-    folder: settings.OptionalPath = None  # folder that holds dllm_vs_gpt.json; None: docs
+    folder: settings.OptionalPath = None  # folder that holds dllm_vs_gpt.json; by default docs
 
 
 def main(argv=None):

@@ -31,19 +31,19 @@ SHORTEST = 0.02  # seconds that it takes to start the kernels of a step, even on
 
 
 def read(name):
-    """The settings in configs/NAME.yaml: (TransformerConfig, TrainConfig)."""
+    """Return the settings in configs/NAME.yaml: (TransformerConfig, TrainConfig)."""
     command = settings.parse(scale.Command, ["--config", name])
     return dataclasses.replace(command.model, vocab_size=VOCAB), command.train
 
 
 def parameters(config):
-    """The number of all parameters, and of those in the matrices inside the blocks: (all, matrices)."""
+    """Return the number of all parameters, and of those in the matrices inside the blocks: (all, matrices)."""
     parts = {name: number for name, (_, number) in transformer.parameters_by_part(config).items()}
     return sum(parts.values()), parts["attn"] + parts["mlp"]
 
 
 def kept_per_token(config, recompute=False, width=2):
-    """The number of bytes per token that the forward pass keeps for the backward pass, without the logits.
+    """Return the bytes per token that the forward pass keeps for the backward pass, without the logits.
 
     width: bytes per number at the input of a matrix product, 2 in bfloat16. A block keeps 17 C such numbers: the inputs
     of its four matrices (C, C, C, 4 C), the result of attention (C), queries, keys and values (3 C), rotated queries
@@ -60,7 +60,7 @@ LOGITS = 10  # bytes per logit: the 16-bit number, the same in 32 bits, and its 
 
 
 def memory(config, train, processes=1, engine="ddp", recompute=False, windows=1):
-    """The memory that a step needs on each GPU: {purpose: bytes}. windows: number of windows per pass."""
+    """Return the memory that a step needs on each GPU: {purpose: bytes}. windows: number of windows per pass."""
     P, matrices = parameters(config)
     shards = processes if engine == "fsdp" else 1
     moments = 4 * matrices + 8 * (P - matrices) if train.optimizer == "muon" else 8 * P
@@ -77,7 +77,7 @@ def memory(config, train, processes=1, engine="ddp", recompute=False, windows=1)
 
 
 def choose(config, train, machine):
-    """The settings with the least computing that fit into memory: (engine, recompute, accumulate, windows, bytes).
+    """Return the settings of least computing that fit into memory: (engine, recompute, accumulate, windows, bytes).
 
     Passes have at least ENOUGH tokens if that fits. None if nothing fits.
     """
@@ -96,7 +96,7 @@ def choose(config, train, machine):
 
 
 def step_seconds(config, train, machine, engine, recompute, accumulate):
-    """The seconds of one step: (computing, sending). Both happen at the same time."""
+    """Return the seconds of one step: (computing, sending). Both happen at the same time."""
     count, _, tflops, rate = machine
     flops = transformer.flops_per_token(config) * (4 / 3 if recompute else 1)
     computing = train.batch_size * config.seq_len * flops / (count * tflops * 1e12 * UTILISATION)
@@ -107,7 +107,7 @@ def step_seconds(config, train, machine, engine, recompute, accumulate):
 
 
 def duration(seconds):
-    """A time as text, in the largest unit of which it has at least two."""
+    """Return a time as text, in the largest unit of which it has at least two."""
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
@@ -115,7 +115,7 @@ def duration(seconds):
 
 
 def table(heading, rows):
-    """A Markdown table. heading: the names of the columns, separated by |."""
+    """Return a Markdown table. heading: the names of the columns, separated by |."""
     names = [name.strip() for name in heading.split("|")]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (names, ["---"] * len(names), *rows))
 
@@ -156,29 +156,29 @@ def engine_rows():
 
 
 def assumptions(config):
-    """The last part of the page. config: the TransformerConfig from which the size of a block is computed."""
+    """Return the last part of the page, a text. config: the TransformerConfig that gives the size of a block."""
     machines = ((label, f"{gb} GB", f"{tflops} TFLOP/s", f"{rate} GB/s" if rate else "-")
                 for label, (_, gb, tflops, rate) in MACHINES.items())
     return f"""## Assumptions
 
 {table("GPUs | memory of each | 16-bit matrix products of each | sending while receiving as much", machines)}
 
-- The rates are of the order that makers state for the GPU of a laptop, of a desktop and of a data centre. The matrix
-  products of a step reach {UTILISATION:.0%} of them, and {USABLE:.0%} of the memory can be used.
+- The rates are typical of what manufacturers state for the GPU of a laptop, of a desktop and of a data centre. We
+  assume that the products of a step reach {UTILISATION:.0%} of them, and that {USABLE:.0%} of the memory is usable.
 - Weights, gradients and average are 32-bit numbers, together 12 bytes per parameter. The moments are 4 more where Muon
-  keeps a momentum, and 8 more where AdamW keeps two averages.
+  keeps one average of gradients, and 8 more where AdamW keeps two averages.
 - `gathered` are 16-bit copies of the weights. With `fsdp` they are those of embedding, head and two blocks, with their
   gradients.
 - `activations` are the numbers that the forward pass keeps for the backward pass: \
 {kept_per_token(config) / config.n_layer / config.n_embd:.0f} C bytes per token and block, and
-  {LOGITS} V bytes for the logits. If blocks are recomputed, it is 4 C per block, and one whole block. The work space of
-  Muon counts instead if it is larger.
+  {LOGITS} V bytes for the logits. With `recompute` they are 4 C bytes per block, and those of one whole block. If
+  Muon's temporary matrices need more memory than the activations, they count instead.
 - FLOPs per token: 6 per weight of a matrix and 12 C T per layer (chapter 03). Recomputing blocks adds a third.
 """
 
 
 def page():
-    """docs/scale.md, as text."""
+    """Return docs/scale.md, as text."""
     c, train = read("medium")
     return f"""# Chapter 12: memory and time of the named sizes
 
@@ -186,7 +186,7 @@ def page():
 this page is measured. What can be checked without these machines is checked in `tests/chapters/test_scale.py`.
 
 FLOPs are floating-point operations, and TFLOP/s are 10¹² of them per second. C is the width of the model, T the length
-of the window, and V the number of tokens in the vocabulary.
+of the window, and V the number of tokens in the vocabulary. M means million and G billion.
 
 ## The sizes
 
@@ -199,28 +199,30 @@ The engine `one` is a single process. `ddp` (DistributedDataParallel) keeps a co
 (FullyShardedDataParallel) divides one model among all GPUs.
 
 Each row shows the settings with the least computing among those that fit into memory, in passes of at least
-{ENOUGH:,} tokens if that fits. `memory` is what one GPU needs, and `without activations` is the part that does not
-depend on the batch. `sending` is the time of the communication. It happens during the computing, so only the longer of
-the two counts. No step counts less than {SHORTEST} s. Where nothing fits, the memory is that of one window per pass.
+{ENOUGH:,} tokens if that fits. With `recompute`, a block keeps only its input for the backward pass and computes the
+rest again. `accumulate` is the number of passes per step. `memory` is what one GPU needs, and `without activations` is
+the part that does not depend on the batch. `sending` is the time of the communication. It happens during the computing,
+so only the longer of the two times counts. A step counts at least {SHORTEST} s. If nothing fits, `memory` is what one
+window per pass would need.
 
 {table("settings | GPUs | engine | recompute | accumulate | windows per pass | memory | without activations | "
        "computing per step | sending per step | whole run", run_rows())}
 
 ## What each engine keeps in memory
 
-GB on each GPU for medium ({parameters(c)[0] / 1e6:.0f}M parameters), with one window per pass:
+The table shows the GB on each GPU for medium ({parameters(c)[0] / 1e6:.0f}M parameters), with one window per pass.
+`average` is the averaged copy of the weights, and `moments` are the running averages that the optimizers keep.
 
 {table("GPUs | engine | " + " | ".join(memory(c, train)) + " | activations, recomputed", engine_rows())}
 
-- The logits are most of the activations of a small model: V = {VOCAB:,} numbers per token, where the characters of
-  Shakespeare needed 65. Fewer windows per pass (`--accumulate`) save more memory than `--recompute`, and cost less
-  time.
-- `ddp` is right if weights, gradients, moments and average fit beside the activations of one pass. It sends the
-  gradients once per step. `fsdp` divides all four by the number of GPUs, and sends in every pass. All named sizes
-  fit a GPU of 24 GB without it; `fsdp` is for larger models of your own.
+- Most activations of a small model are logits: V = {VOCAB:,} numbers per token, where the characters of Shakespeare
+  need 65. Fewer windows per pass (`--accumulate`) save more memory than `--recompute`, and cost less time.
+- `ddp` is the right choice if weights, gradients, moments and average fit into memory together with the activations of
+  one pass. It sends the gradients once per step. `fsdp` divides all four by the number of GPUs, and sends in every
+  pass. All named sizes fit a GPU of 24 GB without it, so `fsdp` is for larger models of your own.
 - Muon needs whole matrices. With `fsdp`, every process gathers them in each step; the times above leave this out.
   `--optimizer adamw --lr 3e-4` does not need it.
-- Many GPUs need large batches. Where `sending` is longer than `computing`, more windows per step cost no time.
+- Many GPUs need large batches. If `sending` takes longer than `computing`, more windows per step cost no time.
 
 {assumptions(c)}"""
 
