@@ -1,9 +1,10 @@
-"""What several test files use: processes, random numbers, small models, a user's mistakes, hostile files, logs."""
+"""What several test files use: processes, small models, random numbers, logs, a user's mistakes, hostile files."""
 
 import contextlib
 import io
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -56,7 +57,7 @@ class Book:
         return python(*command, cwd=self.folder)
 
 
-# 2. Models and random numbers
+# 2. Models, random numbers and texts
 
 
 def seeded(seed=0):
@@ -76,6 +77,16 @@ def make_model(vocab_size, seq_len=16, std=0.0, seed=0, **shape):
     for parameter in model.parameters() if std else ():
         torch.nn.init.normal_(parameter, std=std)
     return model
+
+
+LETTERS = "\n abcdefgh."  # all characters of made_up_text()
+
+
+def made_up_text():
+    """4,000 characters of 60 invented words, with spaces, full stops and line breaks. The same at every call."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices(LETTERS[2:10], k=draw.randint(1, 6))) for _ in range(60)]
+    return "".join(draw.choice(words) + draw.choice((" ", " ", " ", ".\n")) for _ in range(1200))[:4000]
 
 
 class Unigram(torch.nn.Module):

@@ -96,7 +96,7 @@ def test_an_import_is_silent_and_touches_nothing(name, import_each):
 
 
 def imports(name, nodes=None):
-    """Names of the book's own modules that a module imports, wherever in it, or in some `nodes` of it."""
+    """The book's own modules that a module imports, anywhere in it or in the given `nodes`."""
     found = set()
     for node in nodes or ast.walk(tree(name)):
         if isinstance(node, ast.Import):
@@ -126,7 +126,7 @@ def test_a_chapter_builds_on_earlier_chapters_only(name):
 
 @pytest.mark.parametrize("name", PLUMBING)
 def test_plumbing_needs_no_chapter(name):
-    """A page may measure with chapters. A checkpoint and the Hub need the one model; nothing else does."""
+    """Reports may import chapters. Checkpoints and the Hub need chapter 03's Transformer; nothing else does."""
     if name.startswith("plumbing.reports."):
         return
     allowed = {"03_transformer"} if name in ("plumbing.checkpoint", "plumbing.hub", "plumbing.published") else set()
@@ -147,7 +147,7 @@ def test_no_module_needs_itself_to_be_imported():
 
 
 def test_the_origin_of_a_name_stays_visible():
-    """Modules are imported as modules. Only the types of settings, which stand in annotations, are imported by name."""
+    """Modules are imported whole. Only the types of settings, which annotations use, are imported by name."""
     for name in MODULES:
         for node in ast.walk(tree(name)):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("plumbing."):
@@ -188,7 +188,7 @@ def test_plumbing_lists_its_modules():
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_module_and_its_functions_can_be_read_in_one_sitting(name):
+def test_a_module_and_its_functions_are_short(name):
     assert len(file_of(name).read_text(encoding="utf-8").splitlines()) <= (300 if name in PLUMBING else 320)
     for node in ast.walk(tree(name)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -207,7 +207,7 @@ def test_the_readme_is_a_path_and_not_a_report():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_only_defines(name):
-    """At module level stand imports, constants and definitions; the demonstration is in main()."""
+    """The module level holds imports, constants and definitions; the demonstration is in main()."""
     for node in tree(name).body:
         call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
         assert not call and not isinstance(node, (ast.For, ast.While, ast.With)), f"{name}.py, line {node.lineno}"
@@ -236,7 +236,7 @@ def flags_of(script):
 
 
 def pages():
-    """The files that show commands: the README, the docs and the chapters' own docstrings."""
+    """{file: text that shows commands}: the README, the docs, and the docstrings of all modules."""
     shown = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
              for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))}  # fmt: skip
     return shown | {str(file_of(name).relative_to(ROOT)): ast.get_docstring(tree(name)) or "" for name in MODULES}

@@ -158,7 +158,7 @@ def test_bidirectional_rewrite_of_a_range_equals_the_full_pass(s, e):
 
 @pytest.mark.parametrize("depth, causal", [(1, False), (2, False), (1, True), (2, True)])
 def test_when_a_cache_is_exact(depth, causal):
-    """Causal: in any number of layers. Bidirectional: in one layer only, unless every row is computed again."""
+    """Causal: exact in all layers. Bidirectional: exact in one layer only, unless all rows are computed again."""
     layers, x = [attention.Attention(C, HEADS, causal) for _ in range(depth)], torch.randn(B, T, C)
     buffers = [new_buffer() for _ in layers]
     attention.run(layers, x, POSITIONS, buffers)

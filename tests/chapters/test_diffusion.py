@@ -28,7 +28,7 @@ def unigram():
 
 
 class Spy(torch.nn.Module):
-    """A model that notes of each call which share of each row is masked, and the noise level that it is told."""
+    """A model that records, for each call, the masked share of each row and the given noise level."""
 
     def __init__(self, model):
         super().__init__()
@@ -252,7 +252,7 @@ def test_loss_of_a_unigram_model_and_its_noise_limit():
     spy = Spy(model)
     diffusion.diffusion_loss(spy, x0, 0.5, seeded())
     (share, t), = spy.seen
-    assert torch.allclose(share, t)  # what the model is told is what it sees
+    assert torch.allclose(share, t)  # the given noise level is the share of masks in the input
     assert share.min() > 0 and share.max() <= 0.5 + 1 / T
 
 
@@ -328,7 +328,7 @@ def test_isolation_is_the_way_to_higher_ground():
 
 
 def test_rule_by_isolation_keeps_neighbours_apart():
-    """Where one place in ten is to go, none has a neighbour within three that goes too; surest first, it has."""
+    """No two of the selected positions (one in ten) are within three. Selection by confidence has such pairs."""
     confidence = torch.rand(50, 200, generator=seeded()).sort(1).values * 0.999  # the surest all stand together
     confidence = confidence[:, torch.arange(200) % 100 * 2 + torch.arange(200) // 100]  # in two slopes
     masked, count = torch.ones(50, 200, dtype=torch.bool), torch.full((50,), 20)
@@ -357,7 +357,7 @@ def test_rule_commits_the_surest():
 
 
 def test_noise_on_confidence_fades_with_the_masks():
-    """Two places, e times apart in confidence: the surer wins with probability e / (1 + e) when all is masked."""
+    """One confidence is e times the other: when all is masked, the larger wins with probability e / (1 + e)."""
     confidence = torch.tensor([0.2 * math.e, 0.2] + [1e-30] * 8).expand(20000, 10)
     masked, one = torch.ones(20000, 10, dtype=torch.bool), torch.ones(20000, dtype=torch.long)
     chosen = diffusion.top_ranked(diffusion.noisy_log_confidence(confidence, masked, seeded()), masked, one)

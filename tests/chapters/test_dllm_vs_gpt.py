@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import random
 import re
 import shutil
 import signal
@@ -12,7 +11,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from helpers import Unigram, refusal, seeded
+from helpers import Unigram, made_up_text, refusal, seeded
 
 from plumbing import checkpoint, cli, files, measures, pair, runs, settings, tokenizers
 from plumbing.reports import comparison_parts, pages
@@ -23,19 +22,10 @@ transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 comparison = import_module("10_dllm_vs_gpt")
 
-LETTERS = "\n abcdefgh."
-
 
 @pytest.fixture
 def text():
-    return make_text()
-
-
-def make_text():
-    """4,000 characters of made-up words."""
-    draw = random.Random(0)
-    words = ["".join(draw.choices(LETTERS[2:10], k=draw.randint(1, 6))) for _ in range(60)]
-    return "".join(draw.choice(words) + draw.choice((" ", " ", " ", ".\n")) for _ in range(1200))[:4000]
+    return made_up_text()
 
 
 # Likelihood
@@ -151,7 +141,7 @@ def written(tmp_path_factory):
     """The folder of a page that chapter 10 has written."""
     folder = tmp_path_factory.mktemp("comparison")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        comparison.main(make_runs(folder, make_text(), monkeypatch))
+        comparison.main(make_runs(folder, made_up_text(), monkeypatch))
     return folder / "docs"
 
 

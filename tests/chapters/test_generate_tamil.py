@@ -34,7 +34,7 @@ def model(runs_folder):
 
 
 def test_train_and_write(tamil_data, runs_folder, tmp_path, capsys, monkeypatch):
-    """From data/tamil.txt to verse: the whole of both chapters, small."""
+    """Both chapters in small, from data/tamil.txt to verse."""
     config = str(write_settings(tmp_path / "tiny.yaml", seq_len=32, steps=12, evaluate_every=6))
     tamil.main(["--config", config])
     out = capsys.readouterr().out
@@ -108,7 +108,7 @@ def test_kinds_of_models_are_not_mixed_up(tiny, runs_folder):
     assert checkpoint.find() == play and checkpoint.find(kind="tamil") == shipped
     poem = save("poem", "tamil", make_model(tokenizer.vocab_size, 32), tokenizer)
     assert checkpoint.find() == play and checkpoint.find(kind="tamil") == poem
-    assert checkpoint.find("poem") == poem  # by name: whatever it is
+    assert checkpoint.find("poem") == poem  # a name finds a model of any kind
     assert "06_generate.py" in refusal(verse.main, ["--checkpoint", "play"])
     causal = save("left", "gpt", make_model(tokenizer.vocab_size, 32, causal=True), tokenizer)
     assert checkpoint.find(kind="tamil") == poem and "GPT" in refusal(verse.main, ["--checkpoint", str(causal)])
@@ -161,7 +161,7 @@ def test_only_letters_go_into_a_word(model):
     others = [i for i in range(tokenizer.vocab_size) if i not in spaces]
     assert torch.equal(logits[..., others], before[..., others])
     assert not torch.isin(last.canvas, torch.tensor(spaces)).any()
-    assert torch.equal(model.model(tokens), before)  # and afterwards all is as it was
+    assert torch.equal(model.model(tokens), before)  # afterwards the model is unchanged
 
 
 # 3. Measures

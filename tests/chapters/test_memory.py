@@ -31,7 +31,7 @@ def test_default_model_fits_a_small_card_on_paper():
     config = transformer.TransformerConfig(65)
     model = transformer.Transformer(config)
     two, four = (saved_for_backward(model, torch.zeros(n, config.seq_len, dtype=torch.long)) for n in (2, 4))
-    activations = two + (BATCH - 2) * (four - two) / 2  # linear in the batch; the rest are 16-bit weights
+    activations = two + (BATCH - 2) * (four - two) / 2  # linear in the batch; the constant part is the 16-bit weights
     weights = 4 * transformer.count_parameters(model)
     states = 6 * weights  # weights, gradients, momentum (AdamW's second moments are few), average, best, update
     assert 1e9 < activations + states < LIMIT, (activations, states)

@@ -77,7 +77,7 @@ def test_prefixes_stay_clean_and_short_steps_are_short(windows):
 
 
 def test_every_schedule_gives_one_nelbo_for_a_model_that_ignores_t():
-    """Over all 2⁴ ways to mask four tokens, and integrated over t: no sampling is left."""
+    """All 2⁴ ways to mask four tokens are enumerated and t is integrated, so nothing is sampled."""
     torch.manual_seed(0)
     config = transformer.TransformerConfig(5, 4, n_layer=1, n_head=2, n_embd=16)
     model = transformer.Transformer(config).eval()
@@ -116,7 +116,7 @@ def test_parts_and_recomputing_change_no_gradient(windows):
 
 
 def test_the_mean_of_two_means_is_another_gradient(windows):
-    """The trap that the common count avoids."""
+    """Averages per process, instead of one common count, would give another gradient."""
     config = make_config(prefix=0.5)
     right, wrong = make_model(), make_model()
     x0, xt, masked = scale.draw(windows, config, 50, 2)
@@ -284,7 +284,7 @@ def test_killed_and_resumed_reads_the_same_batches(run, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(parallel, "save", killing)
         run("killed")
-    half = folder.with_name("killed") / "state-15"  # what a kill in the middle of saving leaves
+    half = folder.with_name("killed") / "state-15"  # as after a kill during saving
     half.mkdir()
     (half / "__0_0.distcp").write_bytes(b"half")
     other, records = run("killed")
@@ -336,7 +336,7 @@ def test_runs_that_cannot_be(run, tmp_path, capsys):
     run("first", "--train.steps", "5")
     assert "n_layer" in refusal(run, "first", "--model.n_layer", "2")
     assert "schedule" in refusal(run, "first", "--schedule", "cosine")
-    assert "t_max" in refusal(run, "first", "--t-max", "0.8")  # runs of the first edition have this default
+    assert "t_max" in refusal(run, "first", "--t-max", "0.8")  # the default of early runs
     assert "multiple" in refusal(parallel.check, make_config(), parallel.Team(0, 3, ALONE.device))
     assert "bfloat16" in refusal(run, "second", "--train.engine", "fsdp", "--dtype", "float16")
     assert "too short" in refusal(run, "second", "--model.seq_len", "100000")

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 
 import pytest
-from fault_server import FaultServer, Reply
+from fault_server import FaultServer, Reply, record_pauses
 from helpers import ROOT, python
 from tamil_pages import FOOT, HEAD, REAL, V, br, check_text, kural_json, kural_wheel, real, song_page, workbook
 
@@ -69,6 +69,7 @@ def mirror(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "FILE", tmp_path / "data" / "tamil.txt")
     monkeypatch.setattr(dataset, "WIKIPEDIA", tmp_path / "data" / "tamil_wikipedia.txt")
     monkeypatch.setattr(fetching.Fetcher, "PAUSE", 0)
+    record_pauses(monkeypatch)  # no test waits before it repeats a request
 
     def no_pip(requirement, sha256):
         raise cli.UserError(f"pip cannot download {requirement}")
@@ -82,7 +83,7 @@ def mirror(tmp_path, monkeypatch):
 
 
 def test_build_with_one_page_of_many(mirror, capsys):
-    """What is there is built; what is not is named in one line; nothing is fetched twice; the bytes are the same."""
+    """Existing sources are written, a line names each missing one, and a second build fetches nothing again."""
     mirror.files |= {"pmuni0296.html": natrinai_page(), "pmuni0110.html": HEAD.encode()}
     path = dataset.build()
     said = capsys.readouterr().err
@@ -108,7 +109,7 @@ def test_only_keeps_the_other_sources(mirror):
     assert list(dataset.read(dataset.FILE)) == ["kural", "natrinai"]
     (files.DATA / "madurai" / "pmuni0296.html").unlink()
     mirror.files.clear()
-    dataset.build("kural,natrinai")  # natrinai can no longer be had, and stays
+    dataset.build("kural,natrinai")  # natrinai is no longer available; its old poems stay
     assert list(dataset.read(dataset.FILE)) == ["kural", "natrinai"]
     dataset.FILE.write_bytes(b"\xff\xfe damaged")
     dataset.build("kural")
@@ -125,7 +126,7 @@ def test_pages_with_faults(mirror, fault, capsys):
 
 
 def test_a_silent_host_is_asked_once(mirror, monkeypatch, capsys):
-    """A page that never comes, and a port where nobody listens: the other pages of the host are not waited for."""
+    """After a page that never arrives, or a port without a server, the host's other pages are not requested."""
     fetch = download.fetch
     monkeypatch.setattr(download, "fetch", lambda *a, **k: fetch(*a, **k | {"timeout": 0.5}))
     mirror.files |= dict.fromkeys([f"{page}.html" for s in dataset.SANGAM.values() for page in s.pages], SILENT)
@@ -255,7 +256,7 @@ def test_stats_and_histogram(mirror, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_killed_while_it_builds(mirror, tmp_path):
-    """The file that was there stays whole, and the next run gives what an uninterrupted one gives."""
+    """The old file stays whole, and the next run gives the result of an uninterrupted one."""
     mirror.files["pmuni0296.html"] = natrinai_page()
     path = dataset.build("kural,natrinai")
     whole = path.read_bytes()

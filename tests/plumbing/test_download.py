@@ -129,7 +129,7 @@ def test_pauses_are_capped_and_dates_understood():
     for _ in range(20):
         policy = policy.increment(error=ConnectionError())
     assert policy.get_backoff_time() == web.LONGEST_PAUSE
-    with pytest.raises(web.exceptions.MaxRetryError):  # the server wants us another day
+    with pytest.raises(web.exceptions.MaxRetryError):  # the server asks for a pause of a day
         policy.increment(response=asked("86400"))
 
 

@@ -37,7 +37,7 @@ transformer = import_module("03_transformer")
 
 
 class Published(nn.Module):
-    """A model whose state_dict() has the published names, and whose forward pass is spelled out."""
+    """A model with the published parameter names, and with its forward pass written step by step."""
 
     def __init__(self, causal, C=16, L=2, H=2, T=8, V=65):
         super().__init__()
@@ -53,7 +53,7 @@ class Published(nn.Module):
             block.ff.net = nn.Sequential(nn.Linear(C, 4 * C), nn.GELU(), nn.Linear(4 * C, C))
             self.blocks.append(block)
         self.norm, self.head = nn.LayerNorm(C), nn.Linear(C, V, bias=False)
-        for p in self.parameters():  # no weight is special, so none can hide
+        for p in self.parameters():  # every weight matters, so that no mistake can hide
             nn.init.normal_(p, std=0.5)
         self.head.weight.data = self.token_emb.weight.data[:V]  # tied: one memory in the file, too
 
@@ -73,7 +73,7 @@ class Published(nn.Module):
 
 
 def make_published(causal=False, **changes):
-    """What torch.save is given: (the dict, the model it is of)."""
+    """(The dictionary to be saved with torch.save, its model)."""
     torch.manual_seed(int(causal))
     model = Published(causal)
     saved = {"step": 30, "model": model.state_dict(), "optimizer": {"state": {}, "param_groups": []}, "vocab_size": 65,
@@ -175,7 +175,7 @@ def test_a_file_that_is_something_else(tmp_path, data):
 
 
 def test_a_compressed_archive_is_refusal_of(tmp_path):
-    """PyTorch would unpack it, to a thousand times its size."""
+    """PyTorch would decompress it to a thousand times its size."""
     write_pt(tmp_path / "x.pt", make_published()[0])
     with zipfile.ZipFile(tmp_path / "x.pt") as old, zipfile.ZipFile(tmp_path / "y.pt", "w") as new:
         for record in old.infolist():
@@ -325,7 +325,7 @@ class Hub(FaultServer):
         if trouble == "login":
             return Reply(body=b"<html>log in</html>")
         if files is None or trouble == "private" and token != "Bearer hf_secret":
-            return Reply(401)  # the Hub says so to whoever may not know
+            return Reply(401)  # the Hub does not tell strangers whether it exists
         if path not in files or revision not in ("main", COMMIT):
             return Reply(404, headers={"X-Error-Code": "EntryNotFound"})
         data = files[path]
@@ -432,7 +432,7 @@ def tree(folder):
 
 @pytest.fixture
 def failing(place):
-    """`failing(what, ...)`: the one line that the call ends in, after which the runs are as they were before it."""
+    """`failing(what, ...)`: the one line in which the call ends. The runs are as before the call."""
 
     def call(what, *arguments, **more):
         before = tree(place.runs)
@@ -447,7 +447,7 @@ def failing(place):
 
 @pytest.fixture
 def ours(tmp_path, tiny):
-    """The two files of a model of ours, as a repository holds them."""
+    """The two files of a model in our format, as a repository stores them."""
     checkpoint.save(tmp_path / "ours", tiny.model, tiny.tokenizer, {"kind": "dllm"})
     return {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()}
 
@@ -456,7 +456,7 @@ def ours(tmp_path, tiny):
 
 
 def test_the_published_dllm_is_fetched_once_and_written_with(place):
-    """It is at the last of the four places where it may be."""
+    """The file is at the last of the four possible addresses."""
     saved, reference = make_published()
     place.server.repos["sutharsan311/tiny-dllm"] = {"dllm_step50000.pt": as_bytes(saved)}
     answer = place.call("06_generate", "--hub", "--len", "20", "--seed", "1", "--prompt", "ROMEO:")
@@ -516,7 +516,7 @@ def test_a_download_that_goes_wrong(place, failing, ours, fault, said):
 
 @pytest.fixture
 def unfetched(place, tmp_path):
-    """As if the published models had not been fetched yet."""
+    """Moves fetched models away, so that they must be fetched again."""
     for name in ("published", "published-gpt"):
         if (place.runs / name).exists():
             shutil.move(place.runs / name, tmp_path / f"away-{name}")
@@ -700,7 +700,7 @@ def test_what_cannot_be_shared(place, run, failing, arguments, said):
 
 
 def test_a_full_disk_is_an_error_like_any_other(tmp_path, tiny, monkeypatch):
-    """safetensors has its own exception for it, which cli.run would not know."""
+    """safetensors raises an exception of its own, which cli.run does not know."""
 
     def full(*_):
         raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")

@@ -5,19 +5,14 @@ import random
 
 import pytest
 import torch
-from helpers import seeded
+from helpers import LETTERS, made_up_text, seeded
 
 from plumbing import measures
-
-LETTERS = "\n abcdefgh."
 
 
 @pytest.fixture
 def text():
-    """4,000 characters of made-up words."""
-    draw = random.Random(0)
-    words = ["".join(draw.choices(LETTERS[2:10], k=draw.randint(1, 6))) for _ in range(60)]
-    return "".join(draw.choice(words) + draw.choice((" ", " ", " ", ".\n")) for _ in range(1200))[:4000]
+    return made_up_text()
 
 
 # Means and errors

@@ -30,7 +30,7 @@ scale.dist.destroy_process_group()
 
 
 def run_steps(engine, team, out=None, dtype="float32"):
-    """The gradient of one step, and what three steps leave: weights, averages, an evaluation and the saved state."""
+    """The gradient of one step; and after three steps the weights, averages, an evaluation and the saved state."""
     windows = make_windows()
     config = make_config(engine=engine, accumulate=2, prefix=0.5, evaluate_windows=8, dtype=dtype, ema=0.5)
     trainer = scale.make_trainer(make_model(time_conditioned=True), config, team)
@@ -60,7 +60,7 @@ def run_steps(engine, team, out=None, dtype="float32"):
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory):
-    """A folder with what two processes found, with each engine."""
+    """A folder with the results of two processes, for each engine."""
     out = tmp_path_factory.mktemp("two")
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", WORKER, out, ROOT, ROOT / "tests", ROOT / "tests" / "plumbing"]

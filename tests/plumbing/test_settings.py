@@ -1,4 +1,4 @@
-"""settings.py: defaults, then a YAML file, then flags; and one line for whatever a user gets wrong there."""
+"""settings.py: flags override the YAML file, which overrides the defaults; each mistake gets a clear message."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""tokenizers.py: characters there and back, the mask, and mistakes. test_tokenized.py tests bytes and byte pairs."""
+"""tokenizers.py: characters, Tamil letters, the mask, and mistakes. test_tokenized.py tests bytes and byte pairs."""
 
 import random
 import unicodedata
@@ -85,7 +85,7 @@ def test_whatever_tokens_stand_together_is_well_formed():
     assert verse.well_formed([text]) == 1
     assert tokenizer.decode(tokenizer.encode(text)) == text == letters.normalise(text)
     points = "".join(random.Random(0).choices("".join(ALL), k=2000))
-    assert verse.well_formed([points]) < 0.9  # the measure can tell
+    assert verse.well_formed([points]) < 0.9  # the measure notices the difference
 
 
 def test_text_is_normalised_before_it_is_cut():
