@@ -151,15 +151,14 @@ def read_run(folder):
     return f"{name} {folder.name}, {size:.2f}M: {info.get(measure, float('nan')):.3f} ({meaning})", measure, records
 
 
-def draw_curves(folders, path):
-    """Draw the validation losses of the runs in `folders` against steps, tokens and seconds, into the PNG file `path`.
+def draw_curves(curves, path):
+    """Draw validation losses against steps, tokens and seconds, into the PNG file `path`. curves: from `read_run`.
 
     A star marks the last evaluation: the weights that were kept, measured on the whole validation split.
     """
     plt = figures.pyplot()
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.4), sharey=True, layout="constrained")
-    for folder in folders:
-        label, measure, records = read_run(folder)
+    for label, measure, records in curves:
         color = figures.COLORS["gpt" if measure == "NLL" else "dllm"]
         losses = [record[measure] for record in records]
         for axis, key, scale in zip(axes, ("step", "tokens", "seconds"), (1, 1e6, 1)):
@@ -186,8 +185,9 @@ def compare(folder):
         folders.append(other)
     except cli.UserError as error:
         print(f"no dLLM to compare with: {error}")
-    draw_curves(folders, folder / "curves.png")
-    print(*(read_run(run)[0] for run in folders), f"both curves: {folder / 'curves.png'}", sep="\n")
+    curves = [read_run(run) for run in folders]
+    draw_curves(curves, folder / "curves.png")
+    print(*(label for label, *_ in curves), f"both curves: {folder / 'curves.png'}", sep="\n")
 
 
 # 4. The command line
