@@ -1,6 +1,6 @@
 """Chapter 10: is a diffusion language model (dLLM) better or worse than a GPT?
 
-    python 10_dllm_vs_gpt.py                # your latest dLLM and GPT, or the shipped models; ten minutes on two cores
+    python 10_dllm_vs_gpt.py                # your latest dLLM and GPT, or the shipped models; 15 minutes on two cores
     python 10_dllm_vs_gpt.py --size gpu     # more texts and larger models in part 5; the default where there is CUDA
     python 10_dllm_vs_gpt.py --dllm shakespeare --gpt shakespeare-gpt --out docs    # the page that is in docs/
 
