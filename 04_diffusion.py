@@ -1,6 +1,6 @@
 """Chapter 04: how can a model write text in any order?
 
-    python 04_diffusion.py          # about 15 seconds on two cores
+    python 04_diffusion.py          # about 20 seconds on two cores
 
 A GPT learns to predict the next character. A masked diffusion model learns to predict any hidden characters from the
 visible ones. To write, it starts from masks alone and replaces them by characters in a few passes. You will see its
@@ -83,8 +83,8 @@ def derive_bound(model, x0):
     edges = torch.linspace(0, 1, 10001, dtype=torch.float64) ** 4  # narrow intervals near 0, where weights are large
     t, dt = (edges[1:] + edges[:-1]) / 2, edges.diff()
     steps["T times the area under ℓ(t), for t from 0 to 1"] = T * ell(t) @ dt
-    # A noise schedule (section 6) is another clock: it masks at rate u = 1 - alpha(t), in the same order. With its
-    # weight u'(t) / u the area is the same (substitute u for t), if the model is not told t, or is told u.
+    # A noise schedule (section 6) is another clock, in the same order: at time t, the rate is u(t) = 1 - alpha(t). With
+    # its weight u'(t) / u(t) the area is the same (substitute u for t), if the model is not told t, or is told u.
     for schedule in map(NoiseSchedule, NoiseSchedule.NAMES):
         u = 1 - schedule.alpha(t)
         steps[f"the same for u = 1 - alpha(t), {schedule.name} schedule"] = T * (schedule.weight(t) * u * ell(u)) @ dt
@@ -128,7 +128,7 @@ def diffusion_loss(model, x0, t_max=1.0, generator=None):
     """simple_loss with less variance: the shares of masks in the rows of x0 (B, T) are spread evenly up to t_max.
 
     Every masked token has the same weight: the bound's 1/t would be noisy. So the loss is a mean of ℓ(t) with weight t,
-    and the NELBO is the plain mean. Both are lowest for the true probabilities. ℓ(t) grows with t: the loss is higher.
+    and the NELBO is the plain mean. Both are lowest for the true probabilities. ℓ grows: with t_max 1, loss > NELBO.
     """
     B, T = x0.shape
     k = 1 + (stratified(B, x0.device, generator) * t_max * T).long().clamp(max=T - 1)  # (B,)
@@ -142,7 +142,7 @@ class State:
     """What `denoise` yields before the first pass and after each pass. All views read these states."""
 
     canvas: torch.Tensor  # (B, T) tokens, and mask_id where a token is still masked
-    confidence: torch.Tensor  # (B, T) probability of the token when it was written (masked: proposed last); given: 1
+    confidence: torch.Tensor  # (B, T) probability of the token when written; of the last proposal if masked; 1 if given
     committed: torch.Tensor  # (B, T) True where this pass wrote a token
     step: int  # 0 before the first pass
     nfe: int  # number of function evaluations (forward passes) so far
@@ -174,7 +174,7 @@ def denoise(model, canvas, steps=64, temperature=0.8, top_k=None, select=None, p
     """Replace the masks of `canvas` (B, T) in `steps` forward passes, or in fewer if it has fewer masks.
 
     Each pass proposes a token for every mask, and the rule `select` (None: by_isolation) chooses which ones to write.
-    Tokens of one pass cannot see each other, so few passes make errors. Given tokens never change. Yields `State`s.
+    Tokens of one pass cannot see each other: fewer passes, more errors. Given tokens never change. Yields `State`s.
     """
     select, masked = select or by_isolation, canvas == model.config.mask_id
     total, confidence = masked.sum(1), (~masked).float()  # (B,), (B, T)
@@ -200,7 +200,7 @@ def noisy_log_confidence(confidence, masked, generator=None):
     """The logarithm of confidence (B, T) plus noise that gets smaller as masks disappear (MaskGIT, Chang et al. 2022,
     arXiv:2202.04200). Without it, early passes write spaces and short words, and the rest must fit between them."""
     noise = torch.rand(confidence.shape, device=confidence.device, generator=generator)
-    gumbel = -(-noise.clamp(1e-6, 1 - 1e-6).log()).log()  # Gumbel noise: ranking by the sum is drawing by p
+    gumbel = -(-noise.clamp(1e-6, 1 - 1e-6).log()).log()  # Gumbel noise: at first, the highest sum is a draw
     return confidence.log() + masked.float().mean(1, keepdim=True) * gumbel
 
 

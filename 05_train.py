@@ -1,6 +1,6 @@
 """Chapter 05: how does the model learn Shakespeare?
 
-    python 05_train.py                      # no GPU: under 6 minutes on two cores
+    python 05_train.py                      # no GPU: 6 minutes on two cores
     python 05_train.py --corpus my.txt      # any text file of your own
     python 05_train.py --plain 300          # only the plain loop of section 1, with a tiny model: half a minute
 
@@ -40,8 +40,8 @@ def get_batch(data, n, window):
 def plain_loop(model, data, steps, batch_size=32, lr=3e-3):
     """Train `model` on data (N,) for `steps` steps, and return the loss of each step.
 
-    AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) averages the gradients of the last steps and divides each by
-    its usual size, so that all weights move at about the same rate. It also pulls them a little towards zero.
+    AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) averages the gradients of the last steps and divides each
+    average by its usual size, so that all weights move at about the same rate. It also pulls them slightly to zero.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     losses = []
@@ -142,7 +142,7 @@ class Trainer:
     the last few batches. We evaluate and save it. Without it the one-minute ablation ends at 2.242, not at 2.227.
     Precision: with 16-bit numbers a matrix product is faster, and needs half the memory. torch.autocast chooses the
     format for each operation, and the weights stay in float32. In the ablation, float32 for everything ends at 2.419,
-    since it sees half as many characters per minute on that machine. Small gradients would vanish in float16, so a
+    because float32 sees half as many characters per minute there. Small gradients would vanish in float16, so a
     GradScaler multiplies the loss by a large number and divides the gradients by it.
 
     distribute: wraps the model for several GPUs (chapter 12); by default it changes nothing.

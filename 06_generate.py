@@ -4,7 +4,7 @@
     python 06_generate.py --prompt "ROMEO:" --steps 128 --topk 5
     python 06_generate.py --infill "To be, or not to be, ____ is the question"
     python 06_generate.py --num 2 --seed 1 --gif out.gif --html out.html
-    python 06_generate.py --fast                                 # the fastest sampler of chapter 11
+    python 06_generate.py --fast                                 # a fast sampler of chapter 11
     python 06_generate.py --hub                                  # the published model, from the Hugging Face Hub
 
 A text takes a few seconds on two cores. In a terminal, each grey block is a masked character. Blocks all over the
@@ -246,7 +246,7 @@ class Command(Flags):
 
     steps: settings.OptionalCount = None  # denoising steps for one window; usually 64, with --fast as needed
     temp: OptionalTemperature = None  # temperature; 0 always takes the likeliest token; usually 0.8, with --fast 0.6
-    fast: settings.Switch = False  # write with the fastest sampler of chapter 11
+    fast: settings.Switch = False  # write with a fast sampler of chapter 11
     hub: settings.OptionalText = None  # a model on the Hugging Face Hub, OWNER/NAME; --hub alone: the published model
 
 

@@ -1,6 +1,6 @@
 """Chapter 07: what changes for a GPT, and which of the two learns faster?
 
-    python 07_train_gpt.py                                      # no GPU: under 6 minutes on two cores
+    python 07_train_gpt.py                                      # no GPU: 6 minutes on two cores
     python 07_train_gpt.py --write --prompt "ROMEO:"            # write with your latest GPT, else the shipped one
     python 07_train_gpt.py --write --num 2 --temp 0.7 --topk 10 --seed 1
     python 07_train_gpt.py --write --hub                        # write with the published GPT

@@ -250,7 +250,7 @@ def learning_curve(kind, part, val_ids, shape, config, tokenizer):
 
 def data_reuse(train_ids, val_ids, size, seed, tokenizer):
     """Return the validation loss by epochs for each of LEARNERS on each of FRACTIONS of the training text. The learning
-    rate is constant, so each point of a curve is what a run that ends there would reach."""
+    rate is constant, so each point of a curve is the loss of a run that ends there."""
     config = training.DiffusionTrainConfig(**size.train, seed=seed, cooldown=0.0)
     shape = transformer.TransformerConfig(tokenizer.vocab_size, **size.shape)
     learned = []

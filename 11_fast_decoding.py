@@ -5,9 +5,9 @@
     python 11_fast_decoding.py --write --order margin --threshold 0.9 --block 32 --cache dual
     python 11_fast_decoding.py --write --prompt "ROMEO:" --guidance 1 --remask 16
 
-Chapter 04's sampler commits a fixed number of characters per pass, and each pass computes all positions. This chapter
+Chapter 04's sampler commits a planned number of characters per pass, and each pass computes all positions. This chapter
 adds rules that commit more where that is safe, blocks, caches that let a pass skip positions, guidance by the prompt,
-and correction, which takes characters back. The best trade-off that it finds is `python 06_generate.py --fast`.
+and correction, which takes characters back. A fast and good choice is `python 06_generate.py --fast`.
 """
 
 import functools
@@ -45,7 +45,7 @@ class Proposals:
 
 def noisy(seen):
     """Log-confidence plus Gumbel noise (MaskGIT, Chang et al. 2022, arXiv:2202.04200): (B, b). Gumbel noise is
-    -log(-log u) for u uniform in [0, 1]; ranking by the sum means drawing positions in proportion to confidence."""
+    -log(-log u) for u uniform in [0, 1]; at full strength, the highest sum is a draw in proportion to confidence."""
     return diffusion.noisy_log_confidence(seen.confidence, seen.masked, seen.generator)
 
 
@@ -119,7 +119,7 @@ class Decoding:
     threshold: settings.number(float, 0, 1, optional=True) = None  # commit every proposal with at least this confidence
     factor: settings.number(float, 0, optional=True) = None  # commit n proposals if all are above 1 - factor / (n + 1)
     entropy: settings.number(float, 0, optional=True) = None  # commit the most certain up to this sum of entropies
-    stable: settings.number(float, 0, optional=True) = None  # commit confident proposals whose KL divergence is less
+    stable: settings.number(float, 0, optional=True) = None  # commit confident proposals up to this KL divergence
     apart: settings.number(float, 1, 10_000, optional=True) = None  # commit the most confident within this distance
     block: settings.Natural = 0  # positions to finish before the next ones begin; 0: all at once
     cache: Literal["none", "prefix", "dual", "delayed"] = "none"  # which rows a pass does not compute
@@ -178,7 +178,7 @@ class Network:
 
       prefix   computes the block and what follows it, and keeps the rows before the block (Fast-dLLM)
       dual     computes the block, and keeps all rows outside of it (Fast-dLLM)
-      delayed  computes masks and what has just stopped being one (after dKV-Cache, Ma et al. 2025, arXiv:2505.15781)
+      delayed  computes the masks and the newest characters (after dKV-Cache, Ma et al. 2025, arXiv:2505.15781)
 
     A cache is exact where kept rows cannot change: in a causal model such as the GPT, where a row sees only the tokens
     to its left, which are final. In a dLLM every committed token changes the keys and values of all rows, from the

@@ -254,7 +254,7 @@ def train(trainer, windows, held_out, team, run):
 
 @dataclass(frozen=True)
 class Command:
-    """The flags of this chapter. torchrun has a flag --run of its own, so this one is --run-name."""
+    """The flags of this chapter. torchrun takes --run for its own --run-path, so this one is --run-name."""
 
     config: str = "tiny"  # the settings file: a name in configs/, or the path of a YAML file
     # name of the run, which is also its folder under checkpoints/

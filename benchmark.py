@@ -71,7 +71,7 @@ def plan(only, device, quick):
     for name in {"laptop", "gpu"} & {only} if only else ("laptop", "gpu"):
         changes = QUICK if quick else {"batch_size": CPU_BATCH} if (name, device.type) == ("gpu", "cpu") else {}
         for dtype, mode in itertools.product(dtypes, ("eager", "compiled")):
-            # What chapter 05 does on CUDA by itself; and, for a card of 4 GB, the same in 4 passes a step.
+            # The default of chapter 05 with CUDA; and, for a card of 4 GB, the same with 4 passes per step.
             default = device.type == "cuda" and (name, dtype, mode) == ("gpu", auto, "compiled")
             for more in ({}, {"accumulate": 4}) if default else ({},):
                 jobs.append({"kind": "training", "settings": name, "dtype": dtype, "mode": mode,

@@ -31,7 +31,7 @@ class Muon(torch.optim.Optimizer):
 
     The gradient of a matrix is usually dominated by a few directions, so plain descent learns little in the others.
     An orthogonal step moves equally far in all of them. torch.optim.Muon does the same one matrix at a time and in
-    bfloat16, which is slow on a CPU.
+    bfloat16, which is slow on a CPU that has no instructions for it.
 
     params: matrices; lr: the learning rate; momentum: the decay factor of the running average of gradients; dtype: the
     number format of the matrix products.

@@ -9,6 +9,7 @@ and the activations that a step keeps.
 
 import dataclasses
 import itertools
+from dataclasses import dataclass
 from importlib import import_module
 
 from plumbing import cli, files, settings
@@ -227,7 +228,13 @@ The table shows the GB on each GPU for medium ({parameters(c)[0] / 1e6:.0f}M par
 {assumptions(c)}"""
 
 
-def main():
+@dataclass(frozen=True)
+class Command:
+    """This program has no flags."""
+
+
+def main(argv=None):
+    settings.parse(Command, argv)
     with files.whole_file(files.ROOT / "docs" / "scale.md") as path:
         path.write_text(page(), encoding="utf-8")
     print("wrote docs/scale.md")

@@ -153,9 +153,10 @@ def build_size(job, causal, device):
 
 
 def measure_forward(job, device):
-    """One pass, and writing, of a dLLM and a GPT of one size, for each batch and length.
+    """The time of one pass and of writing, for a dLLM and a GPT of one size, for each batch and length.
 
-    A dLLM commits 4 tokens a pass, a GPT one, over its KV buffer: equal in length, not in quality (chapter 10).
+    The dLLM commits 4 tokens per pass. The GPT commits one, with its key-value buffer. The texts have equal length, but
+    not equal quality (chapter 10).
     """
     rows, dtype = [], devices.pick_dtype("auto", device)
     for causal in (False, True):

@@ -18,9 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from plumbing import cli, files, runs
+from plumbing import cli, files, runs, settings
 
 OUT = files.ROOT / "docs" / "benchmarks" / "tamil_wikipedia.json"
 WHOLE_TEXT, WHOLE_FILE = 1.1e9, 275e6  # bytes of the text and of the file of the whole dump, about
@@ -113,7 +114,13 @@ def measure(size, folder):
             "load_average": os.getloadavg()[0]}  # fmt: skip
 
 
-def main():
+@dataclass(frozen=True)
+class Command:
+    """This program has no flags."""
+
+
+def main(argv=None):
+    settings.parse(Command, argv)
     rows = []
     for size in (50e6, 200e6):
         with tempfile.TemporaryDirectory() as folder:
