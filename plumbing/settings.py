@@ -80,6 +80,18 @@ def whole_number(text):
         raise ValueError(f"it must be a whole number, not {text}") from None
 
 
+def optional(kind, metavar):
+    """The type of a field that holds a value of the class `kind` or None. metavar: what --help calls the value."""
+    specification = PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: kind(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, kind),
+        str_from_instance=lambda value: [str(value)],
+    )
+    return Annotated[kind | None, specification, HINT]
+
+
 Count = number(int, 1)
 OptionalCount = number(int, 1, optional=True)
 Natural = number(int, 0)  # 0, 1, 2, …
@@ -87,10 +99,8 @@ NonNegative = number(float, 0)
 Share = number(float, 0, 1)
 Seed = number(int, 0, 10**9)
 OptionalSeed = number(int, 0, 2**63 - 1, optional=True)
-OptionalText, OptionalPath = (Annotated[kind | None, HINT, PrimitiveConstructorSpec(
-    nargs=1, metavar=metavar, instance_from_str=lambda words, kind=kind: kind(words[0]),
-    is_instance=lambda value, kind=kind: value is None or isinstance(value, kind),
-    str_from_instance=lambda value: [str(value)])] for kind, metavar in ((str, "TEXT"), (Path, "PATH")))
+OptionalText = optional(str, "TEXT")
+OptionalPath = optional(Path, "PATH")
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]  # a flag such as --fresh, without --no-fresh
 Decided = tyro.conf.Fixed  # Decided[int]: no flag, since the program decides this value
 
