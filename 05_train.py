@@ -7,7 +7,7 @@
 With a CUDA GPU the same command trains 10.7 million parameters (configs/gpu.yaml). Every setting is a flag and a line
 of a settings file (--config). Press Ctrl-C to save and stop; run the same command again to resume.
 
-The chapter begins with the shortest loop that trains; it gets a tiny model to a loss of about 2.8. Then it adds a
+The chapter begins with the shortest loop that trains; it gets a tiny model to a loss of about 2.7. Then it adds a
 schedule for the learning rate, Muon, an average of the weights, and 16-bit numbers. You should see the loss fall from
 4.2 nats per character (guessing among 65) through 3.3 (knowing their frequencies) to about 1.9.
 """
