@@ -7,9 +7,17 @@ import errno
 import os
 import sys
 
+from plumbing import foreign
+
 
 class UserError(Exception):
-    """A mistake that the user can correct. The message is one line: what is wrong, and what to do."""
+    """A mistake that the user can correct. The message is one line: what is wrong, and what to do.
+
+    The message often quotes a file or a server, so everything in it that a terminal would obey is escaped here.
+    """
+
+    def __init__(self, message):
+        super().__init__(foreign.printable(message, foreign.LONGEST_MESSAGE))
 
 
 class Unreachable(UserError):
