@@ -9,7 +9,6 @@ plumbing/hub.py copies a model to a folder that can be shared, and uploads it.
 """
 
 import dataclasses
-import errno
 import json
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from plumbing import cli, files, tokenizers
+from plumbing import cli, files, states, tokenizers
 
 transformer = import_module("03_transformer")
 
@@ -43,12 +42,7 @@ def save(folder, model, tokenizer, info, dtype=torch.float32):
     # The weights file contains the config too, so that a kill between the two renames cannot mix two models.
     metadata = {"config": json.dumps(config, ensure_ascii=False)}
     with files.whole_file(folder / "model.safetensors") as path:
-        try:
-            safetensors.torch.save_file(weights, path, metadata)
-        except safetensors.SafetensorError as error:
-            if "os error 28" not in str(error):
-                raise
-            raise OSError(errno.ENOSPC, "No space left on device") from None
+        safetensors.torch.save_file(weights, path, metadata)
     with files.whole_file(folder / "config.json") as path:
         path.write_text(text, encoding="utf-8")
 
@@ -68,8 +62,9 @@ def load(folder, device="cpu"):
             if type(value) is not kind and not (kind is float and type(value) is int):
                 raise TypeError(f"{field.name} is {value!r}")
         # A damaged config could ask for a billion layers, or for a key-value buffer of a billion positions.
-        if shape.n_layer > len(weights) or shape.seq_len > 1 << 16 or not isinstance(info, dict):
+        if shape.n_layer > len(weights) or shape.seq_len > 1 << 16:
             raise ValueError("its config makes no sense")
+        states.check_info(info)
         build = transformer.Transformer
         if "wiring" in config:
             build = import_module("plumbing.published").architecture(config["wiring"])

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import tyro
 
-from plumbing import checkpoint, cli, corpora, download, published, settings, tokenizers
+from plumbing import checkpoint, cli, corpora, download, files, published, settings, tokenizers
 from plumbing.settings import OptionalPath, OptionalText
 
 ADDRESSES = "sutharsan-311/tiny-dllm", "sutharsan311/tiny-dllm"  # new and old address of the published models
@@ -125,12 +125,9 @@ def fetch(repo=ADDRESSES[0], kind="dllm"):
         return folder
     if folder.exists():
         raise cli.UserError(f"{folder} is in the way and holds no model: move it away")
-    checkpoint.RUNS.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".hub-", dir=checkpoint.RUNS) as scratch:
-        new = Path(scratch) / name
+    with files.whole_folder(folder) as new:
         source = fetch_published(kind, new) if is_published else fetch_ours(repo, new)
         check_model(new, repo)
-        new.rename(folder)
     print(f"fetched {source}; from now on it is in {folder}", file=sys.stderr)
     return folder
 
@@ -145,9 +142,9 @@ def fetch_ours(repo, folder):
 def fetch_published(kind, folder):
     """Download the published model of this kind and write it to `folder` as a model of this book.
 
-    Returns a description of its source. The downloaded file is written beside `folder`.
+    Returns a description of its source.
     """
-    path = folder.with_name(FILES[kind])
+    path = folder / FILES[kind]
     for repo, file in [(repo, prefix + path.name) for repo in ADDRESSES for prefix in ("checkpoints/", "")]:
         try:
             commit = download_file(repo, file, path)
@@ -159,6 +156,7 @@ def fetch_published(kind, folder):
         raise cli.UserError(f"{path.name} is no longer on the Hub, neither at {ADDRESSES[0]} nor at {ADDRESSES[1]}: "
                             f"train your own model with python {command}")
     saved = published.read_pt(path)
+    path.unlink()
     model = published.convert(saved, kind == "gpt", path.name)
     source = f"{repo}/{file} at commit {commit[:12]}"
     info = {"kind": kind, "corpus": "shakespeare", "corpus_sha256": corpora.SHAKESPEARE_SHA256, "source": source}
@@ -181,26 +179,29 @@ def check_model(folder, repo):
 # 3. To the Hub
 
 
+def check_new_folder(folder):
+    """Raise UserError unless the folder can be made: nothing has its name, and it lies below a folder."""
+    above = next(path for path in folder.absolute().parents if os.path.lexists(path))
+    if os.path.lexists(folder):
+        raise cli.UserError(f"{folder} exists already: name a new folder")
+    if not above.is_dir():
+        raise cli.UserError(f"{folder} cannot be made, because {above} is not a folder")
+
+
 def save_for_hub(run, folder, write_card, repo="OWNER/NAME"):
     """Copy the model in the folder `run` to the new folder `folder`, and write its README.md.
 
     write_card: function of (name, model, tokenizer, info, repo) that returns the text of README.md.
     """
-    if folder.exists():
-        raise cli.UserError(f"{folder} exists already: name a new folder")
     model, tokenizer, info = checkpoint.load(run)
     if isinstance(model, published.PublishedTransformer):
         raise cli.UserError(f"{run.name} is published already: share its address, {info.get('source')}")
     name = repo.split("/")[1] if repo != "OWNER/NAME" else folder.name
     card = write_card(name, model, tokenizer, info, repo)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".hub-", dir=folder.parent) as scratch:
-        new = Path(scratch) / "model"
-        new.mkdir()
+    with files.whole_folder(folder) as new:
         for file in ("model.safetensors", "config.json"):
             shutil.copy(run / file, new)
         (new / "README.md").write_text(card, encoding="utf-8")
-        new.rename(folder)
 
 
 def push(folder, repo):
@@ -234,6 +235,8 @@ def main(argv=None):
     if not command.run or command.export is None and command.push is None:
         raise cli.UserError("name a run and a target: python -m plumbing.hub RUN with --export FOLDER, "
                             "--push OWNER/NAME, or both")
+    if command.export is not None:
+        check_new_folder(command.export)
     run = checkpoint.find(command.run)
     if command.push is not None:
         check_address(command.push)

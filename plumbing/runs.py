@@ -51,11 +51,12 @@ class Run:
 
     PARTS = ("progress", "settings", "model", "averaged", "scaler")  # the dicts of a saved state
     MAY_CHANGE = ("steps",)  # the settings that may change when a run is resumed
+    bar = lock = None
 
     def __init__(self, folder, settings, config, tokenizer, info, fresh=False, quiet=False):
         self.folder, self.settings, self.config, self.quiet = Path(folder), settings, config, quiet
-        self.tokenizer, self.info, self.name = tokenizer, info, self.folder.name
-        self.stopped, self.bar, self.lock = False, None, self.claim()
+        self.tokenizer, self.info, self.name, self.stopped = tokenizer, info, self.folder.name, False
+        self.lock = self.claim()
         try:
             if fresh:
                 for file in ("train_state.pt", "log.jsonl"):
