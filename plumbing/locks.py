@@ -40,7 +40,7 @@ class Lock:
             raise cli.UserError(f"run {folder.name} is in use by {holder}; wait until that ends, or use --run NEW_NAME")
         self.file.truncate(0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        json.dump({"pid": os.getpid(), "since": since, "command": cli.command_line()}, self.file)
+        json.dump({"pid": os.getpid(), "since": since, "command": cli.command_line()[:1000]}, self.file)
         self.file.flush()
 
     def release(self):
@@ -80,5 +80,5 @@ def describe(file):
         file.seek(0)
         holder = json.loads(file.read(10_000))
         return foreign.printable(f"process {holder['pid']} since {holder['since']}: {holder['command']}", 300)
-    except (ValueError, TypeError, KeyError, OSError):
+    except (ValueError, TypeError, KeyError, OSError, RecursionError):
         return "another process"

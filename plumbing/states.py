@@ -101,7 +101,7 @@ def check_info(info):
 
 def check_record(record, needs=("step",)):
     """Check a record of the log. needs: the names of the numbers that its reader uses."""
-    check(record, RECORD | dict.fromkeys(needs, is_number), needs)
+    check(record, dict.fromkeys(needs, is_number) | RECORD, needs)
 
 
 # 2. A saved state
