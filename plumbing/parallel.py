@@ -156,7 +156,7 @@ def save(folder, team, trainer, progress, settings):
 
 def parts_in(folder):
     """Return the number of files of a saved state."""
-    return len(list(folder.glob("*.safetensors")))
+    return sum(path.is_file() for path in folder.glob("*.safetensors"))
 
 
 def restore(folder, progress, trainer):

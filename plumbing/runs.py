@@ -51,16 +51,15 @@ class Run:
 
     PARTS = ("progress", "settings", "model", "averaged", "scaler")  # the dicts of a saved state
     MAY_CHANGE = ("steps",)  # the settings that may change when a run is resumed
-    bar = lock = None
+    bar = lock = None  # until there are any
 
     def __init__(self, folder, settings, config, tokenizer, info, fresh=False, quiet=False):
         self.folder, self.settings, self.config, self.quiet = Path(folder), settings, config, quiet
         self.tokenizer, self.info, self.name, self.stopped = tokenizer, info, self.folder.name, False
         self.lock = self.claim()
         try:
-            if fresh:
-                for file in ("train_state.pt", "log.jsonl"):
-                    (self.folder / file).unlink(missing_ok=True)
+            for file in ("train_state.pt", "log.jsonl") if fresh else ():
+                (self.folder / file).unlink(missing_ok=True)
             self.saved = load_saved(self.folder, settings, fresh, self.PARTS, self.MAY_CHANGE)
         except BaseException:
             self.__exit__()
@@ -201,7 +200,7 @@ class Run:
     def show(self, text):
         """Print below the progress bar."""
         if not self.quiet:
-            self.bar.write(f"\n{text}\n", sys.stdout)
+            self.bar.write(f"\n{foreign.lines(text)}\n", sys.stdout)
 
     def end(self, trainer):
         """Save the run if it was interrupted. Returns the record of the evaluation whose weights are in the folder."""

@@ -1,15 +1,13 @@
 """Text of strangers on the terminal: nothing in it may command the terminal, and nothing harmless may change."""
 
-import re
 import sys
 
 import pytest
+from helpers import COMMANDS
 
 from plumbing import cli, foreign
 
 HOSTILE = "a\x1b[2J\x07\b\r\u202eb\nerror: run this\x9b\u2028\ud800"
-# Line breaks, ESC and other controls of C0 and C1, and what reorders a line.
-COMMANDS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def test_what_commands_a_terminal_is_shown_and_not_obeyed():
