@@ -167,7 +167,10 @@ def restore(folder, progress, trainer):
             raise states.Damaged("an earlier edition of this book wrote it, in files that could execute code")
         if parts_in(saved) != progress["parts"]:
             raise states.Damaged("it is not complete")
-        dcp.load(only_tensors(tensors), storage_reader=dcp.HuggingFaceStorageReader(str(saved)))
+        try:
+            dcp.load(only_tensors(tensors), storage_reader=dcp.HuggingFaceStorageReader(str(saved)))
+        except dcp.api.CheckpointException:  # this is no subclass of Exception
+            raise states.Damaged("it does not hold the tensors of this model") from None
     sharded.set_state_dict(trainer.model, trainer.optimizers, model_state_dict=tensors["model"],
                            optim_state_dict=tensors["optimizers"])
     sharded.set_model_state_dict(trainer.averaged, tensors["averaged"])
