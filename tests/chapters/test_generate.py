@@ -241,8 +241,8 @@ def test_html_replays_to_the_printed_text(run, tmp_path):
 
 WRONG_FLAGS = [
     ["--steps", "0"], ["--steps", "x"], ["--steps", "1.5"], ["--temp", "-1"], ["--temp", "nan"],
-    ["--temp", "inf"], ["--topk", "0"], ["--len", "0"], ["--len", "1000000"], ["--num", "0"], ["--seed", "-1"],
-    ["--seed", str(2**64)], ["--step", "3"], ["extra"],
+    ["--temp", "inf"], ["--topk", "0"], ["--len", "0"], ["--len", "1000000"], ["--num", "0"], ["--num", "1000000"],
+    ["--seed", "-1"], ["--seed", str(2**64)], ["--step", "3"], ["extra"], ["--gif", ""], ["--html", ""],
 ]  # fmt: skip
 MISTAKES = [
     ["--topk", "1000"], ["--device", "toaster"], ["--prompt", "é"], ["--prompt", "ROMEO:", "--len", "6"],

@@ -418,7 +418,9 @@ def test_a_loss_that_is_no_number_ends_the_run_and_spoils_nothing(runs_folder, c
 
 @pytest.mark.parametrize("flags", [
     ["--no-such-flag"], ["--steps", "0"], ["--config", "nowhere"], ["--corpus", "nowhere.txt"], ["--device", "tpu"],
-    ["--dtype", "float8"], ["--lr-matrix"],
+    ["--dtype", "float8"], ["--lr-matrix"], ["--batch-size", "100000000000"],
+    ["--minutes", "inf"], ["--minutes", "1e308"],
+    ["--run", "a/b"], ["--run", "x" * 201], ["--run", ""], ["--corpus", "~nouser/x.txt"],
 ])  # fmt: skip
 def test_mistakes_end_in_a_clear_message_and_exit_code_2(runs_folder, command, flags):
     error = refusal(train.main, [*command, *flags])

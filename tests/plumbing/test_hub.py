@@ -690,6 +690,7 @@ def test_a_pushed_run_comes_back(place, run, failing):
     (["mine"], "--export FOLDER, --push"), (["nobody", "--export", "x"], "no model at 'nobody'"), ([], "RUN"),
     (["mine", "--push", "no-address"], "OWNER/NAME"), (["mine", "--export", "checkpoints"], "exists already"),
     (["published", "--export", "x"], "published already"),
+    (["mine", "--export", "05_train.py/x"], "is not a folder"), (["mine", "--export", "05_train.py"], "exists already"),
 ])  # fmt: skip
 def test_what_cannot_be_shared(place, run, failing, arguments, said):
     if not (place.runs / "published").exists():
