@@ -21,7 +21,7 @@ from typing import Literal
 
 import torch
 
-from plumbing import checkpoint, cli, corpora, devices, muon, runs, settings, tokenizers
+from plumbing import checkpoint, cli, corpora, devices, foreign, muon, runs, settings, tokenizers
 from plumbing.settings import Count, Natural, NonNegative, Seed, Share, number
 
 transformer = import_module("03_transformer")
@@ -260,7 +260,7 @@ def train(trainer, train_data, val_data, objective, run):
         record = {"step": trainer.step, "best_step": run.progress["best_step"], objective.measure: mean, "error": error,
                   "train_loss": loss.item(), "tokens": trainer.step * config.batch_size * trainer.model.config.seq_len}
         run.save(trainer, record | objective.units(mean), model if keep or run.finished else None)
-        text = run.tokenizer.decode(objective.sample(model).tolist()) if not run.quiet else ""
+        text = foreign.lines(run.tokenizer.decode(objective.sample(model).tolist())) if not run.quiet else ""
         run.show(f"step {trainer.step}: {objective.measure} {mean:.4f} ± {error:.4f} nats per token\n{text}")
     return run.end(trainer)
 

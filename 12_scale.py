@@ -42,7 +42,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recompute
 
-from plumbing import checkpoint, cli, devices, files, parallel, runs, settings, tokenized
+from plumbing import checkpoint, cli, devices, files, foreign, parallel, runs, settings, tokenized
 from plumbing.settings import Decided, OptionalText, Share, Switch
 
 transformer = import_module("03_transformer")
@@ -79,7 +79,7 @@ def characters_per_token(tokens, tokenizer):
 
 
 def show_words(tokens, tokenizer):
-    pieces = [tokenizer.decode([i]).replace("\n", "/") for i in tokens[:16].tolist()]
+    pieces = [foreign.printable(tokenizer.decode([i]).replace("\n", "/")) for i in tokens[:16].tolist()]
     print(f"the first held-out tokens: {'|'.join(pieces)}\n{characters_per_token(tokens, tokenizer):.2f} characters "
           f"per token; guessing among all {tokenizer.vocab_size:,} costs {math.log(tokenizer.vocab_size):.2f} nats")
 
@@ -244,7 +244,7 @@ def train(trainer, windows, held_out, team, run):
                   "mfu": round(speed * transformer.flops_per_token(shape) / peak, 4)}
         run.save(trainer, record, averaged if keep else None)
         run.show(f"step {trainer.step}: NELBO {mean:.4f} ± {error:.4f} nats per token, {speed:,.0f} tokens/s, "
-                 f"{record['mfu']:.1%} of the best matrix product\n{run.tokenizer.decode(text)}")
+                 f"{record['mfu']:.1%} of the best matrix product\n{foreign.lines(run.tokenizer.decode(text))}")
         before, began = trainer.step, time.time()
     return run.end(trainer)
 
