@@ -14,7 +14,7 @@ import torch
 
 from plumbing import cli
 
-LARGEST = 1 << 63  # whole numbers below it fit into a tensor, and a float can hold them
+LARGEST = 1 << 63  # no honest number is as large; it would not fit into a tensor of whole numbers
 
 
 class Damaged(ValueError):
@@ -35,8 +35,12 @@ def reading(path, advice="delete it, or use --fresh, to start this run again"):
 
 
 def is_number(value):
-    """Return whether `value` is an int or a float that is not out of all proportion. NaN and infinity are floats."""
-    return type(value) is float or type(value) is int and abs(value) < LARGEST
+    """Return whether `value` is a number of a usual size, or NaN, or infinite."""
+    return type(value) in (int, float) and not LARGEST <= abs(value) < math.inf
+
+
+def is_error(value):
+    return is_number(value) and not value < 0  # NaN is not below 0
 
 
 def is_count(value):
@@ -70,7 +74,7 @@ def is_record(value):
 
 # Entries that may be absent have to be right if they are there.
 RECORD = {"step": is_count, "best_step": is_count, "tokens": is_number, "seconds": is_duration} | dict.fromkeys(
-    ("NELBO", "NLL", "error", "train_loss", "bits_per_code_point", "nats_per_character"), is_number)
+    ("NELBO", "NLL", "train_loss", "bits_per_code_point"), is_number) | {"error": is_error}
 PROGRESS = {"step": is_count, "steps": is_count, "best_step": is_count, "seconds": is_duration, "record": is_record,
             "lowest": lambda value: is_number(value) and not math.isnan(value), "scaler": is_table,
             "tensors": lambda value: isinstance(value, str) and re.fullmatch(r"state-[0-9]+", value),
