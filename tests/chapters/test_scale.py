@@ -13,10 +13,10 @@ from importlib import import_module
 import pytest
 import torch
 import yaml
-from helpers import ROOT, Book, refusal
+from helpers import COMMANDS, ROOT, Book, refusal
 from scaling import ALONE, backward, free_port, gradients, make_config, make_model, make_windows
 
-from plumbing import checkpoint, devices, figures, files, parallel, runs, settings, tokenized
+from plumbing import checkpoint, devices, figures, files, parallel, runs, settings, tokenized, tokenizers
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -32,6 +32,13 @@ MICRO = {
     "train": {"batch_size": 4, "steps": 20, "evaluate_every": 5, "evaluate_windows": 8, "warmup": 2,
               "dtype": "float32", "compile": "off", "lr_matrix": "5e-3"},
 }  # fmt: skip
+
+
+def test_the_first_tokens_do_not_command_the_terminal(capsys):
+    text = "a\x1b[2J\x07\b\r\u202e".encode()
+    scale.show_words(torch.tensor([*text, *text]), tokenizers.Bytes())
+    out = capsys.readouterr().out
+    assert r"a|\x1b|[|2|J|\x07|\x08|\r|" in out and set(COMMANDS.findall(out)) == {"\n"}
 
 
 # 1. Noise
