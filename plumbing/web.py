@@ -200,31 +200,31 @@ def persist(session, url, attempt, advice=""):
 
 
 def check_status(answer, *wanted):
-    """Raise an error unless the answer has one of the statuses `wanted`. A part of a file that nobody asked for, or an
-    empty answer, would otherwise pass for the file."""
+    """Raise an error unless the answer has one of the statuses `wanted`.
+
+    A part of a file that nobody asked for, or an empty answer, would otherwise pass for the file.
+    """
     answer.raise_for_status()
     if answer.status_code not in wanted:
         raise Fault(f"the server answered with status {answer.status_code}, which does not fit the request")
 
 
-def pieces(answer, limit, silence):
-    """Yield the body of an answer as it arrives: bytes, decompressed if the server compressed them.
+def pieces(answer, url, limit, silence):
+    """Yield the body of the answer from `url` as it arrives: bytes, decompressed if the server compressed them.
 
     cli.UserError if it is longer than `limit` bytes, or claims to be. TimeoutError if nothing comes for `silence`
     seconds, or less than SLOWEST bytes a second come on average.
     """
-    began, received = time.monotonic(), 0
-    if (answer.raw.length_remaining or 0) > limit:
-        raise cli.UserError(f"{answer.url} is larger than {limit:,} bytes")
+    began, received, piece = time.monotonic(), 0, b""
     while True:
+        received += len(piece)
+        if max(received, answer.raw.length_remaining or 0) > limit:
+            raise cli.UserError(f"{url} is larger than {limit:,} bytes")
         with patience(silence, answer.raw.shutdown):
             piece = answer.raw.read1(1 << 16, decode_content=True)  # read1 does not wait until there is more
-        received += len(piece)
-        if received > limit:
-            raise cli.UserError(f"{answer.url} is larger than {limit:,} bytes")
         seconds = time.monotonic() - began
-        if seconds > SILENCE and received < SLOWEST * seconds:
-            raise TimeoutError(f"too slow: only {received:,} bytes in {seconds:.0f} seconds")
+        if seconds > SILENCE and received + len(piece) < SLOWEST * seconds:
+            raise TimeoutError(f"too slow: only {received + len(piece):,} bytes in {seconds:.0f} seconds")
         if not piece:
             return
         yield piece
