@@ -266,7 +266,6 @@ def load_state(folder, parts=()):
     path = Path(folder) / "train_state.pt"
     if not path.is_file():
         return None
-    path.open("rb").close()  # a missing permission is not the fault of the file
     with states.reading(path):
         return states.load(path, parts)
 

@@ -4,6 +4,7 @@ A state, a log and the origin of a model (`info` in config.json) may be damaged,
 `check` function raises Damaged, which says what is wrong; `reading` adds the name of the file and what to do.
 """
 
+import errno
 import math
 import pickle
 import re
@@ -27,6 +28,9 @@ def reading(path, advice="delete it, or use --fresh, to start this run again"):
     try:
         yield
     except Exception as error:  # damaged bytes raise many kinds of error, whose texts are no help to the user
+        of_the_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)  # such as no permission
+        if of_the_system or isinstance(error, MemoryError):
+            raise  # it is not the fault of the file, which may be healthy
         reason = error if isinstance(error, Damaged) else type(error).__name__
         raise cli.UserError(f"{path} is damaged ({reason}); {advice}") from None
 

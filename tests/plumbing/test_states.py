@@ -163,6 +163,16 @@ def test_a_compressed_state_does_not_fill_the_memory(place, attempt):
     assert "compressed" in refusal(runs.load_state, folder)
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "no permission", "x"), OSError(24, "too many"), MemoryError()])
+def test_a_healthy_file_is_not_called_damaged(place, monkeypatch, error):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(type(error)):
+        runs.load_state(place[0])
+
+
 # The log and the origin of a model
 
 RECORD = {"step": 1, "NELBO": 2.5, "error": 0.1, "tokens": 8, "seconds": 1.5}
