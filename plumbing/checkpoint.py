@@ -53,7 +53,7 @@ def save(folder, model, tokenizer, info, dtype=torch.float32):
         path.write_text(text, encoding="utf-8")
 
 
-def load(folder, device="cpu"):
+def load(folder, device="cpu", build=transformer.Transformer):
     """Return (model, tokenizer, info), the model in float32 and evaluation mode. UserError if a file is not valid."""
     folder = Path(folder)
     path = folder / "model.safetensors"
@@ -70,8 +70,7 @@ def load(folder, device="cpu"):
         # A damaged config could ask for a billion layers, or for a key-value buffer of a billion positions.
         if shape.n_layer > len(weights) or shape.seq_len > 1 << 16 or not isinstance(info, dict):
             raise ValueError("its config makes no sense")
-        build = transformer.Transformer
-        if "wiring" in config:
+        if "wiring" in config and config["wiring"] != getattr(build, "wiring", None):
             build = import_module("plumbing.published").architecture(config["wiring"])
         with torch.device("meta"):
             model = build(shape)
