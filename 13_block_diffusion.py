@@ -3,7 +3,6 @@
     python 13_block_diffusion.py                              # train; no GPU: 7 minutes on two cores
     python 13_block_diffusion.py --write --prompt "ROMEO:"    # the text of a GPT, in fewer passes: draft and verify
     python 13_block_diffusion.py --write --block 8 --steps 4  # block by block: blocks of 8 characters, 4 passes each
-    python 13_block_diffusion.py --measure                    # the curve from GPT to dLLM, and the speeds: 15 minutes
 
 A GPT writes one token per pass. A dLLM writes many, but its tokens of one pass do not see each other. Between them is
 block diffusion (BD3-LM, Arriola et al. 2025, arXiv:2503.09573): the text is written block by block from left to right,
@@ -15,15 +14,28 @@ has exactly the distribution of the GPT. In a terminal, accepted proposals are h
 """
 
 import functools
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from plumbing import checkpoint, cli, corpora, devices, measures, runs, sampling, settings, tokenizers
+from plumbing import (
+    blocks,
+    checkpoint,
+    cli,
+    corpora,
+    devices,
+    kept_rows,
+    measures,
+    runs,
+    sampling,
+    settings,
+    tokenizers,
+)
+from plumbing.settings import Count, Natural, NonNegative, OptionalCount, OptionalPath, Switch, number
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -32,9 +44,8 @@ generation = import_module("06_generate")
 gpt_training = import_module("07_train_gpt")
 fast = import_module("11_fast_decoding")
 
-SIZES = (1, 2, 4, 8, 16, 32, 64)  # block sizes of training, besides the whole window
-SMALL = 16  # largest block from which drafts are trained
-CLEAN = -1
+CLEAN = -1  # stands where a noisy row has the start of its block
+DRAFTS = 4  # per pass; docs/block_diffusion.md compares
 
 
 # 1. Who sees whom
@@ -79,41 +90,6 @@ def two_streams(starts, width=1):
 # 2. The model: chapter 03's Transformer, with another attention mask and a head for drafts
 
 
-class Layer:
-    """What chapter 02's Attention needs as a buffer: the keys and values of all rows, and who sees whom.
-
-    room: tensors (B, nh, rows, hd) for keys and values, whose first n rows are kept from earlier passes; None: no rows.
-    """
-
-    def __init__(self, visible, room=None, n=0):
-        self.visible, self.room, self.n = visible, room, n
-
-    def write(self, positions, k, v):
-        self.k, self.v = k, v
-        if self.room:
-            end = self.n + k.shape[2]
-            for room, new in zip(self.room, (k, v)):
-                room[:, :, self.n : end] = new
-            self.k, self.v = (room[:, :, :end] for room in self.room)
-
-    def mask(self, positions, causal):
-        return self.visible
-
-
-class Kept:
-    """The keys, values and embeddings of the first n clean rows of a text, and room for the rows of one more pass.
-
-    No clean row depends on a later one, so kept rows are exact. A pass writes its rows behind them, the clean ones
-    first. To keep some of these, raise n; the next pass writes over the others.
-    """
-
-    def __init__(self, model, batch, rows):
-        c, kind = model.config, dict(device=model.head.weight.device, dtype=model.head.weight.dtype)
-        self.n = 0
-        self.rooms = [torch.zeros(2, batch, c.n_head, rows, c.n_embd // c.n_head, **kind) for _ in range(c.n_layer)]
-        self.embedded = torch.zeros(batch, rows + max(0, c.conv - 1), c.n_embd, **kind)  # zeros precede the text
-
-
 class Hybrid(transformer.Transformer):
     """A causal Transformer that also reads noisy rows, and a small head that makes drafts hang together."""
 
@@ -130,7 +106,7 @@ class Hybrid(transformer.Transformer):
     def forward(self, tokens, rows=None, kept=None):
         """tokens (B, R) of the Rows `rows` → logits (B, R, V) and the vectors (B, R, C) from which they are made.
 
-        Without `rows` all are clean: a GPT. kept: a Kept; its rows are seen by all rows, and the new ones join it.
+        Without `rows` all are clean: a GPT. kept: a kept_rows.Kept; its rows are seen by all rows, and the new ones join it.
         """
         B, R = tokens.shape
         if rows is None:
@@ -142,12 +118,12 @@ class Hybrid(transformer.Transformer):
             if kept:
                 kept.embedded[:, n + width - 1 : n + width - 1 + R] = x
             near = kept.embedded[:, n : n + width - 1 + R] if kept else F.pad(x, (0, 0, width - 1, 0))
-            x = x + sum(weight * near[:, rows.near[:, i]] for i, weight in enumerate(self.conv.weight))
+            x = x + sum(w * near.index_select(1, rows.near[:, i]) for i, w in enumerate(self.conv.weight))
         positions = rows.positions + n
         table = transformer.attention.rotary_table(positions, self.config.n_embd // self.config.n_head)
         visible = F.pad(rows.visible, (n, 0), value=True)  # (R, n + R)
         for i, block in enumerate(self.blocks):
-            x = block(x, positions, table, Layer(visible, kept.rooms[i] if kept else None, n))
+            x = block(x, positions, table, kept_rows.Layer(visible, kept.rooms[i] if kept else None, n))
         x = self.norm(x)
         return self.head(x), x
 
@@ -164,58 +140,25 @@ class Hybrid(transformer.Transformer):
 # 3. Training: the loss of a GPT, the loss of a dLLM, and the loss of the drafts
 
 
-def draw_starts(T):
-    """Draw blocks that cover the positions 1 to T, and return where the block of each position starts: (T,).
-
-    One time in eight it is one block. Otherwise each size is as likely as makes all sizes cover equally many positions.
-    """
-    starts, at = torch.ones(T, dtype=torch.long), 1
-    if torch.rand(()) < 1 / 8:
-        return starts
-    while at <= T:
-        size = SIZES[int(torch.multinomial(1 / torch.tensor(SIZES), 1))]
-        starts[at - 1 : at - 1 + size] = at
-        at += size
-    return starts
-
-
-def mask_blocks(x, starts, mask_id, whole=0.0, generator=None):
-    """Mask k tokens of each block of x (B, T), with k evenly from 1 to the size of the block: (B, T).
-
-    Also returns size / k of the block of each token, its weight in the NELBO: (B, T). whole: the share of the small
-    blocks that are masked completely, because drafts begin from such blocks.
-    """
-    first, block, size = torch.unique_consecutive(starts, return_inverse=True, return_counts=True)
-    B, G = len(x), len(size)
-    u = diffusion.stratified(B * G, x.device, generator).view(B, G)
-    k = 1 + (u * size).long().clamp(max=size - 1)  # (B, G)
-    completely = (torch.rand(B, G, device=x.device, generator=generator) < whole) & (size <= SMALL)
-    k = torch.where(completely, size, k)
-    score = block + torch.rand(x.shape, device=x.device, generator=generator)  # (B, T) sorted by block
-    rank = score.argsort(1).argsort(1) - (first - starts[0])[block]  # (B, T) of the score within the block
-    return torch.where(rank < k[:, block], mask_id, x), (size / k)[:, block]
-
-
 def cross_entropies(network, windows, starts, whole=0.0, generator=None):
     """One training pass over windows (B, T + 1): the cross-entropies (B, T) of the clean stream, of the noisy stream
-    (0 where it is not masked) and of the drafts (0 where a token could not be one), and the weights of mask_blocks."""
+    (0 where it is not masked) and of the drafts (0 where a token could not be one), and the weights of blocks.mask_blocks."""
     T, x, mask_id = len(starts), windows[:, 1:], network.config.mask_id
-    xt, weight = mask_blocks(x, starts, mask_id, whole, generator)
+    xt, weight = blocks.mask_blocks(x, starts, mask_id, whole, generator)
     rows = two_streams(starts, network.config.conv)
     logits, vectors = network(torch.cat((windows[:, :-1], xt), 1), rows)  # (B, 2T, V), (B, 2T, C)
     loss = F.cross_entropy(logits.float().flatten(0, 1), x.repeat(1, 2).flatten(), reduction="none").view(len(x), 2 * T)
     place = torch.arange(1, T + 1, device=x.device) - starts  # (T,) in the block
-    drafts = (weight == 1) & (place > 0) & (place < SMALL)  # (B, T): the token at place 0 comes from the clean stream
+    drafts = (weight == 1) & (place > 0) & (place < blocks.SMALL)  # (B, T): the token at place 0 comes from the clean stream
     previous = torch.stack((windows[:, :-1], windows[:, :-1].roll(1, 1)), -1)  # (B, T, 2)
-    draft = torch.zeros_like(loss[:, :T])
-    draft[drafts] = F.cross_entropy(network.follow(vectors[:, T:][drafts], previous[drafts]).float(), x[drafts],
-                                    reduction="none")
+    follow = network.follow(vectors[:, T:], previous).float()  # (B, T, V)
+    draft = F.cross_entropy(follow.flatten(0, 1), x.flatten(), reduction="none").view_as(x) * drafts
     return loss[:, :T], loss[:, T:] * (xt == mask_id), draft, weight
 
 
 def hybrid_loss(network, windows):
     """The sum of three means: over all tokens, over the masked tokens, and over the drafts. windows: (B, T + 1)."""
-    starts = draw_starts(windows.shape[1] - 1).to(windows.device)
+    starts = blocks.draw_starts(windows.shape[1] - 1).to(windows.device)
     clean, noisy, draft, _ = cross_entropies(network, windows, starts, whole=0.25)
     return clean.mean() + noisy.sum() / (noisy > 0).sum() + draft.sum() / (draft > 0).sum().clamp(min=1)
 
@@ -259,7 +202,144 @@ def two_losses(start):
                               sample)
 
 
+# 5. Writing in blocks
+
+
+class BlockNetwork:
+    """Computes the logits of a block for chapter 11's `decode`. Finished blocks join the clean rows, which are kept.
+
+    In chapter 11 kept rows are an approximation, because a dLLM's rows see later ones. Here they are exact.
+    """
+
+    def __init__(self, model, canvas, how):
+        self.model, self.how, self.mask_id, self.nfe = model, how, model.config.mask_id, 0
+        self.kept = kept_rows.Kept(model, *canvas.shape)
+
+    def __call__(self, canvas, start, end, fresh):
+        """The logits (B, end - start, V) of the columns [start, end) of canvas (B, T), before which no mask is left."""
+        n, self.nfe = self.kept.n, self.nfe + 1
+        positions = torch.arange(end - n, device=canvas.device)
+        rows = make_rows(positions, torch.where(positions < start - n, CLEAN, start - n), self.model.config.conv)
+        logits, _ = self.model(canvas[:, n:end], rows, self.kept)
+        self.kept.n = start  # the rows of the tokens before the block
+        return logits[:, start - n :]
+
+
+# 6. Draft and verify
+
+
+@functools.lru_cache
+def rows_of_pass(known, drafts, masks, width, device):
+    """The Rows of one pass: `known` tokens of the text and `drafts` drafts, all clean, and then blocks of masks.
+
+    masks: the size of the block behind the text if no draft is accepted, if one is, and so on. Every block starts where
+    the next token of the text will be, sees the drafts before it, and will propose what follows that token.
+    """
+    starts = [CLEAN] * (known + drafts) + [known + j for j, size in enumerate(masks) for _ in range(size)]
+    positions = [*range(known + drafts), *(known + j + i for j, size in enumerate(masks) for i in range(size))]
+    return make_rows(*torch.tensor([positions, starts], device=device), width)
+
+
+def verify(p, q, draft, generator=None):
+    """Accept the first drafts and draw the token behind them, so that all have the distribution of p.
+
+    draft: m tokens. p (m + 1, V): probability of each token at the place of each draft, and behind the last one. q
+    (m, V): the probability with which each draft was drawn. Returns (number of accepted drafts, next token).
+
+    Speculative sampling (Leviathan et al. 2022, arXiv:2211.17192): accept x with probability min(1, p(x) / q(x)). Then
+    x is accepted with min(p(x), q(x)) in all. What is missing to p(x) is max(0, p(x) - q(x)), and the token that
+    replaces a refused draft is drawn in proportion to it. So each token is drawn with probability p(x).
+    """
+    m, tokens = len(draft), torch.tensor(draft, dtype=torch.long, device=p.device)[:, None]
+    ratio = p[:m].gather(1, tokens) / q[:m].gather(1, tokens)  # (m, 1)
+    refused = (torch.rand(m, 1, device=p.device, generator=generator) >= ratio)[:, 0].tolist()
+    accepted = refused.index(True) if True in refused else m
+    weights = (p[accepted] - q[accepted]).clamp(min=0) if accepted < m else p[m]
+    return accepted, int(sampling.pick(weights, generator))
+
+
+def propose(model, vectors, previous, temperature, top_k, generator):
+    """Draw a draft for each of vectors (m, C), one after another: m tokens, and the distributions q (m, V).
+
+    previous: the last two tokens of the text.
+    """
+    draft, q = [], []
+    for vector in vectors:
+        logits = model.follow(vector, torch.tensor(previous[::-1], device=vectors.device))  # (V,)
+        q.append(sampling.probabilities(logits, temperature, top_k))
+        draft.append(int(sampling.pick(q[-1], generator)))
+        previous = [previous[1], draft[-1]]
+    return draft, torch.stack(q) if q else vectors.new_zeros(0, model.config.vocab_size)
+
+
+@torch.no_grad()
+def draft_and_verify(model, text, length, temperature=0.8, top_k=None, generator=None, drafts=DRAFTS):
+    """Continue the list of tokens `text`, which it changes, to `length` tokens. Yields (drafts, number of accepted
+    ones, probabilities of the new tokens) for each pass, which adds the accepted drafts and one more token.
+
+    The distribution is that of chapter 07's `generate`: the model sees the last seq_len tokens at most, and when its
+    window is full, it forgets all but the last seq_len // 2.
+    """
+    window, width, device = model.config.seq_len, model.config.conv, model.head.weight.device
+    start, kept, draft, q = 0, None, [], torch.zeros(0, model.config.vocab_size, device=device)  # the model sees text[start:]; kept: the rows of some of it
+    while len(text) < length:
+        if len(text) - start > window:
+            start, kept = len(text) - max(1, window // 2), None
+        if kept is None:
+            kept = kept_rows.Kept(model, 1, window + (drafts + 1) * (drafts + 2))
+        known = len(text) - start - kept.n  # tokens whose rows are not kept
+        m = min(len(draft), length - len(text) - 1, start + window - len(text))
+        masks = tuple([drafts + 1] * (m + 1))
+        rows = rows_of_pass(known, m, masks, width, device)
+        tokens = text[-known:] + draft[:m] + [model.config.mask_id] * sum(masks)
+        logits, vectors = model(torch.tensor([tokens], device=device), rows, kept)  # (1, R, V), (1, R, C)
+        p = sampling.probabilities(logits[0, known - 1 : known + m], temperature, top_k)  # (m + 1, V)
+        accepted, token = verify(p, q, draft[:m], generator)
+        new = draft[:accepted] + [token]
+        text += new
+        kept.n += known + accepted
+        yield draft[:m], accepted, p[range(accepted + 1), new]
+        first = known + m + sum(masks[:accepted])  # the row of the block's first mask, where `token` is
+        draft, q = propose(model, vectors[0, first + 1 : first + masks[accepted]], text[-2:], temperature, top_k, generator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified(diffusion.State):
+    """A State of draft and verify."""
+
+    drafts: torch.Tensor  # (B, T) the draft that this pass verified at each position, or -1; the canvas has it if accepted
+
+
+def write(model, canvas, steps, temperature, top_k, generator, denoise=None, drafts=DRAFTS):
+    """Write the rows of canvas (B, T) one after another by draft and verify. Yields Verified States.
+
+    Each row begins with a prompt of at least one token and consists of masks from there on. The arguments are those of
+    generation.generate; `steps` and `denoise` have no meaning here.
+    """
+    given = canvas != model.config.mask_id
+    nothing, none = torch.zeros_like(given), torch.full_like(canvas, -1)
+    state = Verified(canvas=canvas, confidence=given.float(), committed=nothing, step=0, nfe=0, drafts=none)
+    yield state
+    for row, end in enumerate(given.sum(1).tolist()):
+        text = canvas[row, :end].tolist()
+        for draft, accepted, sure in draft_and_verify(model, text, canvas.shape[1], temperature, top_k, generator, drafts):
+            tokens, known, new, tried = state.canvas.clone(), state.confidence.clone(), nothing.clone(), none.clone()
+            tokens[row, end : len(text)] = canvas.new_tensor(text[end:])
+            known[row, end : len(text)], new[row, end : len(text)] = sure, True
+            tried[row, end : end + len(draft)] = canvas.new_tensor(draft)
+            end, step = len(text), state.step + 1
+            state = Verified(canvas=tokens, confidence=known, committed=new, step=step, nfe=step, drafts=tried)
+            yield state
+
+
 # 7. The command line
+
+
+@dataclass(frozen=True)
+class HybridTrainConfig(training.TrainConfig):
+    """How to train a hybrid."""
+
+    steps: Count = 50_000  # maximum number of training steps; with --block: passes per block, by default one per token
 
 
 @dataclass(frozen=True)
@@ -267,18 +347,70 @@ class Command(runs.RunFlags):
     """The flags of this chapter."""
 
     config: str = "hybrid-laptop"  # the settings file: a name in configs/, or the path of a YAML file
+    write: Switch = False  # write with a trained model (the run that --run names, or the latest) instead of training
+    prompt: str = "\\n"  # with --write: how the text begins, at least one character; \n is a new line
+    len: number(int, 2, generation.MAX_LENGTH) = 256  # with --write: number of characters, the prompt included
+    temp: NonNegative = 0.8  # with --write: temperature; 0 always takes the most probable character
+    topk: OptionalCount = None  # with --write: sample from this many most probable characters only
+    num: Count = 1  # with --write: number of samples
+    drafts: Natural = DRAFTS  # with --write: drafts per pass; 0 writes like a GPT
+    block: Natural = 0  # with --write: write in blocks of this many characters; 0: draft and verify
+    order: Literal[tuple(fast.ORDERS)] = "isolated"  # with --block: what to commit first in a block (chapter 11)
+    threshold: number(float, 0, 1, optional=True) = None  # with --block: commit all proposals with this confidence
+    quiet: Switch = False  # with --write: print the text and nothing else
+    gif: OptionalPath = None  # with --write: save the run as an animation: a path that ends in .gif
+    html: OptionalPath = None  # with --write: save the run as a web page with a player: a path that ends in .html
     model: transformer.TransformerConfig = transformer.TransformerConfig()
-    train: training.TrainConfig = training.TrainConfig()
+    train: HybridTrainConfig = HybridTrainConfig()
+
+
+WRITING = "prompt len temp topk num drafts block order threshold quiet gif html".split()
+
+
+def check_flags(command, argv):
+    """Raise UserError if a flag is given that has no meaning together with the others."""
+    given = [name for name in WRITING if settings.given(argv, f"--{name}") is not None]
+    if given and not command.write:
+        raise cli.UserError(f"--{given[0]} is a flag of writing: add --write")
+    if command.write and command.block and "drafts" in given:
+        raise cli.UserError("--drafts and --block are two ways to write: choose one")
+    if command.write and not command.block and {"order", "threshold"} & set(given):
+        raise cli.UserError("--order and --threshold choose within a block: add --block")
+    if command.model.time_conditioned or command.model.positions != "rope":
+        raise cli.UserError("a hybrid has rotary positions and is not told the noise level")
+
+
+def write_text(command, argv):
+    """Write with a trained model as the flags say."""
+    folder = checkpoint.find(command.run, "hybrid")
+    model, tokenizer, _ = checkpoint.load(folder, devices.pick_device(command.device), Hybrid)
+    seed = command.train.seed if settings.given(argv, "--seed") else None
+    passes = command.train.steps * -(-min(command.len, model.config.seq_len) // max(1, command.block))
+    flags = generation.prepare(generation.Flags(
+        steps=passes, temp=command.temp, topk=command.topk, len=command.len, num=command.num, seed=seed,
+        prompt=command.prompt, quiet=command.quiet, gif=command.gif, html=command.html))
+    if not command.prompt:
+        raise cli.UserError("this model continues a text: give --prompt at least one character")
+    rows = generation.canvas_rows(flags, tokenizer)
+    how = fast.Decoding(order=command.order, threshold=command.threshold, block=command.block)
+    sampler = functools.partial(fast.decode, how=how, network=BlockNetwork)
+    writer = generation.generate if command.block else functools.partial(write, drafts=command.drafts)
+    generation.watch(model, tokenizer, rows, flags, folder.resolve().name, sampler, writer)
 
 
 def main(argv=None):
     command = settings.parse(Command, argv)
+    check_flags(command, argv)
+    if command.write:
+        return write_text(command, argv)
     corpus = corpora.load(command.corpus)
-    tokenizer = tokenizers.CharTokenizer.from_text(corpus.text)
+    tokenizer, parts = tokenizers.CharTokenizer.from_text(corpus.text), corpora.split(corpus.text)
     model_config = replace(command.model, vocab_size=tokenizer.vocab_size, causal=True)
-    training.start_run(command, "hybrid", model_config, two_losses(gpt_training.opening(tokenizer)), tokenizer, corpus,
-                       corpora.split(corpus.text), Hybrid)
+    objective = two_losses(gpt_training.opening(tokenizer))
+    folder = training.start_run(command, "hybrid", model_config, objective, tokenizer, corpus, parts, Hybrid)
+    import_module("plumbing.reports.block_diffusion").after_training(folder, parts[1])  # it imports this chapter
+    print("\nNext: python 13_block_diffusion.py --write shows the accepted and the refused drafts.")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "lower --num, or use --device cpu")

@@ -26,6 +26,7 @@ RUNS = files.ROOT / "checkpoints"
 SHIPPED = RUNS / "shakespeare"
 SHIPPED_GPT = RUNS / "shakespeare-gpt"
 SHIPPED_TAMIL = RUNS / "tamil"
+SHIPPED_HYBRID = RUNS / "shakespeare-hybrid"
 
 
 def save(folder, model, tokenizer, info, dtype=torch.float32):
@@ -54,7 +55,10 @@ def save(folder, model, tokenizer, info, dtype=torch.float32):
 
 
 def load(folder, device="cpu", build=transformer.Transformer):
-    """Return (model, tokenizer, info), the model in float32 and evaluation mode. UserError if a file is not valid."""
+    """Return (model, tokenizer, info), the model in float32 and evaluation mode. UserError if a file is not valid.
+
+    build: the class of the model, if it is not chapter 03's Transformer.
+    """
     folder = Path(folder)
     path = folder / "model.safetensors"
     try:
@@ -70,13 +74,18 @@ def load(folder, device="cpu", build=transformer.Transformer):
         # A damaged config could ask for a billion layers, or for a key-value buffer of a billion positions.
         if shape.n_layer > len(weights) or shape.seq_len > 1 << 16 or not isinstance(info, dict):
             raise ValueError("its config makes no sense")
-        if "wiring" in config and config["wiring"] != getattr(build, "wiring", None):
-            build = import_module("plumbing.published").architecture(config["wiring"])
+        wiring, expected_wiring = config.get("wiring"), getattr(build, "wiring", None)
+        if "hybrid" in (wiring, expected_wiring):  # a model of chapter 13, or chapter 13 asks
+            check_hybrid(folder, wiring, expected_wiring)
+        elif wiring is not None:
+            build = import_module("plumbing.published").architecture(wiring)
         with torch.device("meta"):
             model = build(shape)
         tokenizer = tokenizers.from_description(config["tokenizer"])
     except FileNotFoundError:
         raise cli.UserError(f"no model in {folder} (it needs model.safetensors and config.json)") from None
+    except cli.UserError:
+        raise
     except Exception as error:  # damaged bytes raise many kinds of errors
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise cli.UserError(f"{folder} holds a damaged model: {reason}") from None
@@ -93,13 +102,23 @@ def load(folder, device="cpu", build=transformer.Transformer):
     return model.to(device).eval().requires_grad_(False), tokenizer, info
 
 
+def check_hybrid(folder, wiring, expected):
+    """Raise UserError if only one of both is "hybrid": the wiring of the model in `folder`, and that of the program."""
+    if expected != "hybrid":
+        raise cli.UserError(f"{folder} is a hybrid of chapter 13: python 13_block_diffusion.py --write --run {folder.name}")
+    if wiring != "hybrid":
+        raise cli.UserError(f"{folder} is not a hybrid: chapter 13 can use only models that it has trained itself; "
+                            "python 06_generate.py writes with a dLLM, and python 07_train_gpt.py --write with a GPT")
+
+
 def find(name=None, kind="dllm"):
     """Return the folder of a model. name: a path or a run's name; None: your latest run of `kind`, or the shipped.
 
-    kind: "dllm", "gpt" or "tamil". UserError, with the command that trains one, if there is none.
+    kind: "dllm", "gpt", "tamil" or "hybrid". UserError, with the command that trains one, if there is none.
     """
     shipped, command = {"dllm": (SHIPPED, "05_train.py"), "gpt": (SHIPPED_GPT, "07_train_gpt.py"),
-                        "tamil": (SHIPPED_TAMIL, "08_train_tamil.py")}[kind]
+                        "tamil": (SHIPPED_TAMIL, "08_train_tamil.py"),
+                        "hybrid": (SHIPPED_HYBRID, "13_block_diffusion.py")}[kind]
     models = sorted(RUNS.glob("*/model.safetensors"))
     if name is not None:
         for folder in (Path(name), RUNS / name):
@@ -117,7 +136,7 @@ def find(name=None, kind="dllm"):
 
 
 def kind_of(folder):
-    """Return the kind of a run from its config.json: "dllm", "gpt" or "tamil"."""
+    """Return the kind of a run from its config.json: "dllm", "gpt", "tamil" or "hybrid"."""
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))["info"].get("kind", "dllm")
     except Exception:  # it is damaged; `load` reports this if the run is used

@@ -11,21 +11,34 @@ def stratified(n, device=None, generator=None):
     return (torch.randperm(n, device=device, generator=generator) + u) / n
 
 
-def draw(logits, temperature, top_k=None, generator=None):
-    """One random token for each position of logits (B, T, V): (B, T). Temperature 0 takes the most probable token.
+def probabilities(logits, temperature, top_k=None):
+    """The probabilities from which a token is drawn, for each position of logits (…, V): (…, V).
 
-    temperature: the logits are divided by it, so less than 1 makes probable tokens more probable.
+    temperature: the logits are divided by it, so less than 1 makes probable tokens more probable. Temperature 0 gives
+    the most probable token all of the probability.
     top_k: only the top_k most probable tokens of each position can be drawn.
     """
     if temperature == 0:
-        return logits.argmax(-1)
+        return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1)
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
-    # Take the first token whose cumulative probability reaches a random number. torch.multinomial is much slower.
-    cumulative = (logits.float() / temperature).softmax(-1).cumsum(-1)  # (B, T, V)
-    chance = 1 - torch.rand(*logits.shape[:2], 1, device=logits.device, generator=generator)  # (B, T, 1), never 0
+    return (logits.float() / temperature).softmax(-1)
+
+
+def pick(weights, generator=None):
+    """One random token for each position of weights (…, V), in proportion to them, which need not sum to 1: (…)."""
+    # Take the first token whose cumulative weight reaches a random number. torch.multinomial is much slower.
+    cumulative = weights.cumsum(-1)  # (…, V)
+    chance = 1 - torch.rand(*weights.shape[:-1], 1, device=weights.device, generator=generator)  # (…, 1), never 0
     return torch.searchsorted(cumulative, chance * cumulative[..., -1:])[..., 0]
+
+
+def draw(logits, temperature, top_k=None, generator=None):
+    """One random token for each position of logits (…, V), as `probabilities` says: (…)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    return pick(probabilities(logits, temperature, top_k), generator)
 
 
 def top_ranked(score, masked, count):
