@@ -105,7 +105,7 @@ def load(folder, device="cpu", build=transformer.Transformer):
 def check_hybrid(folder, wiring, expected):
     """Raise UserError if only one of both is "hybrid": the wiring of the model in `folder`, and that of the program."""
     if expected != "hybrid":
-        raise cli.UserError(f"{folder} is a hybrid of chapter 13: python 13_block_diffusion.py --write --run {folder.name}")
+        raise cli.UserError(f"{folder} is a hybrid: use python 13_block_diffusion.py --write --run {folder.name}")
     if wiring != "hybrid":
         raise cli.UserError(f"{folder} is not a hybrid: chapter 13 can use only models that it has trained itself; "
                             "python 06_generate.py writes with a dLLM, and python 07_train_gpt.py --write with a GPT")

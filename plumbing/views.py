@@ -85,7 +85,7 @@ def tail(rows, height):
 
 # 2. The terminal
 
-SGR = {"mask": "2", "note": "2", "given": "36", "new": "30;43", "old": "", "refused": "31;9"}  # the codes of terminals for colours
+SGR = {"mask": "2", "note": "2", "given": "36", "new": "30;43", "old": "", "refused": "31;9"}  # colours
 
 
 class Terminal:
