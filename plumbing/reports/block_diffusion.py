@@ -50,8 +50,9 @@ def draw_curve(results, plt):
     """Figure: the NELBO against the size of a block, between the losses of a GPT and of a dLLM."""
     figure, axis = plt.subplots(figsize=(7, 4.4), layout="constrained")
     sizes, nelbo, errors = ([point[key] for point in results["curve"]] for key in ("size", "nelbo", "error"))
-    axis.errorbar(sizes, nelbo, errors, marker="o", ms=4, color=figures.COLORS["other"], label="one model, in blocks: NELBO")
-    axis.axhline(results["nll"][0], ls="-", color=figures.COLORS["other"], label="the same model, next token: NLL, exact")
+    color = figures.COLORS["other"]
+    axis.errorbar(sizes, nelbo, errors, marker="o", ms=4, color=color, label="one model, in blocks: NELBO")
+    axis.axhline(results["nll"][0], color=color, label="the same model, next token: NLL, exact")
     for name, label in (("gpt", "shipped GPT: NLL, exact"), ("dllm", "shipped dLLM: NELBO")):
         if name in results["shipped"]:
             axis.axhline(results["shipped"][name]["loss"], ls="--", color=figures.COLORS[name], label=label)
@@ -127,10 +128,10 @@ choice of windows. Two numbers of the same windows share most of that error.
 
 ![The NELBO against the size of a block](figures/block_diffusion_curve.png)
 
-The NLL of the clean stream is {abs(above):.3f} {"above" if above > 0 else "below"} that of the shipped GPT. The NELBO in
-blocks of 4 is {whole["nelbo"] - four["nelbo"]:.3f} below that of the whole window. A block of one token leaves out what
-the other tokens could say, so it is a GPT too; its number differs from the first line because the noisy stream has
-learned many other tasks besides.
+The NLL of the clean stream is {abs(above):.3f} {"above" if above > 0 else "below"} that of the shipped GPT.
+The NELBO in blocks of 4 is {whole["nelbo"] - four["nelbo"]:.3f} below that of the whole window. In blocks of one token
+the noisy stream sees the same text as the clean one, so that number, too, is an exact NLL. It is higher, because the
+noisy stream has learned many other tasks besides.
 """
 
 
@@ -206,9 +207,9 @@ def rerun(r):
 
     {origin['command']}
 
-Seed {r['seed']}, commit `{origin['commit']}`, {origin['machine']}, PyTorch {origin['torch']}, {origin['date'][:10]}. All
-numbers are in [block_diffusion.json](block_diffusion.json). The model was trained with `{r['info']['command']}`, and
-its log is [logs/shakespeare-hybrid.jsonl](logs/shakespeare-hybrid.jsonl).
+Seed {r['seed']}, commit `{origin['commit']}`, {origin['machine']}, PyTorch {origin['torch']}, {origin['date'][:10]}.
+All numbers are in [block_diffusion.json](block_diffusion.json). The model was trained with
+`{r['info']['command']}`, and its log is [logs/shakespeare-hybrid.jsonl](logs/shakespeare-hybrid.jsonl).
 """
 
 

@@ -110,8 +110,8 @@ def lengths_part(model, tokenizer, ids, length, texts, timed, drafts, quality):
             "rate": (length - 1) / statistics.median(seconds), "gpt_rate": (length - 1) / statistics.median(base),
             "ratio": statistics.median(b / s for b, s in zip(base, seconds)),
             "accepted": [yes / max(1, tried) for tried, yes in places]})
-        print(f"  {number} drafts: {speed[-1]['per_pass']:.2f} characters per pass, {speed[-1]['rate']:.0f} per second, "
-              f"{speed[-1]['ratio']:.2f} times the GPT's", flush=True)
+        print("  {drafts} drafts: {per_pass:.2f} characters per pass, {rate:.0f} per second, {ratio:.2f} × the GPT's"
+              .format(**speed[-1]), flush=True)
     written = [drafted(model, int(row[0]), length, SEED + i, hybrid.DRAFTS)[0] for i, row in enumerate(rows)]
     by_gpt = gpt_training.generate(gpt, rows[:, :1], length - 1, TEMPERATURE, generator=seeded(SEED))
     decoded = {name: quality([tokenizer.decode(list(row)) for row in part])
@@ -129,8 +129,8 @@ def blocks_part(model, tokenizer, ids, texts, quality, length=256):
         for share in (4, 2, 1):
             steps = max(1, block // share)
             sampler = functools.partial(fast.decode, how=fast.Decoding(block=block), network=hybrid.BlockNetwork)
-            generator = seeded(SEED)
-            state = list(sampler(model, canvas, steps * -(-(length - 1) // block), TEMPERATURE, generator=generator))[-1]
+            total = steps * -(-(length - 1) // block)  # rounded up
+            state = list(sampler(model, canvas, total, TEMPERATURE, generator=seeded(SEED)))[-1]
             results.append({"block": block, "steps": steps, "nfe": state.nfe}
                            | quality([tokenizer.decode(row) for row in state.canvas]))
     return results
