@@ -254,7 +254,7 @@ def train(trainer, train_data, val_data, objective, run):
         mean, error = objective.evaluate(model, some_windows, 1)
         keep = run.improved(mean)
         if run.finished:  # the number to report: of the best weights, on all windows, with four draws of masks
-            model = model if keep else checkpoint.load(run.folder, trainer.device)[0]
+            model = model if keep else checkpoint.load(run.folder, trainer.device, type(trainer.model))[0]
             mean, error = objective.evaluate(model, windows_of(val_data, window), 4)
         record = {"step": trainer.step, "best_step": run.progress["best_step"], objective.measure: mean, "error": error,
                   "train_loss": loss.item(), "tokens": trainer.step * config.batch_size * trainer.model.config.seq_len}
@@ -278,7 +278,7 @@ class Command(runs.RunFlags):
     train: DiffusionTrainConfig = DiffusionTrainConfig()
 
 
-def start_run(command, kind, model_config, objective, tokenizer, corpus, parts):
+def start_run(command, kind, model_config, objective, tokenizer, corpus, parts, build=transformer.Transformer):
     """Train a model of `kind` with the flags `command` on `parts` (training and validation text): the run's folder."""
     device, config = devices.pick_device(command.device), command.train
     folder = runs.folder_of(command.run, kind, corpus.name, command.config)
@@ -292,7 +292,7 @@ def start_run(command, kind, model_config, objective, tokenizer, corpus, parts):
             "settings": command.config, "train": asdict(config)} | runs.provenance()
     with runs.Run(folder, wanted, config, tokenizer, info, command.fresh) as run:
         torch.manual_seed(config.seed)
-        model = transformer.Transformer(model_config).to(device)
+        model = build(model_config).to(device)
         print(f"{kind}, {transformer.count_parameters(model):,} parameters, settings {command.config!r}, {device}\n"
               f"{corpus.name}: {len(data[0]):,} tokens for training, {len(data[1]):,} for validation; run {run.name}")
         trainer = Trainer(model, config, device)

@@ -170,10 +170,11 @@ def open_model(folder, device):
 # 4. Watching
 
 
-def watch(model, tokenizer, rows, flags, name, denoise=diffusion.denoise):
+def watch(model, tokenizer, rows, flags, name, denoise=diffusion.denoise, write=generate):
     """Fill the masks of `rows` (B lists of T ids) and show it in every way that `flags` ask for. Returns B texts.
 
-    flags: from `prepare`. name: the model's. denoise: the sampler, as in `generate`.
+    flags: from `prepare`. name: the model's. denoise: the sampler, as in `generate`. write: `generate`, or a function
+    that takes the same arguments and also yields States of the whole canvas.
     """
     mask_id, unit, letters = model.config.mask_id, tokenizer.unit, views.shown_tokens(tokenizer)
     name = foreign.printable(name)
@@ -187,13 +188,13 @@ def watch(model, tokenizer, rows, flags, name, denoise=diffusion.denoise):
         raise cli.UserError("this run is too long for --gif and --html: lower --len or --num")
     if flags.gif:
         views.tamil_font(letters)  # a missing font must stop the program now and not after sampling
-    of = f"/{total}" if denoise is diffusion.denoise else ""  # other samplers may need fewer steps
+    of = f"/{total}" if (denoise, write) == (diffusion.denoise, generate) else ""  # others may need fewer steps
     generator = torch.Generator(canvas.device).manual_seed(flags.seed)
     temperature, start = usable_temperature(flags.temp), time.perf_counter()
     live = sys.stdout.isatty() and not flags.quiet and os.environ.get("TERM") != "dumb"
     terminal = views.Terminal(given, letters, sys.stdout)
     with terminal if live else contextlib.nullcontext():
-        for state in generate(model, canvas, flags.steps, temperature, flags.topk, generator, denoise):
+        for state in write(model, canvas, flags.steps, temperature, flags.topk, generator, denoise):
             state = state.to("cpu")
             rate = (blank - int((state.canvas == mask_id).sum())) / (time.perf_counter() - start)
             status = (f"step {state.step}{of} · {state.nfe} NFE · {rate:,.0f} {unit}s/s "

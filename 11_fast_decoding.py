@@ -216,12 +216,13 @@ class Network:
 # 3. The sampler
 
 @torch.no_grad()
-def decode(model, canvas, steps=None, temperature=0.8, top_k=None, generator=None, how=Decoding()):
+def decode(model, canvas, steps=None, temperature=0.8, top_k=None, generator=None, how=Decoding(), network=Network):
     """Fill the masks of `canvas` (B, T), T at most seq_len, as `how` says. Yields States like `diffusion.denoise`.
     steps: maximum number of passes, shared out among the blocks; None: one per mask. A text of the batch that has
-    finished a block waits for the others. It needs as many passes as there are States that commit to it."""
+    finished a block waits for the others. It needs as many passes as there are States that commit to it. Chapter 13
+    gives another `network`."""
     masked = canvas == model.config.mask_id
-    network, alpha = Network(model, canvas, how), diffusion.NoiseSchedule(how.schedule).alpha
+    network, alpha = network(model, canvas, how), diffusion.NoiseSchedule(how.schedule).alpha
     propose = functools.partial(diffusion.propose, temperature=temperature, top_k=top_k, generator=generator)
     state = diffusion.State(canvas=canvas, confidence=(~masked).float(), committed=masked & False, step=0, nfe=0)
     pace = diffusion.PACE if how.order == "isolated" and not how.rules else 1

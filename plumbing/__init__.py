@@ -14,7 +14,8 @@
     states          the one place that checks the files of a run before they are used
     muon            the optimizer of chapter 05 for the matrices inside the blocks
     checkpoint      a model's folder: save, load, find
-    sampling        random draws and rankings that chapter 04 builds on
+    blocks          random blocks of a text, and random masks in them, for chapter 13
+    buffers         keys and values of passes in which several rows share a position, for chapter 13
     pair            the dLLM and the GPT that chapters 10 and 11 compare
     hub             models from the Hugging Face Hub, and to it
     published       the architecture of the models that were published there before this book
@@ -42,6 +43,8 @@ Pages in docs/ that are written from numbers, and the measuring behind them:
     reports.comparison_figures   its figures
     reports.fast_decoding        chapter 11's page
     reports.decoding_ways        the ways to write that it compares, and their measuring
+    reports.block_diffusion      chapter 13's page
+    reports.block_measures       the measurements that it reports
     reports.scale                what the sizes of chapter 12 need, computed
     reports.ablation             what each ingredient of the training recipe buys
     reports.speed                what benchmark.py measures

@@ -26,6 +26,7 @@ MOST_LAYERS = 500
 SHIPPED = RUNS / "shakespeare"
 SHIPPED_GPT = RUNS / "shakespeare-gpt"
 SHIPPED_TAMIL = RUNS / "tamil"
+SHIPPED_HYBRID = RUNS / "shakespeare-hybrid"
 
 
 def save(folder, model, tokenizer, info, dtype=torch.float32):
@@ -48,8 +49,11 @@ def save(folder, model, tokenizer, info, dtype=torch.float32):
         path.write_text(text, encoding="utf-8")
 
 
-def load(folder, device="cpu"):
-    """Return (model, tokenizer, info), the model in float32 and evaluation mode. UserError if a file is not valid."""
+def load(folder, device="cpu", build=transformer.Transformer):
+    """Return (model, tokenizer, info), the model in float32 and evaluation mode. UserError if a file is not valid.
+
+    build: the class of the model, if it is not chapter 03's Transformer.
+    """
     folder = Path(folder)
     path = folder / "model.safetensors"
     try:
@@ -59,9 +63,9 @@ def load(folder, device="cpu"):
             shape, info = checked_shape(config["model"], len(file.keys())), config["info"]
             weights = {name: file.get_tensor(name).float() for name in file.keys()}
         states.check_info(info)
-        build = transformer.Transformer
-        if "wiring" in config:
-            build = import_module("plumbing.published").architecture(config["wiring"])
+        wiring, wanted = config.get("wiring"), getattr(build, "wiring", None)
+        if wiring not in (None, "hybrid"):
+            build = import_module("plumbing.published").architecture(wiring)
         with torch.device("meta"):
             model = build(shape)
         tokenizer = tokenizers.from_description(config["tokenizer"])
@@ -69,6 +73,7 @@ def load(folder, device="cpu"):
         raise cli.UserError(f"no model in {folder} (it needs model.safetensors and config.json)") from None
     except Exception as error:  # damaged bytes raise many kinds of errors
         raise cli.UserError(f"{folder} holds a damaged model: {foreign.reason(error)}") from None
+    check_hybrid(folder, wiring, wanted)
     if tokenizer.vocab_size != model.config.vocab_size:
         raise cli.UserError(f"{folder}: the vocabulary does not fit the model")
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -96,13 +101,23 @@ def checked_shape(fields, tensors):
     return shape
 
 
+def check_hybrid(folder, wiring, wanted):
+    """Raise UserError if the model in `folder` is a hybrid and the program wants none, or the other way round."""
+    if wiring == "hybrid" != wanted:
+        raise cli.UserError(f"{folder} is a hybrid: use python 13_block_diffusion.py --write --run {folder.name}")
+    if wanted == "hybrid" != wiring:
+        raise cli.UserError(f"{folder} is not a hybrid: chapter 13 can use only models that it has trained itself; "
+                            "python 06_generate.py writes with a dLLM, and python 07_train_gpt.py --write with a GPT")
+
+
 def find(name=None, kind="dllm"):
     """Return the folder of a model. name: a path or a run's name; None: your latest run of `kind`, or the shipped.
 
-    kind: "dllm", "gpt" or "tamil". UserError, with the command that trains one, if there is none.
+    kind: "dllm", "gpt", "tamil" or "hybrid". UserError, with the command that trains one, if there is none.
     """
     shipped, command = {"dllm": (SHIPPED, "05_train.py"), "gpt": (SHIPPED_GPT, "07_train_gpt.py"),
-                        "tamil": (SHIPPED_TAMIL, "08_train_tamil.py")}[kind]
+                        "tamil": (SHIPPED_TAMIL, "08_train_tamil.py"),
+                        "hybrid": (SHIPPED_HYBRID, "13_block_diffusion.py")}[kind]
     models = sorted(RUNS.glob("*/model.safetensors"))
     if name is not None:
         for folder in (Path(name), RUNS / name):
@@ -120,7 +135,7 @@ def find(name=None, kind="dllm"):
 
 
 def kind_of(folder):
-    """Return the kind of a run from its config.json: "dllm", "gpt" or "tamil"."""
+    """Return the kind of a run from its config.json: "dllm", "gpt", "tamil" or "hybrid"."""
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))["info"].get("kind", "dllm")
     except Exception:  # it is damaged; `load` reports this if the run is used

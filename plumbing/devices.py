@@ -1,5 +1,6 @@
 """The hardware: its devices, its fast number formats, compilation, a clock, and the speed of matrix products."""
 
+import ctypes
 import math
 import os
 import platform
@@ -107,3 +108,13 @@ def attention_by_products(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=Fals
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
     weights = (scores if attn_mask is None else scores.masked_fill(~attn_mask, -math.inf)).softmax(dim=-1)
     return F.dropout(weights, dropout_p) @ v
+
+
+def return_free_memory():
+    """Return freed memory to the system, where the C library is glibc (on most Linux systems).
+
+    Training frees and allocates large tensors of several sizes in every step. glibc keeps the freed pieces, and a new
+    tensor often fits into none of them: without this, some runs grew by 12 MB in every step.
+    """
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -151,6 +151,7 @@ class Run:
             left = 60 * self.config.minutes * TRAINING_SHARE - self.seconds()
             self.progress["steps"] = self.bar.total = min(self.steps, step + int(max(0, left) / seconds_per_step))
         if self.wants_an_evaluation() or step % GLANCE_EVERY == 0:
+            devices.return_free_memory()
             if not math.isfinite(loss.item()):
                 raise cli.UserError(f"the loss is not finite at step {step}; lower --lr-matrix or --lr-other")
             self.bar.set_postfix(loss=f"{loss.item():.3f}")

@@ -13,25 +13,37 @@ def stratified(n, device=None, generator=None):
     return (torch.randperm(n, device=device, generator=generator) + u) / n
 
 
-def draw(logits, temperature, top_k=None, generator=None):
-    """One random token for each position of logits (B, T, V): (B, T). Temperature 0 takes the most probable token.
+def probabilities(logits, temperature, top_k=None):
+    """The probabilities from which a token is drawn, for each position of logits (…, V): (…, V).
 
-    temperature: the logits are divided by it, so less than 1 makes probable tokens more probable.
+    temperature: the logits are divided by it, so less than 1 makes probable tokens more probable. Temperature 0 gives
+    the most probable token all of the probability.
     top_k: only the top_k most probable tokens of each position can be drawn. UserError if a position has no
     probabilities, because its logits are not finite numbers.
     """
     if temperature == 0:
-        highest, token = logits.max(-1)
+        highest, token = logits.max(-1, keepdim=True)
         check_finite(highest)
-        return token
+        return torch.zeros_like(logits).scatter(-1, token, 1)
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
-    # Take the first token whose cumulative probability reaches a random number. torch.multinomial is much slower.
-    cumulative = (logits.float() / temperature).softmax(-1).cumsum(-1)  # (B, T, V)
+    return (logits.float() / temperature).softmax(-1)
+
+
+def pick(weights, generator=None):
+    """One random token for each position of weights (…, V), in proportion to them, which need not sum to 1: (…)."""
+    # Take the first token whose cumulative weight reaches a random number. torch.multinomial is much slower.
+    cumulative = weights.cumsum(-1)  # (…, V)
     check_finite(cumulative[..., -1:])
-    chance = 1 - torch.rand(*logits.shape[:2], 1, device=logits.device, generator=generator)  # (B, T, 1), never 0
+    chance = 1 - torch.rand(*weights.shape[:-1], 1, device=weights.device, generator=generator)  # (…, 1), never 0
     return torch.searchsorted(cumulative, chance * cumulative[..., -1:])[..., 0]
+
+
+def draw(logits, temperature, top_k=None, generator=None):
+    """One random token for each position of logits (…, V), as `probabilities` says: (…)."""
+    weights = probabilities(logits, temperature, top_k)
+    return weights.argmax(-1) if temperature == 0 else pick(weights, generator)
 
 
 def check_finite(values):

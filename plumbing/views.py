@@ -39,16 +39,19 @@ def page(state, given, letters, width, measure=len):
 
     measure: a function that returns the width of a text. In a terminal it is at most one column per code point.
     """
-    rows = []
-    cells = zip(state.canvas.tolist(), state.committed.tolist(), given)
-    for number, (tokens, committed, fixed) in enumerate(cells, 1):
+    rows, mask = [], len(letters) - 1
+    drafts = getattr(state, "drafts", None)  # chapter 13: where a draft was refused, the canvas still has a mask
+    seen = state.canvas if drafts is None else drafts.where((state.canvas == mask) & (drafts >= 0), state.canvas)
+    cells = zip(state.canvas.tolist(), seen.tolist(), state.committed.tolist(), given)
+    for number, (canvas, tokens, committed, fixed) in enumerate(cells, 1):
         if len(state.canvas) > 1:
             rows += [[]] if rows else []
             rows.append([(character, "note") for character in f"sample {number} of {len(state.canvas)}"])
         rows.append([])
         used = 0
-        for token, text, new, kept in zip(tokens, whole_characters(tokens, letters), committed, fixed):
-            style = "mask" if token == len(letters) - 1 else "given" if kept else "new" if new else "old"
+        for final, token, text, new, kept in zip(canvas, tokens, whole_characters(tokens, letters), committed, fixed):
+            style = "given" if kept else "new" if new else "old"
+            style = "refused" if token != final else "mask" if token == mask else style
             for i, part in enumerate(text.split("\n")):
                 part = foreign.printable(part.replace("\t", " "), limit=None)
                 if i or part and rows[-1] and used + measure(part) > width:
@@ -81,7 +84,7 @@ def tail(rows, height):
 
 # 2. The terminal
 
-SGR = {"mask": "2", "note": "2", "given": "36", "new": "30;43", "old": ""}  # the codes of terminals for colours
+SGR = {"mask": "2", "note": "2", "given": "36", "new": "30;43", "old": "", "refused": "31;9"}  # colours
 
 
 class Terminal:
@@ -132,9 +135,9 @@ GIF_COLUMNS, GIF_ROWS, GIF_FRAMES, FONT_SIZE = 64, 40, 200, 16
 PAPER, AMBER = (22, 24, 29), (240, 190, 80)
 INK = {  # style: (background, foreground); "old" is first, so that colour 0 is the background of the page
     "old": (PAPER, (226, 226, 222)), "mask": (PAPER, (92, 99, 114)), "given": (PAPER, (111, 211, 197)),
-    "new": (AMBER, (30, 24, 8)), "note": (PAPER, (128, 134, 148)),
+    "new": (AMBER, (30, 24, 8)), "note": (PAPER, (128, 134, 148)), "refused": (PAPER, (224, 92, 92)),
 }
-SHADES = 6  # from background to foreground: 5 styles × 6 shades fit into a palette of 32 colours, 5 bits per pixel
+SHADES = 5  # from background to foreground: 6 styles × 5 shades fit into a palette of 32 colours, 5 bits per pixel
 PALETTE = [round(back + (front - back) * shade / (SHADES - 1))  # r, g, b, r, g, b, …
            for paper, ink in INK.values() for shade in range(SHADES) for back, front in zip(paper, ink)]
 
