@@ -4,12 +4,10 @@
     python playground.py --host 0.0.0.0      # other machines in your network can open the page too
 
 The page streams the States of the samplers of chapters 04, 07 and 11. One run at a time uses the processor, and other
-visitors wait in a queue. Each run has a random generator of its own. Press Stop or close the page to end a run.
-docs/playground.md explains how to put the page on a Hugging Face Space.
+visitors wait in a queue. docs/playground.md explains the page, and how to put it on a Hugging Face Space.
 """
 
 import functools
-import itertools
 import random
 import re
 from dataclasses import dataclass
@@ -36,7 +34,6 @@ COUPLETS = {  # of the Kural; the model gets their form and writes other letters
     "Kural 1": "அகர முதல எழுத்தெல்லாம் ஆதி\nபகவன் முதற்றே உலகு",
     "Kural 110": "எந்நன்றி கொன்றார்க்கும் உய்வுண்டாம் உய்வில்லை\nசெய்ந்நன்றி கொன்ற மகற்கு",
     "Kural 391": "கற்க கசடறக் கற்பவை கற்றபின்\nநிற்க அதற்குத் தக",
-    "Kural 783": "நவில்தொறும் நூல்நயம் போலும் பயில்தொறும்\nபண்புடை யாளர் தொடர்பு",
 }
 
 
@@ -59,10 +56,11 @@ class Options:
         self.passes = int(widgets.within(self.passes, 1, LONGEST, "the number of passes"))
         self.temperature = generation.usable_temperature(widgets.within(self.temperature, 0, 2, "the temperature"))
         self.top_k = int(widgets.within(self.top_k, 0, 10**6, "top-k")) or None
-        seed = int(self.seed) if self.seed.isdecimal() else -bool(self.seed)  # -1: not a number
-        self.seed = widgets.within(seed, 0, 2**63 - 1, "the seed") if self.seed else random.randrange(10**6)
+        seed = self.seed or str(random.randrange(10**6))
+        self.seed = widgets.within(int(seed) if seed.isdecimal() else None, 0, 2**63 - 1, "the seed")
 
     def facts(self, name):
+        """Return a line that describes a run of the model `name`."""
         return f"{name} · seed {self.seed} · temperature {self.temperature:g} · top-k {self.top_k or 'off'}"
 
     def stream(self, model, rows):
@@ -101,6 +99,7 @@ def fill(name, text, *values):
     """Fill the blanks of a text in four ways. values: the fields of Options."""
     options = Options(*values)
     model, tokenizer, _ = widgets.opened(name, *FILLERS)
+    widgets.within(len(text), 0, 20 * LONGEST, "the length of the text")
     if not generation.BLANK.search(text):
         raise cli.UserError("there is no blank: write _ for one character, {20} for twenty, or mark a word")
     ids = generation.parse_infill(text, tokenizer)
@@ -117,7 +116,7 @@ def race(prompt, length, *values):
         model, tokenizer, info = widgets.opened(name, kind)
         ids = prompt_ids(prompt or "\n", length, model, tokenizer)
         run = stage.Run([label], tokenizer, options.facts(name), timed=True)
-        next(itertools.islice(options.stream(model, [ids]), 1, 2), None)  # the first pass of a model is slower
+        list(zip(range(2), options.stream(model, [ids])))  # the first pass of a model is slower, so it does not count
         for _ in widgets.paced(run.record(options.stream(model, [ids])), pause=10 * widgets.FRAME):
             yield stage.message(f"{label} writes alone: {len(run.states) - 1} passes …"), *widgets.unchanged(2)
         run.verdict = known_words(run, len(prompt), info)
@@ -153,30 +152,32 @@ def compose(name, couplet, temperature, seed):
 # 3. The page
 
 
-def sampling(gr, sampler=True):
-    """Lay out the fields of Options, and return them."""
+def sampling(gr, length=True):
+    """Lay out the length of a text and the fields of Options, and return them. length: False leaves it out."""
+    length = [gr.Slider(8, LONGEST, 256, step=1, label="Length", info="tokens, with the prompt")] if length else []
     sampler = gr.Dropdown(list(SAMPLERS), value="default", label="Sampler", info="what to write first; see chapter 11")
     passes = gr.Slider(1, LONGEST, 64, step=1, label="Passes", info="the fast sampler and a GPT decide by themselves")
     temperature = gr.Slider(0, 2, 0.8, step=0.05, label="Temperature", info="0: always the likeliest token")
     top_k = gr.Slider(0, 100, 0, step=1, label="Top-k", info="how many tokens to choose from; 0: all")
     seed = gr.Textbox(label="Seed", placeholder="random", info="the same number writes the same text")
-    return [sampler, passes, temperature, top_k, seed]
+    return [*length, sampler, passes, temperature, top_k, seed]
 
 
 def write_tab(gr):
+    """Lay out the tab Write. Like the other tabs, it returns {list of models: their kinds}."""
     asked, settings, outputs, kept = widgets.tab(gr, "Write", ["Text"], 256)
     with asked:
         model = gr.Dropdown(widgets.names(*WRITERS), label="Model")
         prompt = gr.Textbox("ROMEO:", label="Prompt", info="how the text begins", lines=2)
         start, stop = widgets.buttons(gr, "Write")
     with settings:
-        length = gr.Slider(8, LONGEST, 256, step=1, label="Length", info="tokens, with the prompt")
-        inputs = [model, prompt, length, *sampling(gr)]
+        inputs = [model, prompt, *sampling(gr)]
     widgets.connect([start.click, prompt.submit], write, inputs, outputs, kept, stop)
     return {model: WRITERS}
 
 
 def fill_tab(gr):
+    """Lay out the tab Fill in."""
     asked, settings, outputs, kept = widgets.tab(gr, "Fill in", [f"Alternative {i}" for i in (1, 2, 3, 4)], 60)
     with asked:
         model = gr.Dropdown(widgets.names(*FILLERS), label="Model")
@@ -188,13 +189,14 @@ def fill_tab(gr):
                 gr.Button(f"Keep {i + 1}", size="sm").click(
                     None, None, text, js=f"() => document.querySelectorAll('#fill-in .text')[{i}].textContent")
     with settings:
-        inputs = [model, text, *sampling(gr)]
+        inputs = [model, text, *sampling(gr, length=False)]
     blank = again.click(None, text, text, js="blankOut")
     widgets.connect([start.click, text.submit, blank.success], fill, inputs, outputs, kept, stop)
     return {model: FILLERS}
 
 
 def race_tab(gr):
+    """Lay out the tab Race, with a lane for each of RACERS."""
     asked, settings, outputs, kept = widgets.tab(gr, "Race", list(RACERS), 256, keeps=False)
     with asked:
         prompt = gr.Textbox("ROMEO:", label="Prompt", info="how all texts begin", lines=2)
@@ -203,13 +205,13 @@ def race_tab(gr):
                 "Then you see them side by side, each at its own speed.</p>")
     with settings:
         models = {gr.Dropdown(widgets.names(kind), label=label): [kind] for label, kind in RACERS.items()}
-        length = gr.Slider(8, LONGEST, 256, step=1, label="Length", info="tokens, with the prompt")
-        inputs = [prompt, length, *sampling(gr), *models]
+        inputs = [prompt, *sampling(gr), *models]
     widgets.connect([start.click, prompt.submit], race, inputs, outputs, kept, stop, replayed=True)
     return models
 
 
 def tamil_tab(gr):
+    """Lay out the tab Tamil."""
     asked, settings, outputs, kept = widgets.tab(gr, "Tamil", ["Couplet"], 30, "letter")
     with asked:
         model = gr.Dropdown(widgets.names("tamil"), label="Model")
@@ -218,14 +220,13 @@ def tamil_tab(gr):
     with settings:
         temperature = gr.Slider(0, 2, 0.8, step=0.05, label="Temperature", info="0: always the likeliest letter")
         seed = gr.Textbox(label="Seed", placeholder="random", info="the same number writes the same couplet")
-    inputs = [model, couplet, temperature, seed]
-    widgets.connect([start.click], compose, inputs, outputs, kept, stop, replayed=True)
+    widgets.connect([start.click], compose, [model, couplet, temperature, seed], outputs, kept, stop, replayed=True)
     return {model: ["tamil"]}
 
 
 def build(gr):
     """Return the page as gradio.Blocks. gr: the module gradio."""
-    with gr.Blocks(title="tiny-dllm playground", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    with gr.Blocks(title="tiny-dllm", delete_cache=(600, 3600)) as page, gr.Column(elem_classes="whole"):
         widgets.head(gr)
         lists = write_tab(gr) | fill_tab(gr) | race_tab(gr) | tamil_tab(gr)
         page.load(lambda: [gr.Dropdown(choices=widgets.names(*kinds)) for kinds in lists.values()], None, list(lists))

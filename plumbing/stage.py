@@ -18,7 +18,7 @@ TOKENS_PER_LINE = {"character": 26, "letter": 14, "byte": 20, "token": 7}  # of 
 MOST_LINES = 22  # a longer text scrolls inside its sheet
 
 LEGEND = """<div class="legend text" role="group" aria-label="Legend">
-  <span class="by-nothing"><i class="new">&nbsp;&nbsp;</i> just written</span>
+  <span><i class="new">&nbsp;&nbsp;</i> just written</span>
   <span class="by-probability">0 % <b class="ramp"></b> 100 %</span>
   <span class="by-pass">first <b class="ramp"></b> newest</span>
   <span><i class="mask">&nbsp;&nbsp;</i> masked</span>
@@ -180,7 +180,7 @@ def font_face():
 
 
 def style():
-    """Return the style sheet of the page: the colours of player.html, light and dark, then stage.css, then a font."""
+    """Return the style sheet of the page: the colours of player.html, light and dark, then stage.css."""
     light, dark = re.findall(r":root \{(.*?)\}", views.PLAYER.read_text(encoding="utf-8"), re.S)[:2]
     colours = f":root {{ {light} color-scheme: light; }}\n.dark {{ {dark} color-scheme: dark; }}\n"
-    return colours + STYLE.read_text(encoding="utf-8") + font_face()
+    return colours + STYLE.read_text(encoding="utf-8")

@@ -142,7 +142,7 @@ def head(gr):
         colour = gr.Radio(["nothing", "probability", "pass"], value="nothing", label="Colour each character by",
                           elem_classes="colour")
         gr.HTML(stage.LEGEND, elem_classes="plain")
-    colour.change(None, colour, None, js="colour => { document.body.dataset.colour = colour }")
+    colour.change(None, colour, None, js="colour => { document.querySelector('.whole').dataset.colour = colour }")
 
 
 def buttons(gr, *labels):
@@ -204,10 +204,11 @@ def serve(build, host, port):
             raise cli.UserError("the page needs gradio: pip install -r requirements.txt") from None
         # Fonts of the system: those of Gradio's usual themes would come from the network.
         theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+        # Gradio inserts `css` twice, once with its own class before each selector. The font must not be there twice.
+        inside = f"<style>{stage.font_face()}</style><script>{SCRIPT.read_text(encoding='utf-8')}</script>"
         try:
             build(gr).queue().launch(
                 server_name=host, server_port=port, theme=theme, css=stage.style(), share=False, run_history=False,
-                head=f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>", footer_links=[], enable_monitoring=False,
-                inbrowser=host is None)
+                head=inside, footer_links=[], enable_monitoring=False, inbrowser=host is None)
         except OSError as error:
             raise cli.UserError(f"cannot listen at {host or '127.0.0.1'}: {error}") from None
