@@ -58,7 +58,8 @@ def told(work):
         try:
             yield from work(*values)
         except cli.UserError as error:
-            text = re.sub("|".join(FLAGS), lambda flag: FLAGS[flag[0]], str(error))
+            text = str(error).replace(f"{checkpoint.RUNS}{os.sep}", "")  # visitors need not know where this is
+            text = re.sub("|".join(FLAGS), lambda flag: FLAGS[flag[0]], text)
             yield stage.message(text, wrong=True), *unchanged(1), None
         except Exception as error:
             traceback.print_exc()
@@ -187,7 +188,9 @@ def connect(triggers, work, inputs, outputs, kept, stop, replayed=False):
             events.append(event)
         if kept:
             events.append(event.success(keepsakes, runs, kept, concurrency_limit=2, **hidden))
-    stop.click(lambda: stage.message("Stopped."), None, said, cancels=events, queue=False, **hidden)
+    # The message must come when nothing is cancelled any more: a drawing on its way would overwrite it.
+    stop.click(lambda: None, cancels=events, queue=False, **hidden).then(
+        lambda: stage.message("Stopped."), None, said, queue=False, **hidden)
 
 
 def serve(build, host, port):
