@@ -81,33 +81,48 @@ def next_token(start):
 
 
 @torch.no_grad()
-def generate(model, tokens, length, temperature=0.8, top_k=None, generator=None, cached=True):
-    """Continue tokens (B, P), P at least 1, by `length` tokens: (B, P + length).
+def stream(model, canvas, temperature=0.8, top_k=None, generator=None, cached=True):
+    """Write the masks at the end of canvas (B, T), from left to right. Yields a State per token, like chapter 04.
 
-    The model sees up to seq_len tokens. When its window is full, it forgets all but the last seq_len // 2 tokens, whose
-    positions then begin at 0 again; the next pass computes all their rows. With `cached`, all further passes compute
-    only the row of the newest token. That is exact, because in a causal model no row depends on a later one.
+    At least the first token must be given. The model sees up to seq_len tokens. When its window is full, it forgets all
+    but the last seq_len // 2 tokens, whose positions then begin at 0 again; the next pass computes all their rows. With
+    `cached`, all further passes compute only the row of the newest token. That is exact, because in a causal model no
+    row depends on a later one.
     """
-    if tokens.shape[1] == 0:
+    given, window = canvas != model.config.mask_id, model.config.seq_len
+    first = int(given.sum(1).max())  # the first column to write
+    if first == 0:
         raise ValueError("a GPT continues a text: give it at least one token")
-    window = model.config.seq_len
-    start, cache = 0, None  # the model sees tokens[:, start:]
-    for _ in range(length):
-        if tokens.shape[1] - start > window:
-            start, cache = tokens.shape[1] - max(1, window // 2), None
-        context = tokens[:, start:]  # (B, S)
+    state = diffusion.State(canvas=canvas, confidence=given.float(), committed=given & False, step=0, nfe=0)
+    yield state
+    start, cache = 0, None  # the model sees canvas[:, start:end]
+    for end in range(first, canvas.shape[1]):
+        if end - start > window:
+            start, cache = end - max(1, window // 2), None
+        context = state.canvas[:, start:end]  # (B, S)
         S = context.shape[1]
         if not cached:
             logits = model(context)  # (B, S, V)
         elif cache is None:
-            cache = model.make_cache(len(tokens), window)
+            cache = model.make_cache(len(canvas), window)
             logits = model(context, cache=cache)  # (B, S, V)
         else:
-            here = torch.tensor([S - 1], device=tokens.device)
-            logits = model(context[:, -1:], positions=here, cache=cache)  # (B, 1, V)
-        token, _ = diffusion.propose(logits[:, -1:], temperature, top_k, generator)  # (B, 1)
-        tokens = torch.cat((tokens, token), dim=1)
-    return tokens
+            newest = torch.tensor([S - 1], device=canvas.device)
+            logits = model(context[:, -1:], positions=newest, cache=cache)  # (B, 1, V)
+        token, sure = diffusion.propose(logits[:, -1:], temperature, top_k, generator)  # (B, 1) each
+        here = slice(end, end + 1)
+        canvas, confidence, committed = state.canvas.clone(), state.confidence.clone(), given & False
+        canvas[:, here], confidence[:, here], committed[:, here] = token, sure, True
+        state = diffusion.State(
+            canvas=canvas, confidence=confidence, committed=committed, step=state.step + 1, nfe=state.nfe + 1)
+        yield state
+
+
+def generate(model, tokens, length, temperature=0.8, top_k=None, generator=None, cached=True):
+    """Continue tokens (B, P), P at least 1, by `length` tokens: (B, P + length). See `stream`."""
+    canvas = F.pad(tokens, (0, length), value=model.config.mask_id)  # (B, P + length)
+    *_, state = stream(model, canvas, temperature, top_k, generator, cached)
+    return state.canvas
 
 
 def opening(tokenizer):

@@ -18,11 +18,14 @@
     buffers         keys and values of passes in which several rows share a position, for chapter 13
     pair            the dLLM and the GPT that chapters 10 and 11 compare
     hub             models from the Hugging Face Hub, and to it
+    onnx_export     a model as a file that other programs can run
     published       the architecture of the models that were published there before this book
     sampling        draw tokens from logits, rank scores, measure distances between positions
     measures        measures of text, and a mean with its standard error
     figures         matplotlib, the colours of all figures, the loss curve
     views           a text while it is written: in a terminal, as a GIF, as a web page
+    stage           the texts of the playground as HTML, and the style of its page
+    widgets         what the tabs of the playground share
     tokenized       chapter 12: texts of any size as one file of tokens
     parallel        chapter 12: several processes that act as one
     tamil.letters   the letters of the Tamil script

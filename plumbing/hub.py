@@ -4,6 +4,7 @@
     hub.fetch("OWNER/NAME")                        a model that was uploaded by this program
     python -m plumbing.hub RUN --export FOLDER     copy a run to a folder that can be shared, with a model card
     python -m plumbing.hub RUN --push OWNER/NAME   do the same and upload the folder
+    python -m plumbing.hub RUN --onnx FILE         write a run to an ONNX file, which many other programs can run
 
 We do not trust what we download. The size is limited, the checksum is compared, nothing in the files is executed, and
 every weight must have the expected name and shape. A model appears in checkpoints/ whole or not at all.
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import tyro
 
-from plumbing import checkpoint, cli, corpora, download, files, foreign, published, settings, tokenizers
+from plumbing import checkpoint, cli, corpora, download, files, foreign, onnx_export, published, settings, tokenizers
 from plumbing.settings import OptionalPath, OptionalText
 
 ADDRESSES = "sutharsan-311/tiny-dllm", "sutharsan311/tiny-dllm"  # new and old address of the published models
@@ -246,18 +247,24 @@ class Command:
     run: tyro.conf.Positional[str] = ""  # the run's name or folder
     export: OptionalPath = None  # write the model and its card to this new folder
     push: OptionalText = None  # OWNER/NAME: upload the model to the Hugging Face Hub under this name
+    onnx: OptionalPath = None  # write the model to this ONNX file
 
 
 def main(argv=None):
     from plumbing.reports import model_card  # imported here, because it imports chapters, which import this module
 
     command = settings.parse(Command, argv)
-    if not command.run or command.export is None and command.push is None:
+    if not command.run or command.export is None and command.push is None and command.onnx is None:
         raise cli.UserError("name a run and a target: python -m plumbing.hub RUN with --export FOLDER, "
-                            "--push OWNER/NAME, or both")
+                            "--push OWNER/NAME, or --onnx FILE")
     if command.export is not None:
         check_new_folder(command.export)
     run = checkpoint.find(command.run)
+    if command.onnx is not None:
+        onnx_export.export(run, command.onnx)
+        print(f"wrote {command.onnx}: the model, with its vocabulary in the metadata")
+    if command.export is None and command.push is None:
+        return
     if command.push is not None:
         check_address(command.push)
         if not library().get_token():

@@ -51,7 +51,7 @@ def check(name):
     import_module(name)
     assert not touched, touched
     assert name != "06_generate" or "11_fast_decoding" not in sys.modules
-    slow = {"matplotlib", "requests", "datasets", "tiktoken", "huggingface_hub"} & set(sys.modules)
+    slow = {"matplotlib", "requests", "datasets", "tiktoken", "huggingface_hub", "gradio", "onnx"} & set(sys.modules)
     slow -= {"requests"} if name in ("plumbing.web", "tamil_wikipedia") else set()
     assert not slow, f"importing {slow} takes long: do it in the function that needs it"
 
