@@ -3,8 +3,8 @@
     python playground.py                     # opens your browser; works without a network
     python playground.py --host 0.0.0.0      # other machines in your network can open the page too
 
-The page streams the States of the samplers of chapters 04, 07 and 11. One run at a time uses the processor, and other
-visitors wait in a queue. docs/playground.md explains the page, and how to put it on a Hugging Face Space.
+The page streams the States of the book's samplers. One run at a time uses the processor, and other visitors wait in a
+queue. docs/playground.md explains the page, and how to put it on a Hugging Face Space.
 """
 
 import functools
@@ -22,14 +22,14 @@ generation = import_module("06_generate")
 gpt = import_module("07_train_gpt")
 verse = import_module("09_generate_tamil")
 fast = import_module("11_fast_decoding")
+hybrid = import_module("13_block_diffusion")
 
 LONGEST = 512  # tokens of a text
-LETTER = 0.15  # seconds between two letters of a couplet
 SAMPLERS = {"default": diffusion.denoise, "fast": functools.partial(fast.decode, how=fast.FAST)} | {
     order: functools.partial(fast.decode, how=fast.Decoding(order=order))
     for order in fast.ORDERS if order != "isolated"}  # fmt: skip
-WRITERS, FILLERS = ("dllm", "gpt", "tamil"), ("dllm", "tamil")  # kinds of runs
-RACERS = {"dLLM": "dllm", "GPT": "gpt"}  # lanes of the race, and the kind of run that each takes
+WRITERS, FILLERS = ("dllm", "gpt", "hybrid", "tamil"), ("dllm", "tamil")  # kinds of runs
+RACERS = {"dLLM": "dllm", "GPT": "gpt", "Hybrid": "hybrid"}  # lanes of the race, and the kind of run that each takes
 COUPLETS = {  # of the Kural; the model gets their form and writes other letters
     "Kural 1": "அகர முதல எழுத்தெல்லாம் ஆதி\nபகவன் முதற்றே உலகு",
     "Kural 110": "எந்நன்றி கொன்றார்க்கும் உய்வுண்டாம் உய்வில்லை\nசெய்ந்நன்றி கொன்ற மகற்கு",
@@ -68,7 +68,8 @@ class Options:
         canvas = torch.tensor(rows, device=next(model.parameters()).device)  # (B, T)
         generator = torch.Generator(canvas.device).manual_seed(self.seed)
         if model.config.causal:
-            return gpt.stream(model, canvas, self.temperature, self.top_k, generator)
+            stream = functools.partial(hybrid.write, steps=None) if isinstance(model, hybrid.Hybrid) else gpt.stream
+            return stream(model, canvas, temperature=self.temperature, top_k=self.top_k, generator=generator)
         passes = generation.MAX_LENGTH if self.sampler == "fast" else self.passes  # it stops by itself
         return generation.generate(
             model, canvas, passes, self.temperature, self.top_k, generator, SAMPLERS[self.sampler])
@@ -77,8 +78,7 @@ class Options:
 def prompt_ids(prompt, length, model, tokenizer):
     """Return the ids of a prompt and its masks, `length` ints. A GPT without a prompt needs a first token."""
     widgets.within(len(prompt), 0, 20 * LONGEST, "the length of the prompt")
-    if model.config.causal and not prompt:
-        prompt = tokenizer.decode([gpt.opening(tokenizer)])
+    prompt = prompt or tokenizer.decode([gpt.opening(tokenizer)] * model.config.causal)
     return generation.parse_prompt(prompt, int(widgets.within(length, 1, LONGEST, "the length")), tokenizer)
 
 
@@ -89,7 +89,7 @@ def prompt_ids(prompt, length, model, tokenizer):
 def write(name, prompt, length, *values):
     """Write a text. values: the fields of Options."""
     options = Options(*values)
-    model, tokenizer, _ = widgets.opened(name, *WRITERS)
+    model, tokenizer, _ = widgets.opened(name, *WRITERS, hybrid=hybrid.Hybrid)
     ids = prompt_ids(prompt, length, model, tokenizer)
     yield from widgets.live(stage.Run(["Text"], tokenizer, options.facts(name)), options.stream(model, [ids]))
 
@@ -113,7 +113,7 @@ def race(prompt, length, *values):
     """Let a model of each kind in RACERS write alone. values: the fields of Options, then the names of the models."""
     options, runs = Options(*values[:5]), []
     for (label, kind), name in zip(RACERS.items(), values[5:]):
-        model, tokenizer, info = widgets.opened(name, kind)
+        model, tokenizer, info = widgets.opened(name, kind, hybrid=hybrid.Hybrid)
         ids = prompt_ids(prompt or "\n", length, model, tokenizer)
         run = stage.Run([label], tokenizer, options.facts(name), timed=True)
         list(zip(range(2), options.stream(model, [ids])))  # the first pass of a model is slower, so it does not count
@@ -145,7 +145,7 @@ def compose(name, couplet, temperature, seed):
     with verse.only_letters(model, tokenizer):
         for _ in widgets.paced(run.record(options.stream(model, rows))):
             yield stage.message("Writing …"), *widgets.unchanged(2)
-    run.seconds = [LETTER * number for number in range(len(run.states))]
+    run.seconds = [0.15 * number for number in range(len(run.states))]  # a letter takes so long
     yield stage.message(f"One letter in each pass, shown slowly. {run.facts}"), *widgets.unchanged(1), [run]
 
 

@@ -33,11 +33,16 @@ def names(*kinds):
     return found
 
 
-def opened(name, *kinds):
-    """Return (model, tokenizer, info) of the run `name`. UserError unless it is a whole run of one of these kinds."""
+def opened(name, *kinds, **classes):
+    """Return (model, tokenizer, info) of the run `name`. UserError unless it is a whole run of one of these kinds.
+
+    classes: {kind: class of its models}, for kinds that are not a plain Transformer.
+    """
     if name not in names(*kinds):  # a visitor may send any name, and it must not become a path
         raise cli.UserError("this model is not here: choose one from the list, or train one")
-    return checkpoint.load(checkpoint.RUNS / name, devices.pick_device("auto"))
+    folder = checkpoint.RUNS / name
+    own = [classes[kind] for kind in classes if kind == checkpoint.kind_of(folder)]
+    return checkpoint.load(folder, devices.pick_device("auto"), *own)
 
 
 def within(value, low, high, name):

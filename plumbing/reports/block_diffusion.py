@@ -27,7 +27,7 @@ def draw_visible(results, plt):
     visible = hybrid.two_streams(starts).visible  # (2T, 2T)
     T = len(starts)
     noisy = torch.arange(2 * T) >= T
-    color = (visible * (1 + noisy[None, :].long())).numpy()  # 0: hidden, 1: a clean row, 2: a noisy row of the same block
+    color = (visible * (1 + noisy[None, :].long())).numpy()  # 1: a clean row, 2: a noisy row
     figure, axis = plt.subplots(figsize=(6.4, 6), layout="constrained")
     axis.imshow(color, cmap=plt.matplotlib.colors.ListedColormap(
         ["#ffffff", figures.COLORS["gpt"], figures.COLORS["dllm"]]))
