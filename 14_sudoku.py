@@ -1,37 +1,49 @@
-"""Chapter 14: where does it help to write in any order?
+"""Chapter 14: where does it help that a model may write in any order?
 
-    python 14_sudoku.py                                    # no GPU: at most 6 minutes of training on two cores
+    python 14_sudoku.py                             # no GPU: trains two models in under 6 minutes, then compares them
     python 14_sudoku.py --solve 53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79
-    python 14_sudoku.py --solve puzzles.txt --quiet        # a file with one puzzle on each line
+    python 14_sudoku.py --solve puzzles.txt --quiet                 # a file with one puzzle on each line
+    python 14_sudoku.py --solve puzzle.txt --gif out.gif --html out.html    # watch it being solved
+
+A Sudoku is a text of 81 characters, and its blanks are masks. So chapter 04's model, loss and sampler solve it without
+any change. The model learns from every order in which the blanks can be filled. A solver can therefore ask it for the
+surest digit first: at every step some blank is easy, because eight digits are excluded, and each digit that is written
+makes another blank easy. A GPT must begin with the first blank, however hard it is, and it cannot correct itself.
+
+You should see the share of puzzles solved by the surest digit first, in random order, in one pass and by the GPT.
 """
 
-import random
+import sys
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
 import torch
 
-from plumbing import checkpoint, cli, devices, measures, runs, sampling, settings, sudoku, tokenizers
-from plumbing.settings import Count, OptionalText, Switch
+from plumbing import checkpoint, cli, devices, measures, runs, sampling, settings, sudoku, sudoku_views, tokenizers
+from plumbing.settings import OptionalPath, OptionalText, Switch
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 gpt = import_module("07_train_gpt")
 
-CELLS, BLANK = 81, 9  # token 0 … 8: the digits 1 … 9; token 9: the mask, and the blank of a puzzle
+CELLS, BLANK = 81, 9  # tokens 0 … 8 are the digits 1 … 9; token 9 is the mask, and a blank of the puzzle
 HELD_OUT = 256  # puzzles for validation
+BUDGET = 5 * CELLS  # passes after which nothing more is taken back
+EXAMPLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 
 
 # 1. Puzzles
 
 
-def make_puzzles(number, seed):
-    """Return (puzzles, solutions) with one solution each and 24 to 35 hints, as tokens: (number, 81) each."""
-    draw = random.Random(seed)
-    pairs = torch.tensor([sudoku.make_puzzle(draw, draw.randint(24, 35)) for _ in range(number)])  # (N, 2, 81)
-    return tuple(torch.where(pairs == 0, BLANK, pairs - 1).unbind(1))
+def tokens_of(cells):
+    """Return the tokens of cells (1 … 9, and 0 for a blank). `cells_of` is its inverse."""
+    return (torch.as_tensor(cells) - 1) % 10
+
+
+def cells_of(tokens):
+    return (tokens + 1) % 10
 
 
 def shuffled_lines(n, device=None):
@@ -70,7 +82,7 @@ def told(model):
     return model
 
 
-def by_any_order(puzzles, solutions):
+def any_order(puzzles, solutions):
     """Return the Objective of the dLLM for puzzles and solutions (N, 81): chapter 04's loss, with the hints visible.
 
     A window of the training data is one number, that of a puzzle. NELBO: in nats per blank, given the hints.
@@ -100,7 +112,7 @@ def by_any_order(puzzles, solutions):
     return training.Objective("NELBO", 1 - CELLS, loss, evaluate, sample)
 
 
-def from_left_to_right(puzzles, solutions):
+def left_to_right(puzzles, solutions):
     """Return the Objective of the GPT: chapter 07's loss on the solution, which it writes after it has read the puzzle.
 
     NLL: in nats per cell of the solution, the hints included; it is the same for all orders of the puzzle's cells.
@@ -125,29 +137,116 @@ def from_left_to_right(puzzles, solutions):
 
 
 def train(command, kind):
-    """Train a dLLM or a GPT (kind: "sudoku" or "sudoku-gpt") with chapter 05's loop. Returns the run's folder."""
-    device, config, causal = devices.pick_device(command.device), command.train, kind != "sudoku"
-    shape = dict(vocab_size=10, seq_len=2 * CELLS - 1) if causal else dict(vocab_size=9, seq_len=CELLS)
-    model_config = replace(command.model, **shape, positions="learned", causal=causal)
+    """Train a model of this kind, "sudoku" or "sudoku-gpt", with chapter 05's loop. Returns (folder, whether done)."""
+    device, config, causal = devices.pick_device(command.device), command.train, kind == "sudoku-gpt"
+    shape = dict(vocab_size=10, seq_len=2 * CELLS - 1) if causal else dict(vocab_size=9)
+    model_config = replace(command.model, **shape, causal=causal)
     tokenizer = tokenizers.CharTokenizer(sudoku.DIGITS + "." * causal)
-    name = (command.run or Path(command.config).stem) + "-gpt" * causal
+    folder = checkpoint.RUNS / ((command.run or Path(command.config).stem) + kind.removeprefix("sudoku"))
     wanted = asdict(model_config) | asdict(config) | {"puzzles": command.puzzles}
     info = {"kind": kind, "puzzles": command.puzzles, "settings": command.config, "train": asdict(config)}
-    run = runs.Run(checkpoint.RUNS / name, wanted, config, tokenizer, info | runs.provenance(), command.fresh,
-                   command.quiet)
+    run = runs.Run(folder, wanted, config, tokenizer, info | runs.provenance(), command.fresh)
+    pairs = sudoku.puzzle_file(command.puzzles, seed=1)
+    puzzles, solutions = tokens_of(pairs).to(device).unbind(1)  # (N, 81) each
     torch.manual_seed(config.seed)
     model = told(transformer.Transformer(model_config)).to(device)
-    print(f"{kind}, {transformer.count_parameters(model):,} parameters, settings {command.config!r}, {device}; run "
-          f"{name}; making {command.puzzles:,} puzzles", flush=True)
-    puzzles, solutions = (cells.to(device) for cells in make_puzzles(command.puzzles, config.seed))
+    print(f"{'GPT' if causal else 'dLLM'}, {transformer.count_parameters(model):,} parameters, settings "
+          f"{command.config!r}, {device}; {len(pairs):,} puzzles; run {folder.name}", flush=True)
     trainer = training.Trainer(model, config, device)
     run.announce(compiled=trainer.network is not model)
-    objective = (from_left_to_right if causal else by_any_order)(puzzles, solutions)
-    numbers = torch.arange(command.puzzles, device=device)
-    held_out = min(HELD_OUT, command.puzzles // 2)
-    training.train(trainer, numbers[held_out:], numbers[:held_out], objective, run)
+    objective = (left_to_right if causal else any_order)(puzzles, solutions)
+    numbers = torch.arange(len(pairs), device=device)
+    training.train(trainer, numbers[HELD_OUT:], numbers[:HELD_OUT], objective, run)
     run.report(objective.measure)
-    return run.folder
+    return folder, run.finished
+
+
+# 4. Solving
+
+
+def solve(model, canvas, select=diffusion.by_confidence, passes=CELLS, temperature=0.0, generator=None):
+    """Fill the blanks of canvas (B, 81) with chapter 04's sampler, one digit per pass. Yields its States.
+
+    At temperature 0, the proposal for a blank is its most probable digit. `select` chooses which proposal to write.
+    """
+    yield from diffusion.denoise(model, canvas, passes, temperature, None, select, 1, generator)
+
+
+def solve_and_correct(model, canvas, budget=BUDGET, seed=0):
+    """Solve canvas (B, 81), and take digits back while some contradict each other. Yields States.
+
+    A wrong digit was probably unsure, and digits that were written after it may follow from it. So this chooses an
+    unsure digit, in proportion to its doubt, 1 - confidence. It masks this digit, all that are younger and all that are
+    in conflict, and fills the blanks again, with digits that are drawn at temperature 1. After `budget` passes it only
+    finishes what it has begun.
+    """
+    generator = torch.Generator(canvas.device).manual_seed(seed)
+    born, sure, start = torch.zeros_like(canvas), torch.ones_like(canvas, dtype=torch.float), canvas
+    passes, sampler = 0, solve(model, canvas)
+    while True:
+        for state in sampler:
+            state = replace(state, step=passes + state.step, nfe=passes + state.nfe,
+                            confidence=torch.where(start == BLANK, state.confidence, sure))
+            born = torch.where(state.committed, state.nfe, born)  # (B, 81) the pass that wrote a cell; 0: given
+            yield state
+        wrong, passes, sure = sudoku.conflicts(cells_of(state.canvas)), state.nfe, state.confidence  # (B, 81)
+        rows = wrong.any(1).nonzero()[:, 0]  # the grids that have a conflict
+        if not len(rows) or passes >= budget:
+            return
+        doubt = 1 - sure[rows] + 1e-6 * (born[rows] > 0)
+        oldest = born[rows].gather(1, torch.multinomial(doubt, 1, generator=generator))  # (rows, 1), at least 1
+        back = (born[rows] >= oldest) | (wrong[rows] & (born[rows] > 0))
+        start = state.canvas.index_copy(0, rows, state.canvas[rows].masked_fill(back, BLANK))
+        sampler = solve(model, start, temperature=1.0, generator=generator)
+
+
+# 5. Showing
+
+
+def show_order(model, puzzle, rows=8):
+    """Print the first digits that the model writes into puzzle (81,), how sure it is, and how a person sees them."""
+    history = list(solve(model, puzzle[None]))
+    first = int((puzzle == BLANK).nonzero()[0])
+    print(sudoku.picture(cells_of(puzzle).tolist()))
+    print("\n  pass  cell              digit  probability  a person sees it as")
+    for before, state in zip(history[:rows], history[1:]):
+        i = int(state.committed[0].nonzero())
+        cells, digit = cells_of(before.canvas[0]).tolist(), int(state.canvas[0, i]) + 1
+        print(f"  {state.step:4}  {sudoku.cell_name(i)} {digit:6}  {float(state.confidence[0, i]):11.2%}  "
+              f"{sudoku.reason(cells, i, digit)}")
+    turn = next(state.step for state in history if state.committed[0, first])
+    early, late = (float(history[n].confidence[0, first]) for n in (1, -1))
+    print(f"  A GPT must begin with the first blank, {sudoku.cell_name(first)}. In pass 1, this model gives its best\n"
+          f"  digit there {early:.1%}. It writes that cell in pass {turn}, with a probability of {late:.1%}.")
+
+
+def solve_given(command):
+    """Solve what --solve names, and print the solutions. Returns whether all of them are valid."""
+    puzzles = sudoku.read_puzzles(command.solve)
+    sudoku_views.check(command, len(puzzles))
+    folder = checkpoint.find(command.run, "sudoku")
+    model, *_ = checkpoint.load(folder, devices.pick_device(command.device))
+    if (model.config.causal, model.config.vocab_size, model.config.seq_len) != (False, 9, CELLS):
+        raise cli.UserError(f"{folder} is not a Sudoku model; python 14_sudoku.py trains one")
+    failed = 0
+    for part in (puzzles[i : i + 64] for i in range(0, len(puzzles), 64)):
+        given = torch.tensor([cells for cells, _ in part])
+        states = solve_and_correct(model, tokens_of(given).to(model.head.weight.device))
+        solved = cells_of(sudoku_views.watch(states, BLANK, command).canvas)
+        for (_, unique), cells, valid in zip(part, solved, sudoku.is_solution(solved, given).tolist()):
+            failed += not valid
+            line = "".join(map(str, cells.tolist()))
+            verdict = "valid" if valid else f"not valid: {int(sudoku.conflicts(cells).sum())} digits are in conflict"
+            verdict += "" if unique else "; the puzzle has several solutions"
+            if len(puzzles) == 1 and not command.quiet:
+                print(sudoku.picture(cells.tolist()))
+            print(line if command.quiet else f"{line}  {verdict}")
+    if not command.quiet:
+        print(f"{len(puzzles) - failed} of {len(puzzles)} solved by {folder.name}")
+    return not failed
+
+
+# 6. The command line
 
 
 @dataclass(frozen=True)
@@ -158,16 +257,45 @@ class Command:
     run: OptionalText = None  # name of the run, which is also its folder under checkpoints/
     fresh: Switch = False  # start the run again instead of resuming it
     device: str = "auto"  # auto, cpu, cuda or mps
-    quiet: Switch = False
-    puzzles: Count = 2000  # number of puzzles to learn from, before they are varied
-    kind: str = "sudoku"
+    puzzles: settings.number(int, 2 * HELD_OUT) = 2000  # number of puzzles to train on and to validate with
+    out: OptionalPath = None  # folder for the page of the report; by default report/ in the folder of the dLLM's run
+    solve: OptionalText = None  # solve this puzzle, or those of a file, with your latest run or the shipped model
+    quiet: Switch = False  # with --solve: print the solutions and nothing else
+    gif: OptionalPath = None  # with --solve: save an animation, a path that ends in .gif
+    html: OptionalPath = None  # with --solve: save a web page with a player, a path that ends in .html
     model: transformer.TransformerConfig = transformer.TransformerConfig()
     train: training.TrainConfig = training.TrainConfig()
 
 
+def check_flags(command):
+    """Raise UserError for flags of solving without --solve, flags of training with it, and models without sense."""
+    usual = settings.parse(Command, ["--config", command.config])
+    if command.solve is None and (command.quiet or command.gif or command.html):
+        raise cli.UserError("--quiet, --gif and --html are flags of solving: add --solve")
+    keys = ("model", "train", "puzzles", "fresh", "out")
+    if command.solve is not None and any(getattr(command, key) != getattr(usual, key) for key in keys):
+        raise cli.UserError("--solve uses a trained model: leave out the flags of training")
+    for key, value in (("seq_len", CELLS), ("positions", "learned"), ("time_conditioned", False)):
+        if getattr(command.model, key) != value:
+            raise cli.UserError(f"{key} must be {value} for Sudoku: leave out --{key.replace('_', '-')}")
+
+
 def main(argv=None):
     command = settings.parse(Command, argv)
-    train(command, command.kind)
+    check_flags(command)
+    if command.solve is not None:
+        sys.exit(0 if solve_given(command) else 1)
+    dllm, done = train(command, "sudoku")
+    if done:
+        other, done = train(command, "sudoku-gpt")
+    if not done:
+        return
+    model, *_ = checkpoint.load(dllm, devices.pick_device(command.device))
+    cli.heading("A worked example: the surest digit first")
+    show_order(model, tokens_of(sudoku.read_cells(EXAMPLE)).to(model.head.weight.device))
+    report = import_module("plumbing.reports.sudoku")  # imported late, because it imports this chapter
+    report.run(dllm, other, command.out or dllm / "report")
+    print("\nNext: 15_robot_path.py, where the blanks are points of a path.")
 
 
 if __name__ == "__main__":

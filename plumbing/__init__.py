@@ -19,6 +19,8 @@
     measures        measures of text, and a mean with its standard error
     figures         matplotlib, the colours of all figures, the loss curve
     views           a text while it is written: in a terminal, as a GIF, as a web page
+    sudoku          chapter 14: the rules, an exact solver, a generator, the usual format
+    sudoku_views    a Sudoku while it is being solved
     tokenized       chapter 12: texts of any size as one file of tokens
     parallel        chapter 12: several processes that act as one
     tamil.letters   the letters of the Tamil script
@@ -39,6 +41,7 @@ Pages in docs/ that are written from numbers, and the measuring behind them:
     reports.comparison_figures   its figures
     reports.fast_decoding        chapter 11's page
     reports.decoding_ways        the ways to write that it compares, and their measuring
+    reports.sudoku               chapter 14's page, and its measuring
     reports.scale                what the sizes of chapter 12 need, computed
     reports.ablation             what each ingredient of the training recipe buys
     reports.speed                what benchmark.py measures

@@ -1,10 +1,17 @@
 """Sudoku without a model: grids and puzzles, an exact solver, a rating, and the usual format of 81 characters.
 
 Cells are a list of 81 numbers, row by row: 1 to 9, and 0 for a blank. In a row, a column or a box of three by three
-cells, no digit may occur twice. These are the units; cells that share a unit are peers.
+cells, no digit may occur twice. These are the units; cells that share a unit are peers. A puzzle is a grid with blanks,
+and its digits are the hints.
 """
 
+import random
+from pathlib import Path
 
+import torch
+from tqdm import tqdm
+
+from plumbing import cli, files
 
 ROW, COLUMN = [i // 9 for i in range(81)], [i % 9 for i in range(81)]
 BOX = [i // 27 * 3 + i % 9 // 3 for i in range(81)]
@@ -13,19 +20,21 @@ UNITS_OF = [[unit for unit in UNITS if i in unit] for i in range(81)]
 PEERS = [sorted({j for unit in UNITS_OF[i] for j in unit} - {i}) for i in range(81)]
 ALL = 0b111111111  # a set of digits is a number: bit d - 1 stands for the digit d
 BLANKS, DIGITS = ".0_", "123456789"
+CELLS = 81
+RULE = "------+-------+------"
 
 
 # 1. The rules
 
 
 def conflicts(cells):
-    """Return the numbers of all cells whose digit occurs again in their row, column or box, a set."""
-    return {i for i in range(81) if cells[i] and any(cells[j] == cells[i] for j in PEERS[i])}
+    """Return where a digit of cells (..., 81) occurs again in its row, column or box, a tensor of bools (..., 81)."""
+    return ((cells[..., None] == cells[..., torch.tensor(PEERS)]) & (cells[..., None] > 0)).any(-1)
 
 
-def is_solution(cells, puzzle):
-    """Return whether `cells` is a complete grid that obeys the rules and keeps the digits of `puzzle`."""
-    return all(cells) and not conflicts(cells) and all(p in (0, c) for p, c in zip(puzzle, cells))
+def is_solution(cells, puzzles):
+    """Return which grids (B, 81) are complete, obey the rules and keep the digits of `puzzles` (B, 81): bools (B,)."""
+    return ((cells > 0) & ~conflicts(cells) & ((puzzles == 0) | (puzzles == cells))).all(1)
 
 
 def candidates(cells):
@@ -103,12 +112,21 @@ def count_solutions(cells, limit=2):
     return sum(1 for _, _ in zip(range(limit), solutions(cells)))
 
 
-def needs_singles_only(cells):
-    """Return whether two rules, without any guess, solve a puzzle with one solution.
+def reason(cells, i, digit):
+    """Return how a person can see that blank i holds `digit`: "naked single", "hidden single" or "more".
 
-    The rules are the first ones that people learn: a blank with one candidate (a naked single), and a digit with one
-    place in a unit (a hidden single).
+    A naked single is the only digit that its peers allow in a blank. A hidden single is a digit that only one blank of
+    a unit can hold.
     """
+    allowed, bit = candidates(cells), 1 << digit - 1
+    if allowed[i] == bit:
+        return "naked single"
+    only = any(not any(allowed[j] & bit for j in unit if j != i) for unit in UNITS_OF[i])
+    return "hidden single" if only and allowed[i] & bit else "more"
+
+
+def needs_singles_only(cells):
+    """Return whether naked and hidden singles alone, the first two rules that people learn, solve a puzzle."""
     cells = list(cells)
     allowed = candidates(cells)
     while 0 in cells:
@@ -141,7 +159,92 @@ def make_puzzle(draw, hints):
         puzzle, left = list(solution), 81
         for i in draw.sample(range(81), 81):
             puzzle[i] = 0
-            if count_solutions(puzzle) > 1:
+            allowed = candidates(puzzle)
+            allowed[i] &= ~(1 << solution[i] - 1)
+            if next(search(list(puzzle), allowed, None), None):  # a solution with another digit in this cell
                 puzzle[i] = solution[i]
             elif (left := left - 1) == hints:
                 return puzzle, solution
+
+
+def puzzle_file(number, seed, hints=range(24, 36)):
+    """Return `number` pairs (puzzle, solution) with one solution each, from data/ if an earlier run wrote them there.
+
+    All numbers of `hints` are as frequent. A puzzle takes about 15 milliseconds.
+    """
+    path = files.DATA / f"sudoku-{number}-{hints[0]}-{hints[-1]}-{seed}.txt"
+    lines = files.read_text(path).split() if path.is_file() else []  # puzzle, solution, puzzle, …
+    whole = {len(line) for line in lines} == {CELLS} and set("".join(lines)) <= set("0" + DIGITS)
+    if len(lines) != 2 * number or not whole:
+        draw = random.Random(seed)
+        pairs = [make_puzzle(draw, draw.choice(hints))
+                 for _ in tqdm(range(number), "puzzles", dynamic_ncols=True, delay=2)]
+        lines = ["".join(map(str, cells)) for pair in pairs for cells in pair]
+        with files.whole_file(path) as partial:
+            partial.write_text("".join(f"{p} {s}\n" for p, s in zip(lines[::2], lines[1::2])), encoding="utf-8")
+    cells = [[int(digit) for digit in line] for line in lines]
+    return list(zip(cells[::2], cells[1::2]))
+
+
+# 4. The usual format
+
+
+def read_cells(text):
+    """Return the cells of a puzzle of 81 characters. UserError if `text` is none. `check_puzzle` checks the rules."""
+    unknown = "".join(sorted(set(text) - set(DIGITS + BLANKS)))
+    if unknown:
+        raise cli.UserError(f"a puzzle has digits, and {' or '.join(BLANKS)} for blanks, but not {unknown[:10]!r}")
+    if len(text) != 81:
+        raise cli.UserError(f"a puzzle has 81 characters, row by row, but this one has {len(text)}")
+    return [0 if character in BLANKS else int(character) for character in text]
+
+
+def check_puzzle(cells):
+    """Return the number of solutions of a puzzle, at most 2. UserError if there is none."""
+    if wrong := conflicts(torch.tensor(cells)).nonzero().flatten().tolist():
+        first, second = wrong[0], next(j for j in PEERS[wrong[0]] if cells[j] == cells[wrong[0]])
+        raise cli.UserError(f"the hints contradict each other: {cells[first]} in {cell_name(first)} and in "
+                            f"{cell_name(second)}")
+    found = count_solutions(cells)
+    if not found:
+        raise cli.UserError("this puzzle has no solution")
+    return found
+
+
+def cell_name(i):
+    return f"row {ROW[i] + 1}, column {COLUMN[i] + 1}"
+
+
+def read_puzzles(source):
+    """Return [(puzzle, whether it has one solution)] of `source`: a puzzle, or a file with one puzzle on each line.
+
+    Empty lines and lines that begin with # do not count. UserError, with the number of the line, for the first line
+    that is no puzzle or has no solution.
+    """
+    path, lines = Path(source), [source.strip()]
+    names = [f"{source[:40]!r} is not a file, and " if set(lines[0]) - set(DIGITS + BLANKS) else ""]
+    if len(source) < 256 and path.is_file():
+        try:
+            text = files.read_text(path)
+        except UnicodeDecodeError:
+            raise cli.UserError(f"{path} is not a text file with one puzzle on each line") from None
+        numbered = [(n, line.strip()) for n, line in enumerate(text.split("\n"), 1)]
+        numbered = [(n, line) for n, line in numbered if line and not line.startswith("#")]
+        names, lines = [f"{path}, line {n}: " for n, _ in numbered], [line for _, line in numbered]
+        if not lines:
+            raise cli.UserError(f"{path} has no puzzle: write one on each line")
+    puzzles = []
+    for name, line in zip(names, lines):
+        try:
+            cells = read_cells(line)
+            puzzles.append((cells, check_puzzle(cells) == 1))
+        except cli.UserError as error:
+            raise cli.UserError(f"{name}{error}") from None
+    return puzzles
+
+
+def picture(cells):
+    """Return a grid as text: eleven lines of 21 characters, with lines between the boxes and a point for a blank."""
+    rows = [" | ".join(" ".join(str(d or ".") for d in cells[9 * r + c : 9 * r + c + 3]) for c in (0, 3, 6))
+            for r in range(9)]
+    return "\n".join(rows[:3] + [RULE] + rows[3:6] + [RULE] + rows[6:])
