@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from plumbing import checkpoint, cli, devices, measures, runs, sampling, settings, sudoku, sudoku_views, tokenizers
+from plumbing import checkpoint, cli, devices, grid_views, grids, measures, runs, sampling, settings, tokenizers
 from plumbing.settings import OptionalPath, OptionalText, Switch
 
 transformer = import_module("03_transformer")
@@ -72,7 +72,7 @@ def told(model):
     Training then begins with three facts about each cell, and it may change them. A GPT reads the puzzle and then the
     solution, so a position also gets a second sum, for the cell of the solution that it must predict.
     """
-    lines = torch.tensor([sudoku.ROW, sudoku.COLUMN, sudoku.BOX]) + torch.tensor([[0], [9], [18]])  # (3, 81)
+    lines = torch.tensor([grids.ROW, grids.COLUMN, grids.BOX]) + torch.tensor([[0], [9], [18]])  # (3, 81)
     T, C = model.pos_emb.weight.shape
     here, next_cell = torch.randn(2, 27, C)[:, lines].sum(1).div(3**0.5)
     vectors = here[torch.arange(T) % CELLS]
@@ -141,12 +141,12 @@ def train(command, kind):
     device, config, causal = devices.pick_device(command.device), command.train, kind == "sudoku-gpt"
     shape = dict(vocab_size=10, seq_len=2 * CELLS - 1) if causal else dict(vocab_size=9)
     model_config = replace(command.model, **shape, causal=causal)
-    tokenizer = tokenizers.CharTokenizer(sudoku.DIGITS + "." * causal)
+    tokenizer = tokenizers.CharTokenizer(grids.DIGITS + "." * causal)
     folder = checkpoint.RUNS / ((command.run or Path(command.config).stem) + kind.removeprefix("sudoku"))
     wanted = asdict(model_config) | asdict(config) | {"puzzles": command.puzzles}
     info = {"kind": kind, "puzzles": command.puzzles, "settings": command.config, "train": asdict(config)}
     run = runs.Run(folder, wanted, config, tokenizer, info | runs.provenance(), command.fresh)
-    pairs = sudoku.puzzle_file(command.puzzles, seed=1)
+    pairs = grids.puzzle_file(command.puzzles, seed=1)
     puzzles, solutions = tokens_of(pairs).to(device).unbind(1)  # (N, 81) each
     torch.manual_seed(config.seed)
     model = told(transformer.Transformer(model_config)).to(device)
@@ -189,7 +189,7 @@ def solve_and_correct(model, canvas, budget=BUDGET, seed=0):
                             confidence=torch.where(start == BLANK, state.confidence, sure))
             born = torch.where(state.committed, state.nfe, born)  # (B, 81) the pass that wrote a cell; 0: given
             yield state
-        wrong, passes, sure = sudoku.conflicts(cells_of(state.canvas)), state.nfe, state.confidence  # (B, 81)
+        wrong, passes, sure = grids.conflicts(cells_of(state.canvas)), state.nfe, state.confidence  # (B, 81)
         rows = wrong.any(1).nonzero()[:, 0]  # the grids that have a conflict
         if not len(rows) or passes >= budget:
             return
@@ -207,23 +207,23 @@ def show_order(model, puzzle, rows=8):
     """Print the first digits that the model writes into puzzle (81,), how sure it is, and how a person sees them."""
     history = list(solve(model, puzzle[None]))
     first = int((puzzle == BLANK).nonzero()[0])
-    print(sudoku.picture(cells_of(puzzle).tolist()))
+    print(grids.picture(cells_of(puzzle).tolist()))
     print("\n  pass  cell              digit  probability  a person sees it as")
     for before, state in zip(history[:rows], history[1:]):
         i = int(state.committed[0].nonzero())
         cells, digit = cells_of(before.canvas[0]).tolist(), int(state.canvas[0, i]) + 1
-        print(f"  {state.step:4}  {sudoku.cell_name(i)} {digit:6}  {float(state.confidence[0, i]):11.2%}  "
-              f"{sudoku.reason(cells, i, digit)}")
+        print(f"  {state.step:4}  {grids.cell_name(i)} {digit:6}  {float(state.confidence[0, i]):11.2%}  "
+              f"{grids.reason(cells, i, digit)}")
     turn = next(state.step for state in history if state.committed[0, first])
     early, late = (float(history[n].confidence[0, first]) for n in (1, -1))
-    print(f"  A GPT must begin with the first blank, {sudoku.cell_name(first)}. In pass 1, this model gives its best\n"
+    print(f"  A GPT must begin with the first blank, {grids.cell_name(first)}. In pass 1, this model gives its best\n"
           f"  digit there {early:.1%}. It writes that cell in pass {turn}, with a probability of {late:.1%}.")
 
 
 def solve_given(command):
     """Solve what --solve names, and print the solutions. Returns whether all of them are valid."""
-    puzzles = sudoku.read_puzzles(command.solve)
-    sudoku_views.check(command, len(puzzles))
+    puzzles = grids.read_puzzles(command.solve)
+    grid_views.check(command, len(puzzles))
     folder = checkpoint.find(command.run, "sudoku")
     model, *_ = checkpoint.load(folder, devices.pick_device(command.device))
     if (model.config.causal, model.config.vocab_size, model.config.seq_len) != (False, 9, CELLS):
@@ -232,14 +232,14 @@ def solve_given(command):
     for part in (puzzles[i : i + 64] for i in range(0, len(puzzles), 64)):
         given = torch.tensor([cells for cells, _ in part])
         states = solve_and_correct(model, tokens_of(given).to(model.head.weight.device))
-        solved = cells_of(sudoku_views.watch(states, BLANK, command).canvas)
-        for (_, unique), cells, valid in zip(part, solved, sudoku.is_solution(solved, given).tolist()):
+        solved = cells_of(grid_views.watch(states, BLANK, command).canvas)
+        for (_, unique), cells, valid in zip(part, solved, grids.is_solution(solved, given).tolist()):
             failed += not valid
             line = "".join(map(str, cells.tolist()))
-            verdict = "valid" if valid else f"not valid: {int(sudoku.conflicts(cells).sum())} digits are in conflict"
+            verdict = "valid" if valid else f"not valid: {int(grids.conflicts(cells).sum())} digits are in conflict"
             verdict += "" if unique else "; the puzzle has several solutions"
             if len(puzzles) == 1 and not command.quiet:
-                print(sudoku.picture(cells.tolist()))
+                print(grids.picture(cells.tolist()))
             print(line if command.quiet else f"{line}  {verdict}")
     if not command.quiet:
         print(f"{len(puzzles) - failed} of {len(puzzles)} solved by {folder.name}")
@@ -292,7 +292,7 @@ def main(argv=None):
         return
     model, *_ = checkpoint.load(dllm, devices.pick_device(command.device))
     cli.heading("A worked example: the surest digit first")
-    show_order(model, tokens_of(sudoku.read_cells(EXAMPLE)).to(model.head.weight.device))
+    show_order(model, tokens_of(grids.read_cells(EXAMPLE)).to(model.head.weight.device))
     report = import_module("plumbing.reports.sudoku")  # imported late, because it imports this chapter
     report.run(dllm, other, command.out or dllm / "report")
     print("\nNext: 15_robot_path.py, where the blanks are points of a path.")

@@ -19,8 +19,8 @@
     measures        measures of text, and a mean with its standard error
     figures         matplotlib, the colours of all figures, the loss curve
     views           a text while it is written: in a terminal, as a GIF, as a web page
-    sudoku          chapter 14: the rules, an exact solver, a generator, the usual format
-    sudoku_views    a Sudoku while it is being solved
+    grids           chapter 14: the rules, an exact solver, a generator, the usual format
+    grid_views      a Sudoku while it is being solved
     tokenized       chapter 12: texts of any size as one file of tokens
     parallel        chapter 12: several processes that act as one
     tamil.letters   the letters of the Tamil script

@@ -4,13 +4,14 @@
     page(results)             the page as Markdown
 """
 
+import math
 import random
 from collections import Counter
 from importlib import import_module
 
 import torch
 
-from plumbing import checkpoint, figures, measures, sudoku
+from plumbing import checkpoint, figures, grids, measures
 from plumbing.reports import pages
 
 diffusion = import_module("04_diffusion")
@@ -32,7 +33,7 @@ COLORS = {"surest": figures.COLORS["dllm"], "corrected": figures.COLORS["real"],
 def make_test(each=EACH):
     """Return a list of (puzzle, solution), `each` for each number in HINTS. Training has another seed."""
     draw = random.Random(SEED)
-    return [sudoku.make_puzzle(draw, hints) for hints in HINTS for _ in range(each)]
+    return [grids.make_puzzle(draw, hints) for hints in HINTS for _ in range(each)]
 
 
 @torch.no_grad()
@@ -64,7 +65,7 @@ def reasons(model, puzzles, solutions):
         after = chapter.cells_of(state.canvas)
         for n, i in state.committed.nonzero().tolist():
             if after[n, i] == solutions[n, i]:
-                counts[sudoku.reason(before[n].tolist(), i, int(after[n, i]))] += 1
+                counts[grids.reason(before[n].tolist(), i, int(after[n, i]))] += 1
         before = after
     return dict(counts)
 
@@ -84,7 +85,7 @@ def first_pass(model, puzzles, solutions):
 
 def example(model):
     """Return the worked example: {"puzzle", "order", "confidence"}, the pass and the probability of each cell."""
-    canvas = chapter.tokens_of(sudoku.read_cells(chapter.EXAMPLE))[None]
+    canvas = chapter.tokens_of(grids.read_cells(chapter.EXAMPLE))[None]
     history = list(chapter.solve(model, canvas))
     order = sum(state.step * state.committed[0].long() for state in history)
     return {"puzzle": chapter.EXAMPLE, "cells": chapter.cells_of(history[-1].canvas[0]).tolist(),
@@ -100,7 +101,7 @@ def run(dllm, other, folder, each=EACH):
     pairs = make_test(each)
     puzzles, solutions = torch.tensor(pairs).unbind(1)  # (N, 81) each
     results = {"origin": pages.origin(), "seed": SEED, "budget": chapter.BUDGET, "models": {}, "lines": [],
-               "hints": (puzzles > 0).sum(1).tolist(), "singles": [sudoku.needs_singles_only(p) for p, _ in pairs]}
+               "hints": (puzzles > 0).sum(1).tolist(), "singles": [grids.needs_singles_only(p) for p, _ in pairs]}
     folders = [checkpoint.SHIPPED_SUDOKU, dllm, other]
     for path in dict.fromkeys(folder for folder in folders if (folder / "model.safetensors").is_file()):
         model, _, info = checkpoint.load(path)
@@ -157,9 +158,9 @@ def draw_solved(results, plt):
     left.set(xlabel="hints", ylabel="puzzles solved, %", ylim=(-3, 103))
     left.grid(alpha=0.3)
     left.legend(fontsize=8)
-    shown, cells = results["example"], sudoku.read_cells(results["example"]["puzzle"])
+    shown, cells = results["example"], grids.read_cells(results["example"]["puzzle"])
     order = torch.tensor(shown["order"]).view(9, 9)
-    right.imshow(order.masked_fill(order == 0, int(order.max())), cmap="viridis", alpha=0.6)
+    right.imshow(order.float().masked_fill(order == 0, math.nan), cmap="viridis", alpha=0.6)
     for i, (given, digit, turn) in enumerate(zip(cells, shown["cells"], shown["order"])):
         right.text(i % 9, i // 9, str(digit), ha="center", va="center", fontsize=13, weight="bold" if given else None)
         right.text(i % 9 + 0.45, i // 9 + 0.42, str(turn or ""), ha="right", va="bottom", fontsize=6)
@@ -237,7 +238,7 @@ def why(results):
     parts = ", ".join(f"{seen.get(kind, 0) / total:.1%} {name}" for kind, name in (
         ("naked single", "were naked singles"), ("hidden single", "hidden singles"), ("more", "neither")))
     rows = [(name, percent(*value)) for name, value in first.items()]
-    before, after = (share(results, next(line for line in results["lines"] if line["way"] == way), "all")[0] for way in ("surest", "corrected"))
+    before, after = (share(results, line, "all")[0] for line in results["lines"][:2])  # of the first model
     return f"""
 ## Why the order decides
 
@@ -259,11 +260,11 @@ def worked(results):
     shown = results["example"]
     first = shown["puzzle"].index(".")
     order = sorted((turn, i) for i, turn in enumerate(shown["order"]) if turn)
-    cells, rows = sudoku.read_cells(shown["puzzle"]), []
+    cells, rows = grids.read_cells(shown["puzzle"]), []
     for turn, i in order:
         if turn <= 10 or i == first:
-            kind = sudoku.reason(cells, i, shown["cells"][i])
-            rows.append((turn, sudoku.cell_name(i), shown["cells"][i], f"{shown['confidence'][i]:.2%}", kind))
+            kind = grids.reason(cells, i, shown["cells"][i])
+            rows.append((turn, grids.cell_name(i), shown["cells"][i], f"{shown['confidence'][i]:.2%}", kind))
         cells[i] = shown["cells"][i]
     return f"""
 ## A worked example
@@ -274,7 +275,7 @@ The table shows the first digits that `{results['told']}` writes, and the turn o
 
 The puzzle, and the pass that wrote each digit (0: a hint):
 
-{pages.quote(sudoku.picture(sudoku.read_cells(shown['puzzle'])))}
+{pages.quote(grids.picture(grids.read_cells(shown['puzzle'])))}
 
 {pages.quote(chr(10).join(" ".join(f"{n:2}" for n in shown["order"][9 * r : 9 * r + 9]) for r in range(9)))}
 """

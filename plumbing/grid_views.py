@@ -7,19 +7,19 @@ from dataclasses import replace
 
 import torch
 
-from plumbing import cli, sudoku, tokenizers, views
+from plumbing import cli, grids, tokenizers, views
 
-LETTERS = [*sudoku.DIGITS, *" |-+\n", tokenizers.MASK_CHAR]  # views.py wants the mask to be last
+LETTERS = [*grids.DIGITS, *" |-+\n", tokenizers.MASK_CHAR]  # views.py wants the mask to be last
 FACTS = "the surest digit first, one per pass; after a conflict, an unsure digit and younger ones are masked again"
 
 
 def on_paper(state, mask_id):
-    """Return a State of chapter 04 as `sudoku.picture` draws it, so that views.py can show it.
+    """Return a State of chapter 04 as `grids.picture` draws it, so that views.py can show it.
 
     Its canvas (B, 231) holds ids of LETTERS: the tokens of the 81 cells, and the lines between them, which count as
     given tokens.
     """
-    paper = sudoku.picture([0] * sudoku.CELLS)
+    paper = grids.picture([0] * grids.CELLS)
     places = torch.tensor([i for i, character in enumerate(paper) if character == "."])
     lines = torch.tensor([0 if character == "." else LETTERS.index(character) for character in paper])
     cells = torch.where(state.canvas == mask_id, len(LETTERS) - 1, state.canvas)
