@@ -172,32 +172,42 @@ def solve(model, canvas, select=diffusion.by_confidence, passes=CELLS, temperatu
     yield from diffusion.denoise(model, canvas, passes, temperature, None, select, 1, generator)
 
 
-def solve_and_correct(model, canvas, budget=BUDGET, seed=0):
+class Without:
+    """A model that never proposes the digits banned (B, 81, 9)."""
+
+    def __init__(self, model, banned):
+        self.model, self.config, self.banned = model, model.config, banned
+
+    def __call__(self, tokens, t):
+        return self.model(tokens, t).masked_fill(self.banned, -torch.inf)
+
+
+def solve_and_correct(model, canvas, budget=BUDGET):
     """Solve canvas (B, 81), and take digits back while some contradict each other. Yields States.
 
-    A wrong digit was probably unsure, and digits that were written after it may follow from it. So this chooses an
-    unsure digit, in proportion to its doubt, 1 - confidence. It masks this digit, all that are younger and all that are
-    in conflict, and fills the blanks again, with digits that are drawn at temperature 1. After `budget` passes it only
-    finishes what it has begun.
+    The digits in conflict are rarely the first wrong ones: those that follow from a wrong digit fit it well, until no
+    digit fits any more. But a wrong digit was less sure than most. So attempt n takes back the n-th least sure digit of
+    the first attempt and all younger ones, does not write this digit there again, and solves the rest as before. (This
+    is a limited discrepancy search, Harvey and Ginsberg 1995.) No attempt begins after `budget` passes.
     """
-    generator = torch.Generator(canvas.device).manual_seed(seed)
-    born, sure, start = torch.zeros_like(canvas), torch.ones_like(canvas, dtype=torch.float), canvas
-    passes, sampler = 0, solve(model, canvas)
-    while True:
-        for state in sampler:
-            state = replace(state, step=passes + state.step, nfe=passes + state.nfe,
-                            confidence=torch.where(start == BLANK, state.confidence, sure))
-            born = torch.where(state.committed, state.nfe, born)  # (B, 81) the pass that wrote a cell; 0: given
-            yield state
-        wrong, passes, sure = grids.conflicts(cells_of(state.canvas)), state.nfe, state.confidence  # (B, 81)
-        rows = wrong.any(1).nonzero()[:, 0]  # the grids that have a conflict
-        if not len(rows) or passes >= budget:
+    born, device = torch.zeros_like(canvas), canvas.device  # (B, 81) the pass that wrote each cell; 0: given
+    for state in solve(model, canvas):
+        born = torch.where(state.committed, state.nfe, born)
+        yield state
+    first = state
+    for cell in first.confidence.argsort(1).T[:, :, None]:  # (B, 1) the least sure cell of each grid, the next one, …
+        wrong, passes = grids.conflicts(cells_of(state.canvas)).any(1, keepdim=True), state.nfe  # (B, 1)
+        if not wrong.any() or passes >= budget:
             return
-        doubt = 1 - sure[rows] + 1e-6 * (born[rows] > 0)
-        oldest = born[rows].gather(1, torch.multinomial(doubt, 1, generator=generator))  # (rows, 1), at least 1
-        back = (born[rows] >= oldest) | (wrong[rows] & (born[rows] > 0))
-        start = state.canvas.index_copy(0, rows, state.canvas[rows].masked_fill(back, BLANK))
-        sampler = solve(model, start, temperature=1.0, generator=generator)
+        back = wrong & (born >= born.gather(1, cell)) & (born > 0)  # (B, 81)
+        canvas = torch.where(wrong, first.canvas, state.canvas).masked_fill(back, BLANK)
+        sure = torch.where(wrong, first.confidence, state.confidence)
+        digit = first.canvas.gather(1, cell)  # (B, 1)
+        here, this = (torch.arange(n, device=device) == x for n, x in ((CELLS, cell), (9, digit)))  # (B, 81), (B, 9)
+        for state in solve(Without(model, here[:, :, None] & this[:, None]), canvas):
+            state = replace(state, step=passes + state.step, nfe=passes + state.nfe,
+                            confidence=torch.where(canvas == BLANK, state.confidence, sure))
+            yield state
 
 
 # 5. Showing

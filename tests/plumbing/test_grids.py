@@ -41,8 +41,8 @@ def test_a_solution_is_complete_and_valid_and_keeps_the_hints():
     incomplete, wrong = right.clone(), right.clone()
     incomplete[2], wrong[2] = 0, 1
     another = right % 9 + 1  # obeys the rules, but has other digits than the hints
-    grids = torch.stack((right, incomplete, wrong, another))
-    assert grids.is_solution(grids, puzzle.expand_as(grids)).tolist() == [True, False, False, False]
+    filled = torch.stack((right, incomplete, wrong, another))
+    assert grids.is_solution(filled, puzzle.expand_as(filled)).tolist() == [True, False, False, False]
     assert obeys(another.tolist())
 
 
