@@ -30,20 +30,11 @@ gpt = import_module("07_train_gpt")
 
 CELLS, BLANK = 81, 9  # tokens 0 … 8 are the digits 1 … 9; token 9 is the mask, and a blank of the puzzle
 HELD_OUT = 256  # puzzles for validation
-BUDGET = 5 * CELLS  # passes after which nothing more is taken back
+BUDGET = 10 * CELLS  # no attempt to take digits back begins after so many passes
 EXAMPLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 
 
 # 1. Puzzles
-
-
-def tokens_of(cells):
-    """Return the tokens of cells (1 … 9, and 0 for a blank). `cells_of` is its inverse."""
-    return (torch.as_tensor(cells) - 1) % 10
-
-
-def cells_of(tokens):
-    return (tokens + 1) % 10
 
 
 def shuffled_lines(n, device=None):
@@ -99,15 +90,14 @@ def any_order(puzzles, solutions):
         total, k = losses(model, numbers)
         return total.sum() / k.sum()
 
+    @torch.no_grad()
     def evaluate(model, numbers, draws):
-        with torch.no_grad(), torch.random.fork_rng():
-            torch.manual_seed(0)  # all evaluations meet the same puzzles and masks
-            total, k = losses(model, numbers.repeat(draws, 1))
+        torch.manual_seed(0)  # all evaluations meet the same puzzles and masks
+        total, k = losses(model, numbers.repeat(draws, 1))
         return measures.mean_and_error(total / k)
 
     def sample(model):
-        *_, state = diffusion.denoise(model, puzzles[:1], CELLS, 0.0, select=diffusion.by_confidence, pace=1)
-        return state.canvas[0]
+        return list(solve(model, puzzles[:1]))[-1].canvas[0]
 
     return training.Objective("NELBO", 1 - CELLS, loss, evaluate, sample)
 
@@ -122,10 +112,10 @@ def left_to_right(puzzles, solutions):
         windows = torch.cat(vary(puzzles[numbers[:, 0]], solutions[numbers[:, 0]]), dim=1)  # (B, 162)
         return gpt.next_token_cross_entropy(model, windows)[:, CELLS - 1 :]  # (B, 81)
 
+    @torch.no_grad()
     def evaluate(model, numbers, draws):
-        with torch.no_grad(), torch.random.fork_rng():
-            torch.manual_seed(0)
-            return measures.mean_and_error(losses(model, numbers).mean(1))
+        torch.manual_seed(0)
+        return measures.mean_and_error(losses(model, numbers).mean(1))
 
     def sample(model):
         return gpt.generate(model, puzzles[:1], CELLS, temperature=0.0)[0, CELLS:]
@@ -147,7 +137,7 @@ def train(command, kind):
     info = {"kind": kind, "puzzles": command.puzzles, "settings": command.config, "train": asdict(config)}
     run = runs.Run(folder, wanted, config, tokenizer, info | runs.provenance(), command.fresh)
     pairs = grids.puzzle_file(command.puzzles, seed=1)
-    puzzles, solutions = tokens_of(pairs).to(device).unbind(1)  # (N, 81) each
+    puzzles, solutions = grids.tokens_of(pairs).to(device).unbind(1)  # (N, 81) each
     torch.manual_seed(config.seed)
     model = told(transformer.Transformer(model_config)).to(device)
     print(f"{'GPT' if causal else 'dLLM'}, {transformer.count_parameters(model):,} parameters, settings "
@@ -164,12 +154,12 @@ def train(command, kind):
 # 4. Solving
 
 
-def solve(model, canvas, select=diffusion.by_confidence, passes=CELLS, temperature=0.0, generator=None):
+def solve(model, canvas, select=diffusion.by_confidence, passes=CELLS):
     """Fill the blanks of canvas (B, 81) with chapter 04's sampler, one digit per pass. Yields its States.
 
     At temperature 0, the proposal for a blank is its most probable digit. `select` chooses which proposal to write.
     """
-    yield from diffusion.denoise(model, canvas, passes, temperature, None, select, 1, generator)
+    yield from diffusion.denoise(model, canvas, passes, temperature=0.0, select=select, pace=1)
 
 
 class Without:
@@ -185,10 +175,10 @@ class Without:
 def solve_and_correct(model, canvas, budget=BUDGET):
     """Solve canvas (B, 81), and take digits back while some contradict each other. Yields States.
 
-    The digits in conflict are rarely the first wrong ones: those that follow from a wrong digit fit it well, until no
-    digit fits any more. But a wrong digit was less sure than most. So attempt n takes back the n-th least sure digit of
-    the first attempt and all younger ones, does not write this digit there again, and solves the rest as before. (This
-    is a limited discrepancy search, Harvey and Ginsberg 1995.) No attempt begins after `budget` passes.
+    The first wrong digit is rarely one of those in conflict: later digits fit it, until none fits any more. But it was
+    less sure than most. So attempt n takes back the n-th least sure digit of the first attempt and all younger ones,
+    does not write that digit there again, and solves the rest as before (a limited discrepancy search, Harvey and
+    Ginsberg 1995). No attempt begins after `budget` passes.
     """
     born, device = torch.zeros_like(canvas), canvas.device  # (B, 81) the pass that wrote each cell; 0: given
     for state in solve(model, canvas):
@@ -196,7 +186,7 @@ def solve_and_correct(model, canvas, budget=BUDGET):
         yield state
     first = state
     for cell in first.confidence.argsort(1).T[:, :, None]:  # (B, 1) the least sure cell of each grid, the next one, …
-        wrong, passes = grids.conflicts(cells_of(state.canvas)).any(1, keepdim=True), state.nfe  # (B, 1)
+        wrong, passes = grids.conflicts(grids.cells_of(state.canvas)).any(1, keepdim=True), state.nfe  # (B, 1)
         if not wrong.any() or passes >= budget:
             return
         back = wrong & (born >= born.gather(1, cell)) & (born > 0)  # (B, 81)
@@ -213,21 +203,20 @@ def solve_and_correct(model, canvas, budget=BUDGET):
 # 5. Showing
 
 
-def show_order(model, puzzle, rows=8):
-    """Print the first digits that the model writes into puzzle (81,), how sure it is, and how a person sees them."""
+def show_order(model, puzzle, rows=10):
+    """Return as text the first digits that the model writes into puzzle (81,), how sure it is, and why it is right."""
     history = list(solve(model, puzzle[None]))
     first = int((puzzle == BLANK).nonzero()[0])
-    print(grids.picture(cells_of(puzzle).tolist()))
-    print("\n  pass  cell              digit  probability  a person sees it as")
+    lines = ["pass  cell              digit  probability  a person sees it as"]
     for before, state in zip(history[:rows], history[1:]):
         i = int(state.committed[0].nonzero())
-        cells, digit = cells_of(before.canvas[0]).tolist(), int(state.canvas[0, i]) + 1
-        print(f"  {state.step:4}  {grids.cell_name(i)} {digit:6}  {float(state.confidence[0, i]):11.2%}  "
-              f"{grids.reason(cells, i, digit)}")
+        cells, digit = grids.cells_of(before.canvas[0]).tolist(), int(state.canvas[0, i]) + 1
+        lines.append(f"{state.step:4}  {grids.cell_name(i)} {digit:6}  {float(state.confidence[0, i]):11.2%}  "
+                     f"{grids.reason(cells, i, digit)}")
     turn = next(state.step for state in history if state.committed[0, first])
     early, late = (float(history[n].confidence[0, first]) for n in (1, -1))
-    print(f"  A GPT must begin with the first blank, {grids.cell_name(first)}. In pass 1, this model gives its best\n"
-          f"  digit there {early:.1%}. It writes that cell in pass {turn}, with a probability of {late:.1%}.")
+    return "\n".join([*lines, f"A GPT must begin with the first blank, {grids.cell_name(first)}. In pass 1, this model "
+                      "gives its best digit", f"there {early:.1%}. It writes that cell in pass {turn}, at {late:.1%}."])
 
 
 def solve_given(command):
@@ -241,16 +230,15 @@ def solve_given(command):
     failed = 0
     for part in (puzzles[i : i + 64] for i in range(0, len(puzzles), 64)):
         given = torch.tensor([cells for cells, _ in part])
-        states = solve_and_correct(model, tokens_of(given).to(model.head.weight.device))
-        solved = cells_of(grid_views.watch(states, BLANK, command).canvas)
+        states = solve_and_correct(model, grids.tokens_of(given).to(model.head.weight.device))
+        solved = grids.cells_of(grid_views.watch(states, BLANK, command).canvas)
         for (_, unique), cells, valid in zip(part, solved, grids.is_solution(solved, given).tolist()):
             failed += not valid
-            line = "".join(map(str, cells.tolist()))
             verdict = "valid" if valid else f"not valid: {int(grids.conflicts(cells).sum())} digits are in conflict"
             verdict += "" if unique else "; the puzzle has several solutions"
             if len(puzzles) == 1 and not command.quiet:
                 print(grids.picture(cells.tolist()))
-            print(line if command.quiet else f"{line}  {verdict}")
+            print("".join(map(str, cells.tolist())) + ("" if command.quiet else f"  {verdict}"))
     if not command.quiet:
         print(f"{len(puzzles) - failed} of {len(puzzles)} solved by {folder.name}")
     return not failed
@@ -283,7 +271,8 @@ def check_flags(command):
     if command.solve is None and (command.quiet or command.gif or command.html):
         raise cli.UserError("--quiet, --gif and --html are flags of solving: add --solve")
     keys = ("model", "train", "puzzles", "fresh", "out")
-    if command.solve is not None and any(getattr(command, key) != getattr(usual, key) for key in keys):
+    changed = any(getattr(command, key) != getattr(usual, key) for key in keys)
+    if command.solve is not None and changed:
         raise cli.UserError("--solve uses a trained model: leave out the flags of training")
     for key, value in (("seq_len", CELLS), ("positions", "learned"), ("time_conditioned", False)):
         if getattr(command.model, key) != value:
@@ -296,13 +285,9 @@ def main(argv=None):
     if command.solve is not None:
         sys.exit(0 if solve_given(command) else 1)
     dllm, done = train(command, "sudoku")
-    if done:
-        other, done = train(command, "sudoku-gpt")
-    if not done:
+    other, done = train(command, "sudoku-gpt") if done else (None, False)
+    if not done:  # Ctrl-C: the same command resumes
         return
-    model, *_ = checkpoint.load(dllm, devices.pick_device(command.device))
-    cli.heading("A worked example: the surest digit first")
-    show_order(model, tokens_of(grids.read_cells(EXAMPLE)).to(model.head.weight.device))
     report = import_module("plumbing.reports.sudoku")  # imported late, because it imports this chapter
     report.run(dllm, other, command.out or dllm / "report")
     print("\nNext: 15_robot_path.py, where the blanks are points of a path.")

@@ -27,6 +27,15 @@ RULE = "------+-------+------"
 # 1. The rules
 
 
+def tokens_of(cells):
+    """Return the tokens of cells: 0 … 8 for the digits 1 … 9, and 9, the mask, for a blank. `cells_of` undoes this."""
+    return (torch.as_tensor(cells) - 1) % 10
+
+
+def cells_of(tokens):
+    return (tokens + 1) % 10
+
+
 def conflicts(cells):
     """Return where a digit of cells (..., 81) occurs again in its row, column or box, a tensor of bools (..., 81)."""
     return ((cells[..., None] == cells[..., torch.tensor(PEERS)]) & (cells[..., None] > 0)).any(-1)

@@ -11,7 +11,7 @@ from importlib import import_module
 
 import torch
 
-from plumbing import checkpoint, figures, grids, measures
+from plumbing import checkpoint, cli, figures, grids, measures
 from plumbing.reports import pages
 
 diffusion = import_module("04_diffusion")
@@ -30,10 +30,10 @@ COLORS = {"surest": figures.COLORS["dllm"], "corrected": figures.COLORS["real"],
 # 1. Measuring
 
 
-def make_test(each=EACH):
-    """Return a list of (puzzle, solution), `each` for each number in HINTS. Training has another seed."""
+def make_test():
+    """Return a list of (puzzle, solution), EACH for each number in HINTS. Training has another seed."""
     draw = random.Random(SEED)
-    return [grids.make_puzzle(draw, hints) for hints in HINTS for _ in range(each)]
+    return [grids.make_puzzle(draw, hints) for hints in HINTS for _ in range(EACH)]
 
 
 @torch.no_grad()
@@ -43,26 +43,26 @@ def solved_by(model, way, puzzles, solutions, before=None):
     With take-back, the solved puzzles need not be solved again: it begins with the same digits.
     """
     torch.manual_seed(SEED)
-    canvas = chapter.tokens_of(puzzles)
+    canvas = grids.tokens_of(puzzles)
     if way == "left":
-        cells = chapter.cells_of(gpt.generate(model, canvas, chapter.CELLS, temperature=0.0)[:, chapter.CELLS :])
+        cells = grids.cells_of(gpt.generate(model, canvas, chapter.CELLS, temperature=0.0)[:, chapter.CELLS :])
         return (cells == solutions).all(1)
     if way == "corrected":
         solved = before.clone()
         if not solved.all():
             *_, last = chapter.solve_and_correct(model, canvas[~before])
-            solved[~before] = (chapter.cells_of(last.canvas) == solutions[~before]).all(1)
+            solved[~before] = (grids.cells_of(last.canvas) == solutions[~before]).all(1)
         return solved
     options = {"surest": {}, "random": {"select": diffusion.at_random}, "once": {"passes": 1}}[way]
     *_, last = chapter.solve(model, canvas, **options)
-    return (chapter.cells_of(last.canvas) == solutions).all(1)
+    return (grids.cells_of(last.canvas) == solutions).all(1)
 
 
 def reasons(model, puzzles, solutions):
     """Return how a person would see the correct digits that the surest-first order writes: {reason: how many}."""
     counts, before = Counter(), puzzles
-    for state in chapter.solve(model, chapter.tokens_of(puzzles)):
-        after = chapter.cells_of(state.canvas)
+    for state in chapter.solve(model, grids.tokens_of(puzzles)):
+        after = grids.cells_of(state.canvas)
         for n, i in state.committed.nonzero().tolist():
             if after[n, i] == solutions[n, i]:
                 counts[grids.reason(before[n].tolist(), i, int(after[n, i]))] += 1
@@ -74,9 +74,9 @@ def reasons(model, puzzles, solutions):
 def first_pass(model, puzzles, solutions):
     """Return the share of correct digits in the first pass for the surest blank, the first blank and all blanks: each
     as (mean, standard error over the puzzles)."""
-    canvas = chapter.tokens_of(puzzles)
+    canvas = grids.tokens_of(puzzles)
     digit, sure = diffusion.propose(model(canvas), 0.0)
-    right, blank = chapter.cells_of(digit) == solutions, canvas == chapter.BLANK
+    right, blank = grids.cells_of(digit) == solutions, canvas == chapter.BLANK
     surest, first = (sure * blank).argmax(1, True), blank.long().argmax(1, True)  # (N, 1)
     return {"the surest blank": measures.mean_and_error(right.gather(1, surest).double()[:, 0]),
             "the first blank": measures.mean_and_error(right.gather(1, first).double()[:, 0]),
@@ -84,21 +84,18 @@ def first_pass(model, puzzles, solutions):
 
 
 def example(model):
-    """Return the worked example: {"puzzle", "order", "confidence"}, the pass and the probability of each cell."""
-    canvas = chapter.tokens_of(grids.read_cells(chapter.EXAMPLE))[None]
-    history = list(chapter.solve(model, canvas))
+    """Return the worked example: its puzzle and solution, the pass that wrote each cell, and chapter 14's text."""
+    puzzle = grids.tokens_of(grids.read_cells(chapter.EXAMPLE))
+    history = list(chapter.solve(model, puzzle[None]))
     order = sum(state.step * state.committed[0].long() for state in history)
-    return {"puzzle": chapter.EXAMPLE, "cells": chapter.cells_of(history[-1].canvas[0]).tolist(),
-            "order": order.tolist(), "confidence": [round(c, 4) for c in history[-1].confidence[0].tolist()]}
+    return {"puzzle": chapter.EXAMPLE, "cells": grids.cells_of(history[-1].canvas[0]).tolist(),
+            "order": order.tolist(), "text": chapter.show_order(model, puzzle)}
 
 
-def run(dllm, other, folder, each=EACH):
-    """Measure the dLLM and the GPT of two runs, and the shipped model if there is one. Print a table, write the page.
-
-    each: puzzles for each number of hints.
-    """
+def run(dllm, other, folder):
+    """Measure the dLLM and the GPT of two runs, and the shipped model if there is one. Print all, write the page."""
     pages.make_folder(folder)
-    pairs = make_test(each)
+    pairs = make_test()
     puzzles, solutions = torch.tensor(pairs).unbind(1)  # (N, 81) each
     results = {"origin": pages.origin(), "seed": SEED, "budget": chapter.BUDGET, "models": {}, "lines": [],
                "hints": (puzzles > 0).sum(1).tolist(), "singles": [grids.needs_singles_only(p) for p, _ in pairs]}
@@ -116,9 +113,11 @@ def run(dllm, other, folder, each=EACH):
             before = solved if way == "surest" else before
             results["lines"].append({"model": path.name, "way": way, "solved": solved.long().tolist()})
             print(row_text(results, results["lines"][-1]), flush=True)
-        if not results.get("first"):  # of the first dLLM: the shipped one, if it is there
+        if "told" not in results:  # the first model: the shipped one, if it is there
             results |= {"told": path.name, "first": first_pass(model, puzzles, solutions),
                         "reasons": reasons(model, puzzles, solutions), "example": example(model)}
+    cli.heading(f"A worked example: {results['told']} writes the surest digit first")
+    print(f"{grids.picture(grids.read_cells(chapter.EXAMPLE))}\n\n{results['example']['text']}")
     write(results, folder)
 
 
@@ -258,26 +257,19 @@ more is taken back. It does not need the solution, because a reader can see that
 
 def worked(results):
     shown = results["example"]
-    first = shown["puzzle"].index(".")
-    order = sorted((turn, i) for i, turn in enumerate(shown["order"]) if turn)
-    cells, rows = grids.read_cells(shown["puzzle"]), []
-    for turn, i in order:
-        if turn <= 10 or i == first:
-            kind = grids.reason(cells, i, shown["cells"][i])
-            rows.append((turn, grids.cell_name(i), shown["cells"][i], f"{shown['confidence'][i]:.2%}", kind))
-        cells[i] = shown["cells"][i]
+    order = "\n".join(" ".join(f"{n:2}" for n in shown["order"][9 * r : 9 * r + 9]) for r in range(9))
     return f"""
 ## A worked example
 
-The table shows the first digits that `{results['told']}` writes, and the turn of the first blank.
+These are the first digits that `{results['told']}` writes into a published puzzle. The figure shows all of them.
 
-{pages.table(["pass", "cell", "digit", "probability", "a person sees it as"], rows)}
+{pages.quote(shown["text"])}
 
 The puzzle, and the pass that wrote each digit (0: a hint):
 
-{pages.quote(grids.picture(grids.read_cells(shown['puzzle'])))}
+{pages.quote(grids.picture(grids.read_cells(shown["puzzle"])))}
 
-{pages.quote(chr(10).join(" ".join(f"{n:2}" for n in shown["order"][9 * r : 9 * r + 9]) for r in range(9)))}
+{pages.quote(order)}
 """
 
 
