@@ -180,23 +180,26 @@ def solve_and_correct(model, canvas, budget=BUDGET):
     does not write that digit there again, and solves the rest as before (a limited discrepancy search, Harvey and
     Ginsberg 1995). No attempt begins after `budget` passes.
     """
-    born, device = torch.zeros_like(canvas), canvas.device  # (B, 81) the pass that wrote each cell; 0: given
+    born = torch.zeros_like(canvas)  # (B, 81) the pass that wrote each cell; 0: given
     for state in solve(model, canvas):
         born = torch.where(state.committed, state.nfe, born)
         yield state
-    first = state
-    for cell in first.confidence.argsort(1).T[:, :, None]:  # (B, 1) the least sure cell of each grid, the next one, …
-        wrong, passes = grids.conflicts(grids.cells_of(state.canvas)).any(1, keepdim=True), state.nfe  # (B, 1)
-        if not wrong.any() or passes >= budget:
+    first, device = state, canvas.device
+    for doubted in first.confidence.argsort(1).T:  # (B,) the least sure cell of each grid, then the second, …
+        rows, passes = grids.conflicts(grids.cells_of(state.canvas)).any(1).nonzero()[:, 0], state.nfe  # (R,)
+        if not len(rows) or passes >= budget:
             return
-        back = wrong & (born >= born.gather(1, cell)) & (born > 0)  # (B, 81)
-        canvas = torch.where(wrong, first.canvas, state.canvas).masked_fill(back, BLANK)
-        sure = torch.where(wrong, first.confidence, state.confidence)
-        digit = first.canvas.gather(1, cell)  # (B, 1)
-        here, this = (torch.arange(n, device=device) == x for n, x in ((CELLS, cell), (9, digit)))  # (B, 81), (B, 9)
-        for state in solve(Without(model, here[:, :, None] & this[:, None]), canvas):
-            state = replace(state, step=passes + state.step, nfe=passes + state.nfe,
-                            confidence=torch.where(canvas == BLANK, state.confidence, sure))
+        cell = doubted[rows, None]  # (R, 1)
+        digit = first.canvas[rows].gather(1, cell)  # (R, 1)
+        back = (born[rows] >= born[rows].gather(1, cell)) & (born[rows] > 0)  # (R, 81)
+        here, this = (torch.arange(n, device=device) == x for n, x in ((CELLS, cell), (9, digit)))  # (R, 81), (R, 9)
+        again = Without(model, here[:, :, None] & this[:, None, :])
+        for part in solve(again, first.canvas[rows].masked_fill(back, BLANK)):
+            sure = torch.where(back, part.confidence, first.confidence[rows])
+            state = replace(state, step=passes + part.step, nfe=passes + part.nfe,
+                            canvas=state.canvas.index_copy(0, rows, part.canvas),
+                            confidence=state.confidence.index_copy(0, rows, sure),
+                            committed=torch.zeros_like(first.committed).index_copy(0, rows, part.committed))
             yield state
 
 

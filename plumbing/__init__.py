@@ -42,6 +42,7 @@ Pages in docs/ that are written from numbers, and the measuring behind them:
     reports.fast_decoding        chapter 11's page
     reports.decoding_ways        the ways to write that it compares, and their measuring
     reports.sudoku               chapter 14's page, and its measuring
+    reports.sudoku_figures       its figure
     reports.scale                what the sizes of chapter 12 need, computed
     reports.ablation             what each ingredient of the training recipe buys
     reports.speed                what benchmark.py measures

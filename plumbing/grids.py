@@ -5,13 +5,15 @@ cells, no digit may occur twice. These are the units; cells that share a unit ar
 and its digits are the hints.
 """
 
+import io
 import random
+import zipfile
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from plumbing import cli, files
+from plumbing import cli, download, files
 
 ROW, COLUMN = [i // 9 for i in range(81)], [i % 9 for i in range(81)]
 BOX = [i // 27 * 3 + i % 9 // 3 for i in range(81)]
@@ -21,6 +23,7 @@ PEERS = [sorted({j for unit in UNITS_OF[i] for j in unit} - {i}) for i in range(
 ALL = 0b111111111  # a set of digits is a number: bit d - 1 stands for the digit d
 BLANKS, DIGITS = ".0_", "123456789"
 CELLS = 81
+PUBLISHED = "kaidoku==1.0.1", "22f80e1740c041897b16dc7960118ec769fad0776700f28ff736665738e7186c"  # MIT license
 RULE = "------+-------+------"
 
 
@@ -193,6 +196,16 @@ def puzzle_file(number, seed, hints=range(24, 36)):
             partial.write_text("".join(f"{p} {s}\n" for p, s in zip(lines[::2], lines[1::2])), encoding="utf-8")
     cells = [[int(digit) for digit in line] for line in lines]
     return list(zip(cells[::2], cells[1::2]))
+
+
+def published(levels=(5, 7, 9), each=20):
+    """Return {level: puzzles} from a package that ranks puzzles by the methods that a person needs, from 1 to 9.
+
+    They are the first `each` of each level. UserError if pip cannot fetch the package.
+    """
+    with zipfile.ZipFile(io.BytesIO(download.fetch_wheel(*PUBLISHED))) as wheel:
+        lines = wheel.read("kaidoku/data/sudoku.txt").decode().split("\n")
+    return {level: [read_cells(line[2:]) for line in lines if line[:2] == f"{level} "][:each] for level in levels}
 
 
 # 4. The usual format

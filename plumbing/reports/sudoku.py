@@ -11,20 +11,17 @@ from importlib import import_module
 
 import torch
 
-from plumbing import checkpoint, cli, figures, grids, measures
-from plumbing.reports import pages
+from plumbing import checkpoint, cli, grids, measures
+from plumbing.reports import pages, sudoku_figures
 
 diffusion = import_module("04_diffusion")
 gpt = import_module("07_train_gpt")
 chapter = import_module("14_sudoku")
 
 SEED, HINTS, EACH = 2, range(25, 36), 28  # the test puzzles: 28 for each number of hints, 308 in all
-WAYS = {"surest": "surest digit first", "corrected": "surest digit first, with take-back", "random": "random order",
-        "once": "all blanks in one pass", "left": "left to right"}
+WAYS = sudoku_figures.WAYS
 GROUPS = {"all": "all puzzles", "singles": "singles only", "more": "more than singles", "25": "25 to 28 hints",
           "29": "29 to 32 hints", "33": "33 to 35 hints"}
-COLORS = {"surest": figures.COLORS["dllm"], "corrected": figures.COLORS["real"], "random": figures.COLORS["other"],
-          "once": "tab:gray", "left": figures.COLORS["gpt"]}
 
 
 # 1. Measuring
@@ -92,6 +89,22 @@ def example(model):
             "order": order.tolist(), "text": chapter.show_order(model, puzzle)}
 
 
+def solved_of_published(model):
+    """Return {level: {"surest": solved, "corrected": solved, "singles": list}}; {} if there is no network."""
+    found, levels = {}, {}
+    try:
+        levels = grids.published()
+    except cli.UserError as error:
+        print(f"  without published puzzles: {error}")
+    for level, puzzles in levels.items():
+        cells, solutions = torch.tensor(puzzles), torch.tensor([next(grids.solutions(p)) for p in puzzles])
+        surest = solved_by(model, "surest", cells, solutions)
+        found[str(level)] = {"surest": surest.long().tolist(), "corrected": solved_by(
+            model, "corrected", cells, solutions, surest).long().tolist(),
+            "singles": [grids.needs_singles_only(p) for p in puzzles]}
+    return found
+
+
 def run(dllm, other, folder):
     """Measure the dLLM and the GPT of two runs, and the shipped model if there is one. Print all, write the page."""
     pages.make_folder(folder)
@@ -108,14 +121,16 @@ def run(dllm, other, folder):
             "grids": info["step"] * config["batch_size"], "minutes": info["seconds"] / 60,
             **{key: info.get(key) for key in ("command", "commit", "machine", "NELBO", "NLL", "error")}}
         before = None
-        for way in ("left",) if model.config.causal else ("surest", "corrected", "random", "once"):
+        ways = ("left",) if model.config.causal else ("surest", "random", "once")
+        for way in ways if "told" in results else ("surest", "corrected", *ways[1:]):  # take-back takes minutes
             solved = solved_by(model, way, puzzles, solutions, before)
             before = solved if way == "surest" else before
             results["lines"].append({"model": path.name, "way": way, "solved": solved.long().tolist()})
             print(row_text(results, results["lines"][-1]), flush=True)
         if "told" not in results:  # the first model: the shipped one, if it is there
             results |= {"told": path.name, "first": first_pass(model, puzzles, solutions),
-                        "reasons": reasons(model, puzzles, solutions), "example": example(model)}
+                        "reasons": reasons(model, puzzles, solutions), "example": example(model),
+                        "published": solved_of_published(model)}
     cli.heading(f"A worked example: {results['told']} writes the surest digit first")
     print(f"{grids.picture(grids.read_cells(chapter.EXAMPLE))}\n\n{results['example']['text']}")
     write(results, folder)
@@ -129,7 +144,7 @@ def share(results, line, group):
     chosen = [solved for solved, hints, singles in zip(line["solved"], results["hints"], results["singles"])
               if group == "all" or (group == "singles" and singles) or (group == "more" and not singles)
               or group.isdigit() and int(group) <= hints < int(group) + 4]
-    return measures.mean_and_error(torch.tensor(chosen))
+    return measures.mean_and_error(torch.tensor(chosen)) if len(chosen) > 1 else (math.nan, math.nan)
 
 
 def row_text(results, line):
@@ -141,42 +156,13 @@ def row_text(results, line):
 # 3. The page
 
 
-def draw_solved(results, plt):
-    """Figure: the shares solved by number of hints; and the order and the probabilities of the worked example."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    for line in results["lines"]:
-        first = line["model"] == results["told"]
-        if not first and not results["models"][line["model"]]["causal"]:
-            continue
-        xs, values = sorted(set(results["hints"])), []
-        for x in xs:
-            chosen = [solved for solved, hints in zip(line["solved"], results["hints"]) if hints == x]
-            values.append(measures.mean_and_error(torch.tensor(chosen)))
-        left.errorbar(xs, [100 * m for m, _ in values], [100 * e for _, e in values], marker="o", ms=4, capsize=2,
-                      color=COLORS[line["way"]], label=f"{WAYS[line['way']]} ({line['model']})")
-    left.set(xlabel="hints", ylabel="puzzles solved, %", ylim=(-3, 103))
-    left.grid(alpha=0.3)
-    left.legend(fontsize=8)
-    shown, cells = results["example"], grids.read_cells(results["example"]["puzzle"])
-    order = torch.tensor(shown["order"]).view(9, 9)
-    right.imshow(order.float().masked_fill(order == 0, math.nan), cmap="viridis", alpha=0.6)
-    for i, (given, digit, turn) in enumerate(zip(cells, shown["cells"], shown["order"])):
-        right.text(i % 9, i // 9, str(digit), ha="center", va="center", fontsize=13, weight="bold" if given else None)
-        right.text(i % 9 + 0.45, i // 9 + 0.42, str(turn or ""), ha="right", va="bottom", fontsize=6)
-    for edge in (-0.5, 2.5, 5.5, 8.5):
-        right.axhline(edge, color="black")
-        right.axvline(edge, color="black")
-    right.set(xticks=[], yticks=[], title="Bold: hints. Small: the pass that wrote the digit.")
-    return figure
-
-
 def percent(mean, error):
-    return f"{mean:.1%} ± {error:.1%}"
+    return "" if math.isnan(mean) else f"{mean:.1%} ± {error:.1%}"
 
 
 def page(results):
     """The page as Markdown."""
-    sections = INTRODUCTION, table(results), why(results), worked(results), rerun(results)
+    sections = INTRODUCTION, table(results), hard(results), why(results), worked(results), rerun(results)
     return pages.wrap("\n\n".join(part.strip() for part in sections)) + "\n"
 
 
@@ -228,6 +214,22 @@ by about 3 divided by the number of puzzles, which the head of the column names.
 ![Puzzles solved by number of hints, and the order of the worked example](figures/sudoku_solved.png)
 
 {trained}
+"""
+
+
+def hard(results):
+    rows = [(level, f"{sum(line['singles'])} of {len(line['singles'])}", *(
+        percent(*measures.mean_and_error(torch.tensor(line[way]).double())) for way in ("surest", "corrected")))
+        for level, line in results["published"].items()]
+    if not rows:
+        return ""
+    return f"""
+## Published puzzles
+
+The package {grids.PUBLISHED[0]} ranks its puzzles by the methods that a person needs, from level 1 to level 9. These are the
+first 20 of three levels, solved by `{results['told']}`. No such puzzle was used in training.
+
+{pages.table(["level", "singles only", WAYS["surest"], WAYS["corrected"]], rows)}
 """
 
 
@@ -287,4 +289,4 @@ The picture at the top is `python 14_sudoku.py --solve {results['example']['puzz
 
 
 def write(results, folder):
-    pages.publish(results, folder, "sudoku", page(results), {"solved": draw_solved})
+    pages.publish(results, folder, "sudoku", page(results), {"solved": sudoku_figures.draw_solved})

