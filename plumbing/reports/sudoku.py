@@ -226,7 +226,7 @@ def hard(results):
     return f"""
 ## Published puzzles
 
-The package {grids.PUBLISHED[0]} ranks its puzzles by the methods that a person needs, from level 1 to level 9. These are the
+The package {grids.PUBLISHED[0]} ranks its puzzles by the methods that a person needs, from 1 to 9. These are the
 first 20 of three levels, solved by `{results['told']}`. No such puzzle was used in training.
 
 {pages.table(["level", "singles only", WAYS["surest"], WAYS["corrected"]], rows)}

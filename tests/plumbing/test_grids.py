@@ -1,13 +1,15 @@
 """Chapter 14's rules, exact solver, rating, generator and format."""
 
+import io
 import itertools
 import random
+import zipfile
 
 import pytest
 import torch
 from helpers import refusal
 
-from plumbing import files, grids
+from plumbing import download, files, grids
 
 PUZZLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 SOLUTION = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
@@ -163,3 +165,12 @@ def test_the_picture_shows_every_cell_in_order():
     picture = grids.picture(grids.read_cells(PUZZLE))
     assert "".join(character for character in picture if character in "." + grids.DIGITS) == PUZZLE
     assert [len(line) for line in picture.split("\n")] == [21] * 11
+
+
+def test_published_puzzles_come_from_the_package_by_level(monkeypatch):
+    wheel = io.BytesIO()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("kaidoku/data/sudoku.txt", "".join(f"{n} {PUZZLE}\n" for n in (5, 5, 5, 6, 7, 9)))
+    monkeypatch.setattr(download, "fetch_wheel", lambda *pin: wheel.getvalue() if pin == grids.PUBLISHED else None)
+    puzzle = grids.read_cells(PUZZLE)
+    assert grids.published(each=2) == {5: [puzzle] * 2, 7: [puzzle], 9: [puzzle]}
