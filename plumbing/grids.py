@@ -198,7 +198,7 @@ def puzzle_file(number, seed, hints=range(24, 36)):
     return list(zip(cells[::2], cells[1::2]))
 
 
-def published(levels=(5, 7, 9), each=20):
+def published(levels=(6, 9), each=20):
     """Return {level: puzzles} from a package that ranks puzzles by the methods that a person needs, from 1 to 9.
 
     They are the first `each` of each level. UserError if pip cannot fetch the package.

@@ -170,7 +170,7 @@ def test_the_picture_shows_every_cell_in_order():
 def test_published_puzzles_come_from_the_package_by_level(monkeypatch):
     wheel = io.BytesIO()
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("kaidoku/data/sudoku.txt", "".join(f"{n} {PUZZLE}\n" for n in (5, 5, 5, 6, 7, 9)))
+        archive.writestr("kaidoku/data/sudoku.txt", "".join(f"{n} {PUZZLE}\n" for n in (6, 6, 6, 7, 9, 5)))
     monkeypatch.setattr(download, "fetch_wheel", lambda *pin: wheel.getvalue() if pin == grids.PUBLISHED else None)
     puzzle = grids.read_cells(PUZZLE)
-    assert grids.published(each=2) == {5: [puzzle] * 2, 7: [puzzle], 9: [puzzle]}
+    assert grids.published(each=2) == {6: [puzzle] * 2, 9: [puzzle]}
