@@ -163,20 +163,21 @@ def percent(mean, error):
 def page(results):
     """The page as Markdown."""
     sections = INTRODUCTION, table(results), hard(results), why(results), worked(results), rerun(results)
-    return pages.wrap("\n\n".join(part.strip() for part in sections)) + "\n"
+    return pages.wrap("\n\n".join(part.strip() for part in sections if part)) + "\n"
 
 
 INTRODUCTION = """
 # Sudoku, where any order wins
 
 A Sudoku is a text of 81 characters, and its blanks are masks. Chapter 04's model, loss and sampler solve it unchanged:
-14_sudoku.py adds only the puzzles, and positions that begin as sums of vectors for row, column and box. This page
-compares orders of writing, and a GPT of the same size, which reads the puzzle and then writes the 81 digits of the
-solution from left to right. All of them always write the most probable digit.
+14_sudoku.py adds only the puzzles, and position vectors that begin as sums of vectors for row, column and box. This
+page compares orders of writing. A GPT of the same size, where one was trained, reads the puzzle and then writes the 81
+digits of the solution from left to right. All models always write the most probable digit.
 
 - *Surest digit first*: each pass writes one digit, the one with the highest probability.
-- *Take-back*: if digits contradict each other at the end, the sampler chooses an unsure digit, in proportion to its
-  doubt. It masks this digit, all younger ones and all in conflict, and draws others. This may repeat.
+- *Take-back*: if digits contradict each other at the end, the sampler takes back the least sure digit and all younger
+  ones, and fills the blanks again, without this digit in this cell. If there is still a conflict, it does the same with
+  the second least sure digit of the first attempt, and so on.
 - *Random order*: each pass writes one digit, in a random blank.
 - *All blanks in one pass*: no digit sees any other new digit.
 - *Singles only*: a person can solve the puzzle without guessing, by blanks for which only one digit is left (naked

@@ -13,7 +13,7 @@ COLORS = {"surest": figures.COLORS["dllm"], "corrected": figures.COLORS["real"],
 
 
 def draw_solved(results, plt):
-    """Figure: the shares solved by number of hints; and the order and the probabilities of the worked example."""
+    """Figure: the shares solved by number of hints; and the order of the worked example."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     for line in results["lines"]:
         first = line["model"] == results["told"]
@@ -30,7 +30,7 @@ def draw_solved(results, plt):
     left.legend(fontsize=8)
     shown, cells = results["example"], grids.read_cells(results["example"]["puzzle"])
     order = torch.tensor(shown["order"]).view(9, 9)
-    right.imshow(order.float().masked_fill(order == 0, math.nan), cmap="viridis", alpha=0.6)
+    right.imshow(order.float().masked_fill(order == 0, math.nan).numpy(), cmap="viridis", alpha=0.6)
     for i, (given, digit, turn) in enumerate(zip(cells, shown["cells"], shown["order"])):
         right.text(i % 9, i // 9, str(digit), ha="center", va="center", fontsize=13, weight="bold" if given else None)
         right.text(i % 9 + 0.45, i // 9 + 0.42, str(turn or ""), ha="right", va="bottom", fontsize=6)
