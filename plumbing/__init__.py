@@ -26,6 +26,8 @@
     views           a text while it is written: in a terminal, as a GIF, as a web page
     stage           the texts of the playground as HTML, and the style of its page
     widgets         what the tabs of the playground share
+    grids           chapter 14: the rules, an exact solver, a generator, the usual format
+    grid_views      a Sudoku while it is being solved
     tokenized       chapter 12: texts of any size as one file of tokens
     parallel        chapter 12: several processes that act as one
     tamil.letters   the letters of the Tamil script
@@ -48,6 +50,8 @@ Pages in docs/ that are written from numbers, and the measuring behind them:
     reports.decoding_ways        the ways to write that it compares, and their measuring
     reports.block_diffusion      chapter 13's page
     reports.block_measures       the measurements that it reports
+    reports.sudoku               chapter 14's page, and its measuring
+    reports.sudoku_figures       its figure
     reports.scale                what the sizes of chapter 12 need, computed
     reports.ablation             what each ingredient of the training recipe buys
     reports.speed                what benchmark.py measures

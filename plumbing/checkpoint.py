@@ -23,10 +23,12 @@ transformer = import_module("03_transformer")
 
 RUNS = files.ROOT / "checkpoints"
 MOST_LAYERS = 500
-SHIPPED = RUNS / "shakespeare"
-SHIPPED_GPT = RUNS / "shakespeare-gpt"
-SHIPPED_TAMIL = RUNS / "tamil"
-SHIPPED_HYBRID = RUNS / "shakespeare-hybrid"
+KINDS = {  # of models: the name of the shipped one, and the program that trains another
+    "dllm": ("shakespeare", "05_train.py"), "gpt": ("shakespeare-gpt", "07_train_gpt.py"),
+    "tamil": ("tamil", "08_train_tamil.py"), "hybrid": ("shakespeare-hybrid", "13_block_diffusion.py"),
+    "sudoku": ("sudoku", "14_sudoku.py"), "robot": ("robot-path", "15_robot_path.py")}
+SHIPPED, SHIPPED_GPT, SHIPPED_TAMIL, SHIPPED_HYBRID, SHIPPED_SUDOKU, SHIPPED_ROBOT = (
+    RUNS / name for name, _ in KINDS.values())
 
 
 def save(folder, model, tokenizer, info, dtype=torch.float32):
@@ -113,11 +115,9 @@ def check_hybrid(folder, wiring, wanted):
 def find(name=None, kind="dllm"):
     """Return the folder of a model. name: a path or a run's name; None: your latest run of `kind`, or the shipped.
 
-    kind: "dllm", "gpt", "tamil" or "hybrid". UserError, with the command that trains one, if there is none.
+    kind: a key of KINDS. UserError, with the command that trains such a model, if there is none.
     """
-    shipped, command = {"dllm": (SHIPPED, "05_train.py"), "gpt": (SHIPPED_GPT, "07_train_gpt.py"),
-                        "tamil": (SHIPPED_TAMIL, "08_train_tamil.py"),
-                        "hybrid": (SHIPPED_HYBRID, "13_block_diffusion.py")}[kind]
+    shipped, command = RUNS / KINDS[kind][0], KINDS[kind][1]
     models = sorted(RUNS.glob("*/model.safetensors"))
     if name is not None:
         for folder in (Path(name), RUNS / name):
@@ -135,7 +135,7 @@ def find(name=None, kind="dllm"):
 
 
 def kind_of(folder):
-    """Return the kind of a run from its config.json: "dllm", "gpt", "tamil" or "hybrid"."""
+    """Return the kind of a run from its config.json, such as "dllm" or "gpt"."""
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))["info"].get("kind", "dllm")
     except Exception:  # it is damaged; `load` reports this if the run is used

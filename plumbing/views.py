@@ -151,11 +151,11 @@ def gif_bytes(history, given, letters):
     shown[1:] = [replace(now, committed=now.canvas != before.canvas) for before, now in zip(shown, shown[1:])]
     width = wide * max(24, min(GIF_COLUMNS, len(given[0]) * (2 if tamil_font(letters) else 1)))
     pages = [page(state, given, letters, width, lambda text: tile(text, "old").width) for state in shown]
+    width = max(24 * wide, *(sum(tile(*cell).width for cell in row) for rows in pages for row in rows))  # as needed
     height, frames = min(GIF_ROWS, max(map(len, pages))), []
     for rows, state in zip(pages, shown):
         rows = tail(rows, height)
-        rows += [[]] * (height + 1 - len(rows))
-        rows.append([(character, "note") for character in f"step {state.step}/{history[-1].step}"])
+        rows += [[]] * (height + 1 - len(rows)) + [[(c, "note") for c in f"step {state.step}/{history[-1].step}"]]
         frames.append(draw_frame(rows, tile, width, high))
     pace = max(40, min(200, 6000 // len(frames)))  # milliseconds for each frame: about six seconds in all
     durations = [600] + [pace] * (len(frames) - 2) + [2000]
