@@ -26,6 +26,7 @@ RUNS = files.ROOT / "checkpoints"
 SHIPPED = RUNS / "shakespeare"
 SHIPPED_GPT = RUNS / "shakespeare-gpt"
 SHIPPED_TAMIL = RUNS / "tamil"
+SHIPPED_ROBOT_PATH = RUNS / "robot-path"
 
 
 def save(folder, model, tokenizer, info, dtype=torch.float32):
@@ -97,10 +98,11 @@ def load(folder, device="cpu"):
 def find(name=None, kind="dllm"):
     """Return the folder of a model. name: a path or a run's name; None: your latest run of `kind`, or the shipped.
 
-    kind: "dllm", "gpt" or "tamil". UserError, with the command that trains one, if there is none.
+    kind: "dllm", "gpt", "tamil" or "robot-path". UserError, with the command that trains one, if there is none.
     """
     shipped, command = {"dllm": (SHIPPED, "05_train.py"), "gpt": (SHIPPED_GPT, "07_train_gpt.py"),
-                        "tamil": (SHIPPED_TAMIL, "08_train_tamil.py")}[kind]
+                        "tamil": (SHIPPED_TAMIL, "08_train_tamil.py"),
+                        "robot-path": (SHIPPED_ROBOT_PATH, "15_robot_path.py")}[kind]
     models = sorted(RUNS.glob("*/model.safetensors"))
     if name is not None:
         for folder in (Path(name), RUNS / name):
@@ -118,7 +120,7 @@ def find(name=None, kind="dllm"):
 
 
 def kind_of(folder):
-    """Return the kind of a run from its config.json: "dllm", "gpt" or "tamil"."""
+    """Return the kind of a run from its config.json: "dllm", "gpt", "tamil" or "robot-path"."""
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))["info"].get("kind", "dllm")
     except Exception:  # it is damaged; `load` reports this if the run is used

@@ -38,7 +38,7 @@ def runs_folder(tmp_path, monkeypatch):
     """An empty place for runs: no model is found that was trained or shipped."""
     runs = tmp_path / "checkpoints"
     monkeypatch.setattr(checkpoint, "RUNS", runs)
-    for name in ("SHIPPED", "SHIPPED_GPT", "SHIPPED_TAMIL"):
+    for name in ("SHIPPED", "SHIPPED_GPT", "SHIPPED_TAMIL", "SHIPPED_ROBOT_PATH"):
         monkeypatch.setattr(checkpoint, name, runs / getattr(checkpoint, name).name)
     return runs
 
