@@ -18,7 +18,7 @@ OCCUPIED, FREE, UNKNOWN = 100, 0, -1  # the values of a cell, as in the ROS mess
 FIELDS = {"image": str, "resolution": float, "origin": list, "occupied_thresh": float, "free_thresh": float,
           "negate": bool}  # fmt: skip
 MODES = ("trinary", "scale", "raw")
-LARGEST = 1 << 26  # cells; a larger map would need more than a gigabyte of memory
+LARGEST = 1 << 24  # cells of a map, 4096 × 4096; more would take minutes
 
 
 # 1. Maps
@@ -49,16 +49,20 @@ def rotation(angle):
 
 
 def inflate(blocked, radius):
-    """Return blocked (H, W), grown by `radius` cells: True where a cell's centre is at most that far from a blocked
-    cell's square, or outside of the map. A point that moves over the other cells is the centre of a round robot.
+    """Return blocked (H, W) grown by `radius` cells: (H, W), True where the centre of a cell is at most that far from a
+    blocked cell, or from the outside of the map. A point that moves over the other cells stands for a round robot.
     """
-    reach = math.ceil(radius)
-    padded = np.pad(blocked, reach, constant_values=True)
-    grown, (H, W) = blocked.copy(), blocked.shape
-    for dy in range(-reach, reach + 1):
-        for dx in range(-reach, reach + 1):
-            if math.hypot(max(0, abs(dx) - 0.5), max(0, abs(dy) - 0.5)) <= radius:
-                grown |= padded[reach + dy : reach + dy + H, reach + dx : reach + dx + W]
+    reach, W = math.ceil(radius), blocked.shape[1]
+    padded = np.pad(blocked, reach + 1, constant_values=True)
+    row = np.arange(len(padded))[:, None]
+    below = row - np.maximum.accumulate(np.where(padded, row, -1))  # rows down to the nearest blocked cell
+    above = np.minimum.accumulate(np.where(padded, row, len(padded))[::-1])[::-1] - row
+    distance = np.minimum(below, above)[reach + 1 : -reach - 1]  # (H, W + 2 reach + 2)
+    grown = blocked.copy()
+    for dx in range(-reach, reach + 1):
+        across = max(0, abs(dx) - 0.5)  # from the centre of a cell to the edge of the column dx away
+        if across <= radius:
+            grown |= distance[:, reach + 1 + dx : reach + 1 + dx + W] <= math.sqrt(radius**2 - across**2) + 0.5
     return grown
 
 
@@ -172,13 +176,13 @@ def random_map(seed, side=100):
             blocked |= np.hypot(x - cx, y - cy) < size * 0.7
         else:
             turn, tall = random.uniform(0, np.pi / 2), random.uniform(1, 4)
-            u, v = (x - cx) * np.cos(turn) + (y - cy) * np.sin(turn), (y - cy) * np.cos(turn) - (x - cx) * np.sin(turn)
-            blocked |= (np.abs(u) < size) & (np.abs(v) < tall)
+            along, across = np.stack((x - cx, y - cy), -1).dot(rotation(turn)).transpose(2, 0, 1)
+            blocked |= (np.abs(along) < size) & (np.abs(across) < tall)
     return GridMap(blocked)
 
 
 def random_problem(seed, radius=2.0, apart=50):
-    """Return (GridMap, inflated cells, start, goal): the ends are centres of free cells at least `apart` cells apart."""
+    """Return (GridMap, inflated cells, start, goal). The ends are free cells' centres, `apart` cells or more apart."""
     for attempt in range(1000):
         random = np.random.default_rng((seed, attempt))
         grid = random_map(random.integers(1 << 30))
@@ -199,7 +203,7 @@ def astar(blocked, start, goal):
     start, goal: positions in cells. A diagonal step needs both cells beside it to be free. (Hart, Nilsson and Raphael
     1968, "A Formal Basis for the Heuristic Determination of Minimum Cost Paths".)
     """
-    (H, W), root2 = blocked.shape, math.sqrt(2)
+    W, root2 = blocked.shape[1], math.sqrt(2)
     free = (~np.pad(blocked, 1, constant_values=True)).ravel().tolist()
     V = W + 2
     first, last = ((int(p[1]) + 1) * V + int(p[0]) + 1 for p in (start, goal))
@@ -241,13 +245,14 @@ def collides(blocked, starts, ends):
     The check is exact. Every crossing of a segment with a line between cells cuts it into pieces, and a piece lies in
     the cell of its middle.
     """
-    starts, ends = np.asarray(starts, float), np.asarray(ends, float)
+    starts, ends = np.reshape(starts, (-1, 2)).astype(float), np.reshape(ends, (-1, 2)).astype(float)
     step = ends - starts  # (S, 2)
     low, high = np.minimum(starts, ends), np.maximum(starts, ends)
-    lines = np.floor(low)[..., None] + np.arange(1, int((np.floor(high) - np.floor(low)).max(initial=0)) + 1)  # (S, 2, K)
+    count = int((np.floor(high) - np.floor(low)).max(initial=0))  # K
+    lines = np.floor(low)[..., None] + np.arange(1, count + 1)  # (S, 2, K)
     with np.errstate(divide="ignore", invalid="ignore"):
         cuts = np.where(lines < high[..., None], (lines - starts[..., None]) / step[..., None], 1.0)
-    cuts = np.sort(cuts.reshape(len(starts), -1), axis=1)
+    cuts = np.sort(cuts.reshape(len(starts), 2 * count), axis=1)
     edges = np.concatenate((np.zeros((len(starts), 1)), cuts, np.ones((len(starts), 1))), axis=1)
     middle = (edges[:, 1:] + edges[:, :-1]) / 2  # (S, 2 K + 1)
     return at(blocked, starts[:, None] + middle[..., None] * step[:, None]).any(1)
@@ -264,14 +269,11 @@ def at(blocked, points):
 
 def clearance(blocked, points):
     """Return the distance in cells from each of points (N, 2) to the nearest blocked cell's square: (N,)."""
-    edge = blocked & ~inflate(~blocked, 0.5) if False else blocked
-    rows, columns = np.nonzero(edge)
-    if not len(rows):
-        return np.full(len(points), np.inf)
+    rows, columns = np.nonzero(blocked)
     points = np.asarray(points)
-    best = np.full(len(points), np.inf)
-    for part in np.array_split(np.arange(len(rows)), -(-len(rows) * len(points) // 2_000_000)):
+    best = np.full(len(points), np.inf)  # there may be no blocked cell
+    for part in np.array_split(np.arange(len(rows)), 1 + len(rows) * len(points) // 2_000_000):  # to save memory
         dx = np.abs(points[:, :1] - (columns[part] + 0.5)) - 0.5
         dy = np.abs(points[:, 1:] - (rows[part] + 0.5)) - 0.5
-        best = np.minimum(best, np.hypot(dx.clip(0), dy.clip(0)).min(1))
+        best = np.minimum(best, np.hypot(dx.clip(0), dy.clip(0)).min(1, initial=np.inf))
     return best

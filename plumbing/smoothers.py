@@ -8,6 +8,8 @@
 Nav2 is the navigation system of ROS 2; both algorithms are written here after their sources in nav2_smoother.
 """
 
+import math
+
 import numpy as np
 
 from plumbing import robot_maps
@@ -22,6 +24,7 @@ def gradient(path, blocked, data=0.2, smooth=0.3, tolerance=1e-10, iterations=10
     until all moves of an iteration together are below the tolerance, in metres there and in cells here. If a point
     enters a blocked cell, the result is the path before that iteration. Then the smoothed path is smoothed again.
     """
+    (H, W), rows = blocked.shape, blocked.tolist()
     before, now = path.tolist(), path.tolist()
     for _ in range(iterations - 1):
         last, change = [point[:] for point in now], 0.0
@@ -31,13 +34,15 @@ def gradient(path, blocked, data=0.2, smooth=0.3, tolerance=1e-10, iterations=10
                 move = data * (before[i][axis] - place) + smooth * (now[i - 1][axis] + now[i + 1][axis] - 2 * place)
                 now[i][axis] = place + move
                 change += abs(move)
-            if robot_maps.at(blocked, np.array(now[i])):
+            x, y = (math.floor(place) for place in now[i])
+            if not (0 <= x < W and 0 <= y < H) or rows[y][x]:
                 return np.array(last)
         if change < tolerance:
             break
     else:
         return np.array(now)
-    return gradient(np.array(now), blocked, data, smooth, tolerance, iterations, refinements - 1) if refinements else np.array(now)
+    now = np.array(now)
+    return gradient(now, blocked, data, smooth, tolerance, iterations, refinements - 1) if refinements else now
 
 
 def savitzky_golay(path, passes=3):
@@ -59,7 +64,8 @@ def spline(path, every=8):
     Its second derivatives m at the knots solve a system with three diagonals (de Boor 1978, "A Practical Guide to
     Splines"). The parameter is the distance between the knots.
     """
-    knots = path[np.unique(np.linspace(0, len(path) - 1, max(2, round((len(path) - 1) / every) + 1)).round().astype(int))]
+    pieces = max(1, round((len(path) - 1) / every))
+    knots = path[np.linspace(0, len(path) - 1, pieces + 1).round().astype(int)]
     h = np.hypot(*np.diff(knots, axis=0).T)[:, None]  # (K - 1, 1)
     slope = np.diff(knots, axis=0) / h
     system, right = np.eye(len(knots)), np.zeros((len(knots), 2))
@@ -80,9 +86,9 @@ def shortcuts(path, blocked):
     N = len(path)
     i, j = np.triu_indices(N, 1)
     free = np.zeros((N, N), bool)
-    free[i, j] = np.concatenate([~robot_maps.collides(blocked, path[a], path[b]) for a, b in zip(
-        np.array_split(i, -(-len(i) // 2000)), np.array_split(j, -(-len(i) // 2000)))])
-    distance = np.where(free, np.hypot(*(path[:, None] - path[None]).transpose(2, 0, 1)), np.inf)
+    for part in np.array_split(np.arange(len(i)), 1 + len(i) // 2000):  # to save memory
+        free[i[part], j[part]] = ~robot_maps.collides(blocked, path[i[part]], path[j[part]])
+    distance = np.where(free, np.linalg.norm(path[:, None] - path, axis=-1), np.inf)
     best, before = np.zeros(N), np.zeros(N, int)
     for k in range(1, N):
         before[k] = (best[:k] + distance[:k, k]).argmin()

@@ -1,8 +1,8 @@
 """Tokenizers: text to numbers, and numbers to text.
 
 CharTokenizer and TamilTokenizer have one id per character or letter, Bytes has one per byte, BytePairs has one per
-piece of a word, and Cells has one per cell of a square. Each tokenizer has `vocab_size`, the number of ids that text can
-have, and `mask_id`.
+piece of a word, and Cells has one per cell of a square. Each tokenizer has `vocab_size`, the number of ids that text
+can have, and `mask_id`.
 """
 
 import hashlib
