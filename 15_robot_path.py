@@ -30,6 +30,7 @@ diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 
 SIDE = 48  # cells of a frame in each direction; the vocabulary is SIDE × SIDE cells
+HELD_OUT = 512  # paths for the evaluation
 KNOTS, OFTEN = (2, 3, 4, 5, 6), (0.25, 0.35, 0.2, 0.12, 0.08)  # random points of a curve, and how often so many
 
 
@@ -119,10 +120,12 @@ def make_model(config):
 
 
 class Constrained:
-    """A model that cannot write a waypoint into a blocked cell. `denoise` calls it like the model itself."""
+    """A model that cannot write a waypoint into a blocked cell. `denoise` calls it like the model itself.
+
+    blocked: (B, V), True for the cells that each row of the canvas must not use.
+    """
 
     def __init__(self, model, blocked):
-        """blocked: (B, V), True for the cells that each row of the canvas must not use."""
         self.model, self.config, self.blocked = model, model.config, blocked
 
     def __call__(self, canvas, t):
@@ -137,25 +140,24 @@ def positions(logits, reach=3, side=SIDE):
     anywhere inside a cell, so that a path is not bound to the centres of cells.
     """
     place, peak = torch.arange(side), logits.argmax(-1)[..., None]  # (side,), (B, T, 1)
-    near = [(place - peak // side).abs() <= reach, (place - peak % side).abs() <= reach]  # (B, T, side) each
-    p = logits.softmax(-1).unflatten(-1, (side, side)) * near[0][..., None] * near[1][..., None, :]  # row, column
-    p = p / p.sum((-1, -2), keepdim=True)
+    row, column = (place - peak // side).abs() <= reach, (place - peak % side).abs() <= reach  # (B, T, side) each
+    p = logits.softmax(-1).unflatten(-1, (side, side)) * row[..., None] * column[..., None, :]
+    p = p / p.sum((-1, -2), keepdim=True)  # (B, T, side, side) rows, columns
     return torch.stack(((p.sum(-2) * (place + 0.5)).sum(-1), (p.sum(-1) * (place + 0.5)).sum(-1)), -1)
 
 
 def refill(model, blocked, windows, masked, random, passes):
-    """Write the masked waypoints of windows (B, T, 2) again, with chapter 04's sampler. Yields (B, T, 2) per pass.
+    """Write the masked (B, T) waypoints of windows (B, T, 2) again, with chapter 04's sampler. Yields the windows.
 
-    blocked: the inflated map (H, W). masked: (B, T) bool. A waypoint that is not yet written is where it was. A
-    position that the mean of `positions` puts into a blocked cell is moved to the centre of the cell that was written.
+    blocked: the inflated map (H, W). A waypoint that is not yet written is where it was. If the mean of `positions`
+    lies in a blocked cell of the map, the waypoint is the centre of the cell that was written.
     """
     frames = robot_paths.Frames(windows, SIDE, random)
     centres = frames.centres()  # (B, V, 2)
     cells = torch.from_numpy(robot_maps.at(blocked, centres))  # (B, V)
     masked = masked & ~cells.all(1, keepdim=True).numpy()  # a frame without a free cell cannot change its window
-    tokens = to_tokens(torch.from_numpy(frames.enter(windows)))
-    canvas = tokens.masked_fill(torch.from_numpy(masked), model.config.mask_id)
-    network = Constrained(model, cells)
+    canvas = to_tokens(torch.from_numpy(frames.enter(windows)))
+    canvas, network = canvas.masked_fill(torch.from_numpy(masked), model.config.mask_id), Constrained(model, cells)
     for state in diffusion.denoise(network, canvas, passes, temperature=0, select=diffusion.by_confidence, pace=1):
         if state.step:
             exact = frames.leave(positions(network.logits).double().numpy())
@@ -183,7 +185,7 @@ SHARES = 1, 0.5, 0.25, 0.1  # how far the path moves towards a proposal: the bes
 
 
 def roughness(path):
-    """Return the total turning plus a part that is small if the turning is spread evenly over the waypoints."""
+    """Return the total turning, plus a part that is small if the turning is spread evenly over the waypoints."""
     return robot_paths.total_turning(path) + 2 * np.square(robot_paths.turns(path)).sum()
 
 
@@ -196,7 +198,7 @@ def moved(path, proposal, first, blocked):
     for share in SHARES:
         new = path.copy()
         new[first:last] += share * (proposal - path[first:last])
-        part = new[first - 1 : last + 1]
+        part = new[first - 1 : last + 1]  # with the segments on both sides
         if (roughness(new) < roughness(best) and robot_paths.total_turning(new) <= robot_paths.total_turning(path)
                 and robot_paths.length(new) <= robot_paths.length(path)
                 and not robot_maps.collides(blocked, part[:-1], part[1:]).any()):
@@ -250,25 +252,25 @@ class Command:
 
 
 def train(command):
-    """Train a model with chapter 05's loop. Returns the run's folder."""
+    """Train a model with chapter 05's loop. Returns the run's folder, or None if the run was interrupted."""
     device, config = devices.pick_device(command.device), command.train
     shape = replace(command.model, vocab_size=SIDE * SIDE)
-    if shape.n_embd % 4 or shape.seq_len < 4 or shape.causal:
+    if shape.n_embd % 4 or shape.seq_len < 4:
         raise cli.UserError("--n-embd must be a multiple of 4, and --seq-len at least 4")
-    name = command.run or Path(command.config).stem
     info = {"kind": "robot-path", "corpus": "generated paths", "settings": command.config, "train": asdict(config)}
-    run = runs.Run(checkpoint.RUNS / name, asdict(shape) | asdict(config), config, tokenizers.Cells(SIDE),
+    folder = checkpoint.RUNS / (command.run or Path(command.config).stem)
+    run = runs.Run(folder, asdict(shape) | asdict(config), config, tokenizers.Cells(SIDE),
                    info | runs.provenance(), command.fresh)
     torch.manual_seed(config.seed)
     model = make_model(shape).to(device)
-    print(f"{transformer.count_parameters(model):,} parameters, settings {command.config!r}, {device}; run {name}")
+    print(f"{transformer.count_parameters(model):,} parameters, settings {command.config!r}, run {folder.name}")
     trainer = training.Trainer(model, config, device)
     run.announce(compiled=trainer.network is not model)
-    torch.manual_seed(0)  # all runs are evaluated on the same paths
-    held_out = to_tokens(smooth_paths(512, shape.seq_len)).flatten().to(device)
+    torch.manual_seed(0)  # the evaluation of every run uses the same paths
+    held_out = to_tokens(smooth_paths(HELD_OUT, shape.seq_len)).flatten().to(device)
     training.train(trainer, EndlessPaths(device), held_out, training.masked_diffusion(config), run)
     run.report("NELBO")
-    return run.folder
+    return folder if run.finished else None
 
 
 def smooth_on_map(command):
@@ -290,8 +292,7 @@ def main(argv=None):
         smooth_on_map(command)
     elif command.start or command.goal:
         raise cli.UserError("--start and --goal are points on a map: add --map FILE")
-    else:
-        folder = checkpoint.find(command.run, "robot-path") if command.evaluate else train(command)
+    elif folder := checkpoint.find(command.run, "robot-path") if command.evaluate else train(command):
         report = import_module("plumbing.reports.robot_path")  # imported late, because it imports this chapter
         report.run(folder, command.evaluate or 300, command.smoothing, command.out or folder / "report")
 

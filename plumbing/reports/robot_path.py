@@ -174,8 +174,8 @@ The number after ± is the standard error over the {results['problems']} problem
 - *Total turning* is the sum of the angles by which the path changes its direction.
 - *Largest turn in 1 m* is the largest such sum in any stretch of one metre.
 - *Clearance* is the smallest distance from the path to an obstacle (not inflated).
-- *ms* is the time for one path, in milliseconds of this program in Python. Nav2 is written in C++ and is much faster
-  than our Python version of its smoothers; the model runs in PyTorch on a CPU.
+- *ms* is the time for one path in milliseconds, in Python and on one thread or more of a CPU. Nav2's own programs are
+  written in C++, so these are not their times.
 """
 
 
