@@ -5,11 +5,10 @@
     python 15_robot_path.py --map map.yaml --start=-1.5,2 --goal 4,2.5       # smooth a path in a map of your robot
 
 A planner such as A* finds a path along the cells of a map, with sharp turns. Here a path is a row of waypoints, and a
-waypoint is a token: the cell in which it lies. The model of chapter 04 learns from generated curves how smooth paths
-look. It never sees a map. To smooth a path, the program masks the waypoints at its sharpest turns, and the model fills
-them in again. The map is a constraint on the model's logits: a cell in which the robot would touch an obstacle has the
-logit minus infinity, so no waypoint is written there. You will see a table that compares the paths with those of the
-smoothers that robots use today (docs/robot_path.md).
+waypoint is a token: the cell in which it lies. The model learns from generated curves how smooth paths look, and never
+sees a map. To smooth a path, the program masks the waypoints at its sharpest turns, and the model fills them in again.
+The map is a constraint on the logits: a cell in which the robot would touch an obstacle has the logit minus infinity,
+so no waypoint is written there. You will see a table that compares the result with the smoothers that robots use today.
 """
 
 import math
