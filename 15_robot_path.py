@@ -35,7 +35,6 @@ KNOTS, OFTEN = (2, 3, 4, 5, 6), (0.25, 0.35, 0.2, 0.12, 0.08)  # random points o
 
 # 1. Smooth paths
 
-
 @cache
 def smoothest(knots, order, samples=96):
     """Return the matrix (samples, knots) that takes points to the smoothest curve through them.
@@ -75,7 +74,6 @@ def smooth_paths(count, points, side=SIDE):
 
 
 # 2. A waypoint is a token
-
 
 def to_tokens(points, side=SIDE):
     """Return the cells of points (..., 2) in a square: row × side + column, (...). A point outside gets the nearest."""
@@ -117,7 +115,6 @@ def make_model(config):
 
 # 3. The map is a constraint
 
-
 class Constrained:
     """A model that cannot write a waypoint into a blocked cell. `denoise` calls it like the model itself.
 
@@ -133,15 +130,15 @@ class Constrained:
 
 
 def positions(logits, reach=3, side=SIDE):
-    """Return the position in the square that logits (B, T, V) mean: the mean around their peak, (B, T, 2).
+    """Return the positions in the square that logits (..., V) mean: the mean around their peak, (..., 2).
 
     The mean is over the cells that are at most `reach` rows and columns from the most probable cell. It may lie
     anywhere inside a cell, so that a path is not bound to the centres of cells.
     """
-    place, peak = torch.arange(side), logits.argmax(-1)[..., None]  # (side,), (B, T, 1)
-    row, column = (place - peak // side).abs() <= reach, (place - peak % side).abs() <= reach  # (B, T, side) each
+    place, peak = torch.arange(side), logits.argmax(-1)[..., None]  # (side,), (..., 1)
+    row, column = (place - peak // side).abs() <= reach, (place - peak % side).abs() <= reach  # (..., side) each
     p = logits.softmax(-1).unflatten(-1, (side, side)) * row[..., None] * column[..., None, :]
-    p = p / p.sum((-1, -2), keepdim=True)  # (B, T, side, side) rows, columns
+    p = p / p.sum((-1, -2), keepdim=True)  # (..., side, side) rows, columns
     return torch.stack(((p.sum(-2) * (place + 0.5)).sum(-1), (p.sum(-1) * (place + 0.5)).sum(-1)), -1)
 
 
@@ -159,21 +156,22 @@ def refill(model, blocked, windows, masked, random, passes):
     canvas, network = canvas.masked_fill(torch.from_numpy(masked), model.config.mask_id), Constrained(model, cells)
     for state in diffusion.denoise(network, canvas, passes, temperature=0, select=diffusion.by_confidence, pace=1):
         if state.step:
-            exact = frames.leave(positions(network.logits).double().numpy())
-            written = np.take_along_axis(centres, state.canvas.clamp(max=SIDE * SIDE - 1).numpy()[..., None], 1)
+            now, exact = state.committed.numpy(), np.zeros(windows.shape)
+            exact[now] = positions(network.logits[state.committed])
+            exact = frames.leave(exact)
+            written = np.take_along_axis(centres, (state.canvas * state.committed).numpy()[..., None], 1)
             exact = np.where(robot_maps.at(blocked, exact)[..., None], written, exact)
-            windows = np.where(state.committed.numpy()[..., None], exact, windows)
+            windows = np.where(now[..., None], exact, windows)
         yield windows
 
 
 # 4. Smoothing
 
-
 @dataclass(frozen=True)
 class Smoothing:
     """How to smooth."""
 
-    rounds: Natural = 20  # how often waypoints are masked and filled in again
+    rounds: Natural = 12  # how often waypoints are masked and filled in again
     spans: Count = 16  # spans of waypoints that are masked in each round, each in a frame of its own
     passes: Count = 1  # forward passes that fill a span
     spacing: number(float, 0.5, 100) = 4.0  # cells between two waypoints
@@ -229,7 +227,6 @@ def smooth(model, blocked, raw, how=Smoothing(), seed=0):
 
 
 # 5. The program
-
 
 @dataclass(frozen=True)
 class Command:
