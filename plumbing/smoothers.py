@@ -77,8 +77,10 @@ def spline(path, every=8):
     wanted = np.linspace(0, t[-1], len(path))
     i = np.searchsorted(t, wanted, side="right").clip(1, len(h)) - 1
     u, v = (wanted - t[i])[:, None], (t[i + 1] - wanted)[:, None]  # from the knot before, and to the one after
-    return (m[i] * v**3 + m[i + 1] * u**3) / (6 * h[i]) + (knots[i] / h[i] - m[i] * h[i] / 6) * v + (
-        knots[i + 1] / h[i] - m[i + 1] * h[i] / 6) * u
+    curve = (m[i] * v**3 + m[i + 1] * u**3) / (6 * h[i]) + (knots[i] / h[i] - m[i] * h[i] / 6) * v
+    curve += (knots[i + 1] / h[i] - m[i + 1] * h[i] / 6) * u
+    curve[[0, -1]] = path[[0, -1]]  # exactly, without errors of rounding
+    return curve
 
 
 def shortcuts(path, blocked):

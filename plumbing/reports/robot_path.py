@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from plumbing import checkpoint, figures, measures, robot_maps, robot_paths, smoothers
+from plumbing import checkpoint, cli, figures, measures, robot_maps, robot_paths, smoothers
 from plumbing.reports import pages
 
 chapter = import_module("15_robot_path")
@@ -112,7 +112,7 @@ def against(found):
 
 def shown(value, kind):
     mean, error = value
-    return f"{mean:{kind}} ± {error:{kind}}"
+    return f"{mean:{kind}} ± {error:{kind.removeprefix('+')}}"
 
 
 def table(results):
@@ -122,12 +122,18 @@ def table(results):
                               for name, row in results["table"].items()])
 
 
-def verdict(results, key, unit, digits):
-    """One sentence that compares the model's `key` with that of the gradient smoother on the same problems."""
-    mean, error = results["against"]["gradient smoother"][key]
+def verdict(results, name, key, unit, digits):
+    """Say how the model's `key` compares with that of the way `name` on the same problems."""
+    mean, error = results["against"][name][key]
     if abs(mean) <= 2 * error:
         return f"is the same within two standard errors ({mean:+.{digits}f} ± {error:.{digits}f}{unit})"
-    return f"is {abs(mean):.{digits}f} ± {error:.{digits}f}{unit} {'lower' if mean < 0 else 'higher'}"
+    return f"is {'lower' if mean < 0 else 'higher'} by {abs(mean):.{digits}f} ± {error:.{digits}f}{unit}"
+
+
+def sentence(results, name):
+    turning, largest = (verdict(results, name, key, "°", 1) for key in ("turning", "largest"))
+    return (f"Compared with the line *{name}*, the model's total turning {turning}, its largest turn in 1 m {largest}, "
+            f"and its length {verdict(results, name, 'length', ' times the shortest', 4)}.")
 
 
 def page(results):
@@ -150,7 +156,7 @@ infinity. This page compares the result with those of four other ways to smooth 
   default settings.
 - The *spline* is a natural cubic spline through every eighth point of the path.
 - *Straight lines* is the shortest way along straight free lines between points of the A\\* path. Its length is the
-  *shortest* of the table. It turns in sharp corners, at which a robot must almost stop.
+  *shortest* of the table. It turns at few corners, and not in curves.
 
 The problems are generated: maps of 10 m × 10 m with cells of 0.1 m, walls with doors, boxes and pillars, and a start
 and a goal that are at least 5 m apart. The obstacles are inflated by 0.2 m.
@@ -186,7 +192,7 @@ def where(results):
     failed = round((1 - model["free"][0]) * results["problems"])
     gradient = results["table"]["gradient smoother"]
     rivals = {key: min(results["table"], key=lambda name: results["table"][name][key][0])
-              for key in ("turning", "largest", "length", "ms")}
+              for key in ("turning", "largest", "length")}
     head = ["the model minus", "total turning, °", "largest turn in 1 m, °", "length / shortest", "better"]
     return f"""
 ## Where the model wins, and where it does not
@@ -197,15 +203,15 @@ problems in which the model's path turns less and is not longer.
 {pages.table(head, rows)}
 
 Of the model's {results['problems']} paths, {failed} collide or miss an end. This is by construction: the program does
-not accept a change that makes the path collide, turn more or become longer. Compared with the gradient smoother on the
-same problems, the model's total turning {verdict(results, 'turning', '°', 1)}, its largest turn in 1 m
-{verdict(results, 'largest', '°', 1)}, and its length {verdict(results, 'length', ' times the shortest', 4)}.
+not accept a change that makes the path collide, turn more or become longer. {sentence(results, 'gradient smoother')}
+{sentence(results, 'straight lines')}
 
-The lowest total turning has the line *{rivals['turning']}*, the lowest largest turn *{rivals['largest']}*, the lowest
-length *{rivals['length']}* and the lowest time among those that change the path *{quickest(results)}*. The model takes
-{model['ms'][0] / gradient['ms'][0]:.0f} times as long as the gradient smoother. Its clearance
-is {model['clearance'][0]:.3f} m, and that of the A\\* path {results['table']['A*']['clearance'][0]:.3f} m: nothing in
-this method pushes a path away from obstacles.
+The line *{rivals['turning']}* has the least total turning, *{rivals['largest']}* the lowest largest turn, and
+*{rivals['length']}* the least length. The fastest line that changes the path is *{quickest(results)}*. The model takes
+{model['ms'][0] / gradient['ms'][0]:.0f} times as long as our gradient smoother in Python. Its clearance is
+{model['clearance'][0]:.3f} m, and that of the A\\* path is {results['table']['A*']['clearance'][0]:.3f} m: nothing in
+this method pushes a path away from obstacles. The model's path is a line with a waypoint about every
+{results['how']['spacing'] / 10:.1f} m, and it turns at the waypoints; the gradient smoother's points are 0.1 m apart.
 """
 
 
@@ -217,9 +223,9 @@ def quickest(results):
 ROUNDS = """
 ## How many rounds it needs
 
-In each round the program masks {spans} spans of waypoints around sharp turns, and the model fills each of them in
-{passes} forward pass(es), in a frame that is turned and moved by a random amount. The figure shows the means after each
-of the {rounds} rounds.
+In each round the program masks {spans} spans of waypoints around sharp turns. The model fills all of them, each in a
+frame that is turned and moved by a random amount. Forward passes in a round: {passes}. The figure shows the means after
+each of the {rounds} rounds; round 0 is the A\\* path as waypoints at equal distances, which already cut its corners.
 
 ![Turning and length after each round](figures/robot_path_rounds.png)
 """
@@ -278,6 +284,8 @@ def write(results, folder):
 
 def run(folder, problems, how, out):
     """Measure the model in `folder` on generated problems, print the table and write the page into `out`."""
+    if problems < 2:
+        raise cli.UserError("--evaluate needs at least 2 problems, because the errors come from their differences")
     pages.make_folder(out)  # before the work
     model, _, info = checkpoint.load(folder)
     parameters = sum(p.numel() for p in model.parameters())

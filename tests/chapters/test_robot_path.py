@@ -239,6 +239,11 @@ def test_measuring_and_its_page(small, capsys, tmp_path):
     assert "gradient smoother" in capsys.readouterr().out
 
 
+def test_one_problem_has_no_error(small):
+    checkpoint.save(small.runs / "mine", random_model(), tokenizers.Cells(chapter.SIDE), {"kind": "robot-path"})
+    assert "at least 2" in refusal(chapter.main, ["--evaluate", "1", "--run", "mine"])
+
+
 def test_the_page_is_what_the_numbers_say():
     results = json.loads((ROOT / "docs" / "robot_path.json").read_text(encoding="utf-8"))
     assert report.page(results) == (ROOT / "docs" / "robot_path.md").read_text(encoding="utf-8")

@@ -60,7 +60,7 @@ def test_a_spline_passes_its_knots_and_keeps_lines():
     assert np.allclose(smoothers.spline(line), line)
     path = staircase(16)
     dense = smoothers.spline(path, every=4)
-    assert len(dense) == len(path) and (dense[0] == path[0]).all() and np.allclose(dense[-1], path[-1])
+    assert len(dense) == len(path) and (dense[[0, -1]] == path[[0, -1]]).all()
     assert np.allclose(dense[[0, 4, 8, 12, 16]], path[[0, 4, 8, 12, 16]])  # equal knots, so equal parameters
 
 
