@@ -1,6 +1,6 @@
 """Chapter 15: can the same model smooth the path of a robot?
 
-    python 15_robot_path.py                    # train 6 minutes on two cores, then measure 300 problems in 5 minutes
+    python 15_robot_path.py                    # train 6 minutes on two cores, then measure 300 problems
     python 15_robot_path.py --evaluate 300     # measure your latest model, or the shipped one
     python 15_robot_path.py --map map.yaml --start=-1.5,2 --goal 4,2.5       # smooth a path in a map of your robot
 
