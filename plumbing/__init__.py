@@ -30,6 +30,9 @@
     grid_views      a Sudoku while it is being solved
     tokenized       chapter 12: texts of any size as one file of tokens
     parallel        chapter 12: several processes that act as one
+    robot_maps      chapter 15: map files, generated maps, A*, collisions
+    robot_paths     chapter 15: measures of a path, frames over it, and its files
+    smoothers       chapter 15: the smoothers of today's robots, to compare with
     tamil.letters   the letters of the Tamil script
     tamil.fetching  pages of poetry from the user's folder, data/ or the network
     tamil.pages     the lines of a web page, and the tags around them
@@ -52,6 +55,7 @@ Pages in docs/ that are written from numbers, and the measuring behind them:
     reports.block_measures       the measurements that it reports
     reports.sudoku               chapter 14's page, and its measuring
     reports.sudoku_figures       its figure
+    reports.robot_path           chapter 15's page, and its measuring
     reports.scale                what the sizes of chapter 12 need, computed
     reports.ablation             what each ingredient of the training recipe buys
     reports.speed                what benchmark.py measures

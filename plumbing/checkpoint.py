@@ -26,8 +26,8 @@ MOST_LAYERS = 500
 KINDS = {  # of models: the name of the shipped one, and the program that trains another
     "dllm": ("shakespeare", "05_train.py"), "gpt": ("shakespeare-gpt", "07_train_gpt.py"),
     "tamil": ("tamil", "08_train_tamil.py"), "hybrid": ("shakespeare-hybrid", "13_block_diffusion.py"),
-    "sudoku": ("sudoku", "14_sudoku.py"), "robot": ("robot-path", "15_robot_path.py")}
-SHIPPED, SHIPPED_GPT, SHIPPED_TAMIL, SHIPPED_HYBRID, SHIPPED_SUDOKU, SHIPPED_ROBOT = (
+    "sudoku": ("sudoku", "14_sudoku.py"), "robot-path": ("robot-path", "15_robot_path.py")}
+SHIPPED, SHIPPED_GPT, SHIPPED_TAMIL, SHIPPED_HYBRID, SHIPPED_SUDOKU, SHIPPED_ROBOT_PATH = (
     RUNS / name for name, _ in KINDS.values())
 
 

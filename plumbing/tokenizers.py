@@ -1,7 +1,8 @@
 """Tokenizers: text to numbers, and numbers to text.
 
-CharTokenizer and TamilTokenizer have one id per character or letter, Bytes has one per byte, and BytePairs has one per
-piece of a word. Each tokenizer has `vocab_size`, the number of ids that text can have, and `mask_id`.
+CharTokenizer and TamilTokenizer have one id per character or letter, Bytes has one per byte, BytePairs has one per
+piece of a word, and Cells has one per cell of a square. Each tokenizer has `vocab_size`, the number of ids that text
+can have, and `mask_id`.
 """
 
 import hashlib
@@ -209,6 +210,29 @@ def merged_pieces(merges):
     return [bytes([byte]) for byte in order] + [bytes(map(byte_of.get, piece)) for piece in joined]
 
 
+class Cells(Tokenizer):
+    """One id per cell of a square of side × side cells: row × side + column (chapter 15). `vocabulary` is the side."""
+
+    kind, unit = "cells", "waypoint"
+
+    def __init__(self, side):
+        if type(side) is not int or not 1 <= side <= 256:
+            raise cli.UserError(f"the side of a square of cells must be from 1 to 256, not {side!r}")
+        self.vocabulary, self.vocab_size = side, side * side
+
+    def decode(self, ids):
+        """Return a picture of a list or 1-D tensor of ids: one line of text for two rows, with o in the given cells.
+
+        Row 0 is at the bottom. Masks do not appear.
+        """
+        side = self.vocabulary
+        lines = [[" "] * side for _ in range((side + 1) // 2)]
+        for i in self.checked(ids):
+            if i != self.mask_id:
+                lines[i // side // 2][i % side] = "o"
+        return "\n".join("".join(line).rstrip() for line in reversed(lines))
+
+
 def from_description(description):
     """Return the tokenizer that a dict from a model's config.json describes. ValueError if it describes none."""
     kind, vocabulary = description["kind"], description["vocabulary"]
@@ -220,4 +244,6 @@ def from_description(description):
         return TamilTokenizer(vocabulary)
     if kind in ("bpe", "bytes"):
         return BytePairs() if kind == "bpe" else Bytes()
+    if kind == "cells":
+        return Cells(vocabulary)
     raise ValueError(f"unknown tokenizer {kind!r}")
