@@ -219,8 +219,7 @@ class Network:
 def decode(model, canvas, steps=None, temperature=0.8, top_k=None, generator=None, how=Decoding(), network=Network):
     """Fill the masks of `canvas` (B, T), T at most seq_len, as `how` says. Yields States like `diffusion.denoise`.
     steps: maximum number of passes, shared out among the blocks; None: one per mask. A text of the batch that has
-    finished a block waits for the others. It needs as many passes as there are States that commit to it. Chapter 13
-    gives another `network`."""
+    finished a block waits for the others. It needs as many passes as there are States that commit to it."""
     masked = canvas == model.config.mask_id
     network, alpha = network(model, canvas, how), diffusion.NoiseSchedule(how.schedule).alpha
     propose = functools.partial(diffusion.propose, temperature=temperature, top_k=top_k, generator=generator)

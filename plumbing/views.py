@@ -47,16 +47,14 @@ def page(state, given, letters, width, measure=len):
         if len(state.canvas) > 1:
             rows += [[]] if rows else []
             rows.append([(character, "note") for character in f"sample {number} of {len(state.canvas)}"])
-        rows.append([])
-        used = 0
+        rows, used = rows + [[]], 0
         for final, token, text, new, kept in zip(canvas, tokens, whole_characters(tokens, letters), committed, fixed):
-            style = "given" if kept else "new" if new else "old"
-            style = "refused" if token != final else "mask" if token == mask else style
+            written = "given" if kept else "new" if new else "old"
+            style = "refused" if token != final else "mask" if token == mask else written
             for i, part in enumerate(text.split("\n")):
                 part = foreign.printable(part.replace("\t", " "), limit=None)
                 if i or part and rows[-1] and used + measure(part) > width:
-                    rows.append([])
-                    used = 0
+                    rows, used = rows + [[]], 0
                 if part:
                     rows[-1].append((part, style))
                     used += measure(part)
