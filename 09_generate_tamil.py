@@ -16,6 +16,7 @@ has never seen.
 import contextlib
 import random
 import re
+from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -44,12 +45,20 @@ def word_counts(poem):
 def blank_couplet(couplet, tokenizer):
     """Return the form of a real couplet as ids: its letters are masked, its spaces and line break are given.
 
-    The couplet has an empty line on both sides, as in the training text.
+    The couplet has an empty line on both sides, as in the training text, and the mark of the Kural before it, if the
+    model knows this mark (chapter 08).
     """
     mask_id = tokenizer.vocab_size
     ids = [tokenizer.encode(letter)[0] if letter.isspace() else mask_id for letter in tokenizer.split(couplet)]
-    end = tokenizer.encode("\n\n")
-    return end + ids + end
+    mark = tamil.KURAL_MARK if tamil.KURAL_MARK in tokenizer.vocabulary else ""
+    return tokenizer.encode("\n\n" + mark) + ids + tokenizer.encode("\n\n" + mark)
+
+
+class CoupletTokenizer(tokenizers.TamilTokenizer):
+    """Decodes a canvas of `blank_couplet` to the couplet alone, without the mark and the empty lines around it."""
+
+    def decode(self, ids):
+        return super().decode(ids).strip("\n" + tamil.KURAL_MARK)
 
 
 def couplet_rows(couplets, number, tokenizer, seed):
@@ -122,6 +131,41 @@ def as_symbols(samples, text):
     return short, long
 
 
+def second_consonant(line):
+    """Return the consonant of the second letter of a line, or the letter itself if it has none; "" if there is none."""
+    return "".join(letter[0] for letter in letters.split(line.replace(" ", ""))[1:2])
+
+
+def verse_measures(couplets, vocabulary, reader):
+    """Return measures of the style of a list of couplets, {name: share from 0 to 1}.
+
+    rhyme: couplets whose two lines have the same consonant in their second letters (எதுகை).
+    um: words that end in -உம், which joins words like "and".
+    train: words in the set `vocabulary`, those of the training poems.
+    held: words known to a reader of all held-out poems. reader: a Counter {word: number of held-out poems with it}.
+    For a held-out couplet, the reader has read all of these poems but this one.
+    """
+    words = [measures.words_of(couplet) for couplet in couplets]
+    every = [word for of_couplet in words for word in of_couplet]
+    own = [couplet in reader.poems for couplet in couplets]
+    held = sum(reader[word] > mine for mine, of_couplet in zip(own, words) for word in of_couplet)
+    pairs = [[second_consonant(line) for line in couplet.split("\n")] for couplet in couplets]
+    return {
+        "rhyme": sum(first == second != "" for first, second in pairs) / len(couplets),
+        "um": sum(word.endswith("ும்") for word in every) / len(every),
+        "train": sum(word in vocabulary for word in every) / len(every),
+        "held": held / len(every),
+    }
+
+
+class Reader(Counter):
+    """Counts in how many of the held-out poems {source: poems} each word occurs. poems: the set of these poems."""
+
+    def __init__(self, held_out):
+        self.poems = {poem for poems in held_out.values() for poem in poems}
+        super().__init__(word for poem in self.poems for word in set(measures.words_of(poem)))
+
+
 # 3. The report
 
 
@@ -139,13 +183,22 @@ def real_texts(val, length, number, kural):
     """Return at most `number` texts from the validation poems: couplets if `kural`, else texts of `length` letters."""
     if kural:
         couplets = val["kural"]
-        if number >= len(couplets):
-            return [f"\n\n{couplet}\n\n" for couplet in couplets]
-        return [f"\n\n{couplets[i * len(couplets) // number]}\n\n" for i in range(number)]
+        number = min(number, len(couplets))
+        return [couplets[i * len(couplets) // number] for i in range(number)]
     pieces = letters.split(tamil.joined(val))
     number = min(number, len(pieces) // length)
     starts = [i * (len(pieces) - length) // max(1, number - 1) for i in range(number)]
     return ["".join(pieces[start : start + length]) for start in starts]
+
+
+def report_couplets(samples, real, vocabulary, val):
+    """Print the measures of style of the couplets `samples` and of as many held-out couplets, `real`."""
+    print(f"\n{'':16} rhyme  words in -um  known in training poems  known in held-out poems")
+    for name, couplets in (("written here", samples), ("held-out poems", real)):
+        found = verse_measures(couplets, vocabulary, Reader(val))
+        print(f"{name:16} {found['rhyme']:5.0%}  {found['um']:12.1%}  {found['train']:23.1%}  {found['held']:23.1%}")
+    print("Rhyme: the second letters of both lines have the same consonant. docs/tamil_couplets.md has these measures of\n"
+          "many couplets, with their errors.")
 
 
 def report(samples, data, kural, length):
@@ -157,6 +210,9 @@ def report(samples, data, kural, length):
     text = tamil.joined(train)
     vocabulary = set(measures.words_of(text))
     real = real_texts(val, length, len(samples), kural)
+    if kural:
+        report_couplets(samples, real, vocabulary, val)
+        samples, real = ([f"\n\n{text}\n\n" for text in texts] for texts in (samples, real))
     print(f"\n{'':16} letters  well-formed  known words  longest copy      4 + 3 form")
     for name, texts in (("written here", samples), ("held-out poems", real)):
         if texts:
@@ -214,10 +270,11 @@ def main(argv=None):
     data, remark = choose_data(info, command)
     if command.kural:
         rows = couplet_rows(data[1].get("kural", []), command.num, tokenizer, command.seed)
+        tokenizer, denoise = CoupletTokenizer(tokenizer.vocabulary), generation.mending_sampler()
     else:
-        rows = generation.canvas_rows(command, tokenizer, LENGTH)
+        rows, denoise = generation.canvas_rows(command, tokenizer, LENGTH), generation.diffusion.denoise
     with only_letters(model, tokenizer) if command.kural else contextlib.nullcontext():
-        samples = generation.watch(model, tokenizer, rows, command, folder.resolve().name)
+        samples = generation.watch(model, tokenizer, rows, command, folder.resolve().name, denoise)
     if command.quiet:
         return
     if remark:

@@ -25,6 +25,8 @@
     tamil.fetching  pages of poetry from the user's folder, data/ or the network
     tamil.pages     the lines of a web page, and the tags around them
     tamil.cleaning  lines of verse, cleaned and corrected
+    tamil.slips     words that the pages garble, and their right forms
+    tamil.sources   the works of the corpus, and whether a page holds one of them
     tamil.madurai   Sangam poetry from the pages of Project Madurai
     tamil.kural     the Kural from its two editions
     tamil.histogram a figure of letters and lengths of lines

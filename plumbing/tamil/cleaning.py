@@ -43,7 +43,7 @@ def clean(line, mended):
     All punctuation is removed: palm leaves had none, and only some of our sources have that of their editors.
     mended: a Counter {name of a fault: number of corrections}, which is updated.
     """
-    line = letters.normalise(line).replace("*", "")  # stars mark the words that name a poem
+    line = letters.normalise(line.replace("*", "")).rstrip("\u200c")  # stars mark the words that name a poem
     for name, wrong, right in MENDS:
         line, count = wrong.subn(right, line)
         mended[name] += count

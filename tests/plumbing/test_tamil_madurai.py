@@ -5,8 +5,7 @@ from collections import Counter
 import pytest
 from tamil_pages import FOOT, HEAD, REAL, V, br, check_text, lines_of, real, song_page
 
-import tamil_dataset
-from plumbing.tamil import cleaning, madurai
+from plumbing.tamil import cleaning, madurai, slips, sources
 
 # Lines
 
@@ -150,7 +149,7 @@ def test_page_with_notes_behind_each_poem():
     for n in range(1, 5):
         html += f"({n})<br>{br(V(4, n))}(புறத்திரட்டு, 8; தொல். புறத். 6,<br>இளம். 8; ந. மேற்.)<br>"
     html += "(5)<br>'விசயந் தப்பிய' என்னும் பதிற்றுப்பத்து ஈகை கூறிற்று<br>* பதிற்றுப்பத்து முற்றிற்று*<br>"
-    poems = lines_of(madurai.anthology(html + FOOT, tamil_dataset.SANGAM["patirruppattu"].numbers))
+    poems = lines_of(madurai.anthology(html + FOOT, sources.SANGAM["patirruppattu"].numbers))
     assert poems == {n: V(15, n) for n in range(11, 91)} | {90 + n: V(4, n) for n in range(1, 5)}
 
 
@@ -228,7 +227,7 @@ def test_real_pages(name, missing, lines):
         assert poem.count("\n") + 1 == lines  # as the page says
         poems = {1: poem}
     else:
-        numbers = tamil_dataset.SANGAM[name].numbers
+        numbers = sources.SANGAM[name].numbers
         poems = madurai.anthology(html, numbers, name == "aingurunuru", mended)
         assert [n for n in numbers if n not in poems] == missing and poems.keys() <= {0, *numbers}
     check_text(poems.values())

@@ -1,0 +1,162 @@
+"""How near are the written couplets to the Kural, and which way of writing comes nearest?
+
+    python -m plumbing.reports.couplets --checkpoint tamil --name shipped   # measures; minutes on one core
+    python -m plumbing.reports.couplets --page                              # only writes the page again
+
+The program writes couplets in several ways, with several seeds, and measures them as chapter 09 does. It adds the
+numbers to docs/tamil_couplets.json and writes docs/tamil_couplets.md from them.
+"""
+
+import functools
+import json
+import random
+import statistics
+import time
+from dataclasses import dataclass
+from importlib import import_module
+
+import torch
+
+from plumbing import checkpoint, cli, files, measures, settings
+from plumbing.reports import pages
+from plumbing.settings import Count, Natural, OptionalText, Switch
+
+diffusion = import_module("04_diffusion")
+generation = import_module("06_generate")
+tamil = import_module("08_train_tamil")
+verse = import_module("09_generate_tamil")
+fast = import_module("11_fast_decoding")
+
+FOLDER = files.ROOT / "docs"
+NAMES = {"rhyme": "rhyme", "um": "words in -உம்", "train": "words known from training poems",
+         "held": "words known from held-out poems"}
+WAYS = {  # {name: (whether the Kural's mark stands before the couplet, letters of real couplets before it, the sampler)}
+    "default order": (False, 0, diffusion.denoise),
+    "ancestral order": (False, 0, functools.partial(fast.decode, how=fast.Decoding(order="ancestral"))),
+    "ancestral, then mending": (False, 0, generation.mending_sampler),
+    "behind two real couplets, default order": (False, 84, diffusion.denoise),
+    "behind two real couplets, ancestral, then mending": (False, 84, generation.mending_sampler),
+    "behind the mark, default order": (True, 0, diffusion.denoise),
+    "behind the mark, ancestral, then mending": (True, 0, generation.mending_sampler),
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """The flags of this program."""
+
+    checkpoint: OptionalText = None  # name or folder of a Tamil run; by default your latest, or the shipped model
+    name: str = "shipped"  # what the page calls this model
+    seeds: Count = 5  # the number of seeds of each way
+    num: Count = 40  # couplets per seed
+    examples: Natural = 3  # couplets that the page shows for each way
+    page: Switch = False  # write the page from the numbers that exist, and measure nothing
+
+
+def canvases(rows, tokenizer, mark, before, couplets, seed):
+    """Return `rows` without the mark unless `mark`, and behind `before` letters of real `couplets`."""
+    draw = random.Random(seed)
+    known = tokenizer.encode(tamil.KURAL_MARK) if tamil.KURAL_MARK in tokenizer.vocabulary else []
+    for row in rows:
+        ids = row if mark else [token for token in row if token not in known]
+        context = []
+        while len(context) < before:
+            context += tokenizer.encode("\n\n" + draw.choice(couplets))
+        yield context[len(context) - before :] + ids
+
+
+def write(model, tokenizer, couplets, way, number, seed):
+    """Return (couplets that the model writes in one of WAYS, number of passes)."""
+    mark, before, sampler = WAYS[way]
+    sampler = sampler() if sampler is generation.mending_sampler else sampler
+    rows = list(canvases(verse.couplet_rows(couplets, number, tokenizer, seed), tokenizer, mark, before, couplets, seed))
+    generator = torch.Generator().manual_seed(seed)
+    with verse.only_letters(model, tokenizer):
+        *_, last = generation.generate(model, torch.tensor(rows), 64, 0.8, None, generator, sampler)
+    bare = verse.CoupletTokenizer(tokenizer.vocabulary)
+    return [bare.decode(row[before:]) for row in last.canvas], last.nfe
+
+
+def measure(model, tokenizer, train, val, way, command):
+    """Return the row of one way: {measure: [mean over the seeds, standard error]}, with passes, seconds and examples."""
+    vocabulary, reader = set(measures.words_of(tamil.joined(train))), verse.Reader(val)
+    began, found = time.process_time(), []
+    for seed in range(1, command.seeds + 1):
+        written, passes = write(model, tokenizer, train["kural"], way, command.num, seed)
+        found.append(verse.verse_measures(written, vocabulary, reader))
+        examples = written[: command.examples] if seed == 1 else examples
+    row = {"way": way, "passes": passes, "seconds": round((time.process_time() - began) / command.seeds, 1)}
+    for key in NAMES:
+        values = [one[key] for one in found]
+        error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0
+        row[key] = [round(statistics.fmean(values), 4), round(error, 4)]
+    return row | {"examples": examples}
+
+
+def real(train, val):
+    """Return the same measures of all held-out couplets, with the jackknife's standard error over the couplets."""
+    vocabulary, reader = set(measures.words_of(tamil.joined(train))), verse.Reader(val)
+
+    def of(key):
+        return lambda couplets: verse.verse_measures(couplets, vocabulary, reader)[key]
+
+    return {"couplets": len(val["kural"])} | {
+        key: [round(of(key)(val["kural"]), 4), round(measures.jackknife_error(of(key), val["kural"]), 4)]
+        for key in NAMES}
+
+
+def shown(value):
+    return f"{100 * value[0]:.1f} ± {100 * value[1]:.1f}"
+
+
+def page(results):
+    """Return the page as text. results: what docs/tamil_couplets.json holds."""
+    words = results["real"]
+    parts = ["# How near the written couplets are to the Kural", (
+        "`python -m plumbing.reports.couplets` wrote this page. All numbers are shares in percent. Each way of writing "
+        "was measured with several seeds, and ± is the standard error of the mean over the seeds; each seed draws "
+        "another form of a real couplet for all its couplets. The last row of a table is about the "
+        f"{words['couplets']} held-out couplets, with an error over the couplets."), (
+        "- **Rhyme** (எதுகை): the second letters of both lines have the same consonant.\n"
+        "- **Words in -உம்**: this ending joins words like \"and\". A model that chains them writes no sentence.\n"
+        "- **Known from training poems**: words that also occur there. A model learns its words from these poems, so "
+        "this measure is in favour of the model. It cannot say that a text is better than a real one.\n"
+        "- **Known from held-out poems**: words that a reader of all held-out poems has met. Neither the model nor the "
+        "real poet has this advantage. For a real couplet, the reader has not read this couplet itself.")]
+    for name, model in results["models"].items():
+        head = ["way", "passes", *NAMES.values()]
+        rows = [[row["way"], row["passes"], *(shown(row[key]) for key in NAMES)] for row in model["rows"]]
+        rows.append(["real, held-out", "", *(shown(words[key]) for key in NAMES)])
+        parts += [f"## Model: {name}", (
+            f"Its NELBO is {model['NELBO']:.3f} nats per letter of all held-out poems. {model['seeds']} seeds with "
+            f"{model['number']} couplets each, on {model['machine']}; commit {model['commit']}; "
+            f"`{model['command']}`."), pages.table(head, rows)]
+    parts.append(results["remarks"])
+    for name, model in results["models"].items():
+        for row in model["rows"]:
+            if row["examples"]:
+                parts += [f"{name}, {row['way']}, the first couplets of seed 1:", pages.quote("\n\n".join(row["examples"]))]
+    return pages.wrap("\n\n".join(parts)) + "\n"
+
+
+def main(argv=None):
+    command = settings.parse(Command, argv)
+    path = FOLDER / "tamil_couplets.json"
+    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"models": {}, "remarks": ""}
+    if not command.page:
+        folder = checkpoint.find(command.checkpoint, "tamil")
+        model, tokenizer, info = generation.open_model(folder, "cpu")
+        _, train, val = verse.read_corpus(info, True)
+        knows_mark = tamil.KURAL_MARK in tokenizer.vocabulary
+        rows = []
+        for way in (way for way, (mark, *_) in WAYS.items() if knows_mark or not mark):
+            rows.append(measure(model, tokenizer, train, val, way, command))
+            print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
+        origin = pages.origin() | {"seeds": command.seeds, "number": command.num, "NELBO": info.get("NELBO", 0)}
+        results["models"][command.name] = origin | {"rows": rows}
+        results["real"] = real(train, val)
+    pages.publish(results, FOLDER, "tamil_couplets", page(results), {})
+
+
+if __name__ == "__main__":
+    cli.run(main)
