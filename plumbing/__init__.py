@@ -43,6 +43,7 @@ Pages in docs/ that are written from numbers, and the measuring behind them:
     reports.decoding_ways        the ways to write that it compares, and their measuring
     reports.scale                what the sizes of chapter 12 need, computed
     reports.ablation             what each ingredient of the training recipe buys
+    reports.couplets             how near the written couplets of chapter 09 are to the Kural
     reports.speed                what benchmark.py measures
     reports.wikipedia            time and memory of reading a Wikipedia dump
     reports.model_card           the page that travels with a shared model

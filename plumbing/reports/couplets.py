@@ -7,7 +7,6 @@ The program writes couplets in several ways, with several seeds, and measures th
 numbers to docs/tamil_couplets.json and writes docs/tamil_couplets.md from them.
 """
 
-import functools
 import json
 import random
 import statistics
@@ -25,19 +24,16 @@ diffusion = import_module("04_diffusion")
 generation = import_module("06_generate")
 tamil = import_module("08_train_tamil")
 verse = import_module("09_generate_tamil")
-fast = import_module("11_fast_decoding")
 
 FOLDER = files.ROOT / "docs"
 NAMES = {"rhyme": "rhyme", "um": "words in -உம்", "train": "words known from training poems",
          "held": "words known from held-out poems"}
 WAYS = {  # {name: (whether the Kural's mark stands before the couplet, letters of real couplets before it, the sampler)}
-    "default order": (False, 0, diffusion.denoise),
-    "ancestral order": (False, 0, functools.partial(fast.decode, how=fast.Decoding(order="ancestral"))),
-    "ancestral, then mending": (False, 0, generation.mending_sampler),
-    "behind two real couplets, default order": (False, 84, diffusion.denoise),
-    "behind two real couplets, ancestral, then mending": (False, 84, generation.mending_sampler),
-    "behind the mark, default order": (True, 0, diffusion.denoise),
-    "behind the mark, ancestral, then mending": (True, 0, generation.mending_sampler),
+    "default order": (False, 0, lambda: diffusion.denoise),
+    "ancestral order, then mending": (False, 0, generation.mending_sampler),
+    "the same behind a real couplet": (False, 42, generation.mending_sampler),
+    "behind the mark, default order": (True, 0, lambda: diffusion.denoise),
+    "behind the mark, ancestral order, then mending": (True, 0, generation.mending_sampler),
 }
 
 
@@ -68,23 +64,23 @@ def canvases(rows, tokenizer, mark, before, couplets, seed):
 def write(model, tokenizer, couplets, way, number, seed):
     """Return (couplets that the model writes in one of WAYS, number of passes)."""
     mark, before, sampler = WAYS[way]
-    sampler = sampler() if sampler is generation.mending_sampler else sampler
-    rows = list(canvases(verse.couplet_rows(couplets, number, tokenizer, seed), tokenizer, mark, before, couplets, seed))
+    forms = verse.couplet_rows(couplets, number, tokenizer, seed)
+    rows = list(canvases(forms, tokenizer, mark, before, couplets, seed))
     generator = torch.Generator().manual_seed(seed)
     with verse.only_letters(model, tokenizer):
-        *_, last = generation.generate(model, torch.tensor(rows), 64, 0.8, None, generator, sampler)
+        *_, last = generation.generate(model, torch.tensor(rows), 64, 0.8, None, generator, sampler())
     bare = verse.CoupletTokenizer(tokenizer.vocabulary)
     return [bare.decode(row[before:]) for row in last.canvas], last.nfe
 
 
 def measure(model, tokenizer, train, val, way, command):
-    """Return the row of one way: {measure: [mean over the seeds, standard error]}, with passes, seconds and examples."""
+    """Return the row of one way: {measure: [mean over the seeds, standard error]}, passes, seconds and examples."""
     vocabulary, reader = set(measures.words_of(tamil.joined(train))), verse.Reader(val)
-    began, found = time.process_time(), []
+    began, found, examples = time.process_time(), [], []
     for seed in range(1, command.seeds + 1):
         written, passes = write(model, tokenizer, train["kural"], way, command.num, seed)
         found.append(verse.verse_measures(written, vocabulary, reader))
-        examples = written[: command.examples] if seed == 1 else examples
+        examples = examples or written[: command.examples]
     row = {"way": way, "passes": passes, "seconds": round((time.process_time() - began) / command.seeds, 1)}
     for key in NAMES:
         values = [one[key] for one in found]
@@ -135,7 +131,8 @@ def page(results):
     for name, model in results["models"].items():
         for row in model["rows"]:
             if row["examples"]:
-                parts += [f"{name}, {row['way']}, the first couplets of seed 1:", pages.quote("\n\n".join(row["examples"]))]
+                parts.append(f"{name}, {row['way']}, the first couplets of seed 1:")
+                parts.append(pages.quote("\n\n".join(row["examples"])))
     return pages.wrap("\n\n".join(parts)) + "\n"
 
 
@@ -148,13 +145,14 @@ def main(argv=None):
         model, tokenizer, info = generation.open_model(folder, "cpu")
         _, train, val = verse.read_corpus(info, True)
         knows_mark = tamil.KURAL_MARK in tokenizer.vocabulary
+        origin = pages.origin() | {"seeds": command.seeds, "number": command.num, "NELBO": info.get("NELBO", 0)}
+        results["real"] = real(train, val)
         rows = []
         for way in (way for way, (mark, *_) in WAYS.items() if knows_mark or not mark):
             rows.append(measure(model, tokenizer, train, val, way, command))
             print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
-        origin = pages.origin() | {"seeds": command.seeds, "number": command.num, "NELBO": info.get("NELBO", 0)}
-        results["models"][command.name] = origin | {"rows": rows}
-        results["real"] = real(train, val)
+            results["models"][command.name] = origin | {"rows": rows}
+            pages.publish(results, FOLDER, "tamil_couplets", page(results), {})  # an interrupted run keeps its rows
     pages.publish(results, FOLDER, "tamil_couplets", page(results), {})
 
 

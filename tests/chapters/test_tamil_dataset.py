@@ -212,6 +212,54 @@ def test_the_kural_cannot_be_had(mirror, capsys):
         assert not dataset.FILE.exists() and not list(files.DATA.rglob("*.json"))
 
 
+DEEP = b'{"kural": ' + b"[" * 100_000
+
+
+@pytest.mark.parametrize("content", [b"{}", b"null", b'{"kural": 7}', DEEP, b'{"kural": [{"Number": [1]}]}', b"\0" * 9])
+def test_a_bad_file_in_data_does_not_stay(mirror, content, capsys):
+    """Whatever is wrong with it: it is deleted and downloaded again."""
+    kept = files.DATA / "thirukkural.json"
+    mirror.files["kural.json"] = content
+    with pytest.raises(cli.UserError, match="nothing to write"):
+        dataset.build("kural")
+    assert "kural.json cannot be used: it is not the Kural as JSON" in capsys.readouterr().err and not kept.exists()
+    kept.write_bytes(content)  # as an earlier version left it
+    mirror.files["kural.json"] = kural_json()
+    dataset.build("kural")
+    assert kept.read_bytes() == kural_json() and len(dataset.read(dataset.FILE)["kural"]) == 1330
+    assert f"{kept} cannot be used" in capsys.readouterr().err
+
+
+def test_less_does_not_replace_more(mirror, tmp_path, capsys):
+    mirror.files["pmuni0296.html"] = natrinai_page()
+    before = dataset.build("kural,natrinai").read_bytes()
+    (tmp_path / "saved").mkdir()
+    for count in (146, 370):  # cut off, and somewhat shorter
+        (tmp_path / "saved" / "natrinai.html").write_text(whole_page("natrinai", count=count), encoding="utf-8")
+        with pytest.raises(cli.UserError, match="nothing to write"):
+            dataset.build("natrinai", tmp_path / "saved")
+        said = capsys.readouterr().err
+        assert "natrinai: its 380 poems in tamil.txt stay: " in said and "--fewer" in said
+        assert dataset.FILE.read_bytes() == before
+    dataset.main(["--only", "natrinai", "--pages", str(tmp_path / "saved"), "--fewer"])
+    assert len(dataset.read(dataset.FILE)["natrinai"]) == 370 and len(dataset.read(dataset.FILE)["kural"]) == 1330
+
+
+def test_messages_name_the_file_that_was_bad(mirror, tmp_path, capsys):
+    """The user's file, and not the page that was looked for; every reason for which a song is missing."""
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "kuruntokai.html").write_text(whole_page("natrinai"), encoding="utf-8")
+    (folder / "netunalvatai.html").write_text(whole_page("natrinai"), encoding="utf-8")
+    (folder / "pmuni0063.html").write_text(song_page(br(V(248)), 248), encoding="utf-8")
+    dataset.build("kural,kuruntokai,pattuppattu", folder)
+    said = capsys.readouterr().err
+    assert f"kuruntokai: left out: {folder / 'kuruntokai.html'} cannot be used: it does not name" in said
+    (line,) = re.findall("^pattuppattu: without .*", said, re.M)
+    assert f"netunalvatai: {folder / 'netunalvatai.html'} cannot be used" in line and "404" in line
+    assert line.count("pmuni0064.html: 404") == 1 and "porunar" not in line
+
+
 def test_poems(mirror):
     mirror.files["pmuni0296.html"] = natrinai_page()
     assert len(dataset.poems()) == 1710  # builds the file
