@@ -220,7 +220,8 @@ def watch(model, tokenizer, rows, flags, name, denoise=diffusion.denoise):
 
 
 def print_texts(texts, status, quiet):
-    """The texts as plain lines. quiet: without the status line and the numbers of the samples."""
+    """Print the texts as plain lines. quiet: without the status line, the numbers of the samples, and the empty lines
+    around a text; one empty line separates two texts."""
     if not quiet:
         print(status)
     for number, text in enumerate(texts, 1):
@@ -228,7 +229,7 @@ def print_texts(texts, status, quiet):
             print()
         if len(texts) > 1 and not quiet:
             print(f"--- sample {number} of {len(texts)} ---")
-        print(text)
+        print(text.strip("\n") if quiet else text)
 
 
 def save_run(history, given, letters, flags, name, unit):

@@ -38,7 +38,6 @@ transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 
-KURAL_MARK = "§"  # stands before every couplet of the Kural, so that a prompt can ask for its style
 LEAST = 50  # a symbol that is not Tamil must occur this often in a source to be in the vocabulary
 
 
@@ -124,18 +123,12 @@ def joined(sources):
     return "".join(f"{poem}\n\n" for poems in sources.values() for poem in poems)
 
 
-def marked(sources):
-    """Return the same text for a model: with KURAL_MARK before every couplet of the Kural."""
-    marks = {"kural": KURAL_MARK}
-    return joined({name: [marks.get(name, "") + poem for poem in poems] for name, poems in sources.items()})
-
-
 def load(names):
     """Return (Corpus, training poems, validation poems) for the sources in `names`. The poems are {source: list}."""
     found = read_poems(names)
     sources = {name: drop_rare(poems) for name, poems in found.items()}
     train, val = split(sources)
-    name, parts = "-".join(sources), (marked(train), marked(val))
+    name, parts = "-".join(sources), (joined(train), joined(val))
     if not all(parts):
         raise cli.UserError(f"{name} has too few poems for training and validation: choose more sources")
     counts = ", ".join(f"{name} {len(train[name]):,} + {len(val[name]):,}" for name in sources)
@@ -234,7 +227,7 @@ def by_source(folder, val, device):
     """Print the NELBO of the validation poems of each source, under the model in `folder`."""
     model, tokenizer, _ = checkpoint.load(folder, device)
     for name, poems in val.items():
-        ids = torch.tensor(tokenizer.encode(marked({name: poems})), device=device)
+        ids = torch.tensor(tokenizer.encode(joined({name: poems})), device=device)
         windows = training.windows_of(ids, model.config.seq_len)
         if len(windows):
             mean, error = diffusion.nelbo(model, windows, draws=max(4, -(-256 // len(windows))))
@@ -265,8 +258,8 @@ def main(argv=None):
     tokenizer = tokenizers.TamilTokenizer.from_text(corpus.text)
     model_config = dataclasses.replace(command.model, vocab_size=tokenizer.vocab_size)
     print(f"{corpus.source}\n{tokenizer.vocab_size} different letters and symbols")
-    folder = training.start_run(command, "tamil", model_config, objective(command.train, marked(val)), tokenizer,
-                                corpus, (marked(train), marked(val)))
+    folder = training.start_run(command, "tamil", model_config, objective(command.train, joined(val)), tokenizer,
+                                corpus, (joined(train), joined(val)))
     if records := runs.read_log(folder / "log.jsonl"):
         print(f"{records[-1]['bits_per_code_point']:.4f} bits per code point. By source, on the validation poems:")
         by_source(folder, val, devices.pick_device(command.device))

@@ -45,20 +45,12 @@ def word_counts(poem):
 def blank_couplet(couplet, tokenizer):
     """Return the form of a real couplet as ids: its letters are masked, its spaces and line break are given.
 
-    The couplet has an empty line on both sides, as in the training text, and the mark of the Kural before it, if the
-    model knows this mark (chapter 08).
+    The couplet has an empty line on both sides, as in the training text.
     """
     mask_id = tokenizer.vocab_size
     ids = [tokenizer.encode(letter)[0] if letter.isspace() else mask_id for letter in tokenizer.split(couplet)]
-    mark = tamil.KURAL_MARK if tamil.KURAL_MARK in tokenizer.vocabulary else ""
-    return tokenizer.encode("\n\n" + mark) + ids + tokenizer.encode("\n\n" + mark)
-
-
-class CoupletTokenizer(tokenizers.TamilTokenizer):
-    """Decodes a canvas of `blank_couplet` to the couplet alone, without the mark and the empty lines around it."""
-
-    def decode(self, ids):
-        return super().decode(ids).strip("\n" + tamil.KURAL_MARK)
+    end = tokenizer.encode("\n\n")
+    return end + ids + end
 
 
 def couplet_rows(couplets, number, tokenizer, seed):
@@ -184,7 +176,7 @@ def real_texts(val, length, number, kural):
     if kural:
         couplets = val["kural"]
         number = min(number, len(couplets))
-        return [couplets[i * len(couplets) // number] for i in range(number)]
+        return [f"\n\n{couplets[i * len(couplets) // number]}\n\n" for i in range(number)]
     pieces = letters.split(tamil.joined(val))
     number = min(number, len(pieces) // length)
     starts = [i * (len(pieces) - length) // max(1, number - 1) for i in range(number)]
@@ -197,8 +189,8 @@ def report_couplets(samples, real, vocabulary, val):
     for name, couplets in (("written here", samples), ("held-out poems", real)):
         found = verse_measures(couplets, vocabulary, Reader(val))
         print(f"{name:16} {found['rhyme']:5.0%}  {found['um']:12.1%}  {found['train']:23.1%}  {found['held']:23.1%}")
-    print("Rhyme: the second letters of both lines have the same consonant. docs/tamil_couplets.md has these measures of\n"
-          "many couplets, with their errors.")
+    print("Rhyme: the second letters of both lines have the same consonant. Few couplets say little about a model:\n"
+          "docs/tamil_couplets.md measures those of several seeds, with errors.")
 
 
 def report(samples, data, kural, length):
@@ -211,8 +203,7 @@ def report(samples, data, kural, length):
     vocabulary = set(measures.words_of(text))
     real = real_texts(val, length, len(samples), kural)
     if kural:
-        report_couplets(samples, real, vocabulary, val)
-        samples, real = ([f"\n\n{text}\n\n" for text in texts] for texts in (samples, real))
+        report_couplets([text.strip("\n") for text in samples], [text.strip("\n") for text in real], vocabulary, val)
     print(f"\n{'':16} letters  well-formed  known words  longest copy      4 + 3 form")
     for name, texts in (("written here", samples), ("held-out poems", real)):
         if texts:
@@ -270,7 +261,7 @@ def main(argv=None):
     data, remark = choose_data(info, command)
     if command.kural:
         rows = couplet_rows(data[1].get("kural", []), command.num, tokenizer, command.seed)
-        tokenizer, denoise = CoupletTokenizer(tokenizer.vocabulary), generation.mending_sampler()
+        denoise = generation.mending_sampler()
     else:
         rows, denoise = generation.canvas_rows(command, tokenizer, LENGTH), generation.diffusion.denoise
     with only_letters(model, tokenizer) if command.kural else contextlib.nullcontext():

@@ -26,14 +26,11 @@ tamil = import_module("08_train_tamil")
 verse = import_module("09_generate_tamil")
 
 FOLDER = files.ROOT / "docs"
-NAMES = {"rhyme": "rhyme", "um": "words in -உம்", "train": "words known from training poems",
-         "held": "words known from held-out poems"}
-WAYS = {  # {name: (whether the Kural's mark stands before the couplet, letters of real couplets before it, the sampler)}
-    "default order": (False, 0, lambda: diffusion.denoise),
-    "ancestral order, then mending": (False, 0, generation.mending_sampler),
-    "the same behind a real couplet": (False, 42, generation.mending_sampler),
-    "behind the mark, default order": (True, 0, lambda: diffusion.denoise),
-    "behind the mark, ancestral order, then mending": (True, 0, generation.mending_sampler),
+NAMES = {"rhyme": "rhyme", "um": "words in -உம்", "train": "known from training", "held": "known from held-out poems"}
+WAYS = {  # {name: (letters of real couplets that stand before the written one, the sampler)}
+    "default order": (0, lambda: diffusion.denoise),
+    "ancestral order, then mending": (0, generation.mending_sampler),
+    "the same behind a real couplet": (42, generation.mending_sampler),
 }
 
 
@@ -49,28 +46,25 @@ class Command:
     page: Switch = False  # write the page from the numbers that exist, and measure nothing
 
 
-def canvases(rows, tokenizer, mark, before, couplets, seed):
-    """Return `rows` without the mark unless `mark`, and behind `before` letters of real `couplets`."""
+def behind(rows, before, couplets, tokenizer, seed):
+    """Yield each of `rows` behind the last `before` letters of random real `couplets`."""
     draw = random.Random(seed)
-    known = tokenizer.encode(tamil.KURAL_MARK) if tamil.KURAL_MARK in tokenizer.vocabulary else []
     for row in rows:
-        ids = row if mark else [token for token in row if token not in known]
         context = []
         while len(context) < before:
             context += tokenizer.encode("\n\n" + draw.choice(couplets))
-        yield context[len(context) - before :] + ids
+        yield context[len(context) - before :] + row
 
 
 def write(model, tokenizer, couplets, way, number, seed):
     """Return (couplets that the model writes in one of WAYS, number of passes)."""
-    mark, before, sampler = WAYS[way]
+    before, sampler = WAYS[way]
     forms = verse.couplet_rows(couplets, number, tokenizer, seed)
-    rows = list(canvases(forms, tokenizer, mark, before, couplets, seed))
+    rows = list(behind(forms, before, couplets, tokenizer, seed))
     generator = torch.Generator().manual_seed(seed)
     with verse.only_letters(model, tokenizer):
         *_, last = generation.generate(model, torch.tensor(rows), 64, 0.8, None, generator, sampler())
-    bare = verse.CoupletTokenizer(tokenizer.vocabulary)
-    return [bare.decode(row[before:]) for row in last.canvas], last.nfe
+    return [tokenizer.decode(row[before:]).strip("\n") for row in last.canvas], last.nfe
 
 
 def measure(model, tokenizer, train, val, way, command):
@@ -144,11 +138,10 @@ def main(argv=None):
         folder = checkpoint.find(command.checkpoint, "tamil")
         model, tokenizer, info = generation.open_model(folder, "cpu")
         _, train, val = verse.read_corpus(info, True)
-        knows_mark = tamil.KURAL_MARK in tokenizer.vocabulary
         origin = pages.origin() | {"seeds": command.seeds, "number": command.num, "NELBO": info.get("NELBO", 0)}
         results["real"] = real(train, val)
         rows = []
-        for way in (way for way, (mark, *_) in WAYS.items() if knows_mark or not mark):
+        for way in WAYS:
             rows.append(measure(model, tokenizer, train, val, way, command))
             print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
             results["models"][command.name] = origin | {"rows": rows}

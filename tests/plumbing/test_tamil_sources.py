@@ -16,11 +16,10 @@ def check_song(number, html, fewer=False):
     sources.check_song(html, sources.SONGS[number], madurai.song(html), fewer)
 
 
-@pytest.mark.parametrize("name", ["kuruntokai", "aingurunuru", "kalittokai"])
-def test_a_whole_page_is_accepted_under_its_own_name_only(name):
-    html = whole_page(name)
-    check(name, html)
-    for other in {"kuruntokai", "aingurunuru", "kalittokai", "natrinai"} - {name}:
+def test_a_whole_page_is_accepted_under_its_own_name_only():
+    html = whole_page("kuruntokai")
+    check("kuruntokai", html)
+    for other in ("aingurunuru", "kalittokai"):
         with pytest.raises(cli.UserError, match="does not name"):
             check(other, html)
 
@@ -76,13 +75,15 @@ def test_less_does_not_replace_more():
 
 
 @real
-@pytest.mark.parametrize("name", ["natrinai", "kuruntokai", "aingurunuru", "paripatal", "kalittokai"])
-def test_real_pages_are_accepted_as_themselves_alone(name):
+@pytest.mark.parametrize("name, other", [("natrinai", "aingurunuru"), ("aingurunuru", "kuruntokai")])
+def test_a_real_page_is_accepted_as_itself_alone(name, other):
+    """The page of நற்றிணை mentions ஐங்குறுநூறு in its head, but its poems are longer."""
     html = (REAL / "madurai" / f"{name}.html").read_text(encoding="utf-8-sig")
-    for other, source in sources.SANGAM.items():
-        poems = madurai.anthology(html, source.numbers, other == "aingurunuru") if other != "pattuppattu" else {}
-        if other == name:
+    for work in (name, other):
+        source = sources.SANGAM[work]
+        poems = madurai.anthology(html, source.numbers, name == "aingurunuru")
+        if work == name:
             sources.check_anthology(html, source, poems)
-        elif poems:
-            with pytest.raises(cli.UserError):
-                sources.check_anthology(html, source, poems)
+            continue
+        with pytest.raises(cli.UserError):
+            sources.check_anthology(html, source, poems)
