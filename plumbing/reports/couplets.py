@@ -120,8 +120,7 @@ def page(results):
         parts += [f"## Model: {name}", (
             f"Its NELBO is {model['NELBO']:.3f} nats per letter of all held-out poems. {model['seeds']} seeds with "
             f"{model['number']} couplets each, on {model['machine']}; commit {model['commit']}; "
-            f"`{model['command']}`."), pages.table(head, rows)]
-    parts.append(results["remarks"])
+            f"`{model['command'].replace('couplets.py', '-m plumbing.reports.couplets')}`."), pages.table(head, rows)]
     for name, model in results["models"].items():
         for row in model["rows"]:
             if row["examples"]:
@@ -133,7 +132,7 @@ def page(results):
 def main(argv=None):
     command = settings.parse(Command, argv)
     path = FOLDER / "tamil_couplets.json"
-    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"models": {}, "remarks": ""}
+    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"models": {}}
     if not command.page:
         folder = checkpoint.find(command.checkpoint, "tamil")
         model, tokenizer, info = generation.open_model(folder, "cpu")

@@ -60,8 +60,11 @@ class Fetcher:
         if not own and not there:
             self.download(url, kept)
         path = own or kept
+        content = path.read_bytes()
         try:
-            return parse(path.read_bytes())
+            return parse(content)
+        except ImportError:  # a missing package is not the fault of the file
+            raise
         except Exception as error:  # the bytes of another file raise many kinds of errors
             reason = str(error) if isinstance(error, cli.UserError) else f"it is not {what}"
         failure = cli.UserError(f"{path if own or there else url} cannot be used: {reason}")

@@ -1,5 +1,6 @@
 """The works of the corpus: their titles, their pages at Project Madurai, and how much each of them should hold."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -83,7 +84,8 @@ def check_anthology(html, source, poems, fewer=False):
 
     fewer: whether a part of the work is enough.
     """
-    check_title(html, source.title)
+    (name,) = source.pages.values()
+    check_title(html, source.title, name)
     if not poems:
         raise cli.UserError("there is no poem on it")
     count = sum(number in poems for number in source.numbers)
@@ -98,7 +100,7 @@ def check_anthology(html, source, poems, fewer=False):
 
 def check_song(html, song, poems, fewer=False):
     """The same for a page of one song. poems: {1: the song}, or {} if none was found."""
-    check_title(html, song.title)
+    check_title(html, song.title, song.name)
     if not poems:
         raise cli.UserError("there is no song on it")
     lines = poems[1].count("\n") + 1
@@ -109,22 +111,26 @@ def check_song(html, song, poems, fewer=False):
         raise cli.UserError(f"it has {lines} lines of verse, and {song.title} has {song.lines}")
 
 
-def check_title(html, title):
-    """UserError if neither the head of a page nor a line such as "here ends …" has the title of a work."""
+def check_title(html, title, name):
+    """UserError if neither the head of a page nor a line such as "here ends …" names a work.
+
+    title: in Tamil. name: our name, which is the title in Latin letters, as the head of most pages has it too.
+    """
     lines = [line.text for line in pages.Page(html).lines if line.text]
-    named = lines[:HEAD] + [line for line in lines[HEAD:] if "முற்று" in line or "முற்றிற்று" in line]
-    if skeleton(title) not in skeleton("".join(named)):
+    named = "".join(lines[:HEAD] + [line for line in lines[HEAD:] if "முற்று" in line or "முற்றிற்று" in line])
+    latin = re.sub("[^a-z]", "", named.lower())
+    if skeleton(title) not in skeleton(named) and name not in latin:
         raise cli.UserError(f"it does not name {title}, so it is probably the page of another work")
 
 
 def skeleton(text):
-    """The consonants and initial vowels of a text, without ஆ.
+    """The consonants and initial vowels of a text, without ஆ, and with ன for ந.
 
     It is the same for all spellings of a title, with spaces or without, with sandhi or without: பொருநர் ஆற்றுப்படை and
     பொருநராற்றுப்படை.
     """
     return "".join(letter[0] for letter in letters.split(letters.normalise(text).replace("ாஅ", "ா"))
-                   if cleaning.is_tamil(letter) and letter != "ஆ")
+                   if cleaning.is_tamil(letter) and letter != "ஆ").replace("ந", "ன")
 
 
 def check_less(poems, old):
