@@ -31,7 +31,7 @@ class Song:
 
 
 KURAL = Source("திருக்குறள்", {}, kural.NUMBERS, 2, unit="couplets")
-SONGS = {  # {Project Madurai's name of a page: the song}. The numbers of lines are those of all editions.
+SONGS = {  # {Project Madurai's name of a page: the song}. The numbers of lines are as the tradition counts them.
     "pmuni0067": Song("tirumurukarruppatai", "திருமுருகாற்றுப்படை", 317),
     "pmuni0063": Song("porunararruppatai", "பொருநராற்றுப்படை", 248),
     "pmuni0064": Song("cirupanarruppatai", "சிறுபாணாற்றுப்படை", 269),
