@@ -32,6 +32,7 @@ import tamil_dataset
 from plumbing import checkpoint, cli, corpora, devices, files, runs, settings, tokenizers
 from plumbing.settings import Natural
 from plumbing.tamil import letters
+from plumbing.tamil import sources as works
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -76,7 +77,7 @@ def read_poems(names):
     """
     names = sorted({name.strip() for name in names.split(",")})
     if "sangam" in names:  # "sangam" contains all of these
-        names = [name for name in names if name not in tamil_dataset.SANGAM]
+        names = [name for name in names if name not in works.SANGAM]
     sources = {}
     for name in names:
         try:

@@ -37,6 +37,8 @@
     tamil.fetching  pages of poetry from the user's folder, data/ or the network
     tamil.pages     the lines of a web page, and the tags around them
     tamil.cleaning  lines of verse, cleaned and corrected
+    tamil.slips     words that the pages garble, and their right forms
+    tamil.sources   the works of the corpus, and whether a page holds one of them
     tamil.madurai   Sangam poetry from the pages of Project Madurai
     tamil.kural     the Kural from its two editions
     tamil.histogram a figure of letters and lengths of lines
@@ -58,6 +60,7 @@ Pages in docs/ that are written from numbers, and the measuring behind them:
     reports.robot_path           chapter 15's page, and its measuring
     reports.scale                what the sizes of chapter 12 need, computed
     reports.ablation             what each ingredient of the training recipe buys
+    reports.couplets             how near the written couplets of chapter 09 are to the Kural
     reports.speed                what benchmark.py measures
     reports.wikipedia            time and memory of reading a Wikipedia dump
     reports.model_card           the page that travels with a shared model

@@ -16,7 +16,7 @@ import openpyxl
 import pytest
 from helpers import ROOT
 
-from plumbing.tamil import letters
+from plumbing.tamil import letters, sources
 
 REAL = Path(os.environ.get("TINY_DLLM_TAMIL", ROOT.parent / "shared" / "data" / "tamil"))
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the real pages are not here")
@@ -41,14 +41,22 @@ You are welcome to freely distribute this file, provided this header page is kep
 FOOT = "<hr>This webpage was last revised on 31 July 2021.<br>Please send your comments to the webmaster.</body></html>"
 
 
+def whole_page(name, title=None, count=None):
+    """A page of the anthology `name`, with `count` of its poems (None: all), under another title if one is given."""
+    source = sources.SANGAM[name]
+    numbers = [n for n in source.numbers if n not in source.lost][:count]
+    poems = "".join(f"<p>{n} பாலை<p>{'<br>'.join(V(round(source.lines), n))}<p><small>குறிப்பு</small>" for n in numbers)
+    return HEAD.replace("நற்றிணை", title or source.title) + poems + FOOT
+
+
 def lines_of(poems):
     return {number: poem.split("\n") for number, poem in poems.items()}
 
 
-def song_page(body, total):
-    return f"""{HEAD}<center><h3>சங்க கால நூல்களான<br>ஒன்றான பொருநர் ஆற்றுப்படை</h3></center>
+def song_page(body, total, title="பொருநர் ஆற்றுப்படை"):
+    return f"""{HEAD}<center><h3>சங்க கால நூல்களான<br>ஒன்றான {title}</h3></center>
 பாடியவர்     ::  முடத்தாமக் கண்ணியார்<br>திணை :: பாடாண்திணை<br>மொத்த வரிகள் :: {total} <br>-----------<br><br>
-{body}<br><strong> பொருநர் ஆற்றுப்படை முற்றிற்று.</strong><br>-----------<br>{FOOT}"""
+{body}<br><strong> {title} முற்றிற்று.</strong><br>-----------<br>{FOOT}"""
 
 
 def workbook(poems):

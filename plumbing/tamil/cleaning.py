@@ -2,7 +2,7 @@
 
 import re
 
-from plumbing.tamil import letters
+from plumbing.tamil import letters, slips
 
 # The pages of Project Madurai were converted from an older encoding of Tamil, which left typical faults in them.
 # Each entry: (name of the fault, pattern of the wrong letters, right letters).
@@ -25,6 +25,7 @@ MENDS = [(name, re.compile(wrong), right) for name, wrong, right in [
     ("ஒள for ஔ", "ஒள(?=வ|ட[^ி-்])", "ஔ"),
     ("ந்ஜ்ச for ஞ்ச", "ந்ஜ்ச", "ஞ்ச"),
     ("த்ஹு for து", "த்ஹு", "து"),
+    ("ாண for ரீ", "ாண(?=இ)", "ரீ"),
     ("\u0ba6ஒ for பொ", "\u0ba6ஒ", "பொ"),
     ("இ¨ for இடை", "இ¨", "இடை"),
     ("space after டோ", "(?<=டோ) (?=[க-ஹ]்|ளே)", ""),
@@ -42,10 +43,12 @@ def clean(line, mended):
     All punctuation is removed: palm leaves had none, and only some of our sources have that of their editors.
     mended: a Counter {name of a fault: number of corrections}, which is updated.
     """
-    line = letters.normalise(line).replace("*", "")  # stars mark the words that name a poem
+    line = letters.normalise(line.replace("*", "")).rstrip("\u200c")  # stars mark the words that name a poem
     for name, wrong, right in MENDS:
         line, count = wrong.subn(right, line)
         mended[name] += count
+    line, count = slips.mend(line)
+    mended["garbled words"] += count
     line = LINE_NUMBER.sub("", line)
     line = RESTORED.sub(lambda match: match[1], line)
     line = re.sub(r"\([^)]*\)|\[[^\]]*\]", " ", line)

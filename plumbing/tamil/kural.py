@@ -63,9 +63,15 @@ def from_json(content):
 
 
 def mend(couplets, mended):
-    """{number: couplet}, corrected and cleaned. mended: a Counter of the corrections, which is updated."""
+    """{number: couplet}, corrected and cleaned. mended: a Counter of the corrections, which is updated.
+
+    ValueError if a couplet has not two lines of Tamil.
+    """
     corrected = dict(couplets)
     for number, wrong, right, _ in MENDS:
         mended["typos of the Kural"] += wrong in corrected[number]
         corrected[number] = corrected[number].replace(wrong, right)
-    return cleaning.clean_poems({number: couplet.split("\n") for number, couplet in corrected.items()}, mended)
+    cleaned = cleaning.clean_poems({number: couplet.split("\n") for number, couplet in corrected.items()}, mended)
+    if len(cleaned) != len(couplets) or any(couplet.count("\n") != 1 for couplet in cleaned.values()):
+        raise ValueError("not the couplets of the Kural")
+    return cleaned

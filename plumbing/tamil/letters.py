@@ -7,13 +7,21 @@ import unicodedata
 # Two conjuncts count as one letter. Everything else is an item of one code point: also a sign without a consonant.
 SIGN = "[\u0bcd\u0bbe-\u0bc2\u0bc6-\u0bc8\u0bca-\u0bcc]"
 CONSONANT = "[கஙசஜஞடணதநனபமயரறலளழவஶஷஸஹ]"  # not [க-ஹ]: that range has unassigned code points
-LETTER = re.compile(f"க்ஷ{SIGN}?|[ஸஶ]்ரீ|{CONSONANT}{SIGN}?|.", re.DOTALL)
-INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+# A zero-width non-joiner (U+200C) keeps the letters of a conjunct apart: the text க், U+200C, ஷ has two letters. It
+# belongs to the first of them.
+LETTER = re.compile(f"க்ஷ{SIGN}?|[ஸஶ]்ரீ|[கஸஶ]்\u200c|{CONSONANT}{SIGN}?|.", re.DOTALL)
+NON_JOINERS = re.compile(r"((?<=க்)\u200c+(?=ஷ|\Z)|(?<=[ஸஶ]்)\u200c+(?=ரீ|\Z))|\u200c+")
+INVISIBLE = re.compile("[\u00ad\u200b\u200d-\u200f\u2060\ufeff]")
 
 
 def normalise(text):
-    """`text` in Unicode form NFC (composed characters), without zero-width characters."""
-    return unicodedata.normalize("NFC", INVISIBLE.sub("", text))
+    """`text` in Unicode form NFC (composed characters), without zero-width characters.
+
+    Only the non-joiner stays that keeps the letters of க்ஷ, ஸ்ரீ or ஶ்ரீ apart, also at the end of the text, where one of
+    these letters is the whole text.
+    """
+    text = NON_JOINERS.sub(lambda match: "\u200c" if match[1] else "", INVISIBLE.sub("", text))
+    return unicodedata.normalize("NFC", text)
 
 
 def split(text):

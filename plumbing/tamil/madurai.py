@@ -2,6 +2,7 @@
 
 import io
 import re
+import zipfile
 from collections import Counter
 from enum import Enum
 
@@ -10,15 +11,20 @@ from plumbing.tamil import cleaning, letters, pages
 SPREADSHEET_URL = (
     "https://raw.githubusercontent.com/opentamilproject/Puranaanuru-Dataset/main/purananuru_dataset_v1.1.xlsx"
 )
+UNPACKED = 20_000_000  # bytes; a small zip file can contain terabytes
 RULE = re.compile(r"[-_~*=\s]{5,}")  # a horizontal line made of characters
 LABEL = re.compile(
-    r"(?:பாடியவர்|பாடியோர்|பாடினோர்|பாடினார்|பாடப்பட்ட\S*|பாடப்பெற்ற\S*|ஆசிரியர்|திணை|துறை|துறையும்|கூற்று|சிறப்பு|குறிப்பு|"
+    r"(?:பாடிய\S*|பாடியோர்|பாடினோர்|பாடினார்|பாடப்பட்ட\S*|பாடப்பெற்ற\S*|ஆசிரியர்|திணை|துறை|துறையும்|கூற்று|சிறப்பு|குறிப்பு|"
     r"வண்ணம்|தூக்கு|பெயர்|பண்|இசை\S*|பாவகை|மொத்த\s\S+|தொகுத்த\S*|தொகுப்பித்த\S*)\s*[:;\-–=]+"
 )  # "poet:", "theme:", "melody:", …
 COLOPHON = re.compile(r"முற்றிற்று|முற்றுப் ?பெற்றது|^\S+ முற்றும்\W*$")  # "here ends …"
 ABSENT = re.compile(r"கிடைக்காத|கிடைத்தில|கிடைக்கவில்லை|மறைந்து போன|காணப்படவில்லை")  # "not available", "lost"
 NUMBER = re.compile(r"(?:(?:பாட்டு|பாடல்|செய்யுள்)\s*[-:.–]?\s*)?\(?(\d{1,3})(?!\d)\s*([.)\-–]?)\s*(.*)")
-HEADING = re.compile(r"^\S+(?: \S+){0,3} ?பத்து\W*$|பாடிய பெருந்தேவனார்|^நூல்$|^\(?பதிகம்\)?$")
+HEADING = re.compile(
+    r"^\S+(?: \S+){0,3} ?பத்து\W*$|பாடிய பெருந்தேவனார்|^நூல்$|^(?:\S+ ){0,4}\S*பதிகம்[\W\d]*$"
+)  # "the third ten", "sung by …", "text", "preface in verse"
+AROUND = " ()[]{}<>*=~_'\"“”‘’"  # what may stand around a heading
+UNKNOWN = re.compile(r"(?:தெரிந்தில|தெரியவில்லை|அறியப்படவில்லை|விளங்கவில்லை|சிதைந்துளது)\S*$")  # "is not known"
 INVOCATION = "கடவுள் வாழ்த்து"  # the title of the poem before the first
 SUPPLEMENT = re.compile(r"\S+ ?- ?திரட்டு|பத்தாம் பத்து")  # the title of a collection of fragments
 POET = re.compile(r"[-–—]\s*[^\s\-]")  # the beginning of a line such as "- கபிலர்."
@@ -26,6 +32,8 @@ POET_BEHIND_VERSE = re.compile(r"(?<=\.)\s*-\s*(?=[^-]*\.$)")
 ABOUT = re.compile(r"^\(?இப் ?(?:பகுதி|பாடல்)|(?:சொல்லியது|சொல்லியதூஉம் ஆம்|கூறியது|கூறிற்று|கடாயது|வற்புறுத்தியது)\W*$")
 # What may stand inside a song and is not verse: numbers of lines, notes in brackets, labels such as "முனிவர்:".
 IN_SONG = re.compile(r"[\d\s.]+|\(.*\)|\.?\S+(?: \S+){0,2} ?:")
+LONGEST = 300  # characters of a line of verse, with its notes; no pattern has to search a longer line
+FRONT = 2  # lines that may stand between the number of a poem and its labels: a title, or the rest of a value
 # The title of a song, or of the poems that later poets have added to it.
 TITLE = re.compile(r"\S+(?:பாட்டு|படை|காஞ்சி|வாடை|பாலை|கடாம்)|(?:தனி|பழைய)?\s*(?:வெண்பா|(?:ப்)?பாடல்)(?:(?:க்)?கள்)?[\s.:]*")
 
@@ -41,7 +49,9 @@ PLAIN_HEADINGS = {
 
 def verse_like(text, longest=40):
     """Whether a line could be verse: it has at most `longest` Tamil letters, at least one, and no English word."""
-    return not re.search("[A-Za-z]{3}", text) and 0 < cleaning.count_letters(text) <= longest
+    if len(text) > LONGEST or re.search("[A-Za-z]{3}", text):
+        return False
+    return 0 < cleaning.count_letters(text) <= longest
 
 
 def lost_o(html):
@@ -96,15 +106,29 @@ class Anthology:
                 continue
             text = letters.normalise(line.text)
             if not text:
-                self.read_gap()
-            elif not self.read_beginning(line, text) and self.may_be_verse(line, text):
-                self.read_inside(i, text)
+                self.read_gap(i)
+            elif not self.read_beginning(line, text) and self.inside():
+                self.read_inside(i, line, text)
         return self.poems
 
-    def read_gap(self):
-        """A gap ends the value of a label."""
+    def read_gap(self, i):
+        """A gap ends the value of a label. It also ends the poem, if a block of prose follows."""
         if self.expect is Expect.LABEL:
             self.expect = Expect.VERSE
+        elif self.inside() and self.poem:
+            block = [letters.normalise(line.text) for line in self.block(i + 1)]
+            prose = [text for text in block if not verse_like(text) and not cleaning.LACUNA.search(text)]
+            if len(block) > 1 and 2 * len(prose) > len(block):
+                self.end_poem()
+
+    def block(self, start, longest=12):
+        """The lines from index `start` to the next gap, at most `longest`."""
+        lines = self.lines[start : start + longest]
+        return lines[: next((n for n, line in enumerate(lines) if not line.text), len(lines))]
+
+    def inside(self):
+        """Whether the next line may belong to a poem."""
+        return self.poem is not None and self.expect is not Expect.NUMBER
 
     def read_beginning(self, line, text):
         """Begin a supplement, a poem or the invocation, if `text` does so. Returns whether it does."""
@@ -161,23 +185,24 @@ class Anthology:
         if self.verse_after_number and self.expect is Expect.VERSE and verse_like(rest) and not rest.endswith("பத்து"):
             self.poem.append(rest)
 
-    def may_be_verse(self, line, text):
-        """Whether a line is inside a poem and its tags are those of verse."""
-        if self.poem is None or self.expect is Expect.NUMBER or text in PLAIN_HEADINGS:
-            return False
-        return not line.marked or text in VERSE_IN_ITALICS
-
-    def read_inside(self, i, text):
+    def read_inside(self, i, line, text):
         """Read the line with index i between the number of a poem and its end."""
-        if text.startswith("(") and (text.endswith(")") or ")" not in text):
+        note = text.startswith(("(", "[")) and (text.endswith((")", "]")) or not re.search(r"[)\]]", text))
+        if note:
             self.skip_note(i, text)
+        bare = text.strip(AROUND) if note or line.marked else text  # a heading may be marked, or stand in brackets
+        if text in VERSE_IN_ITALICS:
+            self.poem.append(text)
+        elif len(text) > LONGEST or HEADING.search(bare) or COLOPHON.search(bare):
+            self.end_poem()
+        elif LABEL.match(bare):
+            self.read_label(line)
+        elif note or line.marked or text in PLAIN_HEADINGS:
+            return
         elif ABSENT.search(text):
             self.poem.clear()
             self.expect = Expect.NUMBER
-        elif LABEL.match(text):
-            self.expect = Expect.LABEL
-            self.end_poem()
-        elif self.expect is Expect.LABEL and self.continues_label(i, text):
+        elif self.expect is Expect.LABEL and self.continues_label(i, text) or not self.poem and UNKNOWN.search(bare):
             return
         elif re.fullmatch(r"[\d\s.]+", text):  # the number of a line
             return
@@ -188,6 +213,14 @@ class Anthology:
             self.poem.append(verse)
             self.expect = Expect.NUMBER if poet else Expect.VERSE
 
+    def read_label(self, line):
+        """Labels stand before a poem or behind it. A line or two before a label are its title, or an earlier value."""
+        if len(self.poem) <= FRONT:
+            self.poem.clear()
+            self.expect = Expect.VERSE if line.marked else Expect.LABEL
+        else:
+            self.end_poem()
+
     def skip_note(self, i, text):
         """Skip a note in brackets. If the bracket is not closed within twelve lines, skip only this line."""
         if ")" not in text:
@@ -195,9 +228,15 @@ class Anthology:
             self.resume = next(closing, i) + 1
 
     def continues_label(self, i, text):
-        """Whether a line behind a label belongs to its value: it looks so, or a gap follows soon."""
-        gap_follows = not all(line.text for line in self.lines[i + 1 : i + 3])
-        return gap_follows or bool(re.search(r"^\S+ ?[:;]|ஆம்\.$", text))
+        """Whether a line behind a label belongs to its value: it looks so, or the value ends soon, at a gap.
+
+        A value may have several lines, of which the last one ends with a full stop. Verse follows, and no number.
+        """
+        if re.search(r"^\S+ ?[:;]|ஆம்\.$", text):
+            return True
+        rest = self.block(i)
+        behind = next((line.text for line in self.lines[i + len(rest) : i + len(rest) + 4] if line.text), "")
+        return len(rest) <= 2 or len(rest) <= 6 and rest[-1].text.endswith(".") and verse_like(behind)
 
     @staticmethod
     def ends_poem(text):
@@ -205,7 +244,7 @@ class Anthology:
         lacuna = cleaning.LACUNA.search(text)
         if RULE.fullmatch(text) and not cleaning.LACUNA.fullmatch(text) or POET.match(text):
             return True
-        if COLOPHON.search(text) or ABOUT.search(text) or HEADING.search(text) or re.match(r"\d+ *\.", text):
+        if ABOUT.search(text) or re.match(r"\d+ *\.", text):
             return True
         return not verse_like(text) and not lacuna
 
@@ -225,7 +264,7 @@ def song(html, mended=None):
     """
     runs = [[]]
     for line in pages.Page(html).lines:
-        text = letters.normalise(line.text)
+        text = letters.normalise(line.text)[: LONGEST + 1]
         if COLOPHON.search(text) or LABEL.match(text) or RULE.fullmatch(text) or TITLE.fullmatch(text):
             runs.append([])
         elif not text or line.marked or IN_SONG.fullmatch(text):
@@ -249,6 +288,9 @@ def spreadsheet(content, mended=None):
     """
     import openpyxl
 
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(file.file_size for file in archive.infolist()) > UNPACKED:
+            raise ValueError("too large to be the spreadsheet")
     rows = openpyxl.load_workbook(io.BytesIO(content), read_only=True).worksheets[0].iter_rows(values_only=True)
     poems = {int(row[0]): str(row[1]) for row in rows if row[1] and str(row[0]).strip().isdigit()}
     there = {number: poem.split("\n") for number, poem in poems.items() if not ABSENT.search(poem.replace("\n", " "))}

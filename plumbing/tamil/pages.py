@@ -34,7 +34,7 @@ class Page(HTMLParser):
         self.hidden = 0  # how many tags of HIDDEN are open
         self.pre = 0  # how many <pre> are open: inside them, \n ends a line
         self.row = False  # whether a row of a table has begun and has no text yet
-        self.feed(re.sub(r"<!\[.*?>", "", html, flags=re.S))  # the parser cannot read these marks of word processors
+        self.feed(only_tags(html))
         self.close()
         self.end_line()
         remove_unclosed_marks(self.lines)
@@ -87,6 +87,18 @@ class Page(HTMLParser):
         for piece in rest:
             self.end_line()
             self.pieces.append((piece, tags))
+
+
+def only_tags(html):
+    """`html` without comments and declarations. Every tag is closed, and any other < is &lt;.
+
+    HTMLParser cannot read some marks of word processors. It takes the text behind an unclosed <br for a part of that
+    tag. And for each < that is never closed it searches the rest of the page, so a page of 3 MB could take hours.
+    """
+    text, *declarations = re.split("<[!?]", html)
+    kept = [part.partition("-->" if part.startswith("--") else ">")[2] for part in declarations]
+    closed = re.sub(r"<(/?[A-Za-z][A-Za-z0-9]{0,9})(?![^<>]{0,2000}>)", r"<\1>", "".join([text, *kept]))
+    return re.sub("<(?!/?[A-Za-z])", "&lt;", closed)
 
 
 def remove_unclosed_marks(lines, longest=12):

@@ -69,15 +69,18 @@ def test_train_and_write(tamil_data, runs_folder, tmp_path, capsys, monkeypatch)
     run = json.loads(re.search(r'<script type="application/json" id="run">(.*?)</script>', page, re.S)[1])
     assert run["letters"] == [*info["tokenizer"]["vocabulary"], tokenizers.MASK_CHAR]
     for sample in run["samples"]:
-        tokens = sample["start"]
+        tokens = list(sample["start"])
         for position, token, _ in (change for step in sample["events"] for change in step):
-            assert tokens[position] == run["mask"]
+            assert sample["start"][position] == run["mask"]  # a letter may be taken back and written again
             tokens[position] = token
         couplet = "".join(run["letters"][token] for token in tokens)
         assert couplet in out and verse.word_counts(couplet.strip("\n")) == verse.COUPLET
+    assert re.search(r"rhyme +words in -um .*\nwritten here +\d+% .*\nheld-out poems +\d+% ", out)
     verse.main([*flags, "--quiet"])
     quiet = capsys.readouterr().out
     assert "written here" not in quiet and all(line in out for line in quiet.split("\n"))
+    couplets = quiet.removesuffix("\n").split("\n\n")  # one empty line between two couplets, and none around them
+    assert [verse.word_counts(couplet) for couplet in couplets] == [verse.COUPLET] * 3
 
     # Without the corpus there is text, but no report and no couplet
     (tamil_data / "tamil.txt").unlink()
@@ -179,6 +182,17 @@ def test_measures_of_texts_with_known_answers():
     texts = [f"அகர\n\n{couplet}\n\n{other}\n\nமுதல", f"\n\n{couplet}\n\n", couplet]
     assert verse.whole_poems(texts) == [couplet, other, couplet]
     assert verse.well_formed(["காா", "க"]) == pytest.approx(2 / 3)
+
+
+def test_measures_of_style():
+    """Rhyme, words in -உம், and words known to two readers, of couplets with known answers."""
+    assert [verse.second_consonant(line) for line in ("கற்க கசடற", "கிறங்க", "அ", "அ ஆ", "")] == ["ற", "ற", "", "ஆ", ""]
+    held = {"kural": ["கற்க கசடறக்\nநிற்க அதற்கும்", "அகர கற்க\nபகவன்"], "sangam": ["யாதும் ஊரே"]}
+    reader = verse.Reader(held)
+    written = ["கற்றும் ஊரே\nநிறமும் அறமும்", "அகர முதல\nயாதும் பகவன்"]
+    found = verse.verse_measures(written, {"முதல", "ஊரே"}, reader)
+    assert found == {"rhyme": 1 / 2, "um": 4 / 8, "train": 2 / 8, "held": 4 / 8}
+    assert verse.verse_measures(held["kural"], set(), reader)["held"] == 2 / 7  # கற்க is in two poems, the others in one
 
 
 def test_real_texts_are_as_many_and_as_long():

@@ -12,11 +12,24 @@ from collections import Counter
 import pytest
 from fault_server import FaultServer, Reply, record_pauses
 from helpers import ROOT, python
-from tamil_pages import FOOT, HEAD, REAL, V, br, check_text, kural_json, kural_wheel, real, song_page, workbook
+from tamil_pages import (
+    FOOT,
+    HEAD,
+    REAL,
+    V,
+    br,
+    check_text,
+    kural_json,
+    kural_wheel,
+    real,
+    song_page,
+    whole_page,
+    workbook,
+)
 
 import tamil_dataset as dataset
 from plumbing import cli, download, files
-from plumbing.tamil import fetching, kural
+from plumbing.tamil import fetching, kural, sources
 
 # The file
 
@@ -39,8 +52,7 @@ def test_read(tmp_path):
 
 
 def natrinai_page():
-    poems = "".join(f"<p>{n} பாலை - (?)<p>{'<br>'.join(V(9, n))}<p><small>குறிப்பு</small>" for n in range(1, 41))
-    return (HEAD + poems + FOOT).encode()
+    return whole_page("natrinai", count=380).encode()
 
 
 class Mirror(FaultServer):
@@ -87,11 +99,12 @@ def test_build_with_one_page_of_many(mirror, capsys):
     mirror.files |= {"pmuni0296.html": natrinai_page(), "pmuni0110.html": HEAD.encode()}
     path = dataset.build()
     said = capsys.readouterr().err
-    assert {name: len(poems) for name, poems in dataset.read(path).items()} == {"kural": 1330, "natrinai": 40}
-    for name in dataset.SANGAM.keys() - {"natrinai", "purananuru", "pattuppattu"}:
+    assert {name: len(poems) for name, poems in dataset.read(path).items()} == {"kural": 1330, "natrinai": 380}
+    for name in sources.SANGAM.keys() - {"natrinai", "purananuru", "pattuppattu"}:
         assert len(re.findall(f"^{name}: left out: .*", said, re.M)) == 1
-    assert "natrinai: நற்றிணை, 40 of 400 poems; 234 lost in every manuscript; 41-233, 235-400 not found" in said
-    assert "kuruntokai: left out: no poem on the page" in said
+    assert "natrinai: நற்றிணை, 380 of 400 poems; 234 lost in every manuscript; 382-400 not found" in said
+    address = f"{mirror.url}/utf8/pmuni0110.html"
+    assert f"kuruntokai: left out: {address} cannot be used: it does not name குறுந்தொகை" in said
     assert not list(files.DATA.glob("madurai/pmuni0110*"))  # it may have been some error page
     before, fetched = path.read_bytes(), mirror.seen()
     dataset.build()
@@ -118,7 +131,7 @@ def test_only_keeps_the_other_sources(mirror):
 
 @pytest.mark.parametrize("fault", ["500", "truncated", b"", b"<html>Please log in to the network</html>"])
 def test_pages_with_faults(mirror, fault, capsys):
-    mirror.files |= {"pmuni0296.html": fault, "pmuni0110.html": natrinai_page()}
+    mirror.files |= {"pmuni0296.html": fault, "pmuni0110.html": whole_page("kuruntokai").encode()}
     dataset.build("natrinai,kuruntokai")
     assert list(dataset.read(dataset.FILE)) == ["kuruntokai"]
     assert len(re.findall("^natrinai: left out: .*", capsys.readouterr().err, re.M)) == 1
@@ -129,7 +142,7 @@ def test_a_silent_host_is_asked_once(mirror, monkeypatch, capsys):
     """After a page that never arrives, or a port without a server, the host's other pages are not requested."""
     fetch = download.fetch
     monkeypatch.setattr(download, "fetch", lambda *a, **k: fetch(*a, **k | {"timeout": 0.5}))
-    mirror.files |= dict.fromkeys([f"{page}.html" for s in dataset.SANGAM.values() for page in s.pages], SILENT)
+    mirror.files |= dict.fromkeys([f"{page}.html" for s in sources.SANGAM.values() for page in s.pages], SILENT)
     dataset.build("kural,natrinai,kuruntokai,akananuru")
     assert sum(count for name, count in mirror.seen().items() if "pmuni" in name) == 1
     assert capsys.readouterr().err.count("does not answer") == 2
@@ -143,8 +156,9 @@ def test_a_silent_host_is_asked_once(mirror, monkeypatch, capsys):
 def test_the_spreadsheet_comes_before_the_page(mirror, capsys):
     poems = {n: "\n".join(line + " \xa0" for line in V(12, n)) for n in range(250, 281)}
     poems[267] = "இவ்வெண்களுக்குரிய பாட்டுக்கள்,\xa0\nஒன்றிலும் காணப்படவில்லை."
-    page = "".join(f"{n}. தலைப்பு<br>திணை: பாடாண்<br><br>{br(V(6, n))}<br>" for n in range(1, 31))
-    mirror.files |= {"purananuru.xlsx": workbook(poems), "pmuni0057.html": (HEAD + page + FOOT).encode()}
+    page = "".join(f"{n}. தலைப்பு<br>திணை: பாடாண்<br><br>{br(V(13, n))}<br>" for n in range(1, 371))
+    page = HEAD.replace("நற்றிணை", "புற நானூறு") + page + FOOT
+    mirror.files |= {"purananuru.xlsx": workbook(poems), "pmuni0057.html": page.encode()}
     dataset.build("purananuru")
     assert dataset.read(dataset.FILE)["purananuru"] == ["\n".join(V(12, n)) for n in range(250, 281) if n != 267]
     assert "; 267 lost in every manuscript" in capsys.readouterr().err
@@ -152,7 +166,7 @@ def test_the_spreadsheet_comes_before_the_page(mirror, capsys):
     for fault in ("404", b"<html>no spreadsheet</html>", "truncated"):
         mirror.files["purananuru.xlsx"] = fault
         dataset.build("purananuru")
-        assert dataset.read(dataset.FILE)["purananuru"] == ["\n".join(V(6, n)) for n in range(1, 31)]
+        assert dataset.read(dataset.FILE)["purananuru"] == ["\n".join(V(13, n)) for n in range(1, 371)]
         assert not (files.DATA / "purananuru.xlsx").exists()
 
 
@@ -162,8 +176,8 @@ def test_pages_saved_by_hand(mirror, tmp_path):
     (folder / "deep" / "natrinai.html").write_bytes(natrinai_page())
     (folder / "pmuni0063.html").write_text(song_page(br(V(248)), 248), encoding="utf-8-sig")
     dataset.build("natrinai,pattuppattu", folder)
-    sources = dataset.read(dataset.FILE)
-    assert len(sources["natrinai"]) == 40 and sources["pattuppattu"] == ["\n".join(V(248))]
+    works = dataset.read(dataset.FILE)
+    assert len(works["natrinai"]) == 380 and works["pattuppattu"] == ["\n".join(V(248))]
     assert "pmuni0296.html" not in mirror.seen() and "pmuni0064.html" in mirror.seen()
     assert (folder / "deep" / "natrinai.html").exists()
     (folder / "deep" / "natrinai.html").write_text(HEAD, encoding="utf-8")
@@ -198,11 +212,59 @@ def test_the_kural_cannot_be_had(mirror, capsys):
         assert not dataset.FILE.exists() and not list(files.DATA.rglob("*.json"))
 
 
+DEEP = b'{"kural": ' + b"[" * 100_000
+
+
+@pytest.mark.parametrize("content", [b"{}", b"null", b'{"kural": 7}', DEEP, b'{"kural": [{"Number": [1]}]}', b"\0" * 9])
+def test_a_bad_file_in_data_does_not_stay(mirror, content, capsys):
+    """Whatever is wrong with it: it is deleted and downloaded again."""
+    kept = files.DATA / "thirukkural.json"
+    mirror.files["kural.json"] = content
+    with pytest.raises(cli.UserError, match="nothing to write"):
+        dataset.build("kural")
+    assert "kural.json cannot be used: it is not the Kural as JSON" in capsys.readouterr().err and not kept.exists()
+    kept.write_bytes(content)  # as an earlier version left it
+    mirror.files["kural.json"] = kural_json()
+    dataset.build("kural")
+    assert kept.read_bytes() == kural_json() and len(dataset.read(dataset.FILE)["kural"]) == 1330
+    assert f"{kept} cannot be used" in capsys.readouterr().err
+
+
+def test_less_does_not_replace_more(mirror, tmp_path, capsys):
+    mirror.files["pmuni0296.html"] = natrinai_page()
+    before = dataset.build("kural,natrinai").read_bytes()
+    (tmp_path / "saved").mkdir()
+    for count in (146, 370):  # cut off, and somewhat shorter
+        (tmp_path / "saved" / "natrinai.html").write_text(whole_page("natrinai", count=count), encoding="utf-8")
+        with pytest.raises(cli.UserError, match="nothing to write"):
+            dataset.build("natrinai", tmp_path / "saved")
+        said = capsys.readouterr().err
+        assert "natrinai: its 380 poems in tamil.txt stay: " in said and "--fewer" in said
+        assert dataset.FILE.read_bytes() == before
+    dataset.main(["--only", "natrinai", "--pages", str(tmp_path / "saved"), "--fewer"])
+    assert len(dataset.read(dataset.FILE)["natrinai"]) == 370 and len(dataset.read(dataset.FILE)["kural"]) == 1330
+
+
+def test_messages_name_the_file_that_was_bad(mirror, tmp_path, capsys):
+    """The user's file, and not the page that was looked for; every reason for which a song is missing."""
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "kuruntokai.html").write_text(whole_page("natrinai"), encoding="utf-8")
+    (folder / "netunalvatai.html").write_text(whole_page("natrinai"), encoding="utf-8")
+    (folder / "pmuni0063.html").write_text(song_page(br(V(248)), 248), encoding="utf-8")
+    dataset.build("kural,kuruntokai,pattuppattu", folder)
+    said = capsys.readouterr().err
+    assert f"kuruntokai: left out: {folder / 'kuruntokai.html'} cannot be used: it does not name" in said
+    (line,) = re.findall("^pattuppattu: without .*", said, re.M)
+    assert f"netunalvatai: {folder / 'netunalvatai.html'} cannot be used" in line and "404" in line
+    assert line.count("pmuni0064.html: 404") == 1 and "porunar" not in line
+
+
 def test_poems(mirror):
     mirror.files["pmuni0296.html"] = natrinai_page()
-    assert len(dataset.poems()) == 1370  # builds the file
+    assert len(dataset.poems()) == 1710  # builds the file
     assert dataset.poems("natrinai") == dataset.poems("sangam") == dataset.read(dataset.FILE)["natrinai"]
-    assert len(dataset.poems(" kural , natrinai,kural")) == 1370
+    assert len(dataset.poems(" kural , natrinai,kural")) == 1710
     dataset.WIKIPEDIA.write_text("# wikipedia\nஅ\n\nஆ\n", encoding="utf-8")
     assert dataset.poems("wikipedia") == ["அ", "ஆ"] and len(dataset.poems("kural,wikipedia")) == 1332
     dataset.WIKIPEDIA.unlink()
@@ -212,7 +274,7 @@ def test_poems(mirror):
 
 
 def test_statistics():
-    assert dataset.statistics(["அகர முதல\nஅக", "ா"]) == {
+    assert sources.statistics(["அகர முதல\nஅக", "ா"]) == {
         "poems": 2, "lines": 3, "words": 4, "letters": 9, "code points": 13,
         "distinct letters": 7, "ill-formed": 1}  # fmt: skip
 
@@ -250,7 +312,7 @@ def test_stats_and_histogram(mirror, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(files, "ROOT", tmp_path)
     dataset.main(["--stats"])
     out = capsys.readouterr().out
-    assert re.search(r"^natrinai +\d+ +40 +360 ", out, re.M) and re.search(r"^all +\d+ +1,370 ", out, re.M)
+    assert re.search(r"^natrinai +\d+ +380 +3,800 ", out, re.M) and re.search(r"^all +\d+ +1,710 ", out, re.M)
     assert (tmp_path / "figures" / "tamil_letters.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -1,5 +1,6 @@
 """The Kural: both editions give the same couplets, and their faults are corrected."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -24,12 +25,19 @@ def test_another_file_is_refused(content):
         kural.from_json(content)
 
 
+@pytest.mark.parametrize("line", ["a line of English", "", "…"])
+def test_couplets_without_verse_are_refused(line):
+    rows = [{"Number": n, "Line1": line, "Line2": "பகவன் முதற்றே உலகு"} for n in kural.NUMBERS]
+    with pytest.raises(ValueError):
+        kural.mend(kural.from_json(json.dumps({"kural": rows}).encode()), Counter())
+
+
 def test_each_mend_changes_its_couplet():
     couplets = dict.fromkeys(kural.NUMBERS, "அகர முதல\nபகவன்")
     for number, wrong, right, reason in kural.MENDS:
         assert number in kural.NUMBERS and wrong != right and reason
         mended = Counter()
-        assert right.split()[0] in kural.mend(couplets | {number: f"அகர {wrong}"}, mended)[number]
+        assert right.split()[0] in kural.mend(couplets | {number: f"அகர {wrong}\nபகவன்"}, mended)[number]
         assert mended["typos of the Kural"] >= 1
 
 

@@ -1,8 +1,10 @@
 """Letters of Tamil, also on input that is not well-formed."""
 
 import unicodedata
+from collections import Counter
 
-from plumbing.tamil import letters
+from plumbing import tokenizers
+from plumbing.tamil import cleaning, letters
 
 
 def test_letters_of_every_kind():
@@ -33,7 +35,18 @@ def test_what_is_no_letter_stands_out():
 
 def test_normalise():
     assert letters.normalise("கெ\u0bbe") == "கொ" and letters.normalise("ஒ\u0bd7") == "ஔ"
-    assert letters.normalise("\ufeffக்\u200cஷ\u200d\u200b\u2060") == "க்ஷ"
-    for text in ["கொ", "ஸ்ரீ", "e\u0301"]:
+    assert letters.normalise("\ufeffக்\u200dஷ\u200d\u200b\u2060 க\u200cஷ") == "க்ஷ கஷ"
+    for text in ["கொ", "ஸ்ரீ", "e\u0301", "பக்\u200cஷி", "க்\u200c", "க்\u200c\u200b\u200cஷ"]:
         once = letters.normalise(text)
         assert letters.normalise(once) == once and unicodedata.is_normalized("NFC", once)
+
+
+def test_a_non_joiner_separates_two_letters():
+    """Without it, க்ஷ and ஸ்ரீ are one letter. With it they are two, through normalising, splitting and encoding."""
+    for text in ("ரிக்\u200cஷா", "பஸ்\u200cரீதி", "ஶ்\u200cரீ", "பக்\u200d\u200cஷி"):
+        pieces = letters.split(letters.normalise(text))
+        assert "".join(pieces) == letters.normalise(text) and not any(map(letters.ill_formed, pieces))
+        assert len(pieces) == 1 + len(letters.split(letters.normalise(text.replace("\u200c", ""))))
+        tokenizer = tokenizers.TamilTokenizer.from_text(text)  # every entry of its vocabulary is a whole letter
+        assert tokenizer.decode(tokenizer.encode(text)) == letters.normalise(text)
+    assert cleaning.clean("ரிக்\u200cஷா அக்\u200c", Counter()) == "ரிக்\u200cஷா அக்"

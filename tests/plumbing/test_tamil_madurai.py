@@ -1,12 +1,14 @@
 """Sangam poetry: lines are cleaned, and poems are found on every shape of page."""
 
+import io
+import time
+import zipfile
 from collections import Counter
 
 import pytest
 from tamil_pages import FOOT, HEAD, REAL, V, br, check_text, lines_of, real, song_page
 
-import tamil_dataset
-from plumbing.tamil import cleaning, madurai
+from plumbing.tamil import cleaning, letters, madurai, slips, sources
 
 # Lines
 
@@ -38,6 +40,26 @@ def test_clean(raw, clean):
     mended = Counter()
     assert cleaning.clean(raw, mended) == clean
     assert cleaning.clean(clean, mended) == clean  # nothing more to do
+
+
+@pytest.mark.parametrize("wrong, right", [
+    ("மல்ர்ந்த பொய்கை முகைந்த தாமரைத்", "மலர்ந்த பொய்கை முகைந்த தாமரைத்"),
+    ("சாந்த மரத்ஹ்ட கானத்ஹ்ட", "சாந்த மரத்த கானத்த"),
+    ("மடமஞ்ஜை முந்நர்ண மாணஇ தாணஇய வீஞ்ழலொடு", "மடமஞ்ஞை முந்நீர் மரீஇ தரீஇய வீஞாழலொடு"),
+    ("பெரு ஞ்சின வென்ந்தனும்", "பெருஞ்சின வேந்தனும்"),
+])  # fmt: skip
+def test_words_that_are_certainly_garbled(wrong, right):
+    mended = Counter()
+    assert cleaning.clean(wrong, mended) == right and mended.total() >= 1
+    assert cleaning.clean(right, mended) == right
+
+
+def test_every_slip_is_a_slip():
+    """No right form contains a wrong one, and both forms are in the normal form in which lines are compared."""
+    assert len(slips.WORDS) > 70
+    for wrong, right in slips.WORDS.items():
+        assert letters.normalise(wrong) == wrong and letters.normalise(right) == right
+        assert slips.mend(right) == (right, 0) and slips.mend(f"அ{wrong}") == (f"அ{right}", 1)
 
 
 def test_what_was_mended_is_counted():
@@ -150,8 +172,68 @@ def test_page_with_notes_behind_each_poem():
     for n in range(1, 5):
         html += f"({n})<br>{br(V(4, n))}(புறத்திரட்டு, 8; தொல். புறத். 6,<br>இளம். 8; ந. மேற்.)<br>"
     html += "(5)<br>'விசயந் தப்பிய' என்னும் பதிற்றுப்பத்து ஈகை கூறிற்று<br>* பதிற்றுப்பத்து முற்றிற்று*<br>"
-    poems = lines_of(madurai.anthology(html + FOOT, tamil_dataset.SANGAM["patirruppattu"].numbers))
+    poems = lines_of(madurai.anthology(html + FOOT, sources.SANGAM["patirruppattu"].numbers))
     assert poems == {n: V(15, n) for n in range(11, 91)} | {90 + n: V(4, n) for n in range(1, 5)}
+
+
+PREFACES = ["(பதிகம்)", "<b>(பதிகம்)</b>", "<i>பதிகம்</i>", "[ பதிகம் ]", "<h4>பதிகம்</h4>",
+            "<center>மூன்றாம் பத்தின் பதிகம்:</center>", "*பதிகம்* 2", "<b>(மூன்றாம் பத்து)</b>"]  # fmt: skip
+
+
+@pytest.mark.parametrize("preface", PREFACES)
+@pytest.mark.parametrize("label", ["", "<b>பெயர் - புண்ணுமிழ் குருதி (8)</b><br>", "(துறை - செந்துறைப் பாடாண்பாட்டு)<br>"])
+def test_a_preface_behind_a_poem_does_not_leak_into_it(preface, label):
+    """பதிற்றுப்பத்து: a prefatory verse and its prose stand behind each tenth poem, under a heading of many forms."""
+    prose = "இன்னாப் பாடல் பத்தும் பாடிப் பெற்ற பரிசில் உம்பற் காட்டு ஐந்நூறு ஊர் பிரமதாயங் கொடுத்தான் அக்கோ"
+    html = HEAD
+    for n in range(11, 31):
+        html += f"<br>பாட்டு - {n}<br>~~~~~~~~~~<br>{br(V(15, n))}{label}"
+        if n % 10 == 0:
+            html += f"<br>{preface}<br>{br(V(9, n + 3))}<br>அவைதாம்<br>{prose}<br>புகழ்ந்து பாடினார்.<br>"
+    poems = lines_of(madurai.anthology(html + FOOT, sources.SANGAM["patirruppattu"].numbers))
+    assert poems == {n: V(15, n) for n in range(11, 31)}
+
+
+def test_prose_behind_a_poem_without_a_heading():
+    prose = "இப்பாட்டின் பொருளாவது நின் நாடு வளம் மிக்கது என்று கூறி அரசனைப் புகழ்ந்து அவன் கொடையை விரும்பி நின்றது"
+    html = "".join(f"<p>{n} பாலை<p>{'<br>'.join(V(9, n))}<p>இதன் கருத்து<br>{prose}<br>{prose}<br>" for n in range(1, 9))
+    assert lines_of(madurai.anthology(HEAD + html, range(1, 401))) == {n: V(9, n) for n in range(1, 9)}
+
+
+STRAY = [
+    "பாடியவர்: கபிலர்.<br><br>பாடியவன்: சேரமான் கணைக்கால் இரும்பொறை.<br>திணை: பொதுவியல்.<br><br>",
+    "பாடியவன் : சோழன் நலங்கிள்ளி<br><br>துறை: வல்லாண் முல்லை.<br><br>",
+    "பாடப்பட்டோர்: சோழன் குராப்பள்ளித் துஞ்சியவனும்<br><br>வெள்ளியம்பலத்துத் துஞ்சியவனும்.<br>திணை: பாடாண்.<br><br>",
+    "பாடப்பட்டோர்: சோழன் குராப்பள்ளித் துஞ்சிய<br>பெருந் திருமா வளவனும்<br>வெள்ளியம் பலத்துத்<br>துஞ்சிய பெரு வழுதியும்.<br><br>",
+    "<b>பாடியவன்:</b> சோழன்<br>(திணை: வஞ்சி)<br>",
+    "பாடியவர்:<br>பெயர் தெரிந்திலது.<br><br>பெயர் தெரியவில்லை<br>திணை: வாகை.<br><br>",
+    "குறிப்பு: பெயர் இல்லை.<br><br>பாடியவர் பெயர் தெரிந்திலது.<br>",
+]
+
+
+@pytest.mark.parametrize("stray", STRAY)
+def test_stray_labels_before_a_poem(stray):
+    """புறநானூறு: no poem is lost to a label, and no value of a label becomes a line."""
+    html = HEAD
+    for n in range(1, 9):
+        usual = "பாடியவர்: கபிலர்.<br>திணை: பாடாண். துறை: இயன்மொழி.<br><br>"
+        html += f"{n}. இறைவனின் திருவுள்ளம்!<br>{stray if n % 3 == 0 else usual}{br(V(7, n))}<br>{br(V(5, n + 1))}<br>"
+    poems = lines_of(madurai.anthology(html + FOOT, range(1, 401)))
+    assert poems == {n: V(7, n) + V(5, n + 1) for n in range(1, 9)}
+
+
+@pytest.mark.parametrize("mark", ["<![", "<!--", "<?", "<b", "</"])
+def test_a_page_of_unclosed_marks_is_read_in_seconds(mark):
+    """HTMLParser needs hours for 3 MB of some of these."""
+    size = 3_000_000 if mark.startswith(("<!", "<?")) else 60_000
+    began = time.process_time()
+    poems = madurai.anthology(f"1 பாலை<br>{br(V(5))}<br>2 பாலை<br>{br(V(5, 1))}{mark * (size // len(mark))}", range(1, 9))
+    assert lines_of(poems)[1] == V(5) and time.process_time() - began < 10
+
+
+def test_a_line_behind_an_unclosed_break_is_kept():
+    html = f"{HEAD}1 பாலை<br> <br\n{br(V(5))}<br>2 பாலை<br>{br(V(5, 1))}{FOOT}"
+    assert lines_of(madurai.anthology(html, range(1, 401))) == {1: V(5), 2: V(5, 1)}
 
 
 def test_page_of_headings_inside_poems():
@@ -228,11 +310,19 @@ def test_real_pages(name, missing, lines):
         assert poem.count("\n") + 1 == lines  # as the page says
         poems = {1: poem}
     else:
-        numbers = tamil_dataset.SANGAM[name].numbers
+        numbers = sources.SANGAM[name].numbers
         poems = madurai.anthology(html, numbers, name == "aingurunuru", mended)
         assert [n for n in numbers if n not in poems] == missing and poems.keys() <= {0, *numbers}
     check_text(poems.values())
     assert name == "kuruntokai" or sum(mended.values()) > 0
+
+
+def test_a_spreadsheet_that_expands_without_end_is_refused():
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/worksheets/sheet1.xml", b"0" * (madurai.UNPACKED + 1))
+    with pytest.raises(ValueError):
+        madurai.spreadsheet(stream.getvalue())
 
 
 @real
