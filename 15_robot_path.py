@@ -2,7 +2,7 @@
 
     python 15_robot_path.py                    # train 6 minutes on two cores, then measure 300 problems
     python 15_robot_path.py --evaluate 300     # measure your latest model, or the shipped one
-    python 15_robot_path.py --map map.yaml --start=-1.5,2 --goal 4,2.5       # smooth a path in a map of your robot
+    python 15_robot_path.py --map map.yaml --start -1.5,2 --goal 4,2.5    # smooth a path in a map of your robot
 
 A planner such as A* finds a path along the cells of a map, with sharp turns. Here a path is a row of waypoints, and a
 waypoint is a token: the cell in which it lies. The model learns from generated curves how smooth paths look, and never
@@ -99,7 +99,7 @@ def make_model(config):
     """Return chapter 03's Transformer, with vectors of the cells that begin as waves over the square.
 
     Neighbouring cells then have similar vectors, in the embedding and in the head. From random vectors, the model would
-    have to learn from examples which of the cells are neighbours, and that takes most of a short training.
+    first have to learn from examples which of the cells are neighbours.
     """
     model, C = transformer.Transformer(config), config.n_embd
     wavelengths = torch.logspace(math.log10(3), math.log10(2 * SIDE), C // 4)
@@ -239,7 +239,7 @@ class Command:
     evaluate: Natural = 0  # only measure a trained model (--run, your latest or the shipped) on this many problems
     out: OptionalPath = None  # folder for the page of the measurement, or for the files of a path
     map: OptionalPath = None  # smooth a path in this map of ROS's map server, a YAML file
-    start: OptionalText = None  # with --map: the start as X,Y in metres; a negative X needs --start=-1,2
+    start: OptionalText = None  # with --map: the start as X,Y in metres, in the map's frame
     goal: OptionalText = None  # with --map: the goal, in the same way
     radius: NonNegative = 0.2  # with --map: radius of the robot in metres, by which obstacles are inflated
     smoothing: Smoothing = Smoothing()

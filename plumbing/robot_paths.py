@@ -96,7 +96,7 @@ def point(flag, text):
             return np.array([x, y])
     except ValueError:
         pass
-    raise cli.UserError(f"{flag} must be two numbers in metres such as {flag}=-1.5,2, not {text!r}")
+    raise cli.UserError(f"{flag} must be two numbers in metres such as {flag} -1.5,2, not {text!r}")
 
 
 def plan(grid, blocked, start, goal):

@@ -265,7 +265,7 @@ def room(tmp_path):
 
 
 def test_a_path_on_a_map(room, tmp_path, capsys):
-    ends = ["--start=-2,1.23", "--goal", "2,1.5"]
+    ends = ["--start", "-2,1.23", "--goal", "2,1.5"]
     chapter.main(["--map", str(room), *ends, "--rounds", "3", "--out", str(tmp_path / "o")])
     rows = np.loadtxt(tmp_path / "o" / "path.csv", delimiter=",", skiprows=1)
     assert np.allclose(rows[[0, -1]], [(-2, 1.23), (2, 1.5)])
