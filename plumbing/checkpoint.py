@@ -66,7 +66,7 @@ def load(folder, device="cpu", build=transformer.Transformer):
             weights = {name: file.get_tensor(name).float() for name in file.keys()}
         states.check_info(info)
         wiring, wanted = config.get("wiring"), getattr(build, "wiring", None)
-        if wiring not in (None, "hybrid"):
+        if "wiring" in config and wiring != "hybrid":
             build = import_module("plumbing.published").architecture(wiring)
         with torch.device("meta"):
             model = build(shape)
