@@ -34,7 +34,7 @@ gpt_training = import_module("07_train_gpt")
 fast = import_module("11_fast_decoding")
 
 CLEAN = -1  # stands where a noisy row has the start of its block
-DRAFTS = 4  # proposals per pass; docs/block_diffusion.md compares other numbers
+DRAFTS = 3  # proposals per pass; docs/block_diffusion.md compares other numbers
 
 
 # 1. Who sees whom

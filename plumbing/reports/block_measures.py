@@ -68,7 +68,7 @@ def measure(folder, size="full"):
     results["lengths"] = [
         lengths_part(model, tokenizer, ids, length, max(2, texts), max(2, timed), drafts, quality)
         for length, texts, timed in ((256, quality_texts, speed_texts), (1024, quality_texts // 2, speed_texts // 3))]
-    results["blocks"] = blocks_part(model, tokenizer, ids, quality_texts, quality)
+    results["blocks"] = blocks_part(model, tokenizer, ids, max(2, quality_texts // 4), quality)
     return results
 
 
