@@ -16,13 +16,12 @@ import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
-from pathlib import Path
 from typing import Literal
 
 import torch
 
 from plumbing import checkpoint, cli, corpora, devices, muon, runs, settings, tokenizers
-from plumbing.settings import Count, Natural, NonNegative, Seed, Share, number
+from plumbing.settings import Count, Natural, Seed, Share, number
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -71,7 +70,7 @@ class TrainConfig:
     """How to train. The comments become --help, the types give the ranges; configs/laptop.yaml changes some values."""
 
     steps: Count = 50_000  # maximum number of steps
-    minutes: NonNegative = 0.0  # time budget; sets the number of steps from the measured speed; 0: none
+    minutes: number(float, 0, 1e6) = 0.0  # time budget; sets the number of steps from the measured speed; 0: none
     batch_size: Count = 64  # windows per step
     accumulate: Count = 1  # parts into which a step's batch is split, to save memory
     optimizer: Literal["muon", "adamw"] = "muon"  # optimizer of the matrices inside the blocks
@@ -197,8 +196,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         for optimizer, values in zip(self.optimizers, state["optimizers"]):
-            optimizer.load_state_dict(values)
-        self.scaler.load_state_dict(state["scaler"])
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": values["state"]})
+        self.scaler.load_state_dict(state["scaler"] or self.scaler.state_dict())
         self.step = step
 
 
@@ -282,24 +281,25 @@ class Command(runs.RunFlags):
 def start_run(command, kind, model_config, objective, tokenizer, corpus, parts):
     """Train a model of `kind` with the flags `command` on `parts` (training and validation text): the run's folder."""
     device, config = devices.pick_device(command.device), command.train
+    folder = runs.folder_of(command.run, kind, corpus.name, command.config)
+    devices.check_memory(device, config.batch_size // config.accumulate, model_config)
     torch.set_float32_matmul_precision("high")  # on a GPU, float32 products may round their inputs to be faster
     data = [torch.tensor(tokenizer.encode(part), device=device) for part in parts]
     if min(map(len, data)) < 2 * (model_config.seq_len + objective.extra):
         raise cli.UserError(f"{corpus.name} is too short for windows of {model_config.seq_len}; lower --seq-len")
-    name = command.run or f"{kind}-{corpus.name}-{Path(command.config).stem.removeprefix(kind + '-')}"
     wanted = asdict(model_config) | asdict(config) | {"corpus": corpus.sha256}
     info = {"kind": kind, "corpus": corpus.name, "corpus_sha256": corpus.sha256, "source": corpus.source,
-            "settings": command.config, "train": asdict(config)}
-    run = runs.Run(checkpoint.RUNS / name, wanted, config, tokenizer, info | runs.provenance(), command.fresh)
-    torch.manual_seed(config.seed)
-    model = transformer.Transformer(model_config).to(device)
-    print(f"{kind}, {transformer.count_parameters(model):,} parameters, settings {command.config!r}, {device}\n"
-          f"{corpus.name}: {len(data[0]):,} tokens for training, {len(data[1]):,} for validation; run {name}")
-    trainer = Trainer(model, config, device)
-    run.announce(compiled=trainer.network is not model)
-    train(trainer, *data, objective, run)
-    run.report(objective.measure)
-    return run.folder
+            "settings": command.config, "train": asdict(config)} | runs.provenance()
+    with runs.Run(folder, wanted, config, tokenizer, info, command.fresh) as run:
+        torch.manual_seed(config.seed)
+        model = transformer.Transformer(model_config).to(device)
+        print(f"{kind}, {transformer.count_parameters(model):,} parameters, settings {command.config!r}, {device}\n"
+              f"{corpus.name}: {len(data[0]):,} tokens for training, {len(data[1]):,} for validation; run {run.name}")
+        trainer = Trainer(model, config, device)
+        run.announce(compiled=trainer.network is not model)
+        train(trainer, *data, objective, run)
+        run.report(objective.measure)
+    return folder
 
 
 def main(argv=None):

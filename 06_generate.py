@@ -33,6 +33,7 @@ from plumbing import checkpoint, cli, devices, hub, settings, tokenizers, views
 diffusion = import_module("04_diffusion")
 
 MAX_LENGTH = 100_000  # positions; a slip such as {1000000} must not fill the memory
+MAX_SAMPLES = 256  # in one batch; so many samples of the shipped model need 1.3 GB
 MAX_RECORDED = 20_000_000  # positions × steps that --gif and --html may keep, about 300 MB
 BLANK = re.compile(r"_|\{([0-9]{1,9})\}")
 
@@ -129,7 +130,7 @@ class Flags:
     temp: settings.NonNegative = 0.8  # temperature; 0 always takes the likeliest token, 1 leaves the model as it is
     topk: settings.OptionalCount = None  # sample among this many likeliest tokens; by default among all
     len: settings.number(int, 1, MAX_LENGTH, optional=True) = None  # tokens with the prompt; usually 256, of Tamil 200
-    num: settings.Count = 1  # number of samples, made in one batch
+    num: settings.number(int, 1, MAX_SAMPLES) = 1  # number of samples, made in one batch
     seed: settings.OptionalSeed = None  # the same seed writes the same text; by default a random one
     device: str = "auto"  # cpu, cuda, mps or auto
     prompt: str = ""  # how the text begins; \n is a line break

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 
 from plumbing import checkpoint, cli, corpora, devices, figures, files, hub, measures, runs, settings, tokenizers
-from plumbing.settings import Count, NonNegative, OptionalCount, OptionalText, Switch, number
+from plumbing.settings import NonNegative, OptionalCount, OptionalText, Switch, number
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -204,7 +204,7 @@ class Command(runs.RunFlags):
     len: number(int, 1, 100_000) = 256  # with --write: number of characters, the prompt included
     temp: NonNegative = 0.8  # with --write: temperature; 0 always takes the most probable character
     topk: OptionalCount = None  # with --write: sample from this many most probable characters only
-    num: Count = 1  # with --write: number of samples, written in one batch
+    num: number(int, 1, generation.MAX_SAMPLES) = 1  # with --write: number of samples, written in one batch
     hub: OptionalText = None  # with --write: OWNER/NAME on the Hugging Face Hub; --hub alone: the published GPT
     model: transformer.TransformerConfig = transformer.TransformerConfig()
     train: training.TrainConfig = training.TrainConfig()

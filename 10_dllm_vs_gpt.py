@@ -239,8 +239,8 @@ def learning_curve(kind, part, val_ids, shape, config, tokenizer):
     torch.manual_seed(config.seed)
     model = transformer.Transformer(dataclasses.replace(shape, causal=kind != "dllm")).to(part.device)
     objective = training.masked_diffusion(config) if kind == "dllm" else gpt_training.next_token(0)
-    with tempfile.TemporaryDirectory() as folder:
-        run = runs.Run(folder, {}, config, tokenizer, {}, quiet=True)
+    with tempfile.TemporaryDirectory() as scratch, runs.Run(
+            f"{scratch}/run", {}, config, tokenizer, {}, quiet=True) as run:
         training.train(training.Trainer(model, config, part.device), part, val_ids, objective, run)
         records = runs.read_log(run.folder / "log.jsonl")
     if run.stopped:

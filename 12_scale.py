@@ -42,7 +42,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recompute
 
-from plumbing import checkpoint, cli, devices, files, parallel, runs, settings, tokenized
+from plumbing import cli, devices, files, foreign, parallel, runs, settings, tokenized
 from plumbing.settings import Decided, OptionalText, Share, Switch
 
 transformer = import_module("03_transformer")
@@ -79,7 +79,7 @@ def characters_per_token(tokens, tokenizer):
 
 
 def show_words(tokens, tokenizer):
-    pieces = [tokenizer.decode([i]).replace("\n", "/") for i in tokens[:16].tolist()]
+    pieces = [foreign.printable(tokenizer.decode([i]).replace("\n", "/")) for i in tokens[:16].tolist()]
     print(f"the first held-out tokens: {'|'.join(pieces)}\n{characters_per_token(tokens, tokenizer):.2f} characters "
           f"per token; guessing among all {tokenizer.vocab_size:,} costs {math.log(tokenizer.vocab_size):.2f} nats")
 
@@ -269,39 +269,39 @@ class Command:
 def start(argv):
     command = settings.parse(Command, argv)
     config, source = command.train.with_one_rate(), command.data
-    tokens, tokenizer, made = tokenized.prepare(source, wait=int(os.environ.get("LOCAL_RANK", 0)) > 0)
-    model_config = dataclasses.replace(command.model, vocab_size=tokenizer.vocab_size)
+    folder = runs.folder_of(command.run_name, "dllm", Path(source.dataset).stem, command.config)
     team = parallel.join(command.device)
     parallel.check(config, team)
+    tokens, tokenizer, made = tokenized.prepare(source, wait=int(os.environ.get("LOCAL_RANK", 0)) > 0)
+    model_config = dataclasses.replace(command.model, vocab_size=tokenizer.vocab_size)
+    devices.check_memory(team.device, config.batch_size // team.world // config.accumulate, model_config)
     torch.set_float32_matmul_precision("high")
     windows, held_out = tokenized.split(tokens, source, model_config.seq_len, tokenizer, 2 * team.world)
-    name = command.run_name or f"dllm-{Path(source.dataset).stem}-{Path(command.config).stem}"
     resolved = {section: {k: v for k, v in dataclasses.asdict(values).items() if k in settings.flag_types(type(values))}
                 for section, values in (("model", model_config), ("data", source), ("train", config))}
     wanted = dataclasses.asdict(config) | resolved["model"] | {
         "data": made["sha256"], "documents": source.documents, "validation": source.validation}
     info = {"kind": "dllm", "corpus": source.dataset, "corpus_sha256": made["sha256"], "settings": resolved,
             "processes": team.world} | runs.provenance()
-    run = parallel.TeamRun(team, transformer.Transformer, checkpoint.RUNS / name, wanted, config, tokenizer, info,
-                           command.fresh)
-    torch.manual_seed(config.seed)
-    model = make_model(model_config, config).to(team.device)
-    trainer = make_trainer(model, config, team)
-    if team.lead:
-        with files.whole_file(run.folder / "settings.yaml") as path:  # --config reads this file again
-            path.write_text(yaml.safe_dump({"base": "defaults"} | resolved, sort_keys=False), encoding="utf-8")
-        print(f"{transformer.count_parameters(model) / 1e6:.1f}M parameters, {team.world} × {team.device.type}, "
-              f"settings {command.config!r}\n{source.dataset}: {len(tokens):,} tokens, {windows.n:,} windows of "
-              f"{model_config.seq_len} for training, {held_out.n:,} held out; run {name}", flush=True)
-        show_words(held_out.tokens, tokenizer)
-        run.announce(compiled=hasattr(trainer.network, "_orig_mod"))  # torch.compile keeps the original there
-    record = train(trainer, windows, held_out, team, run)
-    if team.lead:
-        run.report("NELBO")
-        if record:
-            each = record["NELBO"] / characters_per_token(held_out.tokens, tokenizer)
-            print(f"That is {each:.3f} nats per character. The settings are in {run.folder / 'settings.yaml'}.")
-        print(f"Next: python 06_generate.py --checkpoint {name} writes with your model.")
+    with parallel.TeamRun(team, transformer.Transformer, folder, wanted, config, tokenizer, info, command.fresh) as run:
+        torch.manual_seed(config.seed)
+        model = make_model(model_config, config).to(team.device)
+        trainer = make_trainer(model, config, team)
+        if team.lead:
+            with files.whole_file(run.folder / "settings.yaml") as path:  # --config reads this file again
+                path.write_text(yaml.safe_dump({"base": "defaults"} | resolved, sort_keys=False), encoding="utf-8")
+            print(f"{transformer.count_parameters(model) / 1e6:.1f}M parameters, {team.world} × {team.device.type}, "
+                  f"settings {command.config!r}\n{source.dataset}: {len(tokens):,} tokens, {windows.n:,} windows of "
+                  f"{model_config.seq_len} for training, {held_out.n:,} held out; run {run.name}", flush=True)
+            show_words(held_out.tokens, tokenizer)
+            run.announce(compiled=hasattr(trainer.network, "_orig_mod"))  # torch.compile keeps the original there
+        record = train(trainer, windows, held_out, team, run)
+        if team.lead:
+            run.report("NELBO")
+            if record:
+                each = record["NELBO"] / characters_per_token(held_out.tokens, tokenizer)
+                print(f"That is {each:.3f} nats per character. The settings are in {run.folder / 'settings.yaml'}.")
+            print(f"Next: python 06_generate.py --checkpoint {run.name} writes with your model.")
     if team.world > 1:
         dist.destroy_process_group()
 

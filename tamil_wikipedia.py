@@ -25,14 +25,17 @@ from datetime import datetime
 
 from tqdm import tqdm
 
-from plumbing import cli, download, files, settings, web
+from plumbing import cli, download, files, foreign, settings, web
 from plumbing.tamil import wikipedia
 
 TEXT = files.DATA / "tamil_wikipedia.txt"
 STORE = files.DATA / "tamil_wikipedia.db"
 API_URL = "https://ta.wikipedia.org/w/api.php"
 DUMP_URL = "https://dumps.wikimedia.org/tawiki/latest/tawiki-latest-pages-articles.xml.bz2"
+BUSY = "maxlag", "ratelimited", "readonly"  # errors with which the API asks to be asked again
 RESUME = "; run the same command again later to resume"
+LARGEST_ANSWER = 1 << 24  # bytes. MediaWiki refuses articles of more than 2 MB.
+LARGEST_DUMP = 1 << 30  # bytes. The dump of 2026 has about 275 MB.
 
 
 @dataclass(frozen=True)
@@ -99,30 +102,51 @@ def user_agent(contact):
     return f"tiny-dllm/1.0 ({contact or 'a reader of the book'})"
 
 
-def ask(session, **parameters):
-    """One answer of the MediaWiki API: the dict under "query". session: a web.Session."""
+def ask(session, wanted, **parameters):
+    """Ask the MediaWiki API. Returns the list of dicts under ["query"][wanted]. session: a web.Session."""
     url = os.environ.get("TINY_DLLM_WIKIPEDIA_API_URL") or API_URL
     # maxlag=5 lets busy servers refuse us. We then ask again later.
     parameters = {"action": "query", "format": "json", "formatversion": 2, "maxlag": 5} | parameters
 
     def attempt():
-        with session.get(url, params=parameters, stream=True, timeout=30) as answer:
+        with session.get(url, params=parameters, stream=True, timeout=web.LONG_SILENCE) as answer:
             if answer.status_code == 403:
                 raise cli.UserError(f"{url} refuses us (status 403): name yourself with --contact you@example.org")
-            answer.raise_for_status()
-            body = answer.raw.read(decode_content=True)
+            web.check_status(answer, 200)
+            body = b"".join(web.pieces(answer, LARGEST_ANSWER, web.LONG_SILENCE))
         try:
             found = dict(json.loads(body))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise web.Fault("the answer is no JSON object; does this network ask you to log in?") from None
-        error = found.get("error", {})
-        if error.get("code") in ("maxlag", "ratelimited", "readonly"):  # the status of such an answer is 200
+        error = found.get("error")
+        if isinstance(error, dict) and error.get("code") in BUSY:  # the status of such an answer is 200
             raise web.Fault(f"{error['code']}: {error.get('info')}", response=answer)
-        if "query" not in found:
-            raise cli.UserError(f"{url} is no MediaWiki API, or refused: {error.get('info', 'it gave no reason')}")
-        return found["query"]
+        if error is not None or not isinstance(found.get("query"), dict):
+            reason = error.get("info") if isinstance(error, dict) else error
+            raise cli.UserError(f"{url} is no MediaWiki API, or refused: "
+                                f"{foreign.printable(reason or 'it gave no reason', 300)}")
+        pages = found["query"].get(wanted)
+        if not isinstance(pages, list) or not all(isinstance(page, dict) for page in pages):
+            raise web.Fault(f"the answer has no list of {wanted}")
+        return pages
 
     return web.persist(session, url, attempt, RESUME)
+
+
+def random_ids(session):
+    """The page ids of random articles, without repetitions."""
+    draw = ask(session, "random", list="random", rnnamespace=0, rnlimit=500)
+    ids = [page.get("id") for page in draw]
+    return list(dict.fromkeys(i for i in ids if type(i) is int and 0 <= i < 1 << 62))  # SQLite stores no larger number
+
+
+def article(session, page_id):
+    """The clean text of a page, "" if it has no prose."""
+    pages = ask(session, "pages", prop="extracts", explaintext=1, pageids=page_id)
+    extract = pages[0].get("extract", "") if pages else None
+    if not isinstance(extract, str):
+        raise cli.UserError(f"the API sent no text for page {page_id}{RESUME}")
+    return wikipedia.clean(extract)
 
 
 def add_random(db, limit, agent):
@@ -131,21 +155,20 @@ def add_random(db, limit, agent):
     session = web.Session(agent, web.Policy(total=web.ATTEMPTS - 1))
     with session, tqdm(total=limit, initial=min(have, limit), desc="articles", disable=None) as bar:
         while have < limit:
-            draw = ask(session, list="random", rnnamespace=0, rnlimit=500)["random"]
-            ids = dict.fromkeys(page["id"] for page in draw)
+            ids = random_ids(session)
             ids = [i for i in ids if not db.execute("SELECT 1 FROM article WHERE id = ?", (i,)).fetchone()]
-            barren = 0 if ids else barren + 1
-            if barren == 20:
-                raise cli.UserError(f"found only {have:,} articles: 20 lists in a row contained no new one")
+            before = have
             for page_id in ids:
                 if have == limit:
                     break
-                page = ask(session, prop="extracts", explaintext=1, pageids=page_id)["pages"][0]
-                text = wikipedia.clean(page.get("extract") or "")
+                text = article(session, page_id)
                 # A page without prose is stored as "", so that no run asks for it again.
                 db.execute("INSERT INTO article VALUES (?, ?)", (page_id, text))
                 have += bool(text)
                 bar.update(bool(text))
+            barren = 0 if have > before else barren + 1
+            if barren == 20:
+                raise cli.UserError(f"found only {have:,} articles: 20 lists in a row contained no new one")
 
 
 # 3. A whole dump
@@ -157,26 +180,36 @@ def find_dump(file, agent):
     if file and not file.is_file():
         raise cli.UserError(f"no file {file}: leave out --file to download the dump")
     if not path.exists():
-        download.download_with_resume(os.environ.get("TINY_DLLM_WIKIPEDIA_DUMP_URL") or DUMP_URL, path, agent)
+        url = os.environ.get("TINY_DLLM_WIKIPEDIA_DUMP_URL") or DUMP_URL
+        download.download_with_resume(url, path, agent, LARGEST_DUMP)
     elif not file:
         day = datetime.fromtimestamp(path.stat().st_mtime).date()
         print(f"using data/{path.name} of {day}; delete it to download the newest", file=sys.stderr)
     return path
 
 
-def add_dump(db, dump):
-    """Add all articles of a dump to the store. If anything fails, none of them is added."""
+def add_dump(db, dump, own):
+    """Add all articles of a dump to the store. If anything fails, none of them is added.
+
+    own: whether the user gave the file. We delete a damaged file that we downloaded: it would fail again for ever.
+    """
     found = 0
     db.execute("BEGIN")
     with tqdm(total=dump.stat().st_size, unit="B", unit_scale=True, desc="extract", disable=None) as bar:
-        for page_id, text in wikipedia.extract(dump, bar):
-            found += bool(text)
-            bar.set_postfix_str(f"{found:,} articles", refresh=False)
-            # A page without prose is stored as "". It does not replace a text that is in the store.
-            db.execute("INSERT INTO article VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET text = excluded.text"
-                       " WHERE excluded.text NOT IN ('', text)", (page_id, text))  # fmt: skip
-    if not found:
-        raise cli.UserError(f"{dump} has no articles: it must be a pages-articles.xml.bz2")
+        try:
+            for page_id, text in wikipedia.extract(dump, bar):
+                found += bool(text)
+                bar.set_postfix_str(f"{found:,} articles", refresh=False)
+                # A page without prose is stored as "". It does not replace a text that is in the store.
+                db.execute("INSERT INTO article VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET text = excluded.text"
+                           " WHERE excluded.text NOT IN ('', text)", (page_id, text))  # fmt: skip
+            if not found:
+                raise wikipedia.DamagedDump("has no articles: it must be a pages-articles.xml.bz2")
+        except wikipedia.DamagedDump as error:
+            if own:
+                raise cli.UserError(f"{dump} {error}") from None
+            dump.unlink()
+            raise cli.UserError(f"{dump} {error}. It is deleted; the same command downloads it again") from None
     db.execute("COMMIT")
 
 
@@ -197,7 +230,7 @@ def main(argv=None):
     with open_store() as db:
         try:
             if command.dump:
-                add_dump(db, find_dump(command.file, agent))
+                add_dump(db, find_dump(command.file, agent), own=command.file is not None)
             else:
                 add_random(db, command.limit or 200, agent)
         except (cli.UserError, KeyboardInterrupt):

@@ -1,6 +1,7 @@
 """Everything that is not the subject of the book. A reader may skip this folder.
 
     cli             how a program starts and ends: UserError, run, heading
+    foreign         text that strangers wrote, made safe to print
     settings        flags, settings files and --help from frozen dataclasses
     files           where the files are; a file is written whole or not at all
     download        files from the network, checked, retried and resumed

@@ -3,13 +3,25 @@
 A mistake that the user can correct ends the program with one clear message and exit code 2, never with a traceback.
 """
 
+import contextlib
 import errno
 import os
+import re
+import shlex
 import sys
+from pathlib import Path
+
+from plumbing import foreign
 
 
 class UserError(Exception):
-    """A mistake that the user can correct. The message is one line: what is wrong, and what to do."""
+    """A mistake that the user can correct. The message is one line: what is wrong, and what to do.
+
+    The message often quotes a file or a server, so everything in it that a terminal would obey is escaped here.
+    """
+
+    def __init__(self, message):
+        super().__init__(foreign.printable(message, foreign.LONGEST_MESSAGE))
 
 
 class Unreachable(UserError):
@@ -19,39 +31,98 @@ class Unreachable(UserError):
 def run(main, out_of_memory="lower --batch-size, and raise --accumulate by the same factor"):
     """Call `main()`. An error that the user can correct ends the program with one line on stderr and exit code 2.
 
-    out_of_memory: the advice to print if the memory of the GPU is full.
+    out_of_memory: the advice to print if the memory is full.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character must not end the program
-            stream.reconfigure(errors="replace")
+    prepare_streams()
     try:
+        check_words(sys.argv[1:])
         main()
         sys.stdout.flush()  # if the pipe is closed, the error comes here and not during shutdown
     except UserError as error:
         stop(str(error))
     except KeyboardInterrupt:
         stop("interrupted", code=130, label="")
-    except BrokenPipeError:
-        # The reader of our output has ended (`... | head`). On exit Python flushes stdout again: let it write nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)  # 128 + SIGPIPE, as other programs report it
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            stop("the disk is full: free some space and run the same command again")
-        if error.errno in (errno.EACCES, errno.EROFS) and error.filename:
-            stop(f"no permission for {error.filename}: change it, or work in a folder of your own")
-        raise
+    except BrokenPipeError:  # the reader of our output has ended (`... | head`)
+        leave(141)  # 128 + SIGPIPE, as other programs report it
     except Exception as error:
-        # The class is compared by name, because programs without a model need not wait until torch is imported.
-        if type(error).__name__ == "OutOfMemoryError":
-            stop(f"out of GPU memory: {out_of_memory}")
-        raise
+        line = explain(error, out_of_memory)
+        if line is None:
+            raise
+        stop(str(UserError(line)))
+
+
+def prepare_streams():
+    """Make stdout and stderr usable: both may be closed, and a terminal may not know a character."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed (`>&-`): nobody reads it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        if hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="replace")
+
+
+def check_words(words):
+    """Raise UserError if a word of the command line is not UTF-8. It could be printed and saved nowhere."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{foreign.printable(word)} is not UTF-8: rename the file, or name it otherwise") from None
+
+
+def explain(error, out_of_memory):
+    """Return what the user can do about an error that is not a mistake of the program; None if it may be one."""
+    # The class is compared by name, because programs without a model need not wait until torch is imported.
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"out of GPU memory: {out_of_memory}"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return f"out of memory: {out_of_memory}"
+    if line := no_room(error):
+        return line
+    if isinstance(error, OSError) and error.filename:
+        if error.errno in (errno.EACCES, errno.EROFS):
+            return f"no permission for {error.filename}: change it, or work in a folder of your own"
+        if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR):
+            return f"cannot use {foreign.printable(error.filename)}: {error.strerror}"
+    return None
+
+
+# What the system says if there is no room for a file. Libraries in Rust quote the number; 112 is that of Windows.
+NO_ROOM = {errno.ENOSPC: "the disk is full: free some space", 112: "the disk is full: free some space",
+           errno.EDQUOT: "your share of the disk is full: free some space",
+           errno.EFBIG: "a file would become larger than this system allows: raise the limit (ulimit -f)"}
+
+
+def no_room(error):
+    """Return one line if `error`, or an error before it that led to it, says that there is no room for a file."""
+    while error is not None:
+        number = re.search(r"\(os error ([0-9]+)\)", str(error))
+        code = error.errno if isinstance(error, OSError) else int(number[1]) if number else None
+        if code in NO_ROOM:
+            return f"{NO_ROOM[code]}, and run the same command again"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def stop(line, code=2, label="error: "):
     """Print one line to stderr and end the program with this exit code."""
-    print(f"{label}{line}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody may be left who reads stderr
+        print(f"{label}{line}", file=sys.stderr)
+    leave(code)
+
+
+def leave(code):
+    """End the program with this exit code, even if stdout cannot take what is still to be written there."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # On exit Python flushes stdout again: let it write nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def command_line():
+    """Return the command that started this program, ready for a shell."""
+    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def heading(text):

@@ -4,6 +4,7 @@ The environment variable TINY_DLLM_SHAKESPEARE_URL names another address of Tiny
 there must have the same sha256.
 """
 
+import contextlib
 import io
 import os
 import re
@@ -34,7 +35,9 @@ def load(name):
     """
     if name == "shakespeare":
         return shakespeare()
-    path = Path(name).expanduser()
+    path = Path(name)
+    with contextlib.suppress(RuntimeError):  # ~name is no user of this computer: then it is the name of a file
+        path = path.expanduser()
     if path.is_dir():
         raise cli.UserError(f"{name} is a folder: give the path of a text file")
     if not path.exists():

@@ -1,6 +1,7 @@
 """The hardware: its devices, its fast number formats, compilation, a clock, and the speed of matrix products."""
 
 import math
+import os
 import platform
 import shutil
 import sys
@@ -51,6 +52,28 @@ def compile_model(model, when, device):
             return model
         torch._dynamo.config.suppress_errors = True  # if compiling fails, run the model as it is
     return torch.compile(model) if when != "off" else model
+
+
+def total_memory(device):
+    """Return the bytes of memory that the device has, infinity if that is not known."""
+    try:
+        if device.type == "cuda":
+            return torch.cuda.get_device_properties(device).total_memory
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return math.inf
+
+
+def check_memory(device, rows, shape):
+    """Raise UserError if a training step on `rows` windows cannot fit into the memory of the device.
+
+    shape: the TransformerConfig. Only the logits in float32 and the input of each block in 16 bits are counted, so a
+    step needs several times as much.
+    """
+    needed = rows * shape.seq_len * (4 * shape.vocab_size + 2 * shape.n_layer * shape.n_embd)
+    if needed > total_memory(device):
+        raise cli.UserError(f"a step on {rows:,} windows of {shape.seq_len} tokens needs more than "
+                            f"{needed / 1e9:,.0f} GB of memory: lower --batch-size, or raise --accumulate")
 
 
 def now(device):

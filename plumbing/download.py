@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -11,16 +12,17 @@ from pathlib import Path
 from plumbing import cli, files
 
 AS_IT_IS = {"Accept-Encoding": "identity"}  # the server must not compress the file: we compare its bytes
+LARGEST = 1 << 24  # bytes of a file whose size we do not know better; the largest page of poetry has 2 MB
 
 
-def fetch(url, path, sha256, *, timeout=20, retries=3, headers=(), limit=None):
+def fetch(url, path, sha256, *, timeout=20, retries=3, headers=(), limit=LARGEST):
     """Download `url` to `path`. The file is whole and verified, or cli.UserError is raised and nothing has changed.
 
     sha256    the checksum of the file's bytes; None accepts any bytes
     timeout   the seconds that all attempts may take together, pauses included
     retries   the number of attempts; plumbing/web.py says which failures are worth another attempt
     headers   a dict of additional headers, which no other host gets to see if the server redirects us
-    limit     the largest number of bytes that is accepted; None accepts any number
+    limit     the largest number of bytes that is accepted
     """
     from plumbing import web
 
@@ -32,13 +34,11 @@ def fetch(url, path, sha256, *, timeout=20, retries=3, headers=(), limit=None):
             digest, received = hashlib.sha256(), 0
             answer = session.get(url, headers=AS_IT_IS, stream=True, timeout=web.UntilDeadline(deadline))
             with answer, open(partial, "wb") as file:
-                answer.raise_for_status()
-                for piece in pieces(answer):
+                web.check_status(answer, 200)
+                for piece in counted(answer, limit, min(web.SILENCE, max(0.1, deadline - time.monotonic()))):
                     file.write(piece)
                     digest.update(piece)
                     received += len(piece)
-                    if limit is not None and received > limit:
-                        raise cli.UserError(f"{url} is larger than {limit:,} bytes")
                     if time.monotonic() > deadline:
                         raise web.requests.Timeout(f"too slow: only {received:,} bytes in {timeout:g} seconds")
             return digest.hexdigest()
@@ -48,24 +48,27 @@ def fetch(url, path, sha256, *, timeout=20, retries=3, headers=(), limit=None):
             raise cli.UserError(f"{url} has other bytes than expected (sha256 {digest[:12]}...)")
 
 
-def pieces(answer, start=0):
-    """Yield the body of an answer as it arrives, and show a progress bar. start: bytes that are here already."""
+def counted(answer, limit, silence, start=0):
+    """Yield the body of an answer as `web.pieces` does, and show a progress bar. start: bytes that are here already."""
     from tqdm import tqdm
 
-    length = answer.headers.get("Content-Length", "")
-    total = start + int(length) if length.isdecimal() else None
+    from plumbing import web
+
+    rest = answer.raw.length_remaining
+    total = None if rest is None else start + rest
     # disable=None hides the bar where stderr is not a terminal.
     with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc="download", disable=None) as bar:
-        while piece := answer.raw.read1(1 << 16):  # read1 does not wait for more, so a slow body cannot block us
+        for piece in web.pieces(answer, limit - start, silence):
             bar.update(len(piece))
             yield piece
 
 
-def download_with_resume(url, path, agent):
+def download_with_resume(url, path, agent, limit):
     """Download `url` to `path`, from where an earlier run stopped if the file on the server is still the same.
 
-    agent: the User-Agent. PATH.part holds the bytes that have arrived, and PATH.etag names their version.
-    cli.UserError if the server fails again and again; the next call then resumes.
+    agent: the User-Agent. limit: the largest number of bytes that is accepted. PATH.part holds the bytes that have
+    arrived, and PATH.etag names their version. cli.UserError if the server fails again and again; the next call then
+    resumes.
     """
     from plumbing import web
 
@@ -77,21 +80,21 @@ def download_with_resume(url, path, agent):
         headers = dict(AS_IT_IS)
         if start:  # If-Range asks for the rest if the version is the same, and for the whole file otherwise.
             headers |= {"Range": f"bytes={start}-", "If-Range": version.read_text(encoding="latin-1")}
-        with session.get(url, headers=headers, stream=True, timeout=60) as answer:
+        with session.get(url, headers=headers, stream=True, timeout=web.LONG_SILENCE) as answer:
             sent = answer.headers.get("Content-Range", "")
-            if answer.status_code == 416 and sent == f"bytes */{start}":
+            if start and answer.status_code == 416 and sent == f"bytes */{start}":
                 return  # the earlier run was killed after the last byte
-            if answer.status_code == 416 or answer.status_code == 206 and not sent.startswith(f"bytes {start}-"):
+            if answer.status_code == 416 or answer.status_code == 206 and not is_rest(sent, start):
                 version.unlink(missing_ok=True)
                 raise web.Fault(f"the server does not send the file from byte {start:,} on")
-            answer.raise_for_status()
+            web.check_status(answer, 200, 206)
             if answer.status_code != 206:
                 version.unlink(missing_ok=True)  # until the old bytes are gone
                 start = 0
             with open(part, "ab" if start else "wb") as file:
                 if tag := strong_tag(answer.headers):
                     version.write_text(tag, encoding="latin-1")
-                for piece in pieces(answer, start):
+                for piece in counted(answer, limit, web.LONG_SILENCE, start):
                     file.write(piece)
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +102,12 @@ def download_with_resume(url, path, agent):
         web.persist(session, url, attempt, advice="; run the same command again later to resume")
     os.replace(part, path)
     version.unlink(missing_ok=True)
+
+
+def is_rest(sent, start):
+    """Return whether the Content-Range `sent` announces all bytes of a file from byte `start` on, of which we asked."""
+    found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", sent, re.ASCII)
+    return bool(start and found) and int(found[1]) == start and int(found[2]) + 1 == int(found[3])
 
 
 def strong_tag(headers):

@@ -14,12 +14,13 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from plumbing import checkpoint, cli, corpora, download, published, settings, tokenizers
+from plumbing import checkpoint, cli, corpora, download, files, foreign, published, settings, tokenizers
 from plumbing.settings import OptionalPath, OptionalText
 
 ADDRESSES = "sutharsan-311/tiny-dllm", "sutharsan311/tiny-dllm"  # new and old address of the published models
@@ -71,7 +72,7 @@ def explain(error, repo, file, writing=False):
         return NotThere(f"{repo} has no file {file}")
     if status:
         return cli.UserError(f"the Hub answered {status} for {repo}: try again later")
-    reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+    reason = foreign.reason(error)
     advice = "try again later" if writing else "connect to the network, or leave out --hub to use a local model"
     verb = "understand" if isinstance(error, ValueError) else "reach"
     return cli.UserError(f"cannot {verb} the Hub at {place} ({reason}): {advice}")
@@ -86,23 +87,44 @@ def check_address(repo):
 # 2. From the Hub
 
 
+def describe(repo, file, revision):
+    """Ask the Hub about a file. Returns huggingface_hub's description: commit, checksum, size and address.
+
+    The question is asked in a thread of its own, because a server that sends a byte now and then is never silent, and
+    the library's time limit would not end. UserError if there is no answer in time; NotThere if there is no such file.
+    """
+    hub, found = library(), []
+
+    def ask():
+        try:
+            found.append(hub.get_hf_file_metadata(hub.hf_hub_url(repo, file, revision=revision), timeout=ANSWER))
+        except Exception as error:  # it is handled below, in the thread of the program
+            found.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(4 * ANSWER)  # it may follow a redirect, and connect to more than one address of the Hub
+    answer = found[0] if found else TimeoutError("timed out: it answers too slowly")
+    if isinstance(answer, (hub.errors.HTTPError, OSError, ValueError)):
+        raise explain(answer, repo, file)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
 def download_file(repo, file, path, revision="main", limit=published.LARGEST):
     """Download a file of the model `repo` to `path`, and return the id of its commit.
 
     It first asks the Hub once, without retries, about the file. For a large file the Hub also sends its sha256.
     UserError if the download fails; NotThere if the file does not exist.
     """
-    hub = library()
-    home = hub.constants.ENDPOINT
-    try:
-        found = hub.get_hf_file_metadata(hub.hf_hub_url(repo, file, revision=revision), timeout=ANSWER)
-    except (hub.errors.HTTPError, OSError, ValueError) as error:
-        raise explain(error, repo, file) from None
-    if found.commit_hash is None or found.etag is None:
+    home = library().constants.ENDPOINT
+    found = describe(repo, file, revision)
+    if found.commit_hash is None or found.etag is None or not re.match("https?://", found.location):
         raise cli.UserError(f"{home} does not answer like the Hub: does this network ask you to log in first?")
     published.check_size(f"{repo}/{file}", found.size or 0, limit)
     # Large files lie on another host, at a signed address. That host needs no token and must not receive one.
-    headers = hub.utils.build_hf_headers() if found.location.startswith(home + "/") else {}
+    headers = library().utils.build_hf_headers() if found.location.startswith(home + "/") else {}
     sha256 = found.etag if re.fullmatch("[0-9a-f]{64}", found.etag) else None
     try:
         download.fetch(found.location, path, sha256, timeout=TRANSFER, headers=headers, limit=limit)
@@ -125,12 +147,9 @@ def fetch(repo=ADDRESSES[0], kind="dllm"):
         return folder
     if folder.exists():
         raise cli.UserError(f"{folder} is in the way and holds no model: move it away")
-    checkpoint.RUNS.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".hub-", dir=checkpoint.RUNS) as scratch:
-        new = Path(scratch) / name
+    with files.whole_folder(folder) as new:
         source = fetch_published(kind, new) if is_published else fetch_ours(repo, new)
         check_model(new, repo)
-        new.rename(folder)
     print(f"fetched {source}; from now on it is in {folder}", file=sys.stderr)
     return folder
 
@@ -145,9 +164,9 @@ def fetch_ours(repo, folder):
 def fetch_published(kind, folder):
     """Download the published model of this kind and write it to `folder` as a model of this book.
 
-    Returns a description of its source. The downloaded file is written beside `folder`.
+    Returns a description of its source.
     """
-    path = folder.with_name(FILES[kind])
+    path = folder / FILES[kind]
     for repo, file in [(repo, prefix + path.name) for repo in ADDRESSES for prefix in ("checkpoints/", "")]:
         try:
             commit = download_file(repo, file, path)
@@ -159,6 +178,7 @@ def fetch_published(kind, folder):
         raise cli.UserError(f"{path.name} is no longer on the Hub, neither at {ADDRESSES[0]} nor at {ADDRESSES[1]}: "
                             f"train your own model with python {command}")
     saved = published.read_pt(path)
+    path.unlink()
     model = published.convert(saved, kind == "gpt", path.name)
     source = f"{repo}/{file} at commit {commit[:12]}"
     info = {"kind": kind, "corpus": "shakespeare", "corpus_sha256": corpora.SHAKESPEARE_SHA256, "source": source}
@@ -169,16 +189,23 @@ def fetch_published(kind, folder):
 
 
 def check_model(folder, repo):
-    """Raise UserError unless `folder` holds a valid model whose text can be printed safely."""
+    """Raise UserError unless `folder` holds a valid model."""
     try:
-        _, tokenizer, _ = checkpoint.load(folder)
+        checkpoint.load(folder)
     except cli.UserError as error:
         raise cli.UserError(str(error).replace(str(folder), repo)) from None
-    if re.search("[\x1b\x80-\x9f]", "".join(tokenizer.vocabulary)):  # these characters begin commands to a terminal
-        raise cli.UserError(f"{repo}: its vocabulary contains characters that could command a terminal")
 
 
 # 3. To the Hub
+
+
+def check_new_folder(folder):
+    """Raise UserError unless the folder can be made: nothing has its name, and it lies below a folder."""
+    above = next(path for path in folder.absolute().parents if os.path.lexists(path))
+    if os.path.lexists(folder):
+        raise cli.UserError(f"{folder} exists already: name a new folder")
+    if not above.is_dir():
+        raise cli.UserError(f"{folder} cannot be made, because {above} is not a folder")
 
 
 def save_for_hub(run, folder, write_card, repo="OWNER/NAME"):
@@ -186,21 +213,15 @@ def save_for_hub(run, folder, write_card, repo="OWNER/NAME"):
 
     write_card: function of (name, model, tokenizer, info, repo) that returns the text of README.md.
     """
-    if folder.exists():
-        raise cli.UserError(f"{folder} exists already: name a new folder")
     model, tokenizer, info = checkpoint.load(run)
     if isinstance(model, published.PublishedTransformer):
         raise cli.UserError(f"{run.name} is published already: share its address, {info.get('source')}")
     name = repo.split("/")[1] if repo != "OWNER/NAME" else folder.name
     card = write_card(name, model, tokenizer, info, repo)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".hub-", dir=folder.parent) as scratch:
-        new = Path(scratch) / "model"
-        new.mkdir()
+    with files.whole_folder(folder) as new:
         for file in ("model.safetensors", "config.json"):
             shutil.copy(run / file, new)
         (new / "README.md").write_text(card, encoding="utf-8")
-        new.rename(folder)
 
 
 def push(folder, repo):
@@ -234,6 +255,8 @@ def main(argv=None):
     if not command.run or command.export is None and command.push is None:
         raise cli.UserError("name a run and a target: python -m plumbing.hub RUN with --export FOLDER, "
                             "--push OWNER/NAME, or both")
+    if command.export is not None:
+        check_new_folder(command.export)
     run = checkpoint.find(command.run)
     if command.push is not None:
         check_address(command.push)

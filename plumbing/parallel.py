@@ -1,6 +1,7 @@
 """Several processes that train one model together (chapter 12).
 
     join(device)               the Team of this process; torchrun starts several processes, otherwise there is one
+    watch_launcher(launcher)   ends this process after torchrun has ended, even if torchrun was killed
     TeamRun                    a run whose log and model one process writes, and whose state all processes write
     orthogonalize_sharded      a step of Muon with matrices of which each process holds a part
     save, restore              the state of a run, of which each process holds a part
@@ -11,6 +12,8 @@
 import os
 import shutil
 import signal
+import threading
+import time
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,7 +24,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import state_dict as sharded
 from torch.distributed.tensor import DTensor, Replicate
 
-from plumbing import checkpoint, cli, devices, muon, runs
+from plumbing import checkpoint, cli, devices, muon, runs, states
 
 # 1. The team
 
@@ -51,6 +54,8 @@ class Team:
 def join(name):
     """Return the Team of this process. Each process of a machine takes the GPU that has its local number."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun started this process
+        threading.Thread(target=watch_launcher, args=(os.getppid(),), daemon=True).start()
     device = devices.pick_device(name)
     if world > 1:
         if device.type == "cuda":
@@ -60,6 +65,19 @@ def join(name):
     else:
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # this is expected with one process
     return Team(rank, world, device)
+
+
+def watch_launcher(launcher, pause=1, patience=300):
+    """Ask this process to save and stop when the process `launcher`, its parent, is gone; end it if it does not.
+
+    Otherwise the processes of a killed torchrun would go on for ever. pause, patience: in seconds. A process whose
+    parent is gone gets another parent; on Windows that cannot be seen.
+    """
+    while os.getppid() == launcher:
+        time.sleep(pause)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(patience)
+    os._exit(1)  # it waits for another process that is gone
 
 
 def check(config, team):
@@ -102,31 +120,57 @@ def tensors_of(trainer):
     return {"model": weights, "averaged": sharded.get_model_state_dict(trainer.averaged), "optimizers": moments}
 
 
+def only_tensors(values):
+    """Return a dict of dicts without everything that is not a tensor: the settings of the optimizers are known."""
+    return {key: only_tensors(value) if isinstance(value, dict) else value for key, value in values.items()
+            if isinstance(value, (dict, torch.Tensor))}
+
+
 def save(folder, team, trainer, progress, settings):
     """Write the tensors to a new folder, then train_state.pt, which names that folder.
 
+    The files of the tensors are in the format safetensors, which holds numbers and nothing that could be executed.
     If a process is killed meanwhile, the old file and the old folder remain whole. Every process must call it.
     """
-    progress |= {"tensors": f"state-{trainer.step}", "scaler": trainer.scaler.state_dict()}
-    dcp.save(tensors_of(trainer), checkpoint_id=folder / progress["tensors"])
+    new = folder / f"state-{trainer.step}"
+    if team.lead:
+        shutil.rmtree(new, ignore_errors=True)  # files that a killed run has left, perhaps one of more processes
+    team.total(0)  # the others wait for that
+    try:
+        dcp.save(only_tensors(tensors_of(trainer)),
+                 storage_writer=dcp.HuggingFaceStorageWriter(str(new), save_distributed=True))
+    except dcp.api.CheckpointException as error:
+        if team.lead:
+            shutil.rmtree(new, ignore_errors=True)
+        for failure, _ in error.failures.values():
+            if line := cli.no_room(failure):
+                raise cli.UserError(line) from None
+        raise
+    progress |= {"tensors": new.name, "parts": parts_in(new), "scaler": trainer.scaler.state_dict()}
     if team.lead:
         runs.save_state(folder, {"progress": progress, "settings": settings})
         for old in folder.glob("state-*"):
-            if old.name != progress["tensors"]:
+            if old != new:
                 shutil.rmtree(old)
 
 
-def restore(folder, progress, trainer):
-    """Set `trainer` to the state that `save` wrote.
+def parts_in(folder):
+    """Return the number of files of a saved state."""
+    return sum(path.is_file() for path in folder.glob("*.safetensors"))
 
-    dcp.load reads pickles, which can execute code, so do not resume a run from a source that you do not trust.
-    """
-    tensors = tensors_of(trainer)
-    try:
-        dcp.load(tensors, checkpoint_id=folder / progress["tensors"])
-    except (dcp.api.CheckpointException, OSError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise cli.UserError(f"{folder / progress['tensors']} is damaged ({reason}); --fresh starts again") from None
+
+def restore(folder, progress, trainer):
+    """Set `trainer` to the state that `save` wrote. Nothing in its files is executed."""
+    tensors, saved = tensors_of(trainer), folder / progress.get("tensors", "state-0")
+    with states.reading(saved, "--fresh starts again"):
+        if "parts" not in progress:
+            raise states.Damaged("an earlier edition of this book wrote it, in files that could execute code")
+        if parts_in(saved) != progress["parts"]:
+            raise states.Damaged("it is not complete")
+        try:
+            dcp.load(only_tensors(tensors), storage_reader=dcp.HuggingFaceStorageReader(str(saved)))
+        except dcp.api.CheckpointException:  # this is no subclass of Exception
+            raise states.Damaged("it does not hold the tensors of this model") from None
     sharded.set_state_dict(trainer.model, trainer.optimizers, model_state_dict=tensors["model"],
                            optim_state_dict=tensors["optimizers"])
     sharded.set_model_state_dict(trainer.averaged, tensors["averaged"])
@@ -165,18 +209,28 @@ class TeamRun(runs.Run):
 
     def __init__(self, team, model_class, folder, settings, config, tokenizer, info, fresh=False):
         self.team, self.model_class, self.interrupted, self.loss = team, model_class, False, 0.0
+        refusal = None
         for turn in (team.lead, not team.lead):  # with --fresh the first process deletes files before the others read
-            if turn:
-                super().__init__(folder, settings, config, tokenizer, info, fresh, quiet=not team.lead)
-            team.total(0)
+            if turn and not refusal:
+                try:
+                    super().__init__(folder, settings, config, tokenizer, info, fresh, quiet=not team.lead)
+                except cli.UserError as error:
+                    refusal = error
+            if team.total(refusal is not None)[0]:  # they end together, and the first one says why
+                self.__exit__()
+                raise refusal or cli.UserError("another process of this run cannot begin")
+
+    def claim(self):
+        """Return the lock if this is the first process. It holds the lock for all of them."""
+        return super().claim() if self.team.lead else None
 
     def begin(self, trainer):
         self.watch = watcher(self.config.watch if self.team.lead else "none", self.folder, self.settings)
-        if self.saved:
-            restore(self.folder, self.progress, trainer)
-            self.saved = None
         super().begin(trainer)
         signal.signal(signal.SIGTERM, self.interrupt)  # clusters and torchrun ask a process to stop with this signal
+
+    def restore(self, trainer):
+        restore(self.folder, self.progress, trainer)
 
     def interrupt(self, signum, frame):
         """Note that this process was asked to stop. It stops when all processes do: see `count_step`."""

@@ -6,6 +6,8 @@ Python objects, and one of these instructions calls any function. So a pickle ca
 `convert` then turns what was read into a model of this book.
 """
 
+import re
+import sys
 import zipfile
 from importlib import import_module
 from string import ascii_lowercase, ascii_uppercase
@@ -13,12 +15,13 @@ from string import ascii_lowercase, ascii_uppercase
 import torch
 import torch.nn as nn
 
-from plumbing import cli
+from plumbing import cli, foreign
 
 transformer = import_module("03_transformer")
 
 VOCABULARY = "\n !$&',-.3:;?" + ascii_uppercase + ascii_lowercase  # the characters of TinyShakespeare
 LARGEST = 1 << 30  # the largest file that we accept, in bytes
+SIZES = {"vocab_size": 65, "seq_len": 128, "n_layers": 6, "n_heads": 6, "hidden": 384}  # of the published models
 
 
 # 1. The published architecture
@@ -79,7 +82,7 @@ def read_pt(path):
         if not isinstance(saved, dict) or not isinstance(saved.get("model"), dict):
             raise ValueError("it is not a dictionary that contains a model")
     except Exception as error:  # a parser can raise any exception on hostile bytes
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = foreign.reason(error)
         if "weights only" in reason.lower():  # PyTorch's own message explains how to execute the file
             reason = "it holds more than tensors and plain values, and none of that was executed"
         raise cli.UserError(f"{path.name} is not a checkpoint that we can read: {reason}") from None
@@ -92,7 +95,7 @@ def check_tensors(weights, file, size):
     for name, tensor in weights.items():
         dense = type(tensor) is torch.Tensor and tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not (isinstance(name, str) and dense and (tensor.is_floating_point() or tensor.dtype == torch.bool)):
-            raise cli.UserError(f"{file}: {str(name)[:80]!r} is not a dense tensor of floating-point numbers")
+            raise cli.UserError(f"{file}: '{foreign.printable(name)}' is not a dense tensor of floating-point numbers")
     # A tensor whose strides are zero is huge, but stores one number. Twice the size: tied weights are stored once.
     if sum(tensor.nbytes for tensor in weights.values()) > 2 * size:
         raise cli.UserError(f"{file} claims more numbers than it holds")
@@ -106,7 +109,7 @@ def convert(saved, causal, file="the file"):
 
     causal: whether it is the published GPT. UserError if names, shapes or values are not exactly the expected ones.
     """
-    theirs = dict(saved["model"])
+    theirs = without_prefixes(saved["model"], file)
     model = empty_model(saved, causal, file)
     config = model.config
     if causal:
@@ -118,7 +121,7 @@ def convert(saved, causal, file="the file"):
     expected, weights = model.state_dict(), {}
     renamed = {name: name.replace("mlp.up", "ff.net.0").replace("mlp.down", "ff.net.2") for name in expected}
     if unknown := sorted(theirs.keys() - renamed.values()):
-        raise cli.UserError(f"{file} does not have the published architecture: weight {unknown[0][:80]!r}")
+        raise cli.UserError(f"{file} does not have the published architecture: weight '{foreign.printable(unknown[0])}'")
     for ours, name in renamed.items():
         tensor = theirs.get(name)
         if tensor is None or tensor.shape != expected[ours].shape or not tensor.is_floating_point():
@@ -130,18 +133,37 @@ def convert(saved, causal, file="the file"):
     return model.eval().requires_grad_(False)
 
 
+def without_prefixes(weights, file):
+    """A copy of the dictionary `weights` in which no name begins with module. or _orig_mod.
+
+    PyTorch adds these prefixes when a model is saved out of DistributedDataParallel or torch.compile.
+    """
+    plain = {re.sub(r"^(?:module\.|_orig_mod\.)+", "", name): tensor for name, tensor in weights.items()}
+    if len(plain) < len(weights):
+        raise cli.UserError(f"{file} holds a weight twice, with and without the prefix module. or _orig_mod.")
+    return plain
+
+
 def empty_model(saved, causal, file):
     """A PublishedTransformer without memory for its weights, of the sizes in `saved`. UserError if they are wrong."""
-    sizes = [saved.get(name) for name in ("vocab_size", "seq_len", "n_layers", "n_heads", "hidden")]
+    sizes = [saved.get(name) for name in SIZES]
     if any(type(size) is not int for size in sizes) or sizes[0] != len(VOCABULARY) or sizes[2] > len(saved["model"]):
         raise cli.UserError(f"{file}: its sizes are not those of a model of TinyShakespeare")
     try:
         config = transformer.TransformerConfig(
             *sizes, causal=causal, positions="learned", norm="layer", activation="gelu")
         with torch.device("meta"):  # a device whose tensors have a shape but no memory
-            return PublishedTransformer(config)
+            model = PublishedTransformer(config)
     except Exception as error:  # impossible sizes fail in several ways
-        raise cli.UserError(f"{file}: {str(error).splitlines()[0]}") from None
+        raise cli.UserError(f"{file}: {foreign.reason(error)}") from None
+    # The number of heads is the only size that changes no shape, so wrong heads would silently give other logits.
+    known = dict(zip(SIZES, sizes)) | {"n_heads": SIZES["n_heads"]} == SIZES
+    if known and config.n_head != SIZES["n_heads"]:
+        raise cli.UserError(f"{file} says that it has {config.n_head} heads; the published model has {SIZES['n_heads']}")
+    if not known:
+        print(f"{file} says that it has {config.n_head} heads, which its weights cannot confirm: it has not the sizes of "
+              "the published model", file=sys.stderr)
+    return model
 
 
 def remove_masks(theirs, config, file):

@@ -5,11 +5,11 @@
     checkpoints/NAME/train_state.pt                    everything that resuming needs
 """
 
+import contextlib
 import json
 import math
 import os
 import platform
-import shlex
 import signal
 import subprocess
 import sys
@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from plumbing import checkpoint, cli, devices, figures, files
+from plumbing import checkpoint, cli, devices, figures, files, foreign, locks, states
 from plumbing.settings import OptionalText, Switch
 
+LONGEST_NAME = 200  # bytes of a run's name; most file systems allow 255 for a name, and the lock's is longer
 UNTIMED_STEPS, TIMED_STEPS = 20, 20  # the first steps compile and warm up; the next ones are timed for a time budget
 TRAINING_SHARE = 0.93  # share of a time budget for training; the evaluations take the rest
 GLANCE_EVERY = 20  # steps between two readings of the loss, since each reading waits for the device
@@ -43,25 +44,52 @@ class Run:
     """One run: it decides when to evaluate and when to stop, and it writes everything to its folder.
 
     settings: {name: value} that a resumed run must share with the saved one; `steps` alone may differ. UserError if
-    they differ, or if the folder holds a model without a log. config: has steps, minutes, evaluate_every and seed.
+    they differ, if the folder holds a model without a log, or if another process trains this run. config: has steps,
+    minutes, evaluate_every and seed. Use it as `with Run(...) as run:`. At the end of the block, also after an error,
+    the progress bar is closed, Ctrl-C does what it did before, and other processes may train the run.
     """
 
     PARTS = ("progress", "settings", "model", "averaged", "scaler")  # the dicts of a saved state
     MAY_CHANGE = ("steps",)  # the settings that may change when a run is resumed
+    bar = lock = None  # until there are any
 
     def __init__(self, folder, settings, config, tokenizer, info, fresh=False, quiet=False):
         self.folder, self.settings, self.config, self.quiet = Path(folder), settings, config, quiet
-        self.tokenizer, self.info, self.stopped = tokenizer, info, False
-        if fresh:
-            for file in ("train_state.pt", "log.jsonl"):
+        self.tokenizer, self.info, self.name, self.stopped = tokenizer, info, self.folder.name, False
+        self.lock = self.claim()
+        try:
+            for file in ("train_state.pt", "log.jsonl") if fresh else ():
                 (self.folder / file).unlink(missing_ok=True)
-        self.saved = load_saved(self.folder, settings, fresh, self.PARTS, self.MAY_CHANGE)
+            self.saved = load_saved(self.folder, settings, fresh, self.PARTS, self.MAY_CHANGE)
+        except BaseException:
+            self.__exit__()
+            raise
         self.progress = {"step": 0, "steps": config.steps, "seconds": 0.0, "record": {},
                          "lowest": math.inf, "best_step": 0}
         if self.saved:
             self.progress |= self.saved["progress"]
-            if config.steps != self.saved["settings"]["steps"]:
+            if config.steps != self.saved["settings"].get("steps"):
                 self.progress["steps"] = config.steps
+
+    def claim(self):
+        """Return the lock on the folder. UserError if another process holds it."""
+        return locks.Lock(self.folder)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.stop_watching()
+        if self.lock:
+            self.lock.release()
+
+    def stop_watching(self):
+        """Close the progress bar and give Ctrl-C back."""
+        if self.bar is not None:
+            with contextlib.suppress(OSError):  # nobody may be left who reads stderr
+                self.bar.close()
+            signal.signal(signal.SIGINT, self.handler)
+            self.bar = None
 
     @property
     def steps(self):
@@ -85,13 +113,19 @@ class Run:
     def begin(self, trainer):
         """Restore the trainer if there is a saved state, remove later lines of the log, and start the clock."""
         if self.saved:
-            trainer.restore(self.saved, self.progress["step"])
+            self.restore(trainer)
             self.saved = None
         self.truncate_log(trainer.step)
         self.first, self.began = trainer.step, time.time() - self.progress["seconds"]
         self.handler = signal.signal(signal.SIGINT, self.interrupt)
         self.bar = tqdm(total=self.steps, initial=trainer.step, unit="step", dynamic_ncols=True, mininterval=1,
                         disable=self.quiet)
+
+    def restore(self, trainer):
+        """Set the trainer to the saved state. UserError if the state does not fit it."""
+        with states.reading(self.folder / "train_state.pt"):
+            states.check_tensors(self.saved, trainer)
+        trainer.restore(self.saved, self.progress["step"])
 
     def interrupt(self, signum, frame):
         """Ask the run to finish its current step, save and stop. A second Ctrl-C ends the program at once."""
@@ -147,7 +181,10 @@ class Run:
         self.save_state(trainer)
 
     def truncate_log(self, step):
-        truncate_log(self.folder / "log.jsonl", step)
+        """Remove the records of later steps than `step`, which a killed run wrote after it had saved its state."""
+        kept = [json.dumps(record) + "\n" for record in read_log(self.folder / "log.jsonl") if record["step"] <= step]
+        with files.whole_file(self.folder / "log.jsonl") as partial:
+            partial.write_text("".join(kept), encoding="utf-8")
 
     def write_record(self, record):
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
@@ -163,12 +200,11 @@ class Run:
     def show(self, text):
         """Print below the progress bar."""
         if not self.quiet:
-            self.bar.write(f"\n{text}\n", sys.stdout)
+            self.bar.write(f"\n{foreign.lines(text)}\n", sys.stdout)
 
     def end(self, trainer):
         """Save the run if it was interrupted. Returns the record of the evaluation whose weights are in the folder."""
-        self.bar.close()
-        signal.signal(signal.SIGINT, self.handler)
+        self.stop_watching()
         if self.stopped and not self.finished:
             if not self.progress["record"]:  # nothing was evaluated yet: keep what there is
                 self.write_model(trainer.averaged, {})
@@ -180,7 +216,10 @@ class Run:
         record = self.progress["record"]
         if not record:
             return
-        figures.draw_curve(read_log(self.folder / "log.jsonl"), measure, self.folder / "curve.png", self.folder.name)
+        with states.reading(self.folder / "train_state.pt"):
+            states.check_record(record, (measure, "error", "step", "best_step", "seconds"))
+        records = read_log(self.folder / "log.jsonl", ("step", measure, "error"))
+        figures.draw_curve(records, measure, self.folder / "curve.png", self.name)
         print(f"{measure} {record[measure]:.4f} ± {record['error']:.4f} nats per token, weights of step "
               f"{record['best_step']} of {record['step']}, after {record['seconds']:.0f} s\n"
               f"model, log and curve: {self.folder}")
@@ -199,50 +238,51 @@ def load_saved(folder, settings, fresh, parts=Run.PARTS, may_change=Run.MAY_CHAN
     return saved
 
 
+def folder_of(name, kind, corpus, config):
+    """Return the folder of the run `name`. UserError if a folder cannot have this name, so check it before any work.
+
+    kind, corpus, config: make a name if `name` is None. config: name or path of a settings file.
+    """
+    if name is None:
+        name = f"{kind}-{corpus}-{Path(config).stem.removeprefix(kind + '-')}"
+    strange = foreign.printable(name, None) != name or set(name) & set('/\\:*?"<>|')
+    if strange or name.startswith(".") or not name.strip() or len(name.encode()) > LONGEST_NAME:
+        shown = foreign.printable(name)
+        raise cli.UserError(f"{shown!r} cannot name a run: give it with --run a name of at most {LONGEST_NAME} bytes, "
+                            "without slashes and the like, that does not begin with a dot")
+    if (checkpoint.RUNS / name).is_file():
+        raise cli.UserError(f"{checkpoint.RUNS / name} is a file, so no run can have this name: use --run NEW_NAME")
+    return checkpoint.RUNS / name
+
+
 def save_state(folder, state):
     """Write tensors and plain values to train_state.pt."""
-    with files.whole_file(Path(folder) / "train_state.pt") as path:
-        torch.save(state, path)
+    with files.whole_file(Path(folder) / "train_state.pt") as path, open(path, "wb") as file:
+        torch.save(state, file)  # given a path instead, PyTorch hides why it could not write
 
 
 def load_state(folder, parts=()):
-    """Return train_state.pt as a dict that contains the dicts `parts`; None if there is no file. UserError if damaged.
-
-    The file is a pickle, and a pickle can run any program when it is loaded. With weights_only=True, PyTorch reads
-    tensors and plain values and refuses everything else.
-    """
+    """Return train_state.pt as a dict that contains the dicts `parts`, or None if there is none. See states.py."""
     path = Path(folder) / "train_state.pt"
     if not path.is_file():
         return None
-    try:
-        with torch.sparse.check_sparse_tensor_invariants():
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict) or not all(isinstance(state.get(part), dict) for part in parts):
-            raise ValueError("it is not the state of a run")
-        return state
-    except OSError:
-        raise  # a full disk or a missing permission is not the fault of the file
-    except Exception as error:  # damaged bytes raise many kinds of error
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise cli.UserError(f"{path} is damaged ({reason}); delete it to start this run again") from None
+    path.open("rb").close()  # a missing permission is not the fault of the file
+    with states.reading(path):
+        return states.load(path, parts)
 
 
-def read_log(path):
-    """Return the records of a log.jsonl, oldest first, without a last line that is incomplete after a kill."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
+def read_log(path, needs=("step",)):
+    """Return the records of a log.jsonl, oldest first. needs: the names of the numbers that every record must have.
+
+    A last line that is incomplete is left out: the run was killed while it wrote it. UserError if another line is not
+    a record.
+    """
+    records, lines = [], path.read_bytes().split(b"\n") if path.is_file() else [b""]
+    for number, line in enumerate(lines if lines[-1].endswith(b"}") else lines[:-1], 1):
+        with states.reading(f"line {number} of {path}", "delete this line"):
             records.append(json.loads(line))
-        except ValueError:
-            break
+            states.check_record(records[-1], needs)
     return records
-
-
-def truncate_log(path, step):
-    """Remove the records of later steps than `step`, which a killed run wrote after it had saved its state."""
-    kept = [json.dumps(record) + "\n" for record in read_log(path) if record["step"] <= step]
-    with files.whole_file(path) as partial:
-        partial.write_text("".join(kept), encoding="utf-8")
 
 
 def provenance():
@@ -257,5 +297,4 @@ def provenance():
     else:
         cores, threads = os.cpu_count(), torch.get_num_threads()
         machine = f"{devices.processor_name()}, {platform.machine()}, {cores} cores, {threads} threads"
-    command = " ".join(["python", Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
-    return {"command": command, "commit": commit, "machine": machine, "torch": torch.__version__}
+    return {"command": cli.command_line(), "commit": commit, "machine": machine, "torch": torch.__version__}

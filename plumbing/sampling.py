@@ -4,6 +4,8 @@ import math
 
 import torch
 
+from plumbing import cli
+
 
 def stratified(n, device=None, generator=None):
     """n random numbers, one from each of n equal parts of [0, 1), in random order: (n,)."""
@@ -15,17 +17,28 @@ def draw(logits, temperature, top_k=None, generator=None):
     """One random token for each position of logits (B, T, V): (B, T). Temperature 0 takes the most probable token.
 
     temperature: the logits are divided by it, so less than 1 makes probable tokens more probable.
-    top_k: only the top_k most probable tokens of each position can be drawn.
+    top_k: only the top_k most probable tokens of each position can be drawn. UserError if a position has no
+    probabilities, because its logits are not finite numbers.
     """
     if temperature == 0:
-        return logits.argmax(-1)
+        highest, token = logits.max(-1)
+        check_finite(highest)
+        return token
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
     # Take the first token whose cumulative probability reaches a random number. torch.multinomial is much slower.
     cumulative = (logits.float() / temperature).softmax(-1).cumsum(-1)  # (B, T, V)
+    check_finite(cumulative[..., -1:])
     chance = 1 - torch.rand(*logits.shape[:2], 1, device=logits.device, generator=generator)  # (B, T, 1), never 0
     return torch.searchsorted(cumulative, chance * cumulative[..., -1:])[..., 0]
+
+
+def check_finite(values):
+    """Raise UserError if one of `values` is infinite, or NaN: not a number."""
+    if not values.isfinite().all():
+        raise cli.UserError("the model's predictions are not finite numbers: its weights are too large or damaged, or "
+                            "--guidance is too large")
 
 
 def top_ranked(score, masked, count):

@@ -82,10 +82,16 @@ def whole_number(text):
 
 def optional(kind, metavar):
     """The type of a field that holds a value of the class `kind` or None. metavar: what --help calls the value."""
+
+    def parse_words(words):
+        if kind is Path and not words[0]:
+            raise ValueError("it must be a path, and not empty")
+        return kind(words[0])
+
     specification = PrimitiveConstructorSpec(
         nargs=1,
         metavar=metavar,
-        instance_from_str=lambda words: kind(words[0]),
+        instance_from_str=parse_words,
         is_instance=lambda value: value is None or isinstance(value, kind),
         str_from_instance=lambda value: [str(value)],
     )

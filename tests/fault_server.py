@@ -8,6 +8,8 @@ next entry of `server.faults`: a word, a Reply, or None for an ordinary answer. 
 `server.requests` lists what was asked; `server.most_at_once` is the largest number of requests at the same time.
 """
 
+import gzip
+import itertools
 import re
 import socket
 import threading
@@ -27,14 +29,17 @@ class Reply:
     wait: float = 0  # seconds of silence before the first byte
     pace: float = 0  # seconds after each byte of the body
     drop: bool = False  # close the connection without any answer
+    stream: object = None  # an iterable of bytes, sent in place of all above, with a pause of `pace` after each
 
 
 def fault(word, body=b"x" * 1000):
     """The Reply for a word: what goes wrong with an answer that should be `body`.
 
     "404", "429 7" (a status, and its Retry-After), "drop", "silent", "slow", "truncated", "wrong" (one byte differs),
-    "ok", "302 ADDRESS" (a redirect).
+    "ok", "302 ADDRESS" (a redirect), or a key of ENDLESS.
     """
+    if word in ENDLESS:
+        return Reply(stream=ENDLESS[word](), pace=0.02 if word.startswith("slow") else 0)
     word, _, rest = word.partition(" ")
     if word.isdigit():
         name = "Location" if word.startswith("3") else "Retry-After"
@@ -47,6 +52,30 @@ def fault(word, body=b"x" * 1000):
         "truncated": Reply(body=body[: len(body) // 2], length=len(body)),
         "wrong": Reply(body=body[:-1] + bytes([body[-1] ^ 1])),
     }[word]
+
+
+def after(head, piece):
+    """A function that returns an endless answer: the bytes `head`, then `piece` again and again."""
+    return lambda: itertools.chain([b"HTTP/1.1 " + head.replace(b"\n", b"\r\n")], itertools.repeat(piece))
+
+
+LARGE = b"x" * 60_000
+ENDLESS = {  # answers that never end. Those whose name begins with "slow" send 50 pieces in a second.
+    "slow status": lambda: itertools.repeat(b"H"),
+    "slow headers": after(b"200 OK\nX: ", b"x"),
+    "slow continue": after(b"100 Continue\n\n", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "continue": after(b"100 Continue\n\n", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "slow body": after(b"200 OK\n\n", b"x"),
+    "slow chunk": after(b"200 OK\nTransfer-Encoding: chunked\n\n", b"0"),
+    "slow trailer": after(b"200 OK\nTransfer-Encoding: chunked\n\n0\n", b"X: y\r\n"),
+    "body": after(b"200 OK\n\n", LARGE),
+    "chunks": after(b"200 OK\nTransfer-Encoding: chunked\n\n", b"%x\r\n%b\r\n" % (len(LARGE), LARGE)),
+    "compressed": after(b"200 OK\nContent-Encoding: gzip\n\n", gzip.compress(bytes(1 << 22))),
+    "redirect": after(b"302 Found\nLocation: /again\n\n", LARGE),
+    "busy": after(b"503 Busy\n\n", LARGE),
+    "missing": after(b"404 Missing\n\n", LARGE),
+    "headers": after(b"200 OK\n", b"X: y\r\n"),
+}
 
 
 def part_of(asked, body, tag=None, shift=0):
@@ -93,7 +122,11 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = handle_request
 
     def send(self, reply):
-        if reply.drop:
+        for piece in reply.stream or ():
+            self.wfile.write(piece)
+            if self.server.closing.wait(reply.pace):
+                break
+        if reply.drop or reply.stream:
             self.close_connection = True
             return
         self.send_response(reply.status)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -139,6 +140,10 @@ def refusal(call, *arguments, **named):
     line = str(end.value)
     assert line and "\n" not in line
     return error.getvalue() + line
+
+
+# What a terminal obeys: line breaks, ESC and the other controls of C0 and C1, and what reorders a line.
+COMMANDS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Trap:

@@ -19,7 +19,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from plumbing import cli
+from plumbing import cli, foreign
 from plumbing.tamil import letters
 
 # 1. Plain text
@@ -64,6 +64,7 @@ def clean(text):
 
 # 2. A dump
 
+LARGEST_PAGE = 64 << 20  # bytes of XML. MediaWiki allows 2 MB of text per page.
 PIECE = 16 << 20  # bytes of XML that wikiextractor gets at a time, which limits the memory that we need
 MOST_LEFT_OUT = 100  # the number of pages on which wikiextractor may fail; beyond it, wikiextractor must be broken
 
@@ -78,11 +79,15 @@ def need_wikiextractor():
         raise cli.UserError(f"--dump needs wikiextractor 3.1 (here: {version}): pip install -r requirements.txt")
 
 
+class DamagedDump(cli.UserError):
+    """A file is no whole dump. The message continues a sentence that begins with the name of the file."""
+
+
 def cut(dump):
     """Yield (XML, position) for each piece of a dump.
 
     XML: a text of about PIECE bytes, which consists of the dump's header and whole pages. position: the number of bytes
-    of the file that have been read. cli.UserError if the file is not a whole dump.
+    of the file that have been read. DamagedDump if the file is not a whole dump.
     """
     with open(dump, "rb") as raw, bz2.open(raw) as file:
         header, rest, block = b"", b"", b"first"
@@ -90,23 +95,25 @@ def cut(dump):
             try:
                 block = file.read(PIECE)
             except EOFError:
-                raise cli.UserError(f"{dump} is cut off: delete it and download it again") from None
+                raise DamagedDump("is cut off: download it again") from None
             except OSError as error:
                 if error.errno:  # an error of the disk
                     raise
-                raise cli.UserError(f"{dump} is no bz2 file, or a damaged one: download it again") from None
+                raise DamagedDump("is no bz2 file, or a damaged one: download it again") from None
             rest += block
             if not header and b"<page>" in rest:
                 header, _, rest = rest.partition(b"<page>")
                 rest = b"<page>" + rest
             if not header:
-                raise cli.UserError(f"{dump} has no pages: it must be a pages-articles.xml.bz2")
+                raise DamagedDump("has no pages: it must be a pages-articles.xml.bz2")
             pages, end, after = rest.rpartition(b"</page>")
             if end:
                 yield (header + pages + end + b"\n</mediawiki>\n").decode("utf-8", "replace"), raw.tell()
                 rest = after
+            if len(rest) > LARGEST_PAGE:  # bz2 can make gigabytes from a few bytes
+                raise DamagedDump(f"has a page of {len(rest):,} bytes: it must be a pages-articles.xml.bz2")
         if b"</mediawiki>" not in rest:
-            raise cli.UserError(f"{dump} is cut off: delete it and download it again")
+            raise DamagedDump("is cut off: download it again")
 
 
 class Extraction:
@@ -162,7 +169,7 @@ class Extraction:
         pages = re.findall("<page>.*?</page>", xml, re.DOTALL)
         if len(pages) <= 1:
             title = " ".join(re.findall("<title>(.*)</title>", xml))
-            print(f"left out because wikiextractor fails on it: {title}", file=sys.stderr)
+            print(f"left out because wikiextractor fails on it: {foreign.printable(title)}", file=sys.stderr)
             Extraction.left_out += 1
             if Extraction.left_out == MOST_LEFT_OUT:
                 raise cli.UserError(f"wikiextractor fails on too many pages: {self.errors.strip()[-200:]!r}")

@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 import math
 import os
+import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -11,9 +13,10 @@ import time
 from importlib import import_module
 
 import pytest
+import safetensors.torch
 import torch
 import yaml
-from helpers import ROOT, Book, refusal
+from helpers import ROOT, Book, Trap, refusal
 from scaling import ALONE, backward, free_port, gradients, make_config, make_model, make_windows
 
 from plumbing import checkpoint, devices, figures, files, parallel, runs, settings, tokenized
@@ -310,12 +313,14 @@ def test_two_processes_interrupted_and_finished_by_one(run, write, tmp_path, mon
     log, end = book / "checkpoints" / "two" / "log.jsonl", time.monotonic() + 500
     while time.monotonic() < end and process.poll() is None and not (log.is_file() and log.read_text().count("\n") > 1):
         time.sleep(0.05)
+    monkeypatch.setattr(checkpoint, "RUNS", book / "checkpoints")
+    line = refusal(scale.main, ["--config", str(write()), "--run", "two", "--device", "cpu", "--fresh"])
+    assert "run two is in use by process" in line and "12_scale.py" in line
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=100)
     state = torch.load(book / "checkpoints" / "two" / "train_state.pt")["progress"]
     assert state["step"] >= 10 and "damaged" not in errors, errors
     before = runs.read_log(log)
-    monkeypatch.setattr(checkpoint, "RUNS", book / "checkpoints")
     scale.main(["--config", str(write()), "--run", "two", "--steps", str(state["step"] + 5), "--device", "cpu"])
     after = runs.read_log(log)
     assert after[: len(before)] == before and after[-1]["step"] == state["step"] + 5
@@ -325,11 +330,61 @@ def test_two_processes_interrupted_and_finished_by_one(run, write, tmp_path, mon
 
 def test_a_damaged_state_is_one_line(run):
     folder, _ = run("damaged", "--train.steps", "5")
-    (part,) = (folder / "state-5").glob("*.distcp")
-    part.write_bytes(part.read_bytes()[:1000])
+    (part,) = (folder / "state-5").iterdir()
+    assert part.suffix == ".safetensors"
+    whole = part.read_bytes()
+    for length in (len(whole) - 1, 1000, 8, 0):
+        part.write_bytes(whole[:length])
+        assert "--fresh" in refusal(run, "damaged", "--train.steps", "10")
+    part.unlink()
     assert "--fresh" in refusal(run, "damaged", "--train.steps", "10")
-    (folder / "state-5" / ".metadata").unlink()
+    part.symlink_to("/dev/zero")
     assert "--fresh" in refusal(run, "damaged", "--train.steps", "10")
+    part.unlink()
+    part.write_bytes(whole)
+    state = torch.load(folder / "train_state.pt")
+    for key, value in (("tensors", "../\x1b[2J"), ("tensors", "state-7"), ("parts", "1"), ("step", -(10**18))):
+        torch.save(state | {"progress": state["progress"] | {key: value}}, folder / "train_state.pt")
+        assert "\x1b" not in refusal(run, "damaged", "--train.steps", "10")
+    torch.save(state, folder / "train_state.pt")
+    assert [record["step"] for record in run("damaged", "--train.steps", "10")[1]] == [5, 10]
+
+
+def test_nothing_of_a_saved_run_is_executed(run, tmp_path):
+    """Earlier editions wrote .metadata and .distcp with pickle, and read them so."""
+    folder, _ = run("trap", "--train.steps", "5")
+    for name in (".metadata", "__0_0.distcp"):
+        (folder / "state-5" / name).write_bytes(pickle.dumps(Trap(tmp_path / "trapped")))
+    run("trap", "--train.steps", "10")
+    for file in (folder / "state-10").iterdir():
+        file.write_bytes(pickle.dumps(Trap(tmp_path / "trapped")))
+    assert "damaged" in refusal(run, "trap", "--train.steps", "15")
+    state = torch.load(folder / "train_state.pt")
+    del state["progress"]["parts"]  # as an earlier edition wrote it
+    torch.save(state, folder / "train_state.pt")
+    assert "earlier edition" in refusal(run, "trap", "--train.steps", "15")
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_a_full_disk_leaves_the_old_state(run, monkeypatch):
+    folder, _ = run("full", "--train.steps", "5")
+    before = {path.name: path.read_bytes() for path in folder.rglob("*") if path.suffix in (".pt", ".safetensors")}
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors.torch, "save", full)
+        assert "the disk is full" in refusal(run, "full", "--train.steps", "10")
+    after = {path.name: path.read_bytes() for path in folder.rglob("*") if path.suffix in (".pt", ".safetensors")}
+    del before["model.safetensors"], after["model.safetensors"]
+    assert after == before and sorted(os.listdir(folder.parent)) == ["full"]
+    assert [record["step"] for record in run("full", "--train.steps", "10")[1]] == [5, 10]
+
+
+def test_bytes_that_command_a_terminal_are_not_printed(run, capsys):
+    run("bytes", "--train.steps", "5")  # an untrained model of bytes writes all of them
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", capsys.readouterr().out)
 
 
 def test_runs_that_cannot_be(run, tmp_path, capsys):

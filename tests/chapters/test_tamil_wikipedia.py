@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import sys
 import time
+import tracemalloc
 import unicodedata
 from collections import Counter
 from contextlib import suppress
@@ -19,6 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from fault_server import FaultServer, Reply, fault, part_of, record_pauses, refused
+from helpers import COMMANDS
 
 import tamil_dataset
 import tamil_wikipedia as program
@@ -214,7 +216,7 @@ def test_again_nothing_happens_and_more_adds(server, data):
         (["maxlag", "ratelimited 9"], [0.5, 9.0]),
         (["drop", "503"], [0.5, 1.0]),
         (["html", "list", "truncated"], [0.5, 1.0, 2.0]),
-        (["drop", "html", "list"], [0.5, 0.5, 1.0]),  # faults of bodies are counted apart
+        (["drop", "html", "list"], [0.5, 1.0, 2.0]),
         (["429 soon"], [0.5]),
         (["503"] * 7, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0]),
     ],
@@ -239,6 +241,47 @@ def test_lasting_faults_end_in_one_line_and_lose_nothing(server, data, pauses, f
     assert tamil_dataset.read(program.TEXT)["wikipedia"] == few
     server.always = None
     assert len(api(9)["wikipedia"]) == 9
+
+
+RANDOM = [{"id": 1}]
+
+
+@pytest.mark.parametrize("answer", [
+    "null", "7", '"text"', "[]", "{}", "[" * 100_000, '{"a":' * 100_000, "9" * 5000, '{"query": []}', '{"query": null}',
+    '{"query": {"random": {}, "pages": {}}}', '{"query": {"random": [1], "pages": [1]}}', '{"error": "a\\u001b[2J"}',
+    '{"error": [1]}', '{"error": {"code": ["maxlag"], "info": {"a": 1}}}',
+    '{"query": {"random": [{"id": null}, {"id": true}, {"id": [1]}, {"id": -1}, {"id": 1e9}, {}]}}',
+    json.dumps({"query": {"random": [{"id": 10**30}]}}),
+    json.dumps({"query": {"random": RANDOM, "pages": []}}),
+    json.dumps({"query": {"random": RANDOM, "pages": [{"extract": 7}]}}),
+    json.dumps({"query": {"random": RANDOM, "pages": [{"extract": ["a"]}]}}),
+])  # fmt: skip
+def test_answers_of_other_shapes_end_in_one_line(server, data, pauses, answer):
+    server.always = Reply(body=answer.encode())
+    with pytest.raises(cli.UserError) as failure:
+        api(3)
+    assert not COMMANDS.search(str(failure.value))
+
+
+def test_an_error_of_the_api_does_not_command_the_terminal(server, data, pauses, capsys):
+    info = "a\x1b[2J\x07\b\r\u202e\nerror: run this"
+    server.always = Reply(body=json.dumps({"error": {"code": "maxlag", "info": info}}).encode(),
+                          headers={"Retry-After": "6"})  # fmt: skip
+    with pytest.raises(cli.UserError) as failure:
+        api(3)
+    said = capsys.readouterr().err
+    assert r"\x1b[2J" in str(failure.value) and not COMMANDS.search(str(failure.value))
+    assert "waiting 6 s" in said and not COMMANDS.search(said.replace("\n", "")) and "\nerror" not in said
+
+
+@pytest.mark.parametrize("answer", [Reply(206, b"{}"), "body", "slow body"])
+def test_an_answer_of_the_api_has_limits(server, data, pauses, monkeypatch, answer):
+    monkeypatch.setattr(program, "LARGEST_ANSWER", 1 << 20)
+    for name, value in {"SILENCE": 0.2, "LONG_SILENCE": 0.4, "ATTEMPTS": 2}.items():
+        monkeypatch.setattr(web, name, value)
+    server.always = fault(answer) if isinstance(answer, str) else answer
+    with pytest.raises(cli.UserError, match="status 206|larger than|too slow|timed out"):
+        api(3)
 
 
 def test_what_came_before_the_fault_can_be_read(server, data, pauses):
@@ -474,6 +517,19 @@ def test_wrong_dumps_change_nothing(data, dump, tmp_path, monkeypatch):
         assert (program.TEXT.read_bytes(), program.STORE.read_bytes()) == (before, store), name
 
 
+def test_a_few_bytes_that_expand_to_gigabytes(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(wikipedia, "PIECE", 1 << 20)
+    monkeypatch.setattr(wikipedia, "LARGEST_PAGE", 3 << 20)
+    path = tmp_path / "bomb.bz2"
+    path.write_bytes(bz2.compress((HEADER + "<page>" + "x" * (1 << 25)).encode()))
+    tracemalloc.start()
+    with pytest.raises(cli.UserError, match="has a page of"):
+        run("--dump", "--file", path)
+    assert path.stat().st_size < 3000 and tracemalloc.get_traced_memory()[1] < 12 << 20
+    tracemalloc.stop()
+    assert path.exists()  # it is the user's own file
+
+
 def test_killed_while_extracting_and_run_again(book, tmp_path):
     folder = book.folder / "data"
     for path in folder.glob("tamil_wikipedia*"):
@@ -593,6 +649,16 @@ def test_download_and_extract(large, data, capsys):
     assert sorted(path.suffix for path in data.iterdir()) == [".bz2", ".db", ".txt"]
 
 
+@pytest.mark.parametrize("body", [b"<html>log in</html>" * 100, bz2.compress(b"a story, " * 2000)])
+def test_a_wrong_dump_does_not_stay(large, data, body):
+    right, large.wiki.body = large.wiki.body, body
+    with pytest.raises(cli.UserError, match="It is deleted"):
+        run("--dump", "--contact", "me@example.org")
+    assert not list(data.glob("*.bz2"))
+    large.wiki.body = right
+    assert run("--dump", "--contact", "me@example.org") == {"wikipedia": ARTICLES}
+
+
 @pytest.fixture
 def fetch(large, tmp_path):
     """Downloads server.wiki.body into tmp_path/new/file; returns its bytes."""
@@ -600,7 +666,7 @@ def fetch(large, tmp_path):
     url = os.environ["TINY_DLLM_WIKIPEDIA_DUMP_URL"]
 
     def get():
-        download.download_with_resume(url, path, "tiny-dllm")
+        download.download_with_resume(url, path, "tiny-dllm", 1 << 20)
         assert [p.name for p in path.parent.iterdir()] == ["file"]
         return path.read_bytes()
 

@@ -136,7 +136,7 @@ if victim == "model":
         killed(path)
     safetensors.torch.save_file = save_file
 else:
-    torch.save = lambda state, path: killed(path)
+    torch.save = lambda state, file: killed(file.name)
 checkpoint.save(folder, model, tokenizer, {"step": 8})
 runs.save_state(folder, {"step": 8})
 """

@@ -25,6 +25,11 @@ def program(body):
         ("raise SystemExit(5)", 5, r""),
         ("raise ValueError('a bug')", 1, r"(?s)Traceback.*ValueError: a bug\n"),
         ("raise FileNotFoundError(2, 'a bug too')", 1, r"(?s)Traceback.*a bug too\n"),
+        ("raise OSError(27, 'File too large')", 2, r"error: [^\n]*ulimit -f[^\n]*\n"),
+        ("raise MemoryError", 2, r"error: out of memory: lower --batch-size[^\n]*\n"),
+        ("raise RuntimeError('[enforce fail] DefaultCPUAllocator: no memory')", 2, r"error: out of memory: [^\n]*\n"),
+        ("open('x' * 300)", 2, r"error: cannot use x+…: File name too long\n"),
+        ("open('README.md/x')", 2, r"error: cannot use README.md/x: Not a directory\n"),
     ],
 )
 def test_exit_codes(body, code, stderr):
@@ -44,6 +49,36 @@ def test_closed_pipe_is_quiet(lines):
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+SHELL = """import os, sys
+os.execv('/bin/sh', ['sh', '-c', 'exec "$0" "$@" ' + sys.argv[1], sys.executable, '-c', sys.argv[2]])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell of Unix")
+@pytest.mark.parametrize("closing, body, code", [
+    (">&-", "print('x')", 0), ("2>&-", "print('x'); print('y', file=sys.stderr)", 0),
+    (">&- 2>&-", "print('x'); print('y', file=sys.stderr)", 0), (">&-", "raise cli.UserError('wrong')", 2),
+    (">&- 2>&-", "raise cli.UserError('wrong')", 2), (">/dev/full", "print('x')", 2), ("2>/dev/full", "print('x')", 0),
+    (">/dev/full", "raise cli.UserError('wrong')", 2), (">/dev/full 2>&1", "raise cli.UserError('wrong')", 2),
+])  # fmt: skip
+def test_closed_and_full_streams(closing, body, code):
+    if "/dev/full" in closing and not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    text = f"import sys\nfrom plumbing import cli\ndef main():\n    {body}\ncli.run(main)"
+    done = python("-c", SHELL, closing, text)
+    assert done.code == code and "Traceback" not in done.err and "Exception ignored" not in done.err
+    if code and "2>" not in closing:
+        assert done.err.startswith("error: ") and done.err.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has words of Unicode")
+def test_a_word_that_is_not_utf8_is_refused_at_the_start():
+    code = "from plumbing import cli; cli.run(lambda: print('started'))"
+    done = subprocess.run([sys.executable, "-c", code, b"--run", b"caf\xe9"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(r"error: caf\udce9 is not UTF-8") and done.stderr.count("\n") == 1
 
 
 def test_a_terminal_without_the_mask_character_does_not_end_the_program():

@@ -7,8 +7,8 @@ from email.utils import formatdate
 from functools import partial
 
 import pytest
-from fault_server import FaultServer, Reply, fault, record_pauses, refused
-from helpers import python
+from fault_server import ENDLESS, FaultServer, Reply, fault, record_pauses, refused
+from helpers import COMMANDS, python
 from urllib3 import HTTPResponse
 
 from plumbing import cli, download, web
@@ -168,6 +168,78 @@ def test_the_last_attempt_has_only_the_time_that_is_left(server, tmp_path):
         patch.setattr(web, "SILENCE", 0.7)
         fails(server.file, tmp_path / "file", "timed out", timeout=1.4)
     assert 1.3 < time.monotonic() - start < 1.9 and len(server.requests) == 2
+
+
+@pytest.mark.parametrize("word", sorted(ENDLESS))
+def test_an_endless_answer_comes_to_an_end(server, tmp_path, word, monkeypatch):
+    """Whatever is repeated for ever, and however slowly: the time and the bytes of an answer have a limit."""
+    server.always = word
+    monkeypatch.setattr(web, "SILENCE", 0.3)
+    start = time.monotonic()
+    fails(server.file, tmp_path / "file", "timed out|too slow|larger|redirects|503|404|headers", timeout=0.8)
+    assert time.monotonic() - start < 2.5
+
+
+@pytest.mark.parametrize("word", [word for word in ENDLESS if word.startswith("slow")])
+def test_a_download_that_can_resume_also_comes_to_an_end(server, tmp_path, word, monkeypatch, pauses):
+    """It has no deadline, so the server must keep up a certain speed."""
+    server.always = word
+    for name, value in {"SILENCE": 0.2, "LONG_SILENCE": 0.4, "ATTEMPTS": 2}.items():
+        monkeypatch.setattr(web, name, value)
+    with pytest.raises(cli.Unreachable, match="timed out|too slow"):
+        download.download_with_resume(server.file, tmp_path / "file", "tiny-dllm", 1 << 20)
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("reply, match", [
+    (Reply(body=BODY, length=10**18), "larger than 16,777,216 bytes"),
+    (Reply(206, BODY, {"Content-Range": f"bytes 0-{len(BODY) - 1}/{2 * len(BODY)}"}), "status 206"),
+    (Reply(204), "status 204"),
+    ("302 file:///etc/passwd", "does not begin with http"),
+    ("302 ftp://127.0.0.1/file", "does not begin with http"),
+    ("302 http://[::1", "could not download"),
+    ("302 http://a..b/", "could not download"),
+    ("302 http://127.0.0.1:99999/", "could not download"),
+    ("302 /again", "redirects"),
+])  # fmt: skip
+def test_odd_answers_are_refused(server, tmp_path, pauses, reply, match):
+    server.always = reply
+    fails(server.file, tmp_path / "file", match)
+
+
+@pytest.mark.parametrize("after", ["²", "٣", "9" * 5000, "-1", "1e400", "Fri, 31 Dec 99999999999 00:00:00", "\x1b"])
+def test_an_odd_retry_after_is_ignored_or_obeyed(server, tmp_path, pauses, after):
+    server.faults = [Reply(503, headers={"Retry-After": after.encode().decode("latin-1")})]
+    try:
+        download.fetch(server.file, tmp_path / "file", BODY_SHA256)
+    except cli.UserError as error:
+        assert "503" in str(error)
+
+
+def test_what_a_server_says_does_not_command_the_terminal(server, tmp_path, pauses, capsys):
+    said = b"HTTP/1.1 503 a\x1b[2J\x07\x08\x9b\xe2\x80\xae\r\nRetry-After: 6\r\nContent-Length: 0\r\n\r\n"
+    server.always = Reply(stream=[said])
+    error = fails(server.file, tmp_path / "file", "503")
+    assert not COMMANDS.search(str(error)) and r"\x1b[2J\x07\x08" in str(error)
+    shown = capsys.readouterr().err
+    assert "waiting 6 s" in shown and not COMMANDS.search(shown.replace("\n", ""))
+
+
+@pytest.mark.parametrize("reply", [
+    Reply(206, BODY[:100], {"Content-Range": "bytes 0-99/1000"}),  # a part, and we asked for everything
+    Reply(206, BODY, {"Content-Range": f"bytes 0-{len(BODY) - 1}/{len(BODY)}"}),
+    Reply(416, headers={"Content-Range": "bytes */0"}), Reply(204),
+])  # fmt: skip
+def test_a_part_that_nobody_asked_for_is_no_file(server, tmp_path, pauses, reply):
+    server.always = reply
+    with pytest.raises(cli.UserError, match="does not"):
+        download.download_with_resume(server.file, tmp_path / "file", "tiny-dllm", 1 << 20)
+    assert not (tmp_path / "file").exists()
+
+
+def test_a_download_that_can_resume_has_a_limit(server, tmp_path, pauses):
+    with pytest.raises(cli.UserError, match="larger than 1,000 bytes"):
+        download.download_with_resume(server.file, tmp_path / "file", "tiny-dllm", 1000)
 
 
 def test_full_disk_while_downloading(server, tmp_path, monkeypatch):
