@@ -18,7 +18,9 @@ from tamil_verse import WORDS
 PATIENCE = {
     "plumbing.web.LONGEST_PAUSE": 0.1,
     "plumbing.web.LONGEST_WAIT": 3,
+    "plumbing.web.ATTEMPTS": 3,
     "plumbing.web.SILENCE": 1.0,
+    "plumbing.web.LONG_SILENCE": 2.0,
     "plumbing.hub.ANSWER": 2,
     "plumbing.hub.TRANSFER": 10,
     "plumbing.tamil.fetching.Fetcher.PAUSE": 0.0,

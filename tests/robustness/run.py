@@ -98,6 +98,7 @@ def main(argv=None):
     items = [(kind, number) for kind in kinds for number in range(1, (command.number or NUMBERS[kind]) + 1)]
     if command.case is not None:
         items = [(kind, command.case) for kind in kinds]
+    random.Random(SEED).shuffle(items)  # attacks that wait for a server and attacks that compute go together
     began, results = time.time(), []
     for found in together(items, min(command.processes, len(items))):
         results.append(found)

@@ -131,7 +131,7 @@ def structure(arena, draw):
         f"{25 * levels} closed brackets": "steps: " + "[" * 25 * levels + "]" * 25 * levels,
         f"{25 * levels} indented keys": "".join(" " * i + "a:\n" for i in range(25 * levels)),
         f"{250 * levels} keys": "".join(f"key{i}: 1\n" for i in range(250 * levels)),
-        f"{levels} MB of one value": "steps: " + "1" * (levels << 17),
+        f"{levels} times 128 kB of one value": "steps: " + "1" * (levels << 17),
         "based on itself": "base: attack.yaml",
         "based on a device": "base: /dev/zero",
         "based on a pipe": "base: /dev/stdin",
