@@ -54,41 +54,54 @@ def describe(found):
 
 def table(counts):
     """The Markdown table of `count`, with a row of sums."""
-    rows = [(KINDS[kind], sum(counts[kind].values()), *(counts[kind].get(name, 0) for name in OUTCOMES)) for kind in counts]
+    rows = [(title, sum(counts[kind].values()), *(counts[kind].get(name, 0) for name in OUTCOMES))
+            for kind, title in KINDS.items() if kind in counts]  # fmt: skip
     sums = ("all", *(sum(row[i] for row in rows) for i in range(1, len(OUTCOMES) + 2)))
     return pages.table(("attack", "tried", *OUTCOMES.values()), [*rows, sums])
+
+
+MEANINGS = (
+    "**clear message**: the program ended with exit code 2 and one line that says what is wrong",
+    "**accepted**: the program did its work, since the change was harmless or could not be seen",
+    "**executed**: code in a file was executed, or a local file was read that a stranger had named",
+    "**lost**: something that existed before was lost, damaged or left half-written, or what a bad server had sent "
+    "still stood in the way when a good one answered",
+    "**raw**: a control character, or a line that a stranger wrote, reached the terminal",
+    "**traceback**: also the death of a process by a signal",
+    "**unclear**: another end without one clear message",
+    "**hang**: no end within a minute (75 seconds for the attacks by a server)",
+    "**memory**: more than 2 GB",
+)
+
+
+def bullets(items):
+    return "\n".join(f"- {item}" for item in items)
 
 
 def page(numbers):
     """The page as text. numbers: the content of docs/robustness.json."""
     now, before = numbers["now"], numbers.get("before")
     text = [
-        "# The red team", "The programs of this book meet killed runs, full disks, forged files, hostile servers and odd "
-        "command lines. `tests/robustness/` attacks them at random, with fixed seeds, and this table says how the "
-        f"attacks ended. `{now['command']} --full` made it in {now['minutes']} minutes ({now['machine']}; PyTorch "
-        f"{now['torch']}; commit {now['commit']}; seed {now['seed']}; {now['date'][:10]}).", table(now["table"]),
-        "\n- ".join(["- **clear message**: the program ended with exit code 2 and one line that says what is wrong",
-                     "**accepted**: the program did its work, since the change was harmless or could not be seen",
-                     "**executed**: code in a file was executed, or a local file was read that a stranger had named",
-                     "**lost**: something that existed before was lost, damaged or left half-written, or what a bad "
-                     "server had sent still stood in the way when a good one answered",
-                     "**raw**: a control character, or a line that a stranger wrote, reached the terminal",
-                     "**traceback**: also the death of a process by a signal",
-                     "**unclear**: another end without one clear message",
-                     "**hang**: no end after a minute (75 seconds for the attacks by a server)",
-                     "**memory**: more than 2 GB"]),
-        f"The largest process had {now['largest_megabytes']:,.0f} MB, and the slowest one took {now['longest_seconds']:.0f} "
-        "seconds on a machine that was busy with other work. Each attack runs in a process that is forked from one in "
-        "which PyTorch is loaded already. Where a program waits for a server, the attacks shorten its patience.",
-    ]  # fmt: skip
+        "# The red team",
+        "The programs of this book meet killed runs, full disks, forged files, hostile servers and odd command lines. "
+        "`tests/robustness/` attacks them at random, with fixed seeds, and this table says how the attacks ended. "
+        f"`{now['command'].replace('run.py', 'tests/robustness/run.py')}` made it in {now['minutes']} minutes "
+        f"({now['machine']}; PyTorch {now['torch']}; commit {now['commit']}; seed {now['seed']}; {now['date'][:10]}).",
+        table(now["table"]),
+        bullets(MEANINGS),
+        f"The largest process had {now['largest_megabytes']:,} MB, and the slowest took {now['longest_seconds']:.0f} "
+        "seconds, on a machine that was busy with other work. Each attack runs in a process that is forked from one in "
+        "which PyTorch is loaded already. Where a program waits for a server, the attack shortens its patience.",
+    ]
     if now["bad"]:
-        text += ["These attacks ended badly:", "\n- ".join(["", *(
-            f"`{found['kind']} {found['case']}`, {OUTCOMES[found['outcome']]}: {found['label']}" for found in now["bad"])])[1:]]
+        text += ["These attacks ended badly:", bullets(
+            f"`{found['kind']} {found['case']}`, {OUTCOMES[found['outcome']]}: {found['label'][:80]}"
+            for found in now["bad"])]  # fmt: skip
     if before:
-        text += ["## Before", f"The same kinds of attack on commit {before['commit']}, which they helped to mend:",
-                 table(before["table"])]
-    text += ["## Try it", "`python tests/robustness/run.py --only states --case 17` makes one attack again and shows what "
-             "the program said. A small number of attacks of each kind is part of the tests."]
+        text += ["## Before", f"The first attacks of the same kinds, on commit {before['commit']}, found what was then "
+                 "mended:", table(before["table"])]  # fmt: skip
+    text += ["## Try it", "`python tests/robustness/run.py --only states --case 17` makes one attack again and shows "
+             "what the program said last. A few attacks of each kind are part of the tests."]  # fmt: skip
     return pages.wrap("\n\n".join(text)) + "\n"
 
 
