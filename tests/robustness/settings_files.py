@@ -91,7 +91,7 @@ def attack(arena, draw):
     label, data = draw.choice((values, values, values, names, structure, trees, raw))(arena, draw)
     path = arena.folder / "attack.yaml"
     path.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass"))
-    name = draw.choice(("dllm", "dllm", "gpt", "scale"))
+    name = draw.choice(("dllm", "dllm", "dllm", "gpt", "gpt", "scale"))
     program, *argv = command(name, "--steps", 2, run="attack")
     argv[argv.index("--config") + 1] = path.name
     return result(f"{program}: {label}", arena.run(program, *argv))

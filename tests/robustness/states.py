@@ -41,7 +41,7 @@ def resume(arena, name, label):
 
 
 def victim(draw):
-    return draw.choice(("dllm", "dllm", "gpt", "scale"))
+    return draw.choice(("dllm", "dllm", "dllm", "dllm", "gpt", "gpt", "gpt", "scale"))
 
 
 def state_bytes(arena, draw):
