@@ -28,7 +28,7 @@ from importlib import import_module
 
 import torch
 
-from plumbing import checkpoint, cli, devices, hub, settings, tokenizers, views
+from plumbing import checkpoint, cli, devices, foreign, hub, settings, tokenizers, views
 
 diffusion = import_module("04_diffusion")
 
@@ -176,6 +176,7 @@ def watch(model, tokenizer, rows, flags, name, denoise=diffusion.denoise):
     flags: from `prepare`. name: the model's. denoise: the sampler, as in `generate`.
     """
     mask_id, unit, letters = model.config.mask_id, tokenizer.unit, views.shown_tokens(tokenizer)
+    name = foreign.printable(name)
     if flags.topk is not None and flags.topk > mask_id:
         raise cli.UserError(f"--topk is {flags.topk}, but the vocabulary has {mask_id} symbols: lower it")
     canvas = torch.tensor(rows, device=next(model.parameters()).device)  # (B, T)
@@ -212,15 +213,15 @@ def watch(model, tokenizer, rows, flags, name, denoise=diffusion.denoise):
 
 
 def print_texts(texts, status, quiet):
-    """The texts as plain lines. quiet: without the status line and the numbers of the samples."""
+    """Print the texts as lines, without control characters. quiet: no status line, no numbers of the samples."""
     if not quiet:
-        print(status)
+        print(foreign.printable(status, limit=None))
     for number, text in enumerate(texts, 1):
         if number > 1 or not quiet:
             print()
         if len(texts) > 1 and not quiet:
             print(f"--- sample {number} of {len(texts)} ---")
-        print(text)
+        print(foreign.lines(text))
 
 
 def save_run(history, given, letters, flags, name, unit):

@@ -128,10 +128,8 @@ def write(folder, command, seed, device):
     temperature = generation.usable_temperature(command.temp)
     generator = torch.Generator(device).manual_seed(seed)
     tokens = generate(model, tokens, command.len - len(given), temperature, command.topk, generator)
-    print(f"seed {seed} · {folder.resolve().name}")
-    for number_of_sample, row in enumerate(tokens[:, len(unseen) :], 1):
-        print(f"\n--- sample {number_of_sample} of {command.num} ---" if command.num > 1 else "")
-        print(tokenizer.decode(row))
+    texts = [tokenizer.decode(row) for row in tokens[:, len(unseen) :]]
+    generation.print_texts(texts, f"seed {seed} · {folder.resolve().name}", quiet=False)
 
 
 # 3. Both curves

@@ -55,17 +55,9 @@ def load(folder, device="cpu"):
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             embedded = (file.metadata() or {}).get("config")
+            config = json.loads(embedded or (folder / "config.json").read_text(encoding="utf-8"))
+            shape, info = checked_shape(config["model"], len(file.keys())), config["info"]
             weights = {name: file.get_tensor(name).float() for name in file.keys()}
-        config = json.loads(embedded or (folder / "config.json").read_text(encoding="utf-8"))
-        shape, info = transformer.TransformerConfig(**config["model"]), config["info"]
-        for field in dataclasses.fields(shape):
-            value, kind = getattr(shape, field.name), type(field.default)
-            if type(value) is not kind and not (kind is float and type(value) is int):
-                raise TypeError(f"{field.name} is {value!r}")
-        # A damaged config could ask for a billion layers, or for a key-value buffer of a billion positions. Building a
-        # layer takes milliseconds, even if the file has only empty tensors for it.
-        if shape.n_layer > min(len(weights), MOST_LAYERS) or shape.seq_len > 1 << 16:
-            raise ValueError("its config makes no sense")
         states.check_info(info)
         build = transformer.Transformer
         if "wiring" in config:
@@ -88,6 +80,20 @@ def load(folder, device="cpu"):
             raise cli.UserError(f"{folder} holds a damaged model: weight {name} is not finite")
     model.load_state_dict(weights, assign=True)
     return model.to(device).eval().requires_grad_(False), tokenizer, info
+
+
+def checked_shape(fields, tensors):
+    """Return the TransformerConfig of the dict `fields`, for a file with so many tensors. TypeError or ValueError."""
+    shape = transformer.TransformerConfig(**fields)
+    for field in dataclasses.fields(shape):
+        value, kind = getattr(shape, field.name), type(field.default)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise TypeError(f"{field.name} is {value!r}")
+    # A damaged config could ask for a billion layers, or for a key-value buffer of a billion positions. Building a
+    # layer takes milliseconds, even if the file has only empty tensors for it.
+    if shape.n_layer > min(tensors, MOST_LAYERS) or shape.seq_len > 1 << 16:
+        raise ValueError("its config makes no sense")
+    return shape
 
 
 def find(name=None, kind="dllm"):

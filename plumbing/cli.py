@@ -8,7 +8,10 @@ import errno
 import os
 import re
 import shlex
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 from plumbing import foreign
@@ -118,6 +121,25 @@ def leave(code):
         # On exit Python flushes stdout again: let it write nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def end_with_parent(pause=1, patience=300):
+    """Watch the process that started this one. When it is gone, ask this process to save and stop, as SIGTERM does.
+
+    Otherwise the processes of a killed torchrun would go on for ever. A process whose parent is gone gets another
+    parent (on Windows that cannot be seen). pause: seconds between two looks. patience: seconds after which a process
+    that still runs is ended, since it may wait for another one that is gone.
+    """
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(pause)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(patience)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def command_line():

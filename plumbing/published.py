@@ -121,7 +121,8 @@ def convert(saved, causal, file="the file"):
     expected, weights = model.state_dict(), {}
     renamed = {name: name.replace("mlp.up", "ff.net.0").replace("mlp.down", "ff.net.2") for name in expected}
     if unknown := sorted(theirs.keys() - renamed.values()):
-        raise cli.UserError(f"{file} does not have the published architecture: weight '{foreign.printable(unknown[0])}'")
+        name = foreign.printable(unknown[0])
+        raise cli.UserError(f"{file} does not have the published architecture: weight '{name}'")
     for ours, name in renamed.items():
         tensor = theirs.get(name)
         if tensor is None or tensor.shape != expected[ours].shape or not tensor.is_floating_point():
@@ -130,6 +131,7 @@ def convert(saved, causal, file="the file"):
         if not weights[ours].isfinite().all():
             raise cli.UserError(f"{file}: weight {name!r} is not finite")
     model.load_state_dict(weights, strict=True, assign=True)
+    check_heads({name: saved[name] for name in SIZES}, file)
     return model.eval().requires_grad_(False)
 
 
@@ -153,17 +155,22 @@ def empty_model(saved, causal, file):
         config = transformer.TransformerConfig(
             *sizes, causal=causal, positions="learned", norm="layer", activation="gelu")
         with torch.device("meta"):  # a device whose tensors have a shape but no memory
-            model = PublishedTransformer(config)
+            return PublishedTransformer(config)
     except Exception as error:  # impossible sizes fail in several ways
         raise cli.UserError(f"{file}: {foreign.reason(error)}") from None
-    # The number of heads is the only size that changes no shape, so wrong heads would silently give other logits.
-    known = dict(zip(SIZES, sizes)) | {"n_heads": SIZES["n_heads"]} == SIZES
-    if known and config.n_head != SIZES["n_heads"]:
-        raise cli.UserError(f"{file} says that it has {config.n_head} heads; the published model has {SIZES['n_heads']}")
-    if not known:
-        print(f"{file} says that it has {config.n_head} heads, which its weights cannot confirm: it has not the sizes of "
-              "the published model", file=sys.stderr)
-    return model
+
+
+def check_heads(sizes, file):
+    """UserError if a model of the published `sizes` has another number of heads. A note if its sizes are others.
+
+    No shape depends on the number of heads, so a wrong one would silently give other logits.
+    """
+    heads = sizes["n_heads"]
+    if sizes | {"n_heads": SIZES["n_heads"]} != SIZES:
+        print(f"{file} has not the sizes of the published model, so nothing confirms that it has {heads} heads",
+              file=sys.stderr)
+    elif heads != SIZES["n_heads"]:
+        raise cli.UserError(f"{file} claims {heads} heads; the published model has {SIZES['n_heads']}")
 
 
 def remove_masks(theirs, config, file):

@@ -198,7 +198,7 @@ class Run:
         save_state(self.folder, {"progress": self.progress, "settings": self.settings} | trainer.state())
 
     def show(self, text):
-        """Print below the progress bar."""
+        """Print below the progress bar. What a model writes may command a terminal, so it is escaped."""
         if not self.quiet:
             self.bar.write(f"\n{foreign.lines(text)}\n", sys.stdout)
 

@@ -19,6 +19,7 @@ program's own default file, and `base: defaults` means the defaults of the datac
 import contextlib
 import dataclasses
 import difflib
+import io
 import math
 import sys
 from pathlib import Path
@@ -28,9 +29,10 @@ import tyro
 import yaml
 from tyro.constructors import PrimitiveConstructorSpec
 
-from plumbing import cli, files
+from plumbing import cli, files, foreign
 
 CONFIGS = files.ROOT / "configs"
+LARGEST = 1 << 15  # bytes of a settings file
 TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")  # the words for them in YAML files
 
 
@@ -56,7 +58,7 @@ def number(kind, low, high=math.inf, optional=False):
     def parse_words(words):
         value = whole_number(words[0]) if kind is int else float(words[0])
         if not (low <= value <= high and value < math.inf):  # NaN is in no range
-            raise ValueError(f"it must be {limits}, not {words[0]}")
+            raise ValueError(f"it must be {limits}, not {foreign.printable(words[0])}")
         return value
 
     specification = PrimitiveConstructorSpec(
@@ -70,14 +72,13 @@ def number(kind, low, high=math.inf, optional=False):
 
 
 def whole_number(text):
-    """Return the int that a text such as 1000, 5_000 or 1e3 means. ValueError if it is not a whole number."""
-    try:
-        return int(text)
-    except ValueError:
-        with contextlib.suppress(ValueError):
-            if float(text).is_integer():
-                return int(float(text))
-        raise ValueError(f"it must be a whole number, not {text}") from None
+    """Return the int that a text such as 1000, 5_000 or 1e3 means. ValueError if it means no int of 64 bits."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError, OverflowError):
+            value = kind(text)
+            if abs(value) < 1 << 63 and value == int(value):
+                return int(value)
+    raise ValueError(f"it must be a whole number of at most 18 digits, not {foreign.printable(text)}")
 
 
 def optional(kind, metavar):
@@ -151,7 +152,14 @@ def groups(command):
 def run_tyro(command, words, default):
     description = sys.modules[command.__module__].__doc__
     options = (tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed)
-    return tyro.cli(command, args=words, default=default, description=description, config=options)
+    # tyro quotes wrong words as they are. If they could command the terminal, its message is escaped, without colours.
+    odd = any(foreign.lines(word) != word for word in words)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) if odd else contextlib.nullcontext() as said:
+            return tyro.cli(command, args=words, default=default, description=description, config=options)
+    except SystemExit:
+        print(foreign.lines(said.getvalue()) if odd else "", end="", file=sys.stderr)
+        raise
 
 
 def given(argv, flag):
@@ -177,6 +185,8 @@ def with_file(default, name, own, seen=()):
     if path in seen:
         raise cli.UserError(f"{path} is based on itself")
     base = values.pop("base", own if path.stem != own else "defaults")
+    if not isinstance(base, str):
+        raise cli.UserError(f"{path}: base must be the name of one settings file")
     default = with_file(default, base, own, (*seen, path))
     words, known = [], flag_types(type(default))
     for section in groups(type(default)) & values.keys():
@@ -188,7 +198,7 @@ def with_file(default, name, own, seen=()):
         if key not in known or isinstance(value, (list, dict)):
             near = difflib.get_close_matches(key, known, 1)
             hint = f"; did you mean {near[0]}?" if near and near[0] != key else ""
-            raise cli.UserError(f"unknown setting {key!r} in {path}{hint}")
+            raise cli.UserError(f"unknown setting '{foreign.printable(key)}' in {path}{hint}")
         flag = "--" + key.replace("_", "-")
         if known[key] is bool and value.lower() not in TRUE + FALSE:
             raise cli.UserError(f"{path}: {key} must be true or false, not {value}")
@@ -209,13 +219,34 @@ def read_file(name):
         known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
         raise cli.UserError(f"no settings file {name!r}; there are: {known}")
     try:
+        with open(path, "rb") as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise ValueError(f"it has more than {LARGEST:,} bytes")
+        check_yaml(data.decode("utf-8"))
         # BaseLoader leaves every value as it is written: 3e-4 stays text, and so do on, off, yes and no.
-        values = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise cli.UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+        values = yaml.load(data, yaml.BaseLoader) or {}
+    except (yaml.YAMLError, ValueError) as error:
+        raise cli.UserError(f"{path} is not a valid settings file in YAML: {foreign.reason(error)}") from None
     if not isinstance(values, dict):
         raise cli.UserError(f"{path} must hold lines of the form name: value")
     return path, values
+
+
+def check_yaml(text):
+    """Raise ValueError if the YAML `text` uses more of the language than settings need.
+
+    A few lines of aliases can expand to gigabytes, and Python cannot follow hundreds of brackets inside each other.
+    """
+    depth = 0
+    for event in yaml.parse(text, yaml.BaseLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise ValueError("it uses the aliases of YAML, & and *")
+        if depth > 3:
+            raise ValueError("it has brackets within brackets")
+        if isinstance(event, yaml.ScalarEvent) and foreign.printable(event.value, 1000) != event.value:
+            raise ValueError(f"it contains '{foreign.printable(event.value)}', which is too long or cannot be printed")
 
 
 def flag_types(command):

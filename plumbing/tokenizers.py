@@ -90,7 +90,7 @@ class TamilTokenizer(CharTokenizer):
             raise cli.UserError("the vocabulary of a Tamil tokenizer must be a list of letters")
         for letter in vocabulary:
             if self.split(letter) != [letter] or tamil_letters.ill_formed(letter):
-                raise cli.UserError(f"the vocabulary contains {ascii(letter)}, which is not a letter")
+                raise cli.UserError(f"the vocabulary contains {ascii(letter[:80])}, which is not a letter")
         super().__init__(vocabulary)
 
     @classmethod

@@ -20,7 +20,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from plumbing import cli, files, tokenizers
+from plumbing import cli, files, foreign, tokenizers
 
 PLAYER = files.ROOT / "plumbing" / "player.html"
 
@@ -50,8 +50,7 @@ def page(state, given, letters, width, measure=len):
         for token, text, new, kept in zip(tokens, whole_characters(tokens, letters), committed, fixed):
             style = "mask" if token == len(letters) - 1 else "given" if kept else "new" if new else "old"
             for i, part in enumerate(text.split("\n")):
-                # The text may contain control characters. They must not reach the terminal.
-                part = "".join(c if c.isprintable() else " " for c in part)
+                part = foreign.printable(part.replace("\t", " "), limit=None)
                 if i or part and rows[-1] and used + measure(part) > width:
                     rows.append([])
                     used = 0

@@ -142,6 +142,8 @@ def refusal(call, *arguments, **named):
     return error.getvalue() + line
 
 
+HOSTILE = "a\x1b[2J\x07\b\r\u202eb"  # characters that a terminal obeys, between two letters
+ESCAPED = r"a\x1b[2J\x07\x08\r\u202eb"  # the same as it should be shown
 # What a terminal obeys: line breaks, ESC and the other controls of C0 and C1, and what reorders a line.
 COMMANDS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 

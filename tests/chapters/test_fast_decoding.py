@@ -14,6 +14,7 @@ from typing import get_args
 
 import pytest
 import torch
+from helpers import refusal
 
 from plumbing import checkpoint, cli, tokenizers
 from plumbing.reports import decoding_ways
@@ -375,6 +376,11 @@ def test_every_flag_changes_the_text(write):
     plain, guided = (write("--prompt", "abc", *w)[1] for w in ((), ("--guidance", "3")))
     assert plain != guided and guided.startswith("abc")
     assert write("--order", "isolated", "--steps", "9")[1] == seen[1]  # the default order
+
+
+@pytest.mark.parametrize("temperature", ["0", "0.8"])
+def test_guidance_that_overflows_ends_in_one_line(write, temperature):
+    assert "--guidance is too large" in refusal(write, "--prompt", "abc", "--guidance", "1e308", "--temp", temperature)
 
 
 def test_chapter_06_writes_the_same_with_the_same_settings(write):

@@ -55,6 +55,30 @@ def quiet(run, *flags):
     return run("--quiet", *flags).removesuffix("\n")
 
 
+def test_a_model_of_control_characters_does_not_command_the_terminal(tmp_path, monkeypatch, capsys):
+    """Every way of showing a text: lines, quiet lines, the redrawn page of a terminal, the bytes of a word model."""
+    for tokenizer in (tokenizers.CharTokenizer("\x1b\x07\b\r\u202e\x9b\n"), tokenizers.Bytes()):
+        kind = tokenizer.kind
+        checkpoint.save(tmp_path / kind, make_model(tokenizer), tokenizer, {})
+        for flags, terminal in (([], False), (["--quiet"], False), ([], True)):
+            monkeypatch.setattr("sys.stdout.isatty", lambda terminal=terminal: terminal)
+            generate.main(["--checkpoint", str(tmp_path / kind), "--len", "40", "--steps", "2", "--seed", "1", *flags])
+            shown = capsys.readouterr().out
+            if terminal:
+                shown = re.sub(r"\x1b\[(?:\?25[lh]|[\d;]*[mAJK])", "", shown).replace("\r", "")  # our own commands
+            assert r"\x0" in shown or r"\x1b" in shown
+            assert set(helpers.COMMANDS.findall(shown)) <= {"\n", "\t"}
+
+
+@pytest.mark.parametrize("temperature", ["0", "0.8"])
+def test_weights_that_overflow_end_in_one_line(tmp_path, temperature):
+    model = make_model(std=1)
+    model.head.weight.data.fill_(3e38)
+    checkpoint.save(tmp_path, model, TOKENIZER, {})
+    line = refusal(generate.main, ["--checkpoint", str(tmp_path), "--len", "9", "--temp", temperature])
+    assert "not finite numbers" in line
+
+
 # 1. The canvas
 
 
@@ -241,8 +265,8 @@ def test_html_replays_to_the_printed_text(run, tmp_path):
 
 WRONG_FLAGS = [
     ["--steps", "0"], ["--steps", "x"], ["--steps", "1.5"], ["--temp", "-1"], ["--temp", "nan"],
-    ["--temp", "inf"], ["--topk", "0"], ["--len", "0"], ["--len", "1000000"], ["--num", "0"], ["--seed", "-1"],
-    ["--seed", str(2**64)], ["--step", "3"], ["extra"],
+    ["--temp", "inf"], ["--topk", "0"], ["--len", "0"], ["--len", "1000000"], ["--num", "0"], ["--num", "1000000"],
+    ["--seed", "-1"], ["--seed", str(2**64)], ["--step", "3"], ["extra"], ["--gif", ""], ["--html", ""],
 ]  # fmt: skip
 MISTAKES = [
     ["--topk", "1000"], ["--device", "toaster"], ["--prompt", "é"], ["--prompt", "ROMEO:", "--len", "6"],

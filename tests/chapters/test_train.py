@@ -12,7 +12,7 @@ from importlib import import_module
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Killed, log_of, refusal, seeded, write_settings
+from helpers import COMMANDS, Killed, log_of, refusal, seeded, write_settings
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -200,6 +200,14 @@ def test_the_average_is_of_the_weights(tiny, tmp_path):
 
 
 # Whole runs
+
+
+def test_a_training_sample_does_not_command_the_terminal(tmp_path, runs_folder, capsys):
+    (tmp_path / "corpus.txt").write_text("\x1b\u202e\b\x07" * 300, newline="")
+    settings = write_settings(tmp_path / "tiny.yaml", steps=2, evaluate_every=2)
+    train.main(["--corpus", str(tmp_path / "corpus.txt"), "--config", str(settings), "--device", "cpu", "--run", "x"])
+    out = capsys.readouterr().out
+    assert r"\x1b" in out and r"\u202e" in out and set(COMMANDS.findall(out)) == {"\n"}
 
 
 @pytest.fixture(scope="module")
@@ -418,7 +426,9 @@ def test_a_loss_that_is_no_number_ends_the_run_and_spoils_nothing(runs_folder, c
 
 @pytest.mark.parametrize("flags", [
     ["--no-such-flag"], ["--steps", "0"], ["--config", "nowhere"], ["--corpus", "nowhere.txt"], ["--device", "tpu"],
-    ["--dtype", "float8"], ["--lr-matrix"],
+    ["--dtype", "float8"], ["--lr-matrix"], ["--batch-size", "100000000000"],
+    ["--minutes", "inf"], ["--minutes", "1e308"],
+    ["--run", "a/b"], ["--run", "x" * 201], ["--run", ""], ["--corpus", "~nouser/x.txt"],
 ])  # fmt: skip
 def test_mistakes_end_in_a_clear_message_and_exit_code_2(runs_folder, command, flags):
     error = refusal(train.main, [*command, *flags])

@@ -11,11 +11,11 @@ from importlib import import_module
 import helpers
 import pytest
 import torch
-from helpers import Killed, Unigram, log_of, refusal, seeded, write_settings
+from helpers import COMMANDS, Killed, Unigram, log_of, refusal, seeded, write_settings
 from PIL import Image
 from safetensors.torch import load_file
 
-from plumbing import checkpoint, cli, corpora, files, runs
+from plumbing import checkpoint, cli, corpora, files, runs, tokenizers
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -197,6 +197,13 @@ def test_the_same_command_trains_no_further_and_writes(both, command, capsys):
 def written(capsys, *flags):
     gpt.main(["--write", *flags, "--device", "cpu"])
     return capsys.readouterr().out
+
+
+def test_a_gpt_of_control_characters_does_not_command_the_terminal(tmp_path, capsys):
+    tokenizer = tokenizers.CharTokenizer("\x1b\x07\b\r\u202e\x9b\n")
+    checkpoint.save(tmp_path / "gpt", make_model(tokenizer.vocab_size, causal=True), tokenizer, {"kind": "gpt"})
+    out = written(capsys, "--run", str(tmp_path / "gpt"), "--len", "40", "--seed", "1", "--num", "2")
+    assert r"\x1b" in out and set(COMMANDS.findall(out)) == {"\n"}
 
 
 def test_writing_flags_write_and_train_nothing(both, capsys, monkeypatch):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from helpers import Trap, seeded
+from helpers import COMMANDS, ESCAPED, HOSTILE, Trap, seeded
 from helpers import refusal as refusal_of
 
 from plumbing import checkpoint, cli, runs
@@ -256,6 +256,21 @@ def test_weights_of_a_strange_type_are_refused_or_read(folder, dtype):
         assert checkpoint.load(folder)[0].head.weight.dtype == torch.float32
     except cli.UserError as error:
         assert "\n" not in str(error)
+
+
+def test_names_of_a_stranger_do_not_command_the_terminal(folder):
+    rewrite(folder, change_weights=lambda weights: weights.update({HOSTILE + "\nerror: x" + "y" * 999: torch.ones(1)}))
+    assert ESCAPED in refusal(folder)
+    for name in (HOSTILE + "\nerror: x", HOSTILE + "y" * 10**6):
+        rewrite(folder, change_config=lambda config, name=name: config["model"].update({name: 1}))
+        assert r"a\x1b[2J" in refusal(folder) and not COMMANDS.search(refusal(folder))
+
+
+def test_thousands_of_layers_of_empty_tensors_are_not_built(folder, monkeypatch):
+    many = {f"blocks.{i}.norm1.weight": torch.zeros(0) for i in range(2000)}
+    rewrite(folder, lambda weights: weights.update(many), lambda config: config["model"].update(n_layer=2000))
+    monkeypatch.setattr(transformer, "Transformer", lambda config: pytest.fail("built"))
+    assert "makes no sense" in refusal(folder)
 
 
 # Damaged configs

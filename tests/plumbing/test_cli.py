@@ -4,9 +4,13 @@ import os
 import re
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from helpers import ROOT, python
+
+from plumbing import files
 
 
 def program(body):
@@ -91,3 +95,54 @@ def test_import_is_silent_and_without_torch():
     code = "import sys; from plumbing import corpora, download; sys.exit('torch' in sys.modules)"
     done = python("-c", code)
     assert (done.code, done.out, done.err) == (0, "", "")
+
+
+# A launcher that was killed
+
+LAUNCHER = """
+import subprocess, sys, time
+process = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
+process.stdout.readline()
+print(process.pid, flush=True)
+time.sleep(60)
+"""
+CHILD = """
+import signal, time
+from plumbing import cli
+{handler}
+cli.end_with_parent(pause=0.05, patience=0.3)
+print("ready", flush=True)
+{work}
+open({file!r}, "w").write("stopped")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not tell that the parent is gone")
+@pytest.mark.parametrize("handler, work, stopped", [
+    ("", "time.sleep(60)", False),  # before training, SIGTERM ends it
+    ("end = []; signal.signal(signal.SIGTERM, lambda *_: end.append(1))",
+     "while not end: time.sleep(0.01)", True),  # while it trains, it notes the request and saves
+    ("signal.signal(signal.SIGTERM, signal.SIG_IGN)", "time.sleep(60)", False),  # stuck
+])  # fmt: skip
+def test_a_process_ends_after_its_parent(tmp_path, handler, work, stopped):
+    file = tmp_path / "stopped"
+    child = CHILD.format(handler=handler, work=work, file=str(file))
+    launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, child], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = int(launcher.stdout.readline())
+    assert files.is_running(process)
+    launcher.kill()
+    launcher.communicate()
+    end = time.monotonic() + 30
+    while is_alive(process):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert file.exists() == stopped
+
+
+def is_alive(process):
+    """Whether a process runs, and is not only remembered because nobody has asked for its exit code."""
+    try:
+        status = (Path("/proc") / str(process) / "stat").read_text()
+        return status.rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return Path("/proc").is_dir() is False and files.is_running(process)

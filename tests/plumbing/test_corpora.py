@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fault_server import FaultServer, Reply, record_pauses, refused
-from helpers import refusal
+from helpers import COMMANDS, ESCAPED, HOSTILE, refusal
 
 from plumbing import cli, corpora, download, files, tokenizers
 
@@ -155,6 +155,20 @@ def test_own_file_mistakes(tmp_path, content, match):
     with pytest.raises(cli.UserError, match=match) as error:
         corpora.load(str(path))
     assert "\n" not in str(error.value) and "mine.txt" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "~nobody-of-that-name/x.txt"])
+def test_a_name_that_cannot_be(name):
+    assert "no corpus" in refusal(corpora.load, name)
+
+
+def test_the_name_of_a_file_does_not_command_the_terminal(tmp_path):
+    path = tmp_path / f"{HOSTILE}\nerror: x.txt"
+    path.write_text("words " * 300)
+    corpus = corpora.load(str(path))
+    assert corpus.name == ESCAPED + r"\nerror: x" and not COMMANDS.search(corpus.source)
+    line = refusal(tokenizers.CharTokenizer.from_text(corpus.text).encode, HOSTILE)
+    assert r"'\x1b'" in line and not COMMANDS.search(line)
 
 
 def test_folder_and_unknown_name(tmp_path):

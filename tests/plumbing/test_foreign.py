@@ -1,23 +1,19 @@
 """Text of strangers on the terminal: nothing in it may command the terminal, and nothing harmless may change."""
 
-import sys
-
 import pytest
-from helpers import COMMANDS
+from helpers import COMMANDS, ESCAPED, HOSTILE
 
 from plumbing import cli, foreign
 
-HOSTILE = "a\x1b[2J\x07\b\r\u202eb\nerror: run this\x9b\u2028\ud800"
-
 
 def test_what_commands_a_terminal_is_shown_and_not_obeyed():
-    shown = foreign.printable(HOSTILE)
-    assert shown == r"a\x1b[2J\x07\x08\r\u202eb\nerror: run this\x9b\u2028\ud800"
+    shown = foreign.printable(HOSTILE + "\nerror: run this\x9b\u2028\ud800")
+    assert shown == ESCAPED + r"\nerror: run this\x9b\u2028\ud800"
     assert foreign.lines("one\ttwo\nthr\ree\x1b") == "one\ttwo\nthr\\ree\\x1b"
 
 
 def test_no_character_that_commands_a_terminal_is_left():
-    everything = "".join(map(chr, range(sys.maxunicode + 1)))
+    everything = "".join(map(chr, range(1 << 16)))
     assert not COMMANDS.search(foreign.printable(everything, None))
     assert set(COMMANDS.findall(foreign.lines(everything))) == {"\n", "\t"}
 
@@ -39,5 +35,5 @@ def test_the_reason_of_an_error_is_one_short_line():
 
 
 def test_a_message_to_the_user_obeys_nobody_else():
-    assert not COMMANDS.search(str(cli.UserError(f"{HOSTILE} is unknown")))
+    assert not COMMANDS.search(str(cli.UserError(f"{HOSTILE} is unknown\nerror: run this")))
     assert len(str(cli.UserError("x" * 10**6))) == foreign.LONGEST_MESSAGE

@@ -21,8 +21,8 @@ import safetensors.torch
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from fault_server import FaultServer, Reply
-from helpers import Trap, python, seeded, start
+from fault_server import ENDLESS, FaultServer, Reply, fault
+from helpers import COMMANDS, ESCAPED, HOSTILE, Trap, python, seeded, start
 from helpers import refusal as refusal_of
 
 from plumbing import checkpoint, cli, download, files, hub, published, tokenizers
@@ -234,6 +234,36 @@ def test_a_weight_that_should_not_be(tmp_path, change, said):
     assert said in refusal(write_pt(tmp_path / "x.pt", saved))
 
 
+def test_a_forged_name_does_not_command_the_terminal(tmp_path):
+    saved, _ = make_published()
+    saved["model"][HOSTILE + "\nerror: run this" + "x" * 10**6] = torch.zeros(2)
+    line = refusal(write_pt(tmp_path / "x.pt", saved))
+    assert ESCAPED in line and not COMMANDS.search(line)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_prefixes_of_pytorchs_wrappers_are_harmless(prefix, causal):
+    saved, reference = make_published(causal)
+    saved["model"] = {prefix + name: tensor for name, tensor in saved["model"].items()}
+    tokens = torch.arange(8)[None]
+    assert (published.convert(saved, causal)(tokens) - reference(tokens)).abs().max() < 1e-5
+    saved["model"]["head.weight"] = torch.zeros(65, 16)
+    assert "twice" in refusal_of(published.convert, saved, causal)
+
+
+def test_the_number_of_heads_is_compared_with_the_published_one(monkeypatch, capsys):
+    """No shape depends on it, so another number would silently give other logits."""
+    saved, _ = make_published()
+    published.convert(saved, False, "file.pt")
+    assert "file.pt has not the sizes of the published model, so nothing confirms" in capsys.readouterr().err
+    monkeypatch.setattr(published, "SIZES", {name: saved[name] for name in published.SIZES})
+    published.convert(saved, False)
+    assert capsys.readouterr().err == ""
+    line = refusal_of(published.convert, saved | {"n_heads": 4}, False, "file.pt")
+    assert line == "file.pt claims 4 heads; the published model has 2"
+
+
 @pytest.mark.parametrize("sizes", [
     {"vocab_size": 66}, {"hidden": 15}, {"hidden": 10**12}, {"hidden": "16"}, {"n_layers": 0}, {"n_layers": 3},
     {"n_layers": 10**12}, {"n_heads": 3}, {"n_heads": 0}, {"seq_len": 9}, {"seq_len": 10**15}, {"seq_len": 8.0},
@@ -308,6 +338,8 @@ class Hub(FaultServer):
         return self.upload(request.path, request.body) if token == "Bearer hf_secret" else Reply(403)
 
     def file(self, address, token):
+        if address.startswith("/storage-of-files"):
+            return Reply(302, headers={"Location": "file:///etc/passwd"})
         if address.startswith("/storage/"):
             return Reply(body=self.stored[address.split("/")[2].split("?")[0]])
         if "/resolve/" not in address:
@@ -322,6 +354,10 @@ class Hub(FaultServer):
             return Reply(trouble)
         if trouble == "silent":
             return Reply(wait=60, drop=True)
+        if trouble in ENDLESS:
+            return fault(trouble)
+        if trouble == "file":
+            return Reply(302, headers={"Location": "file:///etc/passwd"})
         if trouble == "login":
             return Reply(body=b"<html>log in</html>")
         if files is None or trouble == "private" and token != "Bearer hf_secret":
@@ -337,7 +373,8 @@ class Hub(FaultServer):
             headers |= {"X-Linked-ETag": f'"{digest}"', "X-Linked-Size": str(len(data))}
             if trouble not in ("truncated", "slow"):
                 self.stored[digest] = data
-                return Reply(302, headers=headers | {"Location": f"{self.storage}/storage/{digest}?signature=x"})
+                place = "/storage-of-files" if trouble == "to a file" else f"/storage/{digest}"
+                return Reply(302, headers=headers | {"Location": f"{self.storage}{place}?signature=x"})
         if trouble in ("truncated", "slow"):
             return Reply(body=data[:100], headers=headers, length=len(data), pace=0.5 if trouble == "slow" else 0)
         return Reply(body=data, headers=headers)
@@ -496,16 +533,18 @@ def test_the_published_gpt(place):
 @pytest.mark.parametrize("fault, said", [
     (None, "no model o/none on the Hub"), ("gated", "is gated"), ("bad token", "valid token"), (403, "refuses access"),
     (404, "has no file"), (500, "answered 500"), (429, "answered 429"), ("login", "log in first"),
-    ("silent", "cannot reach the Hub"),
+    ("silent", "cannot reach the Hub"), ("slow headers", "too slowly"), ("slow continue", "too slowly"),
+    ("file", "no file model.safetensors|does not answer like the Hub"),
 ])  # fmt: skip
 def test_what_the_hub_may_say_instead(place, failing, fault, said):
     repo = f"o/{str(fault).lower().replace(' ', '-')}"
     place.server.troubles[repo] = fault
-    assert said in failing("fetch", repo)
+    assert re.search(said, failing("fetch", repo))
 
 
 @pytest.mark.parametrize("fault, said", [
     ("truncated", "truncated"), ("slow", "timed out|too slow"), ("wrong bytes", "other bytes"), ("huge", "bytes"),
+    ("to a file", "not begin with http"),
 ])  # fmt: skip
 def test_a_download_that_goes_wrong(place, failing, ours, fault, said):
     repo = f"o/{fault.replace(' ', '-')}"
@@ -551,7 +590,6 @@ def change_config(files, change):
 
 
 @pytest.mark.parametrize("change, said", [
-    (lambda config: config["tokenizer"].update(vocabulary="\n \x1babcde"), "command a terminal"),
     (lambda config: config["model"].update(seq_len=10**9), "makes no sense"),
     (lambda config: config["model"].update(n_layer=10**9), "makes no sense"),
     (lambda config: config["model"].update(n_embd=10**9), "o/stranger"),
@@ -561,6 +599,15 @@ def test_a_strangers_config(place, failing, ours, change, said):
     place.server.repos["o/stranger"] = change_config(ours, change)
     line = failing("fetch", "o/stranger")
     assert said in line and ".hub-" not in line
+
+
+def test_a_strangers_vocabulary_does_not_command_the_terminal(place, ours):
+    vocabulary = "\x1b\x07\b\r\u202e\x9bab"
+    place.server.repos["o/shady"] = change_config(ours, lambda c: c["tokenizer"].update(vocabulary=vocabulary))
+    answer = place.call("06_generate", "--hub", "o/shady", "--seed", "1")
+    assert answer.failed is None and r"\x1b" in answer.out and r"\u202e" in answer.out
+    assert set(COMMANDS.findall(answer.out + answer.err)) == {"\n"}
+    shutil.rmtree(place.runs / "o--shady")
 
 
 def test_a_repository_of_another_kind(place, failing, ours):
@@ -690,6 +737,7 @@ def test_a_pushed_run_comes_back(place, run, failing):
     (["mine"], "--export FOLDER, --push"), (["nobody", "--export", "x"], "no model at 'nobody'"), ([], "RUN"),
     (["mine", "--push", "no-address"], "OWNER/NAME"), (["mine", "--export", "checkpoints"], "exists already"),
     (["published", "--export", "x"], "published already"),
+    (["mine", "--export", "05_train.py/x"], "is not a folder"), (["mine", "--export", "05_train.py"], "exists already"),
 ])  # fmt: skip
 def test_what_cannot_be_shared(place, run, failing, arguments, said):
     if not (place.runs / "published").exists():

@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, refusal
 from scaling import ALONE, backward, free_port, gradients, make_config, make_model, make_windows
 
-from plumbing import parallel, runs
+from plumbing import cli, locks, parallel, runs
 
 scale = import_module("12_scale")
 
@@ -110,3 +111,34 @@ def test_saved_by_two_resumed_by_one(of_two, engine):
     assert trainer.step == 3
     assert all(muon.state[p]["momentum"].norm() > 0 for p in muon.param_groups[0]["params"])
     assert all(adamw.state[p]["step"] == 3 for p in adamw.param_groups[0]["params"])
+
+
+# Processes that belong together
+
+
+def test_processes_of_torchrun_end_with_it(monkeypatch):
+    watched = []
+    monkeypatch.setattr(cli, "end_with_parent", lambda: watched.append(True))
+    parallel.join("cpu")
+    assert not watched  # a shell may end before its programs
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    parallel.join("cpu")
+    assert watched
+
+
+def test_all_processes_end_if_one_refuses(tmp_path, monkeypatch, tiny):
+    """Whether the first process refuses or another one, each raises an error and none waits for ever."""
+    config = make_config(steps=9)
+    for lead, others in ((True, 0), (False, 0), (True, 1), (False, 1)):
+        team = SimpleNamespace(lead=lead, world=2, total=lambda value, others=others: [value + others])
+        arguments = team, None, tmp_path / "a", {"steps": 9}, config, tiny.tokenizer, {}
+        if others:
+            assert "another process" in refusal(parallel.TeamRun, *arguments)
+        else:
+            with parallel.TeamRun(*arguments) as run:
+                assert (run.lock is not None) == lead
+        assert list(tmp_path.iterdir()) == []
+    lock = locks.Lock(tmp_path / "a")
+    team = SimpleNamespace(lead=True, world=2, total=lambda value: [value])
+    assert "in use" in refusal(parallel.TeamRun, team, *arguments[1:])
+    lock.release()

@@ -3,10 +3,11 @@
 import dataclasses
 import re
 import sys
+import time
 from importlib import import_module
 
 import pytest
-from helpers import refusal
+from helpers import COMMANDS, HOSTILE, refusal
 
 from plumbing import cli, devices, settings
 
@@ -120,6 +121,29 @@ def test_a_file_that_is_no_yaml(parse, yaml, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "YAML" in refusal(parse, yaml)
     assert not (tmp_path / "trap").exists()
+
+
+@pytest.mark.parametrize("yaml", [
+    "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "model: &m {n_layer: 1}", "[" * 900, "{a: " * 900, "[" * 30_000,
+    "steps: " + "9" * 5000, "steps: 1" + "0" * 400, "steps: 1e300", "steps: 1" + "_1" * 3000, "seed: " + "9" * 30,
+    "steps: 3\n" * 20_000, "base: [a]", "base: {a: b}", "? [a]\n: b", "y" * 2000 + ": 1",
+])  # fmt: skip
+def test_a_file_that_asks_for_too_much(parse, yaml):
+    start = time.monotonic()
+    assert len(refusal(parse, yaml, base="")) < 2000
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("yaml", ['dtype: "{}"', '"{}": 1', 'steps: "{}"', 'base: "{}"', "seed: 1\n# {}"])
+def test_a_file_does_not_command_the_terminal(parse, yaml):
+    hostile = "".join(f"\\u{ord(character):04x}" for character in HOSTILE) if '"' in yaml else HOSTILE
+    said = refusal(parse, yaml.format(hostile), base="")
+    assert set(COMMANDS.findall(said)) <= {"\n"}
+
+
+def test_a_wrong_word_on_the_command_line_does_not_command_the_terminal(parse):
+    for flags in (["--seed", HOSTILE], [f"--{HOSTILE}", "1"], [f"--seed={HOSTILE}"]):
+        assert set(COMMANDS.findall(refusal(parse, "", *flags))) <= {"\n"}
 
 
 def test_a_missing_file_names_those_there_are():

@@ -32,7 +32,7 @@ def test_tokens_show_as_their_text_and_the_mask_comes_last(tiny):
 def test_control_characters_do_not_reach_the_screen():
     state = state_of([[0, 1, 2]])
     rows = views.page(state, [[False] * 3], ["\x1b", "a", "\n", tokenizers.MASK_CHAR], 80)
-    assert rows == [[(" ", "old"), ("a", "old")], []]
+    assert rows == [[(r"\x1b", "old"), ("a", "old")], []]
 
 
 def test_rows_wrap_and_the_tail_ends_at_the_text():
