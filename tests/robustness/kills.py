@@ -1,4 +1,4 @@
-"""Attack 1: SIGKILL at a random moment of a run that saves after every step. Then the run is resumed.
+"""Attack 1: SIGKILL at a random moment, mostly of a run that saves after every step. Then the run is resumed.
 
 Nothing may be lost: the weights and the state load, the log has every step up to the state, and the resumed run goes on
 with the numbers of a run that nobody killed. Nor may temporary files stay behind.
@@ -6,8 +6,10 @@ with the numbers of a run that nobody killed. Nor may temporary files stay behin
 
 import json
 
+import network
+from faulty import Server, head
 from fixtures import command
-from outcomes import Result, classify
+from outcomes import Result, classify, result
 
 from plumbing import checkpoint, cli, runs
 
@@ -16,6 +18,30 @@ SAVING = "--evaluate-every", 1
 
 
 def attack(arena, draw):
+    """Kill a training run, or the download of a model."""
+    return (download if draw.random() < 0.1 else training)(arena, draw)
+
+
+def download(arena, draw):
+    """Kill a program that downloads a model from a slow server, and start it again with a fast one."""
+    client = network.CLIENTS["hub"]
+    half, seconds = draw.random(), draw.uniform(0.1, 3.0)
+
+    def slow(connection, headers, body):
+        connection.send(head(headers | {"Content-Length": len(body)}) + body[: int(half * len(body))])
+        connection.server.closing.wait(4)
+
+    with Server(lambda method, path: client.answer(arena, method, path), slow, draw.choice((0, 1, 2, 3))) as server:
+        environment = {client.variable: server.url + client.path}
+        arena.run(*client.command, environment=environment, patience=network.PATIENCE, kill_after=seconds)
+        server.fault = None
+        ended = arena.run(*client.command, environment=environment, patience=network.PATIENCE)
+    found = result(f"download killed after {seconds:.2f} s", ended)
+    left = [path.name for path in arena.runs.rglob(".*") if path.name.startswith(".hub-") or path.suffix == ".part"]
+    return Result(found.label, "lost", f"left behind: {left}") if left else found
+
+
+def training(arena, draw):
     """Kill a run that goes on from step 6, look at its files, resume it for three steps, and look again."""
     name = draw.choice(("dllm", "dllm", "dllm", "gpt", "gpt", "scale"))
     fresh = ("--fresh",) * (draw.random() < 0.2)
