@@ -121,7 +121,8 @@ class Arena:
             changed = untouched and after.get(path) != checksum and path.name not in DERIVED
             if path not in after and "state-" not in str(path) or changed:
                 signs.add("lost")
-        if untouched and any(path.name.endswith(".part") for path in after.keys() - before.keys()):
+        new = [path.name for path in after.keys() - before.keys()]
+        if untouched and any(name.startswith(".") and name.endswith(".part") for name in new):
             signs.add("lost")
         return signs
 
