@@ -10,6 +10,8 @@
     tokenizers      text to numbers and back: characters, Tamil letters, bytes, byte pairs
     devices         device, number format, compilation, speed of the fastest matrix product
     runs            a training run and its folder: log, saved state, time budget, Ctrl-C
+    locks           one process per run, and who holds a run
+    states          the one place that checks the files of a run before they are used
     muon            the optimizer of chapter 05 for the matrices inside the blocks
     checkpoint      a model's folder: save, load, find
     sampling        random draws and rankings that chapter 04 builds on

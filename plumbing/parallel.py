@@ -113,29 +113,34 @@ def only_tensors(values):
 def save(folder, team, trainer, progress, settings):
     """Write the tensors to a new folder, then train_state.pt, which names that folder.
 
-    The files of the tensors are in the format safetensors, which holds numbers and nothing that could be executed.
     If a process is killed meanwhile, the old file and the old folder remain whole. Every process must call it.
     """
     new = folder / f"state-{trainer.step}"
-    if team.lead:
-        shutil.rmtree(new, ignore_errors=True)  # files that a killed run has left, perhaps one of more processes
-    team.total(0)  # the others wait for that
-    try:
-        dcp.save(only_tensors(tensors_of(trainer)),
-                 storage_writer=dcp.HuggingFaceStorageWriter(str(new), save_distributed=True))
-    except dcp.api.CheckpointException as error:
-        if team.lead:
-            shutil.rmtree(new, ignore_errors=True)
-        for failure, _ in error.failures.values():
-            if line := cli.no_room(failure):
-                raise cli.UserError(line) from None
-        raise
+    if progress.get("tensors") != new.name:  # otherwise the tensors of this step are saved already
+        write_tensors(new, team, trainer)
     progress |= {"tensors": new.name, "parts": parts_in(new), "scaler": trainer.scaler.state_dict()}
     if team.lead:
         runs.save_state(folder, {"progress": progress, "settings": settings})
         for old in folder.glob("state-*"):
             if old != new:
                 shutil.rmtree(old)
+
+
+def write_tensors(folder, team, trainer):
+    """Write the tensors to `folder`, in the format safetensors, which holds numbers and nothing to be executed."""
+    if team.lead:
+        shutil.rmtree(folder, ignore_errors=True)  # a killed run, perhaps of more processes, may have left files
+    team.total(0)  # the others wait for that
+    try:
+        writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        dcp.save(only_tensors(tensors_of(trainer)), storage_writer=writer)
+    except dcp.api.CheckpointException as error:
+        if team.lead:
+            shutil.rmtree(folder, ignore_errors=True)
+        for failure, _ in error.failures.values():
+            if line := cli.no_room(failure):
+                raise cli.UserError(line) from None
+        raise
 
 
 def parts_in(folder):
@@ -151,8 +156,10 @@ def restore(folder, progress, trainer):
             raise states.Damaged("an earlier edition of this book wrote it, in files that could execute code")
         if parts_in(saved) != progress["parts"]:
             raise states.Damaged("it is not complete")
+        reader = dcp.HuggingFaceStorageReader(str(saved))
+        reader.read_metadata()  # if this fails in dcp.load, PyTorch prints a traceback
         try:
-            dcp.load(only_tensors(tensors), storage_reader=dcp.HuggingFaceStorageReader(str(saved)))
+            dcp.load(only_tensors(tensors), storage_reader=reader)
         except dcp.api.CheckpointException:  # this is no subclass of Exception
             raise states.Damaged("it does not hold the tensors of this model") from None
     sharded.set_state_dict(trainer.model, trainer.optimizers, model_state_dict=tensors["model"],

@@ -328,14 +328,16 @@ def test_two_processes_interrupted_and_finished_by_one(run, write, tmp_path, mon
     assert len(list((book / "checkpoints" / "two").glob("state-*"))) == 1
 
 
-def test_a_damaged_state_is_one_line(run):
+def test_a_damaged_state_is_one_line(run, caplog):
     folder, _ = run("damaged", "--train.steps", "5")
     (part,) = (folder / "state-5").iterdir()
     assert part.suffix == ".safetensors"
     whole = part.read_bytes()
-    for length in (len(whole) - 1, 1000, 8, 0):
-        part.write_bytes(whole[:length])
+    for bytes_left in (whole[:-1], whole[:1000], whole[:8], b"", whole.replace(b"saved_off", b"saved_OFF")):
+        part.write_bytes(bytes_left)
+        caplog.clear()
         assert "--fresh" in refusal(run, "damaged", "--train.steps", "10")
+        assert not [record for record in caplog.records if record.levelname != "DEBUG"]
     part.unlink()
     assert "--fresh" in refusal(run, "damaged", "--train.steps", "10")
     part.symlink_to("/dev/zero")
@@ -364,6 +366,18 @@ def test_nothing_of_a_saved_run_is_executed(run, tmp_path):
     torch.save(state, folder / "train_state.pt")
     assert "earlier edition" in refusal(run, "trap", "--train.steps", "15")
     assert not (tmp_path / "trapped").exists()
+
+
+def test_a_state_that_is_saved_already_is_not_written_again(tmp_path):
+    """Ctrl-C right after an evaluation saves the same step twice. The first copy must survive a kill in the second."""
+    trainer, progress = scale.make_trainer(make_model(), make_config(), ALONE), {"step": 0}
+    parallel.save(tmp_path, ALONE, trainer, progress, {})
+    (tmp_path / "state-0" / "witness").touch()
+    parallel.save(tmp_path, ALONE, trainer, progress, {})
+    assert (tmp_path / "state-0" / "witness").exists()
+    trainer.step = 1
+    parallel.save(tmp_path, ALONE, trainer, progress, {})
+    assert [path.name for path in tmp_path.glob("state-*")] == ["state-1"] and progress["tensors"] == "state-1"
 
 
 def test_a_full_disk_leaves_the_old_state(run, monkeypatch):
