@@ -8,78 +8,18 @@ from outcomes import result
 
 from plumbing import settings
 
-WORDS = (
-    "",
-    "-1",
-    "0",
-    "1",
-    "1e308",
-    "-1e308",
-    "1e-320",
-    "inf",
-    "-inf",
-    "nan",
-    "²",
-    "١٢",
-    "9" * 5000,
-    "1e400",
-    "1000000",
-    "100000000",
-    "2147483648",
-    "9223372036854775808",
-    "1e18",
-    "0x10",
-    "1_000",
-    "True",
-    "None",
-    "[]",
-    "{}",
-    "{999999999}",
-    "{1000000}_",
-    "_" * 2000,
-    "\udcff\udcfe",
-    "a/b",
-    "/dev/null",
-    "/dev/full",
-    "/dev/zero",
-    "~nouser",
-    "~",
-    ".",
-    "..",
-    "/",
-    "x" * 300,
-    "é" * 200,
-    "x" * 5000,
-    "text.txt",
-    "text.txt/x",
-    "secret.txt/",
-    "checkpoints",
-    "configs",
-    "dllm",
-    "gpt",
-    "scale",
-    "tamil",
-    "shakespeare",
-    "kural,,",
-    ",",
-    "--",
-    "-",
-    "--fresh",
-    "cuda",
-    "cuda:9",
-    "mps",
-    "meta",
-    "xla",
-    "out.gif",
-    "out.html",
-    "no/such/out.gif",
-    "/proc/out.gif",
-    *TEXTS,
-)
-# Flags for which a large number is an order for hours of work, and not a mistake.
+WORDS = ("", "-1", "0", "1", "1e308", "-1e308", "1e-320", "inf", "-inf", "nan", "²", "١٢", "9" * 5000, "1e400",
+         "1000000", "100000000", "2147483648", "9223372036854775808", "1e18", "0x10", "1_000", "True", "None", "[]",
+         "{}", "{999999999}", "{1000000}_", "_" * 2000, "\udcff\udcfe", "a/b", "/dev/null", "/dev/full", "/dev/zero",
+         "~nouser", "~", ".", "..", "/", "x" * 300, "é" * 200, "x" * 5000, "text.txt", "text.txt/x", "secret.txt/",
+         "checkpoints", "configs", "dllm", "gpt", "scale", "tamil", "shakespeare", "kural,,", ",", "--", "-",
+         "--fresh", "cuda", "cuda:9", "mps", "meta", "xla", "out.gif", "out.html", "no/such/out.gif", "/proc/out.gif",
+         *TEXTS)  # fmt: skip
+# Flags for which such a number is an order for hours of work, and not a mistake.
 PATIENT = {"steps", "minutes", "plain", "compare", "limit"}
+LARGE = {"inf", "1e308", "1e18", "1000000", "100000000", "2147483648", "9" * 5000}
 MODEL = "--device", "cpu", "--seed", 1
-BASES = {  # {program: (the class of its flags, the command lines that an attack changes)}
+BASES = {  # {program: the command lines that an attack changes}
     "05_train": [command("dllm", "--steps", 2, run="new")],
     "06_generate": [
         ("06_generate", "--checkpoint", "dllm", "--len", 24, "--steps", 4, *MODEL),
@@ -113,15 +53,7 @@ def attack(arena, draw):
     names = [*settings.flag_types(import_module(program).Command), "config"]
     for _ in range(draw.choice((1, 1, 1, 2))):
         name, word = draw.choice(names), draw.choice(WORDS)
-        if name.removeprefix("train.") in PATIENT and word in (
-            "inf",
-            "1e308",
-            "1e18",
-            "1000000",
-            "100000000",
-            "2147483648",
-            "9" * 5000,
-        ):
+        if name in PATIENT and word in LARGE:
             word = "²"
         way = draw.random()
         flag = "--" + name.replace("_", "-")

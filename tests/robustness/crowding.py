@@ -8,7 +8,7 @@ import json
 from arena import order
 from fixtures import command
 from kills import SAVING, inspect, numbers
-from outcomes import Result, classify, result
+from outcomes import OUTCOMES, Result, classify, result
 
 
 def attack(arena, draw):
@@ -38,15 +38,10 @@ def twins(arena, draw):
     second = command(name, "--steps", 12, *SAVING, *fresh, run="twins")
     ends = arena.run_together(order(*first), order(*second, wait=wait))
     label = f"two runs {name}{' --fresh' * bool(fresh)} with {wait:.2f} s between"
-    worst = sorted(
-        (classify(end) for end in ends),
-        key=("executed lost raw memory hang traceback unclear".split() + ["accepted", "message"]).index,
-    )[0]
+    worst = min(map(classify, ends), key=list(OUTCOMES).index)
     complaint, step = inspect(arena.runs / "twins", killed=False)
     if not complaint and (step != 12 or [step for step, _ in numbers(arena.runs / "twins")] != list(range(1, 13))):
         complaint = f"the run ends at step {step}: {json.dumps(numbers(arena.runs / 'twins'))}"
-    if worst == "accepted" and min(end.code for end in ends) != max(end.code for end in ends):
-        worst = "message"  # one of them was refused
     detail = complaint or " / ".join(end.err[-150:] for end in ends if end.code)
     return Result(label, "lost" if complaint else worst, ascii(detail)[1:-1][:300], max(end.seconds for end in ends))
 

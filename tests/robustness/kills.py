@@ -45,7 +45,6 @@ def training(arena, draw):
     """Kill a run that goes on from step 6, look at its files, resume it for three steps, and look again."""
     name = draw.choice(("dllm", "dllm", "dllm", "gpt", "gpt", "scale"))
     fresh = ("--fresh",) * (draw.random() < 0.2)
-    arena.reset()
     expected = uninterrupted(arena, name)
     seconds = draw.uniform(0.05, 2.0 if name == "scale" else 1.2)
     label = f"{name}{' --fresh' * bool(fresh)} killed after {seconds:.2f} s"
@@ -61,13 +60,12 @@ def training(arena, draw):
         return Result(label, "message", ended.err[-300:])  # killed after it had deleted the old log, as it was told to
     if ended.code:
         return Result(label, classify(ended) if classify(ended) != "message" else "lost", ended.err[-300:])
-    complaint, after = inspect(folder, killed=False)
+    complaint, _ = inspect(folder, killed=False)
     logged = numbers(folder)
     if not complaint and logged[:-1] != expected[: len(logged) - 1]:  # the last evaluation is a longer one
         complaint = "the numbers differ from those of a run that nobody killed"
-    return Result(
-        f"{label}, at step {step}", "lost" if complaint else "accepted", complaint, ended.seconds, ended.megabytes
-    )
+    outcome = "lost" if complaint else "accepted"
+    return Result(f"{label}, at step {step}", outcome, complaint, ended.seconds, ended.megabytes)
 
 
 def uninterrupted(arena, name):

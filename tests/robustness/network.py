@@ -85,7 +85,7 @@ def kural_answer(arena, method, path):
 
 def page_answer(arena, method, path):
     """A page of 401 poems in the form of Project Madurai."""
-    poems = text_of_words(401, (4, 4, 3), 2)
+    poems = text_of_words(401, (4, 4, 4, 4, 4, 3), 2)
     body = "".join(f"<br>{i}. <br>\n" + "<br>\n".join(poem) + "<br>\n<br>\n" for i, poem in enumerate(poems, 1))
     page = f"<html><head><title>குறுந்தொகை</title></head><body><h2>குறுந்தொகை</h2>\n{body}</body></html>"
     return {"Content-Type": "text/html; charset=utf-8"}, page.encode()
@@ -95,7 +95,7 @@ def sheet_answer(arena, method, path):
     import openpyxl
 
     book = openpyxl.Workbook()
-    for i, poem in enumerate(text_of_words(398, (4, 4, 3), 3), 1):
+    for i, poem in enumerate(text_of_words(398, (4, 4, 4, 4, 4, 4, 3), 3), 1):
         book.active.append([i, "\n".join(poem)])
     file = io.BytesIO()
     book.save(file)

@@ -4,86 +4,14 @@ from fixtures import command
 from forging import DEEP, DIGITS, TEXTS, VALUES, damage, forge
 from outcomes import result
 
-WORDS = (
-    "",
-    "~",
-    "null",
-    "true",
-    "on",
-    "no",
-    "-1",
-    "0",
-    "1",
-    "2",
-    "1e3",
-    "1e308",
-    "1e-320",
-    ".inf",
-    "nan",
-    "-.inf",
-    "0x10",
-    "0o17",
-    "1_000",
-    "²",
-    "١",
-    "0.5",
-    "1e18",
-    "999999999999",
-    "1:30",
-    "2001-01-01",
-    "!!python/object/apply:os.mkdir [EXECUTED]",
-    "!!python/name:os.system",
-    "!!binary aGVsbG8=",
-    "&a [*a]",
-    "*a",
-    "[1, 2]",
-    "{a: 1}",
-    "'",
-    '"',
-    "|",
-    ">",
-    "@",
-    "`",
-    "%",
-    "? x",
-    "- 1",
-    "${HOME}",
-    "$(touch EXECUTED)",
-    "9" * 5000,
-    "[" * 900,
-    "{" * 900,
-    "bfloat16",
-    "float16",
-    "adamw",
-    "auto",
-)
-NAMES = (
-    "steps",
-    "base",
-    "config",
-    "model",
-    "train",
-    "n_layer",
-    "n-layer",
-    "N_LAYER",
-    "nlayer",
-    "vocab_size",
-    "causal",
-    "minutes",
-    "__class__",
-    "<<",
-    "*a",
-    "&a",
-    "? ",
-    "run",
-    "fresh",
-    "corpus",
-    "device",
-    "settings",
-    "momentum",
-    "clip",
-    "dtype",
-)
+WORDS = ("", "~", "null", "true", "on", "no", "-1", "0", "1", "2", "1e3", "1e308", "1e-320", ".inf", "nan", "-.inf",
+         "0x10", "0o17", "1_000", "²", "١", "0.5", "1e18", "999999999999", "1:30", "2001-01-01",
+         "!!python/object/apply:os.mkdir [EXECUTED]", "!!python/name:os.system", "!!binary aGVsbG8=", "&a [*a]", "*a",
+         "[1, 2]", "{a: 1}", "'", '"', "|", ">", "@", "`", "%", "? x", "- 1", "${HOME}", "$(touch EXECUTED)",
+         "9" * 5000, "[" * 900, "{" * 900, "bfloat16", "float16", "adamw", "auto")  # fmt: skip
+NAMES = ("steps", "base", "config", "model", "train", "n_layer", "n-layer", "N_LAYER", "nlayer", "vocab_size",
+         "causal", "minutes", "__class__", "<<", "*a", "&a", "? ", "run", "fresh", "corpus", "device", "settings",
+         "momentum", "clip", "dtype")  # fmt: skip
 
 
 def attack(arena, draw):
@@ -111,10 +39,8 @@ def values(arena, draw):
 
 
 def names(arena, draw):
-    name, word = (
-        draw.choice((*NAMES, *TEXTS)),
-        draw.choice(("1", "0.5", "laptop", "attack", "defaults", "[1]", "{a: 1}", "true")),
-    )
+    name = draw.choice((*NAMES, *TEXTS))
+    word = draw.choice(("1", "0.5", "laptop", "attack", "defaults", "[1]", "{a: 1}", "true"))
     return f"{name!r:.60}: {word}", "\n".join([*base(arena, draw), f"{name}: {word}"])
 
 
