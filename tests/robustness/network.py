@@ -8,8 +8,11 @@ import hashlib
 import io
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
+import openpyxl
 from faults import draw_fault
 from faulty import Server
 from outcomes import Result, classify, result
@@ -34,7 +37,7 @@ class Client:
     command: tuple
     variable: str
     path: str  # behind the server's address
-    answer: callable  # (arena, method, path) → (headers, body)
+    answer: Callable  # (arena, method, path) → (headers, body)
 
 
 def attack(arena, draw):
@@ -52,13 +55,11 @@ def attack(arena, draw):
         found = result(f"{name} after {healthy} good answers: {label}", ended)
         if found.outcome == "message":
             server.fault = None
-            again = arena.run(*client.command, environment=environment, patience=PATIENCE)
+            again = arena.run(*client.command, environment=environment)
             if again.code:
-                return Result(
-                    found.label,
-                    "lost" if classify(again) == "message" else classify(again),
-                    f"first {found.detail[:100]}; then with a healthy server {again.err[-150:]}",
-                )
+                outcome = "lost" if classify(again) == "message" else classify(again)
+                detail = f"first {found.detail[:100]}; then with a healthy server {again.err[-150:]}"
+                return Result(found.label, outcome, ascii(detail)[1:-1])
     return found
 
 
@@ -78,22 +79,23 @@ def text_of_words(number, form, seed):
     return [[" ".join(draw.choices(WORDS, k=words)) for words in form] for _ in range(number)]
 
 
-def kural_answer(arena, method, path):
+@cache
+def kural():
     rows = [{"Number": i, "Line1": a, "Line2": b} for i, (a, b) in enumerate(text_of_words(1330, (4, 3), 1), 1)]
     return {"Content-Type": "application/json"}, json.dumps({"kural": rows}).encode()
 
 
-def page_answer(arena, method, path):
+@cache
+def page():
     """A page of 401 poems in the form of Project Madurai."""
     poems = text_of_words(401, (4, 4, 4, 4, 4, 3), 2)
     body = "".join(f"<br>{i}. <br>\n" + "<br>\n".join(poem) + "<br>\n<br>\n" for i, poem in enumerate(poems, 1))
-    page = f"<html><head><title>குறுந்தொகை</title></head><body><h2>குறுந்தொகை</h2>\n{body}</body></html>"
-    return {"Content-Type": "text/html; charset=utf-8"}, page.encode()
+    html = f"<html><head><title>குறுந்தொகை</title></head><body><h2>குறுந்தொகை</h2>\n{body}</body></html>"
+    return {"Content-Type": "text/html; charset=utf-8"}, html.encode()
 
 
-def sheet_answer(arena, method, path):
-    import openpyxl
-
+@cache
+def sheet():
     book = openpyxl.Workbook()
     for i, poem in enumerate(text_of_words(398, (4, 4, 4, 4, 4, 4, 3), 3), 1):
         book.active.append([i, "\n".join(poem)])
@@ -136,21 +138,16 @@ def dump_answer(arena, method, path):
     return {"ETag": '"1"'}, bz2.compress(DUMP.replace("ARTICLE", ARTICLE).encode())
 
 
+WRITE_6 = "06_generate", "--hub", "models/dllm", "--len", 16, "--steps", 2
+WRITE_7 = "07_train_gpt", "--write", "--hub", "models/gpt", "--len", 16
+ARTICLES = "tamil_wikipedia", "--api", "--limit", 1, "--contact", "you@example.org"
 CLIENTS = {
-    "hub": Client(("06_generate", "--hub", "models/dllm", "--len", 16, "--steps", 2), "HF_ENDPOINT", "", hub_answer),
-    "hub of the GPT": Client(
-        ("07_train_gpt", "--write", "--hub", "models/gpt", "--len", 16), "HF_ENDPOINT", "", hub_answer
-    ),
-    "kural": Client(("tamil_dataset", "--only", "kural"), "TINY_DLLM_KURAL_URL", "/kural.json", kural_answer),
-    "madurai": Client(("tamil_dataset", "--only", "kuruntokai"), "TINY_DLLM_MADURAI_URL", "", page_answer),
-    "spreadsheet": Client(
-        ("tamil_dataset", "--only", "purananuru"), "TINY_DLLM_PURANANURU_URL", "/p.xlsx", sheet_answer
-    ),
-    "wikipedia": Client(
-        ("tamil_wikipedia", "--api", "--limit", 1, "--contact", "you@example.org"),
-        "TINY_DLLM_WIKIPEDIA_API_URL",
-        "/api.php",
-        wikipedia_answer,
-    ),
+    "hub": Client(WRITE_6, "HF_ENDPOINT", "", hub_answer),
+    "hub of the GPT": Client(WRITE_7, "HF_ENDPOINT", "", hub_answer),
+    "kural": Client(("tamil_dataset", "--only", "kural"), "TINY_DLLM_KURAL_URL", "/kural.json", lambda *_: kural()),
+    "madurai": Client(("tamil_dataset", "--only", "kuruntokai"), "TINY_DLLM_MADURAI_URL", "", lambda *_: page()),
+    "spreadsheet": Client(("tamil_dataset", "--only", "purananuru"), "TINY_DLLM_PURANANURU_URL", "/p.xlsx",
+                          lambda *_: sheet()),
+    "wikipedia": Client(ARTICLES, "TINY_DLLM_WIKIPEDIA_API_URL", "/api.php", wikipedia_answer),
     "dump": Client(("tamil_wikipedia", "--dump"), "TINY_DLLM_WIKIPEDIA_DUMP_URL", "/dump.xml.bz2", dump_answer),
-}
+}  # fmt: skip
