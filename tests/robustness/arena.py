@@ -57,7 +57,7 @@ class Arena:
         return self
 
     def __exit__(self, *error):
-        self.process.stdin.close()
+        self.process.kill()  # at its own end it would tidy up all of PyTorch
         self.process.wait()
 
     def reset(self):

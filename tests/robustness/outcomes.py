@@ -19,7 +19,7 @@ GOOD = "message", "accepted"
 FORGED = "FORGED"  # every hostile text contains this word behind its control character
 
 # Control characters of C0 and C1 but tab and newline, and the characters that change the direction of writing.
-CONTROL = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 FAKE_LINE = re.compile(rf"^(?:error: )?{FORGED}", re.MULTILINE)
 LONGEST = 20_000  # characters; a longer explanation is not clear
 
