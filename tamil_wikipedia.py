@@ -113,7 +113,7 @@ def ask(session, wanted, **parameters):
             if answer.status_code == 403:
                 raise cli.UserError(f"{url} refuses us (status 403): name yourself with --contact you@example.org")
             web.check_status(answer, 200)
-            body = b"".join(web.pieces(answer, LARGEST_ANSWER, web.LONG_SILENCE))
+            body = b"".join(web.pieces(answer, url, LARGEST_ANSWER, web.LONG_SILENCE))
         try:
             found = dict(json.loads(body))
         except (ValueError, TypeError, RecursionError):
@@ -204,12 +204,12 @@ def add_dump(db, dump, own):
                 db.execute("INSERT INTO article VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET text = excluded.text"
                            " WHERE excluded.text NOT IN ('', text)", (page_id, text))  # fmt: skip
             if not found:
-                raise wikipedia.DamagedDump("has no articles: it must be a pages-articles.xml.bz2")
+                raise wikipedia.DamagedDump("has no articles")
         except wikipedia.DamagedDump as error:
             if own:
-                raise cli.UserError(f"{dump} {error}") from None
+                raise cli.UserError(f"{dump} {error}: it must be a whole pages-articles.xml.bz2") from None
             dump.unlink()
-            raise cli.UserError(f"{dump} {error}. It is deleted; the same command downloads it again") from None
+            raise cli.UserError(f"{dump} {error}. It is deleted: the same command downloads it again") from None
     db.execute("COMMIT")
 
 

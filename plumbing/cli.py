@@ -89,8 +89,8 @@ def explain(error, out_of_memory):
     return None
 
 
-# What the system says if there is no room for a file. Libraries in Rust quote the number; 112 is that of Windows.
-NO_ROOM = {errno.ENOSPC: "the disk is full: free some space", 112: "the disk is full: free some space",
+# What the system says if there is no room for a file.
+NO_ROOM = {errno.ENOSPC: "the disk is full: free some space",
            errno.EDQUOT: "your share of the disk is full: free some space",
            errno.EFBIG: "a file would become larger than this system allows: raise the limit (ulimit -f)"}
 
@@ -98,8 +98,10 @@ NO_ROOM = {errno.ENOSPC: "the disk is full: free some space", 112: "the disk is 
 def no_room(error):
     """Return one line if `error`, or an error before it that led to it, says that there is no room for a file."""
     while error is not None:
-        number = re.search(r"\(os error ([0-9]+)\)", str(error))
+        number = re.search(r"\(os error ([0-9]+)\)", str(error))  # libraries in Rust quote the system's own number
         code = error.errno if isinstance(error, OSError) else int(number[1]) if number else None
+        if code == 112 and os.name == "nt":
+            code = errno.ENOSPC
         if code in NO_ROOM:
             return f"{NO_ROOM[code]}, and run the same command again"
         error = error.__cause__ or error.__context__

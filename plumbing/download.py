@@ -35,7 +35,7 @@ def fetch(url, path, sha256, *, timeout=20, retries=3, headers=(), limit=LARGEST
             answer = session.get(url, headers=AS_IT_IS, stream=True, timeout=web.UntilDeadline(deadline))
             with answer, open(partial, "wb") as file:
                 web.check_status(answer, 200)
-                for piece in counted(answer, limit, min(web.SILENCE, max(0.1, deadline - time.monotonic()))):
+                for piece in counted(answer, url, limit, min(web.SILENCE, max(0.1, deadline - time.monotonic()))):
                     file.write(piece)
                     digest.update(piece)
                     received += len(piece)
@@ -48,7 +48,7 @@ def fetch(url, path, sha256, *, timeout=20, retries=3, headers=(), limit=LARGEST
             raise cli.UserError(f"{url} has other bytes than expected (sha256 {digest[:12]}...)")
 
 
-def counted(answer, limit, silence, start=0):
+def counted(answer, url, limit, silence, start=0):
     """Yield the body of an answer as `web.pieces` does, and show a progress bar. start: bytes that are here already."""
     from tqdm import tqdm
 
@@ -58,7 +58,7 @@ def counted(answer, limit, silence, start=0):
     total = None if rest is None else start + rest
     # disable=None hides the bar where stderr is not a terminal.
     with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc="download", disable=None) as bar:
-        for piece in web.pieces(answer, limit - start, silence):
+        for piece in web.pieces(answer, url, limit - start, silence):
             bar.update(len(piece))
             yield piece
 
@@ -94,7 +94,7 @@ def download_with_resume(url, path, agent, limit):
             with open(part, "ab" if start else "wb") as file:
                 if tag := strong_tag(answer.headers):
                     version.write_text(tag, encoding="latin-1")
-                for piece in counted(answer, limit, web.LONG_SILENCE, start):
+                for piece in counted(answer, url, limit, web.LONG_SILENCE, start):
                     file.write(piece)
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -218,7 +218,7 @@ class Run:
             return
         with states.reading(self.folder / "train_state.pt"):
             states.check_record(record, (measure, "error", "step", "best_step", "seconds"))
-        records = read_log(self.folder / "log.jsonl", ("step", measure, "error"))
+        records = [record for record in read_log(self.folder / "log.jsonl") if {measure, "error"} <= record.keys()]
         figures.draw_curve(records, measure, self.folder / "curve.png", self.name)
         print(f"{measure} {record[measure]:.4f} ± {record['error']:.4f} nats per token, weights of step "
               f"{record['best_step']} of {record['step']}, after {record['seconds']:.0f} s\n"
@@ -266,7 +266,6 @@ def load_state(folder, parts=()):
     path = Path(folder) / "train_state.pt"
     if not path.is_file():
         return None
-    path.open("rb").close()  # a missing permission is not the fault of the file
     with states.reading(path):
         return states.load(path, parts)
 

@@ -152,13 +152,15 @@ def groups(command):
 def run_tyro(command, words, default):
     description = sys.modules[command.__module__].__doc__
     options = (tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed)
-    # tyro quotes wrong words as they are. If they could command the terminal, its message is escaped, without colours.
-    odd = any(foreign.lines(word) != word for word in words)
+    # tyro quotes wrong words as they are. If they could command the terminal or fill it, its message is escaped and
+    # shortened, and has no colours.
+    odd = any(foreign.lines(word) != word or len(word) > 500 for word in words)
     try:
         with contextlib.redirect_stderr(io.StringIO()) if odd else contextlib.nullcontext() as said:
             return tyro.cli(command, args=words, default=default, description=description, config=options)
     except SystemExit:
-        print(foreign.lines(said.getvalue()) if odd else "", end="", file=sys.stderr)
+        if odd:
+            print(foreign.lines(said.getvalue())[: foreign.LONGEST_MESSAGE], file=sys.stderr)
         raise
 
 

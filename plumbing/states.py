@@ -4,6 +4,7 @@ A state, a log and the origin of a model (`info` in config.json) may be damaged,
 `check` function raises Damaged, which says what is wrong; `reading` adds the name of the file and what to do.
 """
 
+import errno
 import math
 import pickle
 import re
@@ -14,7 +15,7 @@ import torch
 
 from plumbing import cli
 
-LARGEST = 1 << 63  # whole numbers below it fit into a tensor, and a float can hold them
+LARGEST = 1 << 63  # no honest number is as large; it would not fit into a tensor of whole numbers
 
 
 class Damaged(ValueError):
@@ -27,6 +28,9 @@ def reading(path, advice="delete it, or use --fresh, to start this run again"):
     try:
         yield
     except Exception as error:  # damaged bytes raise many kinds of error, whose texts are no help to the user
+        of_the_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)  # such as no permission
+        if of_the_system or isinstance(error, MemoryError):
+            raise  # it is not the fault of the file, which may be healthy
         reason = error if isinstance(error, Damaged) else type(error).__name__
         raise cli.UserError(f"{path} is damaged ({reason}); {advice}") from None
 
@@ -35,8 +39,12 @@ def reading(path, advice="delete it, or use --fresh, to start this run again"):
 
 
 def is_number(value):
-    """Return whether `value` is an int or a float that is not out of all proportion. NaN and infinity are floats."""
-    return type(value) is float or type(value) is int and abs(value) < LARGEST
+    """Return whether `value` is a number of a usual size, or NaN, or infinite."""
+    return type(value) in (int, float) and not LARGEST <= abs(value) < math.inf
+
+
+def is_error(value):
+    return is_number(value) and not value < 0  # NaN is not below 0
 
 
 def is_count(value):
@@ -70,7 +78,7 @@ def is_record(value):
 
 # Entries that may be absent have to be right if they are there.
 RECORD = {"step": is_count, "best_step": is_count, "tokens": is_number, "seconds": is_duration} | dict.fromkeys(
-    ("NELBO", "NLL", "error", "train_loss", "bits_per_code_point", "nats_per_character"), is_number)
+    ("NELBO", "NLL", "train_loss", "bits_per_code_point"), is_number) | {"error": is_error}
 PROGRESS = {"step": is_count, "steps": is_count, "best_step": is_count, "seconds": is_duration, "record": is_record,
             "lowest": lambda value: is_number(value) and not math.isnan(value), "scaler": is_table,
             "tensors": lambda value: isinstance(value, str) and re.fullmatch(r"state-[0-9]+", value),

@@ -21,14 +21,14 @@ ATTEMPTS = 8  # the number of attempts that a patient program makes
 LONGEST_PAUSE = 60  # seconds between two attempts, where the server does not ask for another pause
 LONGEST_WAIT = 600  # seconds. If a server asks for a longer pause, the user should come back later.
 SILENCE = 5  # seconds without a byte after which a download with a deadline gives up the connection
-LONG_SILENCE = 30  # the same for a download without a deadline
+LONG_SILENCE = 20  # the same for a download without a deadline
 SLOWEST = 100  # bytes per second. A slower server would keep us waiting for days.
 
 PASSING = (429, *range(500, 600))  # with these statuses, a server asks to be asked again
 
+TIMEOUTS = exceptions.TimeoutError, TimeoutError
 # With these errors there was no answer at all, so another request to the same server would fail too.
-NO_ANSWER = (exceptions.TimeoutError, exceptions.NewConnectionError, exceptions.SSLError, exceptions.ProxyError,
-             requests.Timeout, TimeoutError)  # fmt: skip
+NO_ANSWER = (*TIMEOUTS, exceptions.NewConnectionError, exceptions.SSLError, exceptions.ProxyError, requests.Timeout)
 
 
 class Fault(requests.RequestException):
@@ -40,7 +40,8 @@ class Policy(Retry):
 
     After status 429 or 5xx or a broken connection there is a pause of 0.5, 1, 2, … seconds, or of the time that the
     server names in Retry-After. A request is not repeated if the pause would end after the deadline or last longer than
-    LONGEST_WAIT. Nor is it repeated without a network: if the host's name is unknown, or connecting meets silence.
+    LONGEST_WAIT. Nor is it repeated without a network: if the host's name is unknown, or connecting meets silence. Nor
+    after two timeouts in a row.
 
     total     the number of repetitions, which is one less than the number of attempts
     deadline  the latest time of an attempt, as time.monotonic() counts
@@ -70,7 +71,9 @@ class Policy(Retry):
         refused = isinstance(error, exceptions.NewConnectionError)
         silent = isinstance(error, exceptions.ConnectTimeoutError) and not refused
         no_network = silent or isinstance(error, exceptions.NameResolutionError)
-        if no_network or pause > LONGEST_WAIT or time.monotonic() + pause >= self.deadline:
+        before = self.history[-1].error if self.history else None
+        too_slow = not refused and isinstance(error, TIMEOUTS) and isinstance(before, TIMEOUTS)
+        if no_network or too_slow or pause > LONGEST_WAIT or time.monotonic() + pause >= self.deadline:
             raise exceptions.MaxRetryError(_pool, url, cause) from cause
         if pause >= 5:
             print(f"waiting {pause:.0f} s ({explain(cause)})", file=sys.stderr)
@@ -197,31 +200,31 @@ def persist(session, url, attempt, advice=""):
 
 
 def check_status(answer, *wanted):
-    """Raise an error unless the answer has one of the statuses `wanted`. A part of a file that nobody asked for, or an
-    empty answer, would otherwise pass for the file."""
+    """Raise an error unless the answer has one of the statuses `wanted`.
+
+    A part of a file that nobody asked for, or an empty answer, would otherwise pass for the file.
+    """
     answer.raise_for_status()
     if answer.status_code not in wanted:
         raise Fault(f"the server answered with status {answer.status_code}, which does not fit the request")
 
 
-def pieces(answer, limit, silence):
-    """Yield the body of an answer as it arrives: bytes, decompressed if the server compressed them.
+def pieces(answer, url, limit, silence):
+    """Yield the body of the answer from `url` as it arrives: bytes, decompressed if the server compressed them.
 
     cli.UserError if it is longer than `limit` bytes, or claims to be. TimeoutError if nothing comes for `silence`
     seconds, or less than SLOWEST bytes a second come on average.
     """
-    began, received = time.monotonic(), 0
-    if (answer.raw.length_remaining or 0) > limit:
-        raise cli.UserError(f"{answer.url} is larger than {limit:,} bytes")
+    began, received, piece = time.monotonic(), 0, b""
     while True:
+        received += len(piece)
+        if max(received, answer.raw.length_remaining or 0) > limit:
+            raise cli.UserError(f"{url} is larger than {limit:,} bytes")
         with patience(silence, answer.raw.shutdown):
             piece = answer.raw.read1(1 << 16, decode_content=True)  # read1 does not wait until there is more
-        received += len(piece)
-        if received > limit:
-            raise cli.UserError(f"{answer.url} is larger than {limit:,} bytes")
         seconds = time.monotonic() - began
-        if seconds > SILENCE and received < SLOWEST * seconds:
-            raise TimeoutError(f"too slow: only {received:,} bytes in {seconds:.0f} seconds")
+        if seconds > SILENCE and received + len(piece) < SLOWEST * seconds:
+            raise TimeoutError(f"too slow: only {received + len(piece):,} bytes in {seconds:.0f} seconds")
         if not piece:
             return
         yield piece
@@ -231,6 +234,8 @@ def may_pass(error, answer):
     """Return whether a request that failed with `error` is worth repeating. answer: the server's, if there is one."""
     if isinstance(error, requests.HTTPError):
         return answer.status_code in PASSING
+    if isinstance(error, exceptions.DecodeError):
+        return False  # a body that says that it is compressed, and is not
     broken = requests.ConnectionError, requests.Timeout, exceptions.HTTPError, TimeoutError, Fault
     return isinstance(error, broken)
 

@@ -95,25 +95,25 @@ def cut(dump):
             try:
                 block = file.read(PIECE)
             except EOFError:
-                raise DamagedDump("is cut off: download it again") from None
+                raise DamagedDump("is cut off") from None
             except OSError as error:
                 if error.errno:  # an error of the disk
                     raise
-                raise DamagedDump("is no bz2 file, or a damaged one: download it again") from None
+                raise DamagedDump("is no bz2 file, or a damaged one") from None
             rest += block
             if not header and b"<page>" in rest:
                 header, _, rest = rest.partition(b"<page>")
                 rest = b"<page>" + rest
             if not header:
-                raise DamagedDump("has no pages: it must be a pages-articles.xml.bz2")
+                raise DamagedDump("has no pages")
             pages, end, after = rest.rpartition(b"</page>")
             if end:
                 yield (header + pages + end + b"\n</mediawiki>\n").decode("utf-8", "replace"), raw.tell()
                 rest = after
             if len(rest) > LARGEST_PAGE:  # bz2 can make gigabytes from a few bytes
-                raise DamagedDump(f"has a page of {len(rest):,} bytes: it must be a pages-articles.xml.bz2")
+                raise DamagedDump(f"has a page of {len(rest):,} bytes")
         if b"</mediawiki>" not in rest:
-            raise DamagedDump("is cut off: download it again")
+            raise DamagedDump("is cut off")
 
 
 class Extraction:

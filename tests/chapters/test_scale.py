@@ -5,7 +5,6 @@ import itertools
 import math
 import os
 import pickle
-import re
 import signal
 import subprocess
 import sys
@@ -16,10 +15,10 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from helpers import ROOT, Book, Trap, refusal
+from helpers import COMMANDS, ROOT, Book, Trap, refusal
 from scaling import ALONE, backward, free_port, gradients, make_config, make_model, make_windows
 
-from plumbing import checkpoint, devices, figures, files, parallel, runs, settings, tokenized
+from plumbing import checkpoint, devices, figures, files, parallel, runs, settings, tokenized, tokenizers
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -35,6 +34,13 @@ MICRO = {
     "train": {"batch_size": 4, "steps": 20, "evaluate_every": 5, "evaluate_windows": 8, "warmup": 2,
               "dtype": "float32", "compile": "off", "lr_matrix": "5e-3"},
 }  # fmt: skip
+
+
+def test_the_first_tokens_do_not_command_the_terminal(capsys):
+    text = "a\x1b[2J\x07\b\r\u202e".encode()
+    scale.show_words(torch.tensor([*text, *text]), tokenizers.Bytes())
+    out = capsys.readouterr().out
+    assert r"a|\x1b|[|2|J|\x07|\x08|\r|" in out and set(COMMANDS.findall(out)) == {"\n"}
 
 
 # 1. Noise
@@ -398,7 +404,7 @@ def test_a_full_disk_leaves_the_old_state(run, monkeypatch):
 
 def test_bytes_that_command_a_terminal_are_not_printed(run, capsys):
     run("bytes", "--train.steps", "5")  # an untrained model of bytes writes all of them
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", capsys.readouterr().out)
+    assert set(COMMANDS.findall(capsys.readouterr().out)) == {"\n"}
 
 
 def test_runs_that_cannot_be(run, tmp_path, capsys):

@@ -595,10 +595,11 @@ def test_a_page_on_which_wikiextractor_fails_is_left_out(data, tmp_path, stub, f
     # A clock on which hours pass when the extractor hangs.
     clock = SimpleNamespace(sleep=time.sleep, monotonic=lambda: time.monotonic() + 1e5 * hanging.stat().st_size)
     monkeypatch.setattr(wikipedia, "time", clock)
-    pages = [page(i, f"ஊர் {i}", (fault if i == 3 else "") + PROSE) for i in range(5)]
+    pages = [page(i, f"ஊர் {i}\x1b[2J\u202e", (fault if i == 3 else "") + PROSE) for i in range(5)]
     articles = run("--dump", "--file", dump_of(tmp_path / "d.bz2", pages))["wikipedia"]
     assert articles == [PROSE.strip()] * 4
-    assert "left out" in (err := capsys.readouterr().err) and "ஊர் 3" in err
+    assert "left out" in (err := capsys.readouterr().err) and r"ஊர் 3\x1b[2J\u202e" in err
+    assert not COMMANDS.search(err.replace("\n", ""))
 
 
 def test_a_broken_wikiextractor(data, tmp_path, stub, monkeypatch):

@@ -184,7 +184,7 @@ def test_an_endless_answer_comes_to_an_end(server, tmp_path, word, monkeypatch):
 def test_a_download_that_can_resume_also_comes_to_an_end(server, tmp_path, word, monkeypatch, pauses):
     """It has no deadline, so the server must keep up a certain speed."""
     server.always = word
-    for name, value in {"SILENCE": 0.2, "LONG_SILENCE": 0.4, "ATTEMPTS": 2}.items():
+    for name, value in {"SILENCE": 0.2, "LONG_SILENCE": 0.4}.items():
         monkeypatch.setattr(web, name, value)
     with pytest.raises(cli.Unreachable, match="timed out|too slow"):
         download.download_with_resume(server.file, tmp_path / "file", "tiny-dllm", 1 << 20)
@@ -235,6 +235,12 @@ def test_a_part_that_nobody_asked_for_is_no_file(server, tmp_path, pauses, reply
     with pytest.raises(cli.UserError, match="does not"):
         download.download_with_resume(server.file, tmp_path / "file", "tiny-dllm", 1 << 20)
     assert not (tmp_path / "file").exists()
+
+
+def test_a_body_that_is_not_compressed_as_it_says(server, tmp_path, pauses):
+    server.always = Reply(body=b"plain", headers={"Content-Encoding": "gzip"})
+    fails(server.file, tmp_path / "file", "decod|header")
+    assert len(server.requests) == 1
 
 
 def test_a_download_that_can_resume_has_a_limit(server, tmp_path, pauses):

@@ -142,8 +142,9 @@ def test_a_file_does_not_command_the_terminal(parse, yaml):
 
 
 def test_a_wrong_word_on_the_command_line_does_not_command_the_terminal(parse):
-    for flags in (["--seed", HOSTILE], [f"--{HOSTILE}", "1"], [f"--seed={HOSTILE}"]):
-        assert set(COMMANDS.findall(refusal(parse, "", *flags))) <= {"\n"}
+    for flags in (["--seed", HOSTILE], [f"--{HOSTILE}", "1"], [f"--seed={HOSTILE}"], ["--seed", "x" * 5000]):
+        said = refusal(parse, "", *flags)
+        assert set(COMMANDS.findall(said)) <= {"\n"} and len(said) < 3000
 
 
 def test_a_missing_file_names_those_there_are():

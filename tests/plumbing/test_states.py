@@ -163,14 +163,27 @@ def test_a_compressed_state_does_not_fill_the_memory(place, attempt):
     assert "compressed" in refusal(runs.load_state, folder)
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "no permission", "x"), OSError(24, "too many"), MemoryError()])
+def test_a_healthy_file_is_not_called_damaged(place, monkeypatch, error):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(type(error)):
+        runs.load_state(place[0])
+
+
 # The log and the origin of a model
 
 RECORD = {"step": 1, "NELBO": 2.5, "error": 0.1, "tokens": 8, "seconds": 1.5}
 
 
-@pytest.mark.parametrize("line", ["null", "[]", "3", "{}", "{", "[" * 9000, '{"step": "1"}', '{"step": -1}',
-                                  '{"step": 1, "NELBO": "low"}', '{"step": 1, "seconds": [1]}', '{"step": 1e400}',
-                                  '{"step": 1, "tokens": 1' + "0" * 400 + "}", '{"step": true}', "\x1b[2J", "\xff"])
+@pytest.mark.parametrize("line", [
+    "null", "[]", "3", "{}", "{", "[" * 9000, '{"step": "1"}', '{"step": -1}', '{"step": true}', '{"step": 1e400}',
+    '{"step": 1, "NELBO": "low"}', '{"step": 1, "seconds": [1]}', '{"step": 1, "error": -1}',
+    '{"step": 1, "NLL": 1e308}',
+    '{"step": 1, "tokens": 1' + "0" * 400 + "}", "\x1b[2J", "\xff",
+])  # fmt: skip
 def test_a_strange_line_of_a_log_is_named(tmp_path, line):
     path = tmp_path / "log.jsonl"
     good = json.dumps(RECORD)
@@ -198,6 +211,21 @@ def test_a_forged_origin_is_refused(tmp_path, tiny, info):
         states.check_info(info)
     checkpoint.save(tmp_path, tiny.model, tiny.tokenizer, info)
     assert "damaged" in refusal(checkpoint.load, tmp_path)
+
+
+def test_a_log_that_lacks_numbers_is_drawn_without_them(tmp_path, tiny, monkeypatch):
+    """A record without its error must not end a run after all its work."""
+    drawn = []
+    monkeypatch.setattr(runs.figures, "draw_curve", lambda records, *_: drawn.append(records))
+    records = {"step": 1}, RECORD, {"step": 2, "error": 1}
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    config = training.TrainConfig(compile="off")
+    with runs.Run(tmp_path, {}, config, tiny.tokenizer, {}, quiet=True) as run:
+        run.progress["record"] = RECORD | {"best_step": 1}
+        run.report("NELBO")
+        assert drawn == [[RECORD]]
+        run.progress["record"] = RECORD
+        assert "best_step is missing" in refusal(run.report, "NELBO")
 
 
 def test_the_origins_that_runs_write_are_accepted(tmp_path, tiny):
