@@ -98,8 +98,8 @@ def page(numbers):
             f"`{found['kind']} {found['case']}`, {OUTCOMES[found['outcome']]}: {found['label'][:80]}"
             for found in now["bad"])]  # fmt: skip
     if before:
-        text += ["## Before", f"The first attacks of the same kinds, on commit {before['commit']}, found what was then "
-                 "mended:", table(before["table"])]  # fmt: skip
+        text += ["## Before", f"The same kinds of attack on commit {before['commit']}, before the faults were mended:",
+                 table(before["table"])]  # fmt: skip
     text += ["## Try it", "`python tests/robustness/run.py --only states --case 17` makes one attack again and shows "
              "what the program said last. A few attacks of each kind are part of the tests."]  # fmt: skip
     return pages.wrap("\n\n".join(text)) + "\n"
