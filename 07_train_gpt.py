@@ -173,6 +173,7 @@ def draw_curves(curves, path):
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.4), sharey=True, layout="constrained")
     for label, measure, records in curves:
         color = figures.COLORS["gpt" if measure == "NLL" else "dllm"]
+        records = [record for record in records if {measure, "tokens", "seconds"} <= record.keys()]
         losses = [record[measure] for record in records]
         for axis, key, scale in zip(axes, ("step", "tokens", "seconds"), (1, 1e6, 1)):
             x = [record[key] / scale for record in records]

@@ -64,4 +64,5 @@ Pages in docs/ that are written from numbers, and the measuring behind them:
     reports.speed                what benchmark.py measures
     reports.wikipedia            time and memory of reading a Wikipedia dump
     reports.model_card           the page that travels with a shared model
+    reports.robustness           how the attacks of tests/robustness/ ended
 """

@@ -56,7 +56,8 @@ def is_duration(value):
 
 
 def is_text(value):
-    return value is None or isinstance(value, str)
+    """Return whether `value` is nothing, or a text that can be written to a file: JSON may hold half a character."""
+    return value is None or isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
 def is_plain(value):

@@ -166,6 +166,12 @@ def test_both_curves_in_one_picture(both, capsys):
     assert measure == "NLL" and label.startswith("GPT gpt") and [r["step"] for r in records] == [40, 80]
 
 
+def test_a_record_that_lacks_numbers_is_not_drawn(tmp_path):
+    whole = {"step": 2, "NLL": 1.5, "tokens": 50, "seconds": 1.0}
+    gpt.draw_curves([("GPT", "NLL", [{"step": 1}, whole])], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").is_file()
+
+
 def test_the_log_of_a_shipped_model_is_in_the_docs(tmp_path, monkeypatch, tiny):
     checkpoint.save(tmp_path / "shakespeare", tiny.model, tiny.tokenizer, {"NELBO": 1.5})
     monkeypatch.setattr(files, "ROOT", tmp_path)

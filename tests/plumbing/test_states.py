@@ -213,6 +213,12 @@ def test_a_forged_origin_is_refused(tmp_path, tiny, info):
     assert "damaged" in refusal(checkpoint.load, tmp_path)
 
 
+def test_half_a_character_is_no_text():
+    states.check_info({"commit": "é", "source": None})
+    with pytest.raises(states.Damaged):
+        states.check_info({"commit": "\ud800"})
+
+
 def test_a_log_that_lacks_numbers_is_drawn_without_them(tmp_path, tiny, monkeypatch):
     """A record without its error must not end a run after all its work."""
     drawn = []
