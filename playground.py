@@ -29,7 +29,6 @@ SAMPLERS = {"default": diffusion.denoise, "fast": functools.partial(fast.decode,
     order: functools.partial(fast.decode, how=fast.Decoding(order=order))
     for order in fast.ORDERS if order != "isolated"}  # fmt: skip
 WRITERS, FILLERS = ("dllm", "gpt", "hybrid", "tamil"), ("dllm", "tamil")  # kinds of runs
-RACERS = {"dLLM": "dllm", "GPT": "gpt", "Hybrid": "hybrid"}  # lanes of the race, and the kind of run that each takes
 COUPLETS = {  # of the Kural; the model gets their form and writes other letters
     "Kural 1": "அகர முதல எழுத்தெல்லாம் ஆதி\nபகவன் முதற்றே உலகு",
     "Kural 110": "எந்நன்றி கொன்றார்க்கும் உய்வுண்டாம் உய்வில்லை\nசெய்ந்நன்றி கொன்ற மகற்கு",
@@ -110,9 +109,9 @@ def fill(name, text, *values):
 
 @widgets.told
 def race(prompt, length, *values):
-    """Let a model of each kind in RACERS write alone. values: the fields of Options, then the names of the models."""
+    """Let a model of each kind in racers() write alone. values: the fields of Options, then the names of the models."""
     options, runs = Options(*values[:5]), []
-    for (label, kind), name in zip(RACERS.items(), values[5:]):
+    for (label, kind), name in zip(widgets.racers().items(), values[5:]):
         model, tokenizer, info = widgets.opened(name, kind, hybrid=hybrid.Hybrid)
         ids = prompt_ids(prompt or "\n", length, model, tokenizer)
         run = stage.Run([label], tokenizer, options.facts(name), timed=True)
@@ -196,15 +195,15 @@ def fill_tab(gr):
 
 
 def race_tab(gr):
-    """Lay out the tab Race, with a lane for each of RACERS."""
-    asked, settings, outputs, kept = widgets.tab(gr, "Race", list(RACERS), 256, keeps=False)
+    """Lay out the tab Race, with a lane for each of racers()."""
+    asked, settings, outputs, kept = widgets.tab(gr, "Race", list(widgets.racers()), 256, keeps=False)
     with asked:
         prompt = gr.Textbox("ROMEO:", label="Prompt", info="how all texts begin", lines=2)
         start, stop = widgets.buttons(gr, "Race")
         gr.HTML('<p class="soft">Each model first writes alone on the machine, because together they would share it. '
                 "Then you see them side by side, each at its own speed.</p>")
     with settings:
-        models = {gr.Dropdown(widgets.names(kind), label=label): [kind] for label, kind in RACERS.items()}
+        models = {gr.Dropdown(widgets.names(kind), label=label): [kind] for label, kind in widgets.racers().items()}
         inputs = [prompt, *sampling(gr), *models]
     widgets.connect([start.click, prompt.submit], race, inputs, outputs, kept, stop, replayed=True)
     return models

@@ -33,6 +33,13 @@ def names(*kinds):
     return found
 
 
+@functools.cache
+def racers():
+    """Return {lane of the race: kind of run}, for the kinds that have a run when the page starts."""
+    lanes = {"dLLM": "dllm", "GPT": "gpt", "Hybrid": "hybrid"}
+    return {label: kind for label, kind in lanes.items() if names(kind)}
+
+
 def opened(name, *kinds, **classes):
     """Return (model, tokenizer, info) of the run `name`. UserError unless it is a whole run of one of these kinds.
 
