@@ -167,8 +167,9 @@ def said(page, words, tab="write"):
 
 def states(page, number, tab="write"):
     """Wait for `number` different texts, and return them."""
-    seen = []
+    seen, end = [], time.monotonic() + 60
     while len(seen) < number:
+        assert time.monotonic() < end, f"the page shows only {len(seen)} different texts"
         if texts(page, tab) not in seen:
             seen.append(texts(page, tab))
         page.wait_for_timeout(10)
