@@ -163,6 +163,7 @@ def quality_part(r):
             rows.append((f"{title}, {part['length']} characters", *shown(quality[name])))
         worst = max([worst] + [abs(quality["gpt"][m] - quality["drafted"][m]) / math.hypot(
             quality["gpt"][f"{m}_error"], quality["drafted"][f"{m}_error"]) for m in MEASURES])
+    fastest = " or ".join(sorted({str(max(part["speed"], key=lambda x: x["rate"])["drafts"]) for part in r["lengths"]}))
     texts = " and ".join(f"{part['texts']} texts of {part['length']}" for part in r["lengths"])
     return f"""
 ## The text is that of the GPT
@@ -176,10 +177,9 @@ The first text by draft and verify, unedited:
 
 {pages.quote(r["lengths"][0]["sample"])}
 
-What limits the speed: a pass over more rows costs more, because the products of small matrices and the many small
-operations around them take time in proportion to the rows once these fill the vector units. More drafts are accepted
-more often than they pay for themselves: the tables show where the gain ends. Each draft also costs a few operations of
-its own, one after another.
+What limits the speed: more drafts mean more characters per pass, but a pass over more rows takes longer, and each draft
+costs a few small operations of its own, one after another. In the tables above, {fastest} drafts write most characters per
+second. The masks behind each possible number of accepted drafts are most of the rows.
 """
 
 

@@ -21,6 +21,7 @@ fast = import_module("11_fast_decoding")
 hybrid = import_module("13_block_diffusion")
 
 SEED, TEMPERATURE = 1, 0.8
+COMMAND = "python -m plumbing.reports.block_diffusion --measure"
 SIZES = {  # windows of the curve, texts for quality, texts for speed, numbers of drafts
     "quick": (16, 4, 2, (0, 4)),
     "full": (1000, 64, 12, (0, 1, 2, 3, 4, 5, 6, 8))}
@@ -60,7 +61,7 @@ def measure(folder, size="full"):
         shipped[name] = {"loss": loss, "error": error, "tokens": other_info["tokens"],
                          "parameters": transformer.count_parameters(other)}
     print("measuring the curve", flush=True)
-    results = {"origin": pages.origin(), "seed": SEED, "temperature": TEMPERATURE, "windows": len(windows),
+    results = {"origin": pages.origin() | {"command": COMMAND}, "seed": SEED, "temperature": TEMPERATURE, "windows": len(windows),
                "parameters": transformer.count_parameters(model), "info": info, "shipped": shipped,
                "nll": hybrid.nll(model, windows), "curve": curve(model, windows)}
     judge = measures.Judge(train_text, tokenizer.vocab_size)

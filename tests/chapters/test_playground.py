@@ -277,16 +277,16 @@ def test_fill_in_and_try_a_word_again(page):
 def test_a_race_is_timed_alone_and_replayed(page):
     page.get_by_role("tab", name="Race").click()
     choose(page, "dLLM", "slow")
-    give(page, Prompt="ab", Length=64, Passes=32)
+    give(page, Prompt="ab", Length=200, Passes=190)
     press(page, "Race")
     seen = states(page, 4, "race")
     result = said(page, "First", "race")
     order = re.findall(r"(\w+) after ([\d.]+) s", result)
     assert {name for name, _ in order} == {"dLLM", "GPT", "Hybrid"}
     assert [float(seconds) for _, seconds in order] == sorted(float(seconds) for _, seconds in order)
-    assert all(len(text) == 64 for pair in seen for text in pair if text.startswith("ab"))
+    assert all(len(text) == 200 for pair in seen for text in pair if text.startswith("ab"))
     facts = page.locator("#race .facts").all_text_contents()
-    assert facts[0].startswith("32 passes · ") and facts[1].startswith("62 passes · ")
+    assert facts[0].startswith("190 passes · ") and facts[1].startswith("198 passes · ")
     assert all("characters/s" in fact for fact in facts)
 
 
