@@ -178,8 +178,8 @@ The first text by draft and verify, unedited:
 {pages.quote(r["lengths"][0]["sample"])}
 
 What limits the speed: more drafts mean more characters per pass, but a pass over more rows takes longer, and each draft
-costs a few small operations of its own, one after another. In the tables above, {fastest} drafts write most characters per
-second. The masks behind each possible number of accepted drafts are most of the rows.
+costs a few small operations of its own, one after another. In the tables above, {fastest} drafts write most characters
+per second. The masks behind each possible number of accepted drafts are most of the rows.
 """
 
 

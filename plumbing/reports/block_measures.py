@@ -61,9 +61,9 @@ def measure(folder, size="full"):
         shipped[name] = {"loss": loss, "error": error, "tokens": other_info["tokens"],
                          "parameters": transformer.count_parameters(other)}
     print("measuring the curve", flush=True)
-    results = {"origin": pages.origin() | {"command": COMMAND}, "seed": SEED, "temperature": TEMPERATURE, "windows": len(windows),
-               "parameters": transformer.count_parameters(model), "info": info, "shipped": shipped,
-               "nll": hybrid.nll(model, windows), "curve": curve(model, windows)}
+    results = {"origin": pages.origin() | {"command": COMMAND}, "seed": SEED, "temperature": TEMPERATURE,
+               "windows": len(windows), "parameters": transformer.count_parameters(model), "info": info,
+               "shipped": shipped, "nll": hybrid.nll(model, windows), "curve": curve(model, windows)}
     judge = measures.Judge(train_text, tokenizer.vocab_size)
     quality = functools.partial(measures.quality, judge=judge, vocabulary=set(measures.words_of(train_text)))
     results["lengths"] = [
