@@ -132,23 +132,24 @@ def train(command, kind):
     shape = dict(vocab_size=10, seq_len=2 * CELLS - 1) if causal else dict(vocab_size=9)
     model_config = replace(command.model, **shape, causal=causal)
     tokenizer = tokenizers.CharTokenizer(grids.DIGITS + "." * causal)
-    folder = checkpoint.RUNS / ((command.run or Path(command.config).stem) + kind.removeprefix("sudoku"))
+    name = (command.run or Path(command.config).stem) + kind.removeprefix("sudoku")
+    folder = runs.folder_of(name, kind, "sudoku", command.config)
     wanted = asdict(model_config) | asdict(config) | {"puzzles": command.puzzles}
     info = {"kind": kind, "puzzles": command.puzzles, "settings": command.config, "train": asdict(config)}
-    run = runs.Run(folder, wanted, config, tokenizer, info | runs.provenance(), command.fresh)
-    pairs = grids.puzzle_file(command.puzzles, seed=1)
-    puzzles, solutions = grids.tokens_of(pairs).to(device).unbind(1)  # (N, 81) each
-    torch.manual_seed(config.seed)
-    model = told(transformer.Transformer(model_config)).to(device)
-    print(f"{'GPT' if causal else 'dLLM'}, {transformer.count_parameters(model):,} parameters, settings "
-          f"{command.config!r}, {device}; {len(pairs):,} puzzles; run {folder.name}", flush=True)
-    trainer = training.Trainer(model, config, device)
-    run.announce(compiled=trainer.network is not model)
-    objective = (left_to_right if causal else any_order)(puzzles, solutions)
-    numbers = torch.arange(len(pairs), device=device)
-    training.train(trainer, numbers[HELD_OUT:], numbers[:HELD_OUT], objective, run)
-    run.report(objective.measure)
-    return folder, run.finished
+    with runs.Run(folder, wanted, config, tokenizer, info | runs.provenance(), command.fresh) as run:
+        pairs = grids.puzzle_file(command.puzzles, seed=1)
+        puzzles, solutions = grids.tokens_of(pairs).to(device).unbind(1)  # (N, 81) each
+        torch.manual_seed(config.seed)
+        model = told(transformer.Transformer(model_config)).to(device)
+        print(f"{'GPT' if causal else 'dLLM'}, {transformer.count_parameters(model):,} parameters, settings "
+              f"{command.config!r}, {device}; {len(pairs):,} puzzles; run {folder.name}", flush=True)
+        trainer = training.Trainer(model, config, device)
+        run.announce(compiled=trainer.network is not model)
+        objective = (left_to_right if causal else any_order)(puzzles, solutions)
+        numbers = torch.arange(len(pairs), device=device)
+        training.train(trainer, numbers[HELD_OUT:], numbers[:HELD_OUT], objective, run)
+        run.report(objective.measure)
+        return folder, run.finished
 
 
 # 4. Solving

@@ -254,19 +254,19 @@ def train(command):
     if shape.n_embd % 4 or shape.seq_len < 4:
         raise cli.UserError("--n-embd must be a multiple of 4, and --seq-len at least 4")
     info = {"kind": "robot-path", "corpus": "generated paths", "settings": command.config, "train": asdict(config)}
-    folder = checkpoint.RUNS / (command.run or Path(command.config).stem)
-    run = runs.Run(folder, asdict(shape) | asdict(config), config, tokenizers.Cells(SIDE),
-                   info | runs.provenance(), command.fresh)
-    torch.manual_seed(config.seed)
-    model = make_model(shape).to(device)
-    print(f"{transformer.count_parameters(model):,} parameters, settings {command.config!r}, run {folder.name}")
-    trainer = training.Trainer(model, config, device)
-    run.announce(compiled=trainer.network is not model)
-    torch.manual_seed(0)  # the evaluation of every run uses the same paths
-    held_out = to_tokens(smooth_paths(HELD_OUT, shape.seq_len)).flatten().to(device)
-    training.train(trainer, EndlessPaths(device), held_out, training.masked_diffusion(config), run)
-    run.report("NELBO")
-    return folder if run.finished else None
+    folder = runs.folder_of(command.run or Path(command.config).stem, "robot-path", "paths", command.config)
+    wanted, tokenizer = asdict(shape) | asdict(config), tokenizers.Cells(SIDE)
+    with runs.Run(folder, wanted, config, tokenizer, info | runs.provenance(), command.fresh) as run:
+        torch.manual_seed(config.seed)
+        model = make_model(shape).to(device)
+        print(f"{transformer.count_parameters(model):,} parameters, settings {command.config!r}, run {folder.name}")
+        trainer = training.Trainer(model, config, device)
+        run.announce(compiled=trainer.network is not model)
+        torch.manual_seed(0)  # the evaluation of every run uses the same paths
+        held_out = to_tokens(smooth_paths(HELD_OUT, shape.seq_len)).flatten().to(device)
+        training.train(trainer, EndlessPaths(device), held_out, training.masked_diffusion(config), run)
+        run.report("NELBO")
+        return folder if run.finished else None
 
 
 def smooth_on_map(command):

@@ -226,7 +226,7 @@ def test_blocks_are_written_with_exact_rows():
 
 
 def test_greedy_text_is_the_greedy_text_of_the_gpt_over_2000_characters():
-    model = make_model(vocab_size=12, seq_len=32, std=0.5)
+    model = make_model(vocab_size=12, seq_len=32, std=1.0, seed=1)  # others soon repeat one character
     other = block_measures.as_gpt(model)
     expected = gpt.generate(other, torch.tensor([[3, 1, 4]]), 1997, temperature=0)[0].tolist()
     assert len(set(expected[-200:])) > 2

@@ -59,7 +59,7 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("playground")
     book, characters = Book(folder / "book"), tokenizers.CharTokenizer(LETTERS)
     tamil = tokenizers.TamilTokenizer.from_text(SOURCES["kural"][0])
-    slow = dict(seq_len=512, n_layer=6, n_embd=128)
+    slow = dict(seq_len=512, n_layer=16, n_embd=128)
     for name, kind, tokenizer, shape in (
             ("slow", "dllm", characters, slow), ("tiny", "dllm", characters, {"seq_len": 64}),
             ("tiny-gpt", "gpt", characters, {"causal": True}), ("tiny-tamil", "tamil", tamil, {"seq_len": 64})):

@@ -177,8 +177,8 @@ def trained(tiny, folder, **changes):
     torch.manual_seed(0)
     model = transformer.Transformer(tiny.config)
     data = torch.randint(tiny.config.vocab_size, (400,))
-    run = runs.Run(folder, {"steps": 3}, config, tiny.tokenizer, {}, quiet=True)
-    train.train(train.Trainer(model, config, "cpu"), data, data, FIXED, run)
+    with runs.Run(folder, {"steps": 3}, config, tiny.tokenizer, {}, quiet=True) as run:
+        train.train(train.Trainer(model, config, "cpu"), data, data, FIXED, run)
     return model.state_dict(), load_file(folder / "model.safetensors")
 
 

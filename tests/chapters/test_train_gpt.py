@@ -285,8 +285,8 @@ def run_with(losses, folder, tiny):
     data = torch.randint(tiny.config.vocab_size, (400,), generator=seeded(0))
     torch.manual_seed(0)
     model = transformer.Transformer(dataclasses.replace(tiny.config, causal=True, dropout=0.1))
-    run = runs.Run(folder, {"steps": 4}, config, tiny.tokenizer, {"kind": "gpt"}, quiet=True)
-    train.train(train.Trainer(model, config, "cpu"), data, data, objective, run)
+    with runs.Run(folder, {"steps": 4}, config, tiny.tokenizer, {"kind": "gpt"}, quiet=True) as run:
+        train.train(train.Trainer(model, config, "cpu"), data, data, objective, run)
     return seen
 
 
