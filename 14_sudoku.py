@@ -30,7 +30,7 @@ gpt = import_module("07_train_gpt")
 
 CELLS, BLANK = grids.CELLS, 9  # tokens 0 … 8 are the digits 1 … 9; token 9 is the mask, and a blank of the puzzle
 HELD_OUT = 256  # puzzles for validation
-BUDGET = 10 * CELLS  # no attempt to take digits back begins after so many passes
+BUDGET = 30 * CELLS  # no attempt to take digits back begins after so many passes
 EXAMPLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 
 
