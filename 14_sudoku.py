@@ -137,16 +137,15 @@ def train(command, kind):
     wanted = asdict(model_config) | asdict(config) | {"puzzles": command.puzzles}
     info = {"kind": kind, "puzzles": command.puzzles, "settings": command.config, "train": asdict(config)}
     with runs.Run(folder, wanted, config, tokenizer, info | runs.provenance(), command.fresh) as run:
-        pairs = grids.puzzle_file(command.puzzles, seed=1)
-        puzzles, solutions = grids.tokens_of(pairs).to(device).unbind(1)  # (N, 81) each
+        puzzles, solutions = grids.tokens_of(grids.puzzle_file(command.puzzles, seed=1)).to(device).unbind(1)  # (N, 81)
         torch.manual_seed(config.seed)
         model = told(transformer.Transformer(model_config)).to(device)
         print(f"{'GPT' if causal else 'dLLM'}, {transformer.count_parameters(model):,} parameters, settings "
-              f"{command.config!r}, {device}; {len(pairs):,} puzzles; run {folder.name}", flush=True)
+              f"{command.config!r}, {device}; {len(puzzles):,} puzzles; run {folder.name}", flush=True)
         trainer = training.Trainer(model, config, device)
         run.announce(compiled=trainer.network is not model)
         objective = (left_to_right if causal else any_order)(puzzles, solutions)
-        numbers = torch.arange(len(pairs), device=device)
+        numbers = torch.arange(len(puzzles), device=device)
         training.train(trainer, numbers[HELD_OUT:], numbers[:HELD_OUT], objective, run)
         run.report(objective.measure)
         return folder, run.finished
