@@ -114,7 +114,7 @@ def return_free_memory():
     """Return freed memory to the system, where the C library is glibc (on most Linux systems).
 
     Training frees and allocates large tensors of several sizes in every step. glibc keeps the freed pieces, and a new
-    tensor often fits into none of them: without this, some runs grew by 12 MB in every step.
+    tensor often fits into none of them, so without this a long run can fill the memory.
     """
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
         ctypes.CDLL(None).malloc_trim(0)

@@ -79,6 +79,7 @@ class Run:
         return self
 
     def __exit__(self, *error):
+        torch.set_flush_denormal(False)  # only training may count tiny numbers as 0
         self.stop_watching()
         if self.lock:
             self.lock.release()
@@ -112,7 +113,7 @@ class Run:
 
     def begin(self, trainer):
         """Restore the trainer if there is a saved state, remove later lines of the log, and start the clock."""
-        torch.set_flush_denormal(True)  # numbers below 1e-38 become 0: CPUs need up to a hundred times as long for them
+        torch.set_flush_denormal(True)  # numbers below 1e-38 become 0, because CPUs are very slow with them
         if self.saved:
             self.restore(trainer)
         self.saved = None

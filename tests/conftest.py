@@ -16,13 +16,14 @@ torch.set_num_threads(1)  # the models of the tests are too small to share, and 
 
 @pytest.fixture(autouse=True)
 def as_it_was():
-    """A test may leave behind no Ctrl-C handler, no other precision and no other number of threads."""
+    """A test may leave behind no Ctrl-C handler, no other precision or arithmetic, and no other number of threads."""
     handler, precision = signal.getsignal(signal.SIGINT), torch.get_float32_matmul_precision()
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, handler)
     torch.set_float32_matmul_precision(precision)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture
