@@ -127,10 +127,11 @@ def cross_entropies(network, windows, starts, whole=0.0, generator=None):
 
 
 def hybrid_loss(network, windows):
-    """The sum of three means: over all tokens, over the masked tokens, and over the drafts. windows: (B, T + 1)."""
+    """A weighted sum of three means: over all tokens, over the masked tokens, and over the drafts. windows: (B, T + 1).
+    The text that draft and verify writes is that of the clean stream, so its loss has the largest weight."""
     starts = blocks.draw_starts(windows.shape[1] - 1).to(windows.device)
     clean, noisy, draft, _ = cross_entropies(network, windows, starts, whole=0.25)
-    return clean.mean() + noisy.sum() / (noisy > 0).sum() + draft.sum() / (draft > 0).sum().clamp(min=1)
+    return 2 * clean.mean() + noisy.sum() / (noisy > 0).sum() / 2 + draft.sum() / (draft > 0).sum().clamp(min=1) / 2
 
 
 @torch.no_grad()
@@ -342,7 +343,7 @@ def main(argv=None):
     objective = two_losses(gpt_training.opening(tokenizer))
     folder = training.start_run(command, "hybrid", config, objective, tokenizer, corpus, parts, Hybrid)
     import_module("plumbing.reports.block_diffusion").after_training(folder, parts[1])  # it imports this chapter
-    print("\nNext: python 13_block_diffusion.py --write shows accepted and refused drafts.")
+    print("\n--write shows accepted and refused drafts. Next: 14_sudoku.py, where any order of writing wins.")
 
 
 if __name__ == "__main__":
