@@ -28,9 +28,10 @@ def sgd_step(w, b, x, y, lr):
 
 
 def entropy_given(text, n):
-    # A context is counted only where a character follows it, hence the n characters are taken from the pieces, and not
-    # from the text. With more context the entropy of this one text falls, in the end to 0: every context occurs once
-    # then, and the frequencies describe this text only. That is overfitting.
-    pieces = Counter(text[i : i + n + 1] for i in range(len(text) - n))
-    contexts = Counter(text[i : i + n] for i in range(len(text) - n))
-    return -sum(count / (len(text) - n) * math.log(count / contexts[piece[:n]]) for piece, count in pieces.items())
+    # A context counts only where a character follows it, so the last n characters of the text are not counted as one.
+    # With more context the entropy of a text falls towards 0, because soon most contexts occur only once. The
+    # frequencies then describe this one text, and no longer the language: that is overfitting.
+    places = len(text) - n
+    pieces = Counter(text[i : i + n + 1] for i in range(places))
+    contexts = Counter(text[i : i + n] for i in range(places))
+    return -sum(count / places * math.log(count / contexts[piece[:n]]) for piece, count in pieces.items())
