@@ -47,7 +47,7 @@ def explain(error, unusable):
     frames = [(Path(frame.f_code.co_filename).parent, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     lines = [line for folder, line in frames[1:] if folder == FOLDER]  # the first one is a line of `examine`
     if isinstance(error, AssertionError) and frames[-1][0] == FOLDER / "checks":
-        return str(error)
+        return str(error) or "the check refuses it."
     if isinstance(error, NotImplementedError) and not str(error):
         return "not written yet"
     if isinstance(error, SystemExit):
@@ -92,28 +92,21 @@ def steps(chapter, names):
 
 
 @contextlib.contextmanager
-def silence():
-    """Lead stdout and stderr nowhere. A process that starts in this block keeps them so."""
-    kept, nowhere = (os.dup(1), os.dup(2)), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        for stream, before in enumerate(kept, 1):
-            os.dup2(before, stream)
-            os.close(before)
-        os.close(nowhere)
-
-
-@contextlib.contextmanager
 def worker(chapter, names):
     """A process that runs `work`, and ends with the block. Gives the end of the pipe that receives its pairs."""
     context = multiprocessing.get_context("spawn")  # the same on every system
     answers, pipe = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(pipe, chapter, names), daemon=True)
-    with silence():  # neither warnings nor the end of the worker may stand between our lines
-        process.start()
+    kept = {stream: os.dup(stream) for stream in (1, 2)}
+    with open(os.devnull, "w") as nowhere:
+        try:  # the worker inherits a stdout and a stderr that lead nowhere: its warnings would stand between our lines
+            for stream in kept:
+                os.dup2(nowhere.fileno(), stream)
+            process.start()
+        finally:
+            for stream, before in kept.items():
+                os.dup2(before, stream)
+                os.close(before)
     pipe.close()  # now only the worker holds this end, so if it dies, the pipe ends
     try:
         yield answers
@@ -135,7 +128,7 @@ def answer(answers, limit):
 def check_chapter(chapter, names, limit):
     """Yield (name, what is wrong or None, what was printed) for each exercise of a chapter.
 
-    If the whole file is unusable, that is all it yields, under the name of the file.
+    If the whole file cannot be used, it yields only this, under the name of the file.
     """
     file = f"exercises/{chapter}.py"
     if not (FOLDER / f"{chapter}.py").is_file():
@@ -159,19 +152,21 @@ def check_chapter(chapter, names, limit):
 
 def exercises():
     """Return {chapter: names of its exercises}, in the order in which they are to be solved."""
-    return {path.stem: re.findall(r"^def check_(\w+)", path.read_text(encoding="utf-8", errors="replace"), re.M)
-            for path in sorted(FOLDER.glob("checks/[0-9]*.py"))}  # fmt: skip
+    files = sorted(FOLDER.glob("checks/[0-9]*.py"))
+    if not files:
+        raise cli.UserError("exercises/checks is empty; `git checkout exercises/checks` brings the checks back")
+    return {path.stem: re.findall(r"^def check_(\w+)", path.read_text("utf-8", "replace"), re.M) for path in files}
 
 
 def show(name, wrong, printed):
     """Print one line about an exercise, and what it printed."""
-    word, color = ("red", 31) if wrong else ("green", 32)
-    start = "" if wrong is None else f": {foreign.printable(wrong, 500)}"
+    line = f"{name}: {foreign.printable(wrong, 500)}" if wrong else name
+    word, color = ("red  ", 31) if wrong else ("green", 32)
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
         word = f"\033[{color}m{word}\033[0m"
-    print(f"  {word}{'' if wrong is None else '  '}  {name}{start}", flush=True)
-    for line in printed.splitlines():
-        print(f"         printed: {foreign.printable(line)}", flush=True)
+    print(f"  {word}  {line}", flush=True)
+    for line in printed.splitlines()[:20]:
+        print(f"         printed: {foreign.printable(line, 120)}", flush=True)
 
 
 @dataclass(frozen=True)
@@ -183,15 +178,11 @@ class Command:
 
 
 def main(argv=None):
-    command = settings.parse(Command, argv)
-    chapters = exercises()
+    command, known = settings.parse(Command, argv), exercises()
+    chapters = {chapter: known[chapter] for chapter in known if command.chapter in (None, int(chapter[:2]))}
     if not chapters:
-        raise cli.UserError("exercises/checks is empty; `git checkout exercises/checks` brings the checks back")
-    known = ", ".join(chapter[:2] for chapter in chapters)
-    if command.chapter is not None:
-        chapters = {chapter: names for chapter, names in chapters.items() if int(chapter[:2]) == command.chapter}
-    if not chapters:
-        raise cli.UserError(f"there are no exercises for chapter {command.chapter}, only for {known}")
+        there = ", ".join(chapter[:2] for chapter in known)
+        raise cli.UserError(f"there are no exercises for chapter {command.chapter}, only for {there}")
     green, total = 0, sum(map(len, chapters.values()))
     for chapter, names in chapters.items():
         cli.heading(chapter)

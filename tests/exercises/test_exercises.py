@@ -10,7 +10,7 @@ from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
-from helpers import COMMANDS, ROOT, start
+from helpers import COMMANDS, ESCAPED, HOSTILE, ROOT, refusal, start
 
 check = import_module("exercises.check")
 
@@ -176,7 +176,7 @@ def checked(book, *words, **environment):
 
 
 def test_every_exercise_gets_a_line_whatever_the_others_do(toy):
-    code, lines, errors = checked(toy, "--limit", "3")
+    code, lines, errors = checked(toy, "--limit", "2")
     assert (code, errors) == (1, "")
     assert lines == [
         "01_lines", "--------",
@@ -190,8 +190,8 @@ def test_every_exercise_gets_a_line_whatever_the_others_do(toy):
         "  red    exits: it ends the program; a function must return instead.",
         "  red    interrupts: line 23 stops with an error (KeyboardInterrupt).",
         "  red    dies: it ended Python itself (a crash, os._exit, or no memory left).",
-        "  red    loops: no result after 3 seconds; perhaps a loop never ends.",
-        "  red    floods: no result after 3 seconds; perhaps a loop never ends.",
+        "  red    loops: no result after 2 seconds; perhaps a loop never ends.",
+        "  red    floods: no result after 2 seconds; perhaps a loop never ends.",
         "  green  closes",
         "  red    begun: not written yet",
         "  green  last",
@@ -199,7 +199,7 @@ def test_every_exercise_gets_a_line_whatever_the_others_do(toy):
         "  red    exercises/02_syntax.py: the file cannot be loaded (SyntaxError: invalid syntax (02_syntax.py, line"
         " 1)).",
         "03_loops", "--------",
-        "  red    exercises/03_loops.py: no result after 3 seconds; perhaps a loop never ends.",
+        "  red    exercises/03_loops.py: no result after 2 seconds; perhaps a loop never ends.",
         "04_exits", "--------",
         "  red    exercises/04_exits.py: it ends the program; a function must return instead.",
         "05_missing", "----------",
@@ -214,26 +214,59 @@ def test_every_exercise_gets_a_line_whatever_the_others_do(toy):
     assert not any(COMMANDS.search(line) for line in lines)
 
 
-def test_one_chapter_alone(toy):
-    assert checked(toy, "07") == checked(toy, "7") == (0, ["07_last", "-------", "  green  f",
-                                                           "1 of 1 exercises are green."], "")  # fmt: skip
+def test_one_chapter_alone_and_an_edit_that_keeps_the_size_and_comes_in_the_same_second(toy):
+    for word, returns, code, line in (("07", 2, 1, "  red    f: It must be 1."), ("7", 1, 0, "  green  f")):
+        (toy / "exercises" / "07_last.py").write_text(f"def f():\n    return {returns}\n")
+        last = f"{1 - code} of 1 exercises are green."
+        assert checked(toy, word) == (code, ["07_last", "-------", line, last], "")
 
 
-def test_an_edit_is_seen_even_if_it_keeps_the_size_and_comes_in_the_same_second(toy):
-    file = toy / "exercises" / "07_last.py"
-    for answer, code in ((2, 1), (1, 0)):
-        file.write_text(f"def f():\n    return {answer}\n")
-        assert checked(toy, "7")[0] == code
+def test_an_unknown_chapter_ends_with_one_message(toy):
+    message = "error: there are no exercises for chapter 99, only for 01, 02, 03, 04, 05, 06, 07\n"
+    assert checked(toy, "99") == (2, [], message)
 
 
 @pytest.mark.parametrize("words, reason", [
-    (["99"], "error: there are no exercises for chapter 99, only for 01, 02, 03, 04, 05, 06, 07\n"),
-    (["four"], "whole number"), (["-1"], "-1"), (["01", "02"], "02"), (["--limit", "0"], "at least 0.1"),
-    (["\x1b[2J"], r"\x1b[2J"),
+    (["99"], "no exercises for chapter 99"), (["0"], "at least 1"), (["four"], "whole number"), (["01", "02"], "02"),
+    (["--limit", "0"], "at least 0.1"), (["\x1b[2J"], r"\x1b[2J"),
 ])  # fmt: skip
-def test_a_wrong_command_ends_with_one_message(toy, words, reason):
-    code, lines, errors = checked(toy, *words)
-    assert (code, lines) == (2, []) and reason in errors and "Traceback" not in errors
+def test_a_wrong_command_is_refused(words, reason):
+    assert reason in refusal(check.main, words)
+
+
+def test_a_folder_without_checks_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "FOLDER", tmp_path)
+    assert "git checkout exercises/checks" in refusal(check.main, [])
+
+
+def test_colours_are_for_terminals_only(monkeypatch, capsys):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for terminal, wrong, word in ((False, None, "green"), (True, None, "\33[32mgreen"), (True, "No.", "\33[31mred")):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        check.show("name", wrong, "")
+        assert capsys.readouterr().out.startswith(f"  {word}")
+    monkeypatch.setenv("NO_COLOR", "")
+    check.show("name", None, "")
+    assert capsys.readouterr().out == "  green  name\n"
+
+
+def test_what_is_printed_is_short_and_harmless(capsys):
+    check.show("name", HOSTILE + "\nsecond line" + 1000 * "x", HOSTILE + 1000 * "\n" + "end")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(rf"  red    name: {ESCAPED}\nsecond line") and len(lines[0]) < 600
+    assert len(lines) < 30 and not any(COMMANDS.search(line) for line in lines)
+
+
+def test_a_check_without_a_message_is_not_green():
+    message = check.explain(raised(ROOT / "exercises" / "checks" / "00.py", "assert False"), "")
+    assert message == "the check refuses it."
+
+
+def raised(file, line):
+    """The exception that a line of a file raises."""
+    with pytest.raises(BaseException) as error:
+        exec(compile(line, str(file), "exec"), {})
+    return error.value
 
 
 @pytest.mark.parametrize("pause", [0, 1])  # seconds: the worker has hardly begun, and it loads torch or the file
