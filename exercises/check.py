@@ -80,7 +80,7 @@ def work(pipe, chapter, names):
 def steps(chapter, names):
     """Load the checks, load the learner's file, and examine its functions. Yields each time what is wrong, or None."""
     checks, learner = f"exercises.checks.{chapter}", f"exercises.{chapter}"
-    yield examine(import_module, checks, f"exercises/checks/{chapter}.py cannot be loaded")
+    yield examine(import_module, checks, "its checks, or a chapter, cannot be loaded")
     sys.dont_write_bytecode = True  # Python could take the file for an older one that was written in the same second
     yield examine(import_module, learner, "the file cannot be loaded")
     checks, learner, torch = map(import_module, (checks, learner, "torch"))

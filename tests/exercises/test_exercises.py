@@ -250,6 +250,11 @@ def test_colours_are_for_terminals_only(monkeypatch, capsys):
     assert capsys.readouterr().out == "  green  name\n"
 
 
+def test_checks_that_cannot_be_loaded_are_reported():
+    wrong = next(check.steps("99_none", []))
+    assert wrong.startswith("its checks, or a chapter, cannot be loaded (ModuleNotFoundError: ") and is_sentence("I" + wrong)
+
+
 def test_what_is_printed_is_short_and_harmless(capsys):
     check.show("name", HOSTILE + "\nsecond line" + 1000 * "x", HOSTILE + 1000 * "\n" + "end")
     lines = capsys.readouterr().out.splitlines()
