@@ -252,7 +252,7 @@ def test_colours_are_for_terminals_only(monkeypatch, capsys):
 
 def test_checks_that_cannot_be_loaded_are_reported():
     wrong = next(check.steps("99_none", []))
-    assert wrong.startswith("its checks, or a chapter, cannot be loaded (ModuleNotFoundError: ") and is_sentence("I" + wrong)
+    assert wrong.startswith("its checks, or a chapter, cannot be loaded (ModuleNotFoundError: ")
 
 
 def test_what_is_printed_is_short_and_harmless(capsys):
