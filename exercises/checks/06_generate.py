@@ -125,8 +125,8 @@ def check_template_perplexity(f):
         for fill, value in values.items():
             wanted = math.exp(sum(surprise(model, canvas, masks, fill, i) for i in range(len(masks))) / len(masks))
             assert abs(value / wanted - 1) < 1e-3, (
-                "The perplexity is not that of filling from left to right. In each pass the model must see the tokens "
-                "that have been filled before, and masks where the others will follow.")
+                "Fill from left to right: in each pass the model must see the tokens that were filled before, and "
+                "masks where others will follow.")
 
 
 @torch.no_grad()

@@ -71,7 +71,7 @@ def check_acceptance(f):
         assert finite, "A number is not finite. Think of tokens with q = 0, and of the case that p and q are equal."
         assert ((accept >= 0) & (accept <= 1)).all(), "Each number of `accept` must be from 0 to 1."
         proper = (replace >= 0).all() and abs(replace.sum() - 1) < 1e-6
-        assert proper, "`replace` must be probabilities: no number below 0, and the sum 1."
+        assert proper, "The tensor `replace` must be probabilities: no number below 0, and the sum 1."
         token = q * accept + (1 - (q * accept).sum()) * replace
         assert torch.allclose(token, p, atol=1e-6), (
             "The token, which is an accepted draft or its replacement, does not have the distribution p.")
