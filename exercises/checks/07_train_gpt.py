@@ -24,7 +24,7 @@ def check_predict_rows(f):
     model.register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].shape[1]))
     gpt_training.generate(model, torch.tensor([[0, 1, 2]]), 9)
     for number, (mine, true) in enumerate(zip(answer, rows), 1):
-        assert mine == true, f"In pass {number}, chapter 07 computes another number of rows than yours."
+        assert mine == true, f"In pass {number}, chapter 07 computes another number of rows than your list says."
 
 
 def check_bits_per_character(f):

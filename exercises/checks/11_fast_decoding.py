@@ -35,7 +35,7 @@ def check_predict_passes(f):
     for number, ((steps, how), mine) in enumerate(zip(plans, answer), 1):
         generator = torch.Generator().manual_seed(0)
         *_, last = fast.decode(model, canvas, steps, generator=generator, how=fast.Decoding(**how))
-        assert mine == last.nfe, f"In case {number}, chapter 11 needs another number of forward passes than yours."
+        assert mine == last.nfe, f"In case {number}, chapter 11 needs another number of passes than your list says."
 
 
 def check_factor_count(f):
