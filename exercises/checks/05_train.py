@@ -26,7 +26,8 @@ def check_predict_factors(f):
     assert isinstance(answer, (list, tuple)) and len(answer) == 5, "The function must return a list of five numbers."
     for step, factor in zip((0, 49, 250, 650, 825), answer):
         true = training.learning_rate_factor(step, 1000, config)
-        assert is_number(factor) and close(factor, true), f"In step {step}, chapter 05 has another factor than your list."
+        right = is_number(factor) and close(factor, true)
+        assert right, f"In step {step}, chapter 05 has another factor than your list."
 
 
 def check_cosine_factor(f):

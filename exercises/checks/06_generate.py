@@ -29,7 +29,8 @@ def check_predict_windows(f):
     assert triples, "Each window must be a tuple of three numbers: left, right and steps."
     for i, name in enumerate(("left", "right", "steps")):
         for number, (window, wanted) in enumerate(zip(answer, true), 1):
-            assert window[i] == wanted[i], f"In window {number}, chapter 06 has another number for `{name}` than your list."
+            right = window[i] == wanted[i]
+            assert right, f"In window {number}, chapter 06 has another number for `{name}` than your list."
 
 
 def check_canvas_with_ends(f):
