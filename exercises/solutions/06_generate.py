@@ -36,17 +36,17 @@ class Without:
 
 
 def without(model, banned):
-    # A logit of minus infinity becomes the probability 0. The softmax then divides by the sum over the other tokens, so
-    # their proportions stay. The samplers of chapters 04 and 06 only call the model and read its config, so an object
-    # with these two can take the place of a model. The clone keeps the model's own logits as they are.
+    # A logit of minus infinity becomes the probability 0, and the softmax divides by the sum over the other tokens, so
+    # their proportions stay. The clone keeps the model's own logits as they are. The samplers of chapters 04 and 06
+    # only call the model and read its config, so an object with these two can take the place of a model.
     return Without(model, banned)
 
 
 @torch.no_grad()
 def template_perplexity(model, canvas, filling):
     # In pass i the first i masks contain their tokens and the others are still masked. These are the conditional
-    # probabilities of the chain rule, so their product is the probability of the whole filling in this order. Over all
-    # fillings the probabilities add up to 1. With another order of filling, a dLLM may give another number.
+    # probabilities of the chain rule, so their product is the probability of the whole filling in this order. In
+    # another order, a dLLM may give another number.
     canvas, total = canvas.clone(), 0.0
     masks = (canvas == model.config.mask_id).nonzero()[:, 0]  # (M,)
     for place, token in zip(masks, filling):

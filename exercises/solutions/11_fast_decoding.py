@@ -6,7 +6,7 @@ import torch
 def predict_passes():
     # Without a rule, the plan decides: 8 passes, or at least one for each of the 2 blocks. Guidance reads two texts per
     # pass, with and without the given tokens, so each pass counts twice. A threshold of 0 accepts all proposals, so
-    # each block takes one pass. Nothing reaches a threshold of 1 here, so each pass commits a single token.
+    # each block takes one pass, and nothing reaches a threshold of 1 here, so each pass commits a single token.
     return [8, 2, 16, 1, 4, 16]
 
 
