@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from plumbing import cli, figures, files, measures, sampling, settings, tokenizers
 
 transformer = import_module("03_transformer")
-stratified, top_ranked, distance_to_surer = sampling.stratified, sampling.top_ranked, sampling.distance_to_surer
 REACH = 4  # tokens that one pass of correction writes are further apart than this
 
 
@@ -111,7 +110,7 @@ def nelbo(model, x0, draws=1, batch_size=64, seed=0, given=0):
     generator = torch.Generator(x0.device).manual_seed(seed)
     x0 = x0.repeat(draws, 1)
     N, T = len(x0), x0.shape[1] - given
-    k = 1 + (stratified(N, x0.device, generator) * T).long().clamp(max=T - 1)  # (N,) evenly from 1 to T
+    k = 1 + (sampling.stratified(N, x0.device, generator) * T).long().clamp(max=T - 1)  # (N,) evenly from 1 to T
     bounds = []
     for rows, ks in zip(x0.split(batch_size), k.split(batch_size)):
         xt = mask_exactly(rows, ks, model.config.mask_id, generator, given)
@@ -131,7 +130,7 @@ def diffusion_loss(model, x0, t_max=1.0, generator=None):
     and the NELBO is the plain mean. Both are lowest for the true probabilities. ℓ grows: with t_max 1, loss > NELBO.
     """
     B, T = x0.shape
-    k = 1 + (stratified(B, x0.device, generator) * t_max * T).long().clamp(max=T - 1)  # (B,)
+    k = 1 + (sampling.stratified(B, x0.device, generator) * t_max * T).long().clamp(max=T - 1)  # (B,)
     xt = mask_exactly(x0, k, model.config.mask_id, generator)
     return masked_cross_entropy(model, x0, xt, k / T).sum() / k.sum()
 
@@ -160,7 +159,7 @@ def propose(logits, temperature, top_k=None, generator=None):
 
 def by_confidence(confidence, masked, count, generator=None):
     """Selection rule: write the `count` (B,) proposals that have the highest probability. Returns (B, T) bool."""
-    return top_ranked(confidence, masked, count)
+    return sampling.top_ranked(confidence, masked, count)
 
 
 def scattered(confidence, masked, count, generator=None):
@@ -168,7 +167,7 @@ def scattered(confidence, masked, count, generator=None):
     other, and neighbours depend on each other most. Unlike by_confidence, this rule does not write common words first,
     which makes a text repeat them (chapter 11)."""
     score = torch.rand(confidence.shape, device=confidence.device, generator=generator)
-    return top_ranked(distance_to_surer(score, masked) + score, masked, count)  # distances are whole numbers
+    return sampling.top_ranked(sampling.distance_to_surer(score, masked) + score, masked, count)
 
 
 @torch.no_grad()
@@ -196,7 +195,7 @@ def doubtful(confidence, written, generator=None):
     """Which of the positions `written` (B, T) to write again: (B, T). They are drawn in proportion to the doubt of the
     model, and are more than REACH apart: each has the highest log(doubt) + noise within that distance."""
     doubt = (1 - confidence).clamp(min=1e-6)
-    return distance_to_surer(doubt.log() + sampling.gumbel(doubt, generator), written) > REACH
+    return sampling.distance_to_surer(doubt.log() + sampling.gumbel(doubt, generator), written) > REACH
 
 
 @torch.no_grad()
@@ -239,7 +238,7 @@ class NoiseSchedule:
 def nelbo_by_schedule(model, x0, schedule, seed=0):
     """Estimate the NELBO of x0 (N, T) from random t, as MDLM does: (mean, standard error) in nats per token."""
     generator = torch.Generator(x0.device).manual_seed(seed)
-    t = stratified(len(x0), x0.device, generator).clamp(min=1e-6)  # (N,)
+    t = sampling.stratified(len(x0), x0.device, generator).clamp(min=1e-6)  # (N,)
     xt = mask_tokens(x0, t, model.config.mask_id, schedule, generator)
     loss = masked_cross_entropy(model, x0, xt, 1 - schedule.alpha(t))  # (N, T)
     return measures.mean_and_error((schedule.weight(t)[:, None] * loss).mean(1))

@@ -59,7 +59,8 @@ class Yardstick:
             one, other = self.values(pool[:n]), self.values(pool[n : 2 * n])
             squares = {key: square + (one[key] - other[key]) ** 2 for key, square in squares.items()}
         # Where there are too few texts for two sets of N, the sets are smaller, and their differences larger.
-        self.spread = {key: math.sqrt(square / SPLITS * n / len(real)) for key, square in squares.items()}
+        # With a few short texts all values may be equal; then a thousandth stands in for their spread.
+        self.spread = {key: max(1e-3, math.sqrt(square / SPLITS * n / len(real))) for key, square in squares.items()}
         self.real = self.measured(real)
 
     def values(self, samples):

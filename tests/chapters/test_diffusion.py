@@ -108,7 +108,7 @@ def test_mask_exactly_spares_what_is_given():
 
 
 def test_stratified_puts_one_in_each_stratum():
-    values = diffusion.stratified(50, generator=seeded())
+    values = sampling.stratified(50, generator=seeded())
     assert torch.equal((values * 50).long().sort().values, torch.arange(50))
     assert not torch.equal(values, values.sort().values)
 
