@@ -68,7 +68,6 @@ def ways(dllm, gpt, length):
         yield way("default", "default with 96 passes", 96)
         yield way("default", "default with 16 passes", 16)
         yield way("order", "scattered, 64 passes, no correction", 64, mend=0)
-        yield way("order", "scattered, one character a pass, no correction", mend=0)
         yield from ways_of_the_literature(way)
 
 

@@ -11,7 +11,7 @@ MEASURES = {"words": "known words", "judge": "judge's NLL", "distinct": "distinc
             "divergence": "divergence"}
 COLORS = {"default": figures.COLORS["dllm"], "fast": "tab:cyan", "GPT": figures.COLORS["gpt"], "order": "tab:green",
           "correction": "tab:pink", "block": "tab:purple", "cache": "tab:brown", "rule": figures.COLORS["other"]}
-SPELLED_OUT = {"a pass": "per pass", "--fast": "`--fast`"}
+SPELLED_OUT = {"--fast": "`--fast`"}
 
 
 # 1. Reading the results
@@ -193,8 +193,8 @@ true distribution has them only as often as they are probable, but the order cho
 each single text reads well, and all texts together use few words: *{title(x)}* has {x['words']:.1%} known words and a
 judge's NLL of {x['judge']:.3f}, which looks better than real text ({real['words']:.1%} and {real['judge']:.3f}), but
 only {x['distinct']:.1%} distinct runs where real text has {real['distinct']:.1%} and the default
-{default['distinct']:.1%}. A random order cannot prefer anything. It makes more errors, because it also writes what the model is not certain about;
-therefore passes of correction follow, which see the text on both sides.
+{default['distinct']:.1%}. A random order cannot prefer anything. It makes more errors, because it also writes what the
+model is not certain about; therefore passes of correction follow, which see the text on both sides.
 """
 
 
