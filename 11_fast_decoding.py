@@ -247,8 +247,8 @@ def decode(model, canvas, steps=None, temperature=0.8, top_k=None, generator=Non
     def predict(canvas, _):
         return network(canvas, 0, canvas.shape[1], fresh=True)  # all rows
 
-    for later in diffusion.correct(
-            predict, network.mask_id, state, masked, how.remask, temperature, top_k, generator):
+    passes = max(0, min(how.remask, int(masked.sum(1).max()) - 1))  # a few characters need few passes
+    for later in diffusion.correct(predict, network.mask_id, state, masked, passes, temperature, top_k, generator):
         yield replace(later, nfe=network.nfe)
 
 

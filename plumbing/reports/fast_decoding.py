@@ -144,9 +144,10 @@ def length_part(part, figure):
 {pages.table(head, rows)}
 
 {picture if figure else ""}The next table shows each distance with its sign and its standard error, for the default of
-chapter 06, its flag --fast, and the GPT at the temperature at which its largest distance is smallest. Settings were
-chosen with the shipped model on other texts, with other first characters. A verdict compares a way with the GPT: it is
-further from real text if the distances differ by more than two standard errors.
+chapter 06, its flag --fast, and the GPT at the temperature at which its largest distance is smallest. The settings of
+the first two were chosen with the shipped model on other texts ([logs/sampler-search.txt](logs/sampler-search.txt)). A
+verdict compares a way with the GPT: it is further from real text if the distances differ by more than two standard
+errors. `--fast` is also compared with the default.
 
 {distances(part, gpt)}
 
@@ -163,11 +164,18 @@ def shown(distance):
 def distances(part, gpt):
     rows = []
     for x in (line(part, "default"), line(part, "--fast"), gpt):
-        further = [name for key, name in MEASURES.items() if verdicts.nearer(x, gpt, part["real"], key) == "GPT"]
-        verdict = "" if x is gpt else "further in " + ", ".join(further) if further else "as near as the GPT"
+        bases = {"the GPT": gpt, "the default": line(part, "default")}
+        verdict = "; ".join(compare(x, base, name, part["real"]) for name, base in bases.items()
+                            if gpt is not x is not base and (name == "the GPT" or x["kind"] == "fast"))
         gaps = (f"{gap:+.1f} ± {error:.1f}" for gap, error in (x["gaps"][key] for key in MEASURES))
         rows.append((named(x), f"{x['nfe']:.0f}", *gaps, verdict))
     return pages.table(["", "passes", *MEASURES.values(), "verdict"], rows)
+
+
+def compare(row, base, name, real):
+    """Say whether `row` is further from real text than `base`, and in which measures."""
+    further = [title for key, title in MEASURES.items() if verdicts.nearer(row, base, real, key) == "GPT"]
+    return f"further than {name} in {', '.join(further)}" if further else f"as near as {name}"
 
 
 def sample(part):
@@ -180,21 +188,24 @@ def repetition(r):
     """Why the order by confidence repeats itself, with the numbers of the first length."""
     part = r["parts"][0]
     real, default = part["real"], line(part, "default")
-    rows = [x for x in part["table"] if x["kind"] == "order" and x["name"].startswith("confidence")]
-    if not rows:
-        return ""
-    x = rows[0]
+    rows = [x for x in part["table"]
+            if x["kind"] == "order" and x["name"].startswith(("confidence", "noisy", "isolated"))]
+    table = [(title(x), f"{x['words']:.1%}", f"{x['judge']:.3f}", f"{x['distinct']:.1%}")
+             for x in (real | {"name": "real text"}, default, *rows)]
     return f"""
 ## Why an order by confidence repeats itself
 
 A model is certain about what is common: spaces, the letters of "the", the names that it has just written. An order by
-confidence writes such characters first, in every text and all over the text, and the rest must fit between them. The
-true distribution has them only as often as they are probable, but the order chooses the places where they are drawn. So
-each single text reads well, and all texts together use few words: *{title(x)}* has {x['words']:.1%} known words and a
-judge's NLL of {x['judge']:.3f}, which looks better than real text ({real['words']:.1%} and {real['judge']:.3f}), but
-only {x['distinct']:.1%} distinct runs where real text has {real['distinct']:.1%} and the default
-{default['distinct']:.1%}. A random order cannot prefer anything. It makes more errors, because it also writes what the
-model is not certain about; therefore passes of correction follow, which see the text on both sides.
+confidence writes such characters first, wherever they may stand, and the rest must fit between them. In the chain rule
+of chapter 04 every order is equally likely. But the order by confidence looks at the proposals, so its texts have not
+the distribution of the model: what is common becomes still more common. Noise on the confidence (*noisy*), or a
+distance between the positions (*isolated*), which was once the default of this book, makes whole words of the common
+characters, and not the texts less alike.
+
+{pages.table(["", *list(MEASURES.values())[:3]], table)}
+
+A random order cannot prefer anything. It makes more errors, because it also writes what the model is not certain about;
+so passes of correction follow, which see the text on both sides.
 """
 
 
