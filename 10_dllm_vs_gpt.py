@@ -197,7 +197,7 @@ def fill(model, rows, start, end):
         return gpt_training.generate(model, rows[:, :start], end - start, temperature=0)[:, start:]
     canvas = rows.clone()
     canvas[:, start:end] = model.config.mask_id
-    *_, last = diffusion.denoise(model, canvas, end - start, temperature=0, select=diffusion.by_confidence)
+    *_, last = diffusion.denoise(model, canvas, end - start, 0, select=diffusion.by_confidence, mend=0)
     return last.canvas[:, start:end]
 
 

@@ -22,6 +22,7 @@
     published       the architecture of the models that were published there before this book
     sampling        draw tokens from logits, rank scores, measure distances between positions
     measures        measures of text, and a mean with its standard error
+    nearness        how near written texts are to real text, in four measures at once
     figures         matplotlib, the colours of all figures, the loss curve
     views           a text while it is written: in a terminal, as a GIF, as a web page
     stage           the texts of the playground as HTML, and the style of its page

@@ -51,7 +51,6 @@ def check(name):
     sys.addaudithook(watch)
     import_module(name)
     assert not touched, touched
-    assert name != "06_generate" or "11_fast_decoding" not in sys.modules
     slow = {"matplotlib", "requests", "datasets", "tiktoken", "huggingface_hub", "gradio", "onnx"} & set(sys.modules)
     slow -= {"requests"} if name in ("plumbing.web", "tamil_wikipedia") else set()
     assert not slow, f"importing {slow} takes long: do it in the function that needs it"
@@ -118,11 +117,7 @@ def at_top(name):
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_a_chapter_builds_on_earlier_chapters_only(name):
-    later = {other for other in imports(name) if other in CHAPTERS and other >= name}
-    if name == "06_generate":  # the one look ahead, inside a function, for --fast
-        assert "11_fast_decoding" not in at_top(name)
-        later.discard("11_fast_decoding")
-    assert not later
+    assert not {other for other in imports(name) if other in CHAPTERS and other >= name}
 
 
 @pytest.mark.parametrize("name", EXERCISES)
