@@ -133,21 +133,7 @@ alone is a score: a text can have only known words because it repeats one of the
 Good texts are *near the first line in every column*. A pass is one forward pass of the network. Half of
 the dLLM's passes write characters, and the other half correct what they wrote (chapter 04).
 
-- *Known words* is the share of words that occur in the training text.
-- *Distinct runs* is the number of different runs of four characters divided by the number of all such runs.
-- *Divergence* is the Jensen-Shannon divergence, in nats, between the frequencies of runs of four characters in the
-  texts and in a reference, which has equal parts of other held-out text and of training text. Repetition and noise
-  both raise it.
-- *Judge* is a character {S['judge_order']}-gram model of the training text (Witten and Bell 1991). It predicts a
-  character from up to {S['judge_order'] - 1} characters before it, and shares no weights with either model. Its NLL
-  of all held-out windows is {S['judge_held_out']:.3f}. A text with a lower NLL than real text is more
-  predictable than real text: at low temperatures a model writes what is common.
-- *Longest copy* is the length of the longest run of characters that also occurs in the training text.
-
-The *distance* of a line in one of the first four measures is its difference from real text, divided by how far two
-sets of {S['texts']} real texts usually are apart in this measure. Real text would have distances of about 1, and a
-distance of 10 is clearly not chance. The *largest distance* is that of the worst measure, and the *mean distance* is
-that of all four. So the largest distance shows that a model is bad in one measure, even if it is good in the others.
+{columns(S)}
 
 Other pages, such as fast_decoding.md, have other numbers for real text, because they use other windows and another
 number of texts: the share of distinct runs falls when more text is counted together.
@@ -170,6 +156,27 @@ The GPT:
 
 {pages.quote(y['first'])}
 """
+
+
+def columns(S):
+    """Return what the columns of the table of samples mean."""
+    return f"""\
+- *Known words* is the share of words that occur in the training text.
+- *Distinct runs* is the number of different runs of four characters divided by the number of all such runs.
+- *Divergence* is the Jensen-Shannon divergence, in nats, between the frequencies of runs of four characters in the
+  texts and in a reference, which has equal parts of other held-out text and of training text. Repetition and noise
+  both raise it.
+- *Judge* is a character {S['judge_order']}-gram model of the training text (Witten and Bell 1991). It predicts a
+  character from up to {S['judge_order'] - 1} characters before it, and shares no weights with either model. Its NLL
+  of all held-out windows is {S['judge_held_out']:.3f}. A text with a lower NLL than real text is more
+  predictable than real text: at low temperatures a model writes what is common.
+- *Longest copy* is the length of the longest run of characters that also occurs in the training text.
+
+The *distance* of a line in one of the first four measures is its difference from real text, divided by how far two
+sets of {S['texts']} real texts usually are apart in this measure. Real text would have distances of about 1, and a
+distance of 10 is clearly not chance. The *largest distance* is that of the worst measure, and the *mean distance* is
+that of all four. The largest distance shows whether a model is bad in one measure although it is good in the
+others."""
 
 
 def speed(r):
