@@ -52,6 +52,7 @@ Pages in docs/ that are written from numbers, and the measuring behind them:
     reports.comparison_parts     its parts
     reports.comparison_verdicts  which of two results is better, with errors
     reports.comparison_figures   its figures
+    reports.data_reuse           the models that it trains on parts of a text
     reports.fast_decoding        chapter 11's page
     reports.decoding_ways        the ways to write that it compares, and their measuring
     reports.block_diffusion      chapter 13's page
