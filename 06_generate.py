@@ -8,9 +8,9 @@
     python 06_generate.py --hub                                  # the published model, from the Hugging Face Hub
 
 A text takes a few seconds on two cores. In a terminal, each grey block is a masked character. Blocks all over the
-text turn into letters, and the newest letters are highlighted. The page that --html writes has a slider over the
-steps. It can colour each character by the step that wrote it, or by how sure the model was. NFE, the number of
-function evaluations, counts the forward passes of the network.
+text turn into letters, and the newest letters are highlighted. Then the later half of the passes corrects letters that
+the model doubts. The page that --html writes has a slider over the steps. It can colour each character by the last
+step that wrote it, or by how sure the model was. NFE, the number of function evaluations, counts the forward passes.
 
 The sampler of chapter 04 yields one State per step. The terminal, the GIF and the page all read that stream.
 """
