@@ -53,6 +53,8 @@ def named(row):
 
 def draw_quality(results, plt):
     """Figure: distances from real text against passes and against speed, for texts of the first length."""
+    from matplotlib.ticker import LogLocator  # imported here because it takes a second
+
     part = results["parts"][0]
     figure, axes = plt.subplots(2, 2, figsize=(10, 7), sharex="col", sharey="row", layout="constrained")
     for axis_row, key in zip(axes, ("largest", "mean")):
@@ -63,10 +65,10 @@ def draw_quality(results, plt):
                     axis.errorbar([r[x] for r in rows], [r[key][0] for r in rows], [r[key][1] for r in rows], fmt="o",
                                   ms=5, color=color, label=kind)
             axis.set(xscale="log", yscale="log")
-            axis.xaxis.set_major_formatter("{x:g}")
-            axis.xaxis.set_minor_formatter("")
-            axis.yaxis.set_major_formatter("{x:g}")
-            axis.yaxis.set_minor_formatter("")
+            for scale in (axis.xaxis, axis.yaxis):
+                scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                scale.set_major_formatter("{x:g}")
+                scale.set_minor_formatter("")
             axis.grid(alpha=0.3, which="both")
     axes[0, 0].set(ylabel="largest distance from real text")
     axes[1, 0].set(ylabel="mean distance", xlabel="forward passes (NFE)")
