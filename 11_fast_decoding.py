@@ -1,6 +1,6 @@
 """Chapter 11: how few forward passes does a text need, and how cheap can a pass be?
 
-    python 11_fast_decoding.py    # measure; 15 minutes on two cores (--size full: 45)
+    python 11_fast_decoding.py    # measure; 15 minutes on two cores (--size full: an hour)
     python 11_fast_decoding.py --write --steps 32 --remask 32    # the default of chapter 06
     python 11_fast_decoding.py --write --apart 12 --temp 0.6
     python 11_fast_decoding.py --write --order margin --threshold 0.9 --block 32 --cache dual
