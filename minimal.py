@@ -1,0 +1,150 @@
+"""A language model that writes in any order, in one file. It is called a masked diffusion language model.
+
+    python minimal.py           # about three minutes on two CPU cores: it learns from Shakespeare, then it writes
+    python minimal.py my.txt    # the same with a text file of your own
+
+A GPT learns to predict the next character. This model hides some characters of a text, and learns to predict them from
+the visible ones on both sides. To write, it starts with hidden characters only and replaces them, a few at a time.
+"""
+
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+WINDOW = 128  # characters that the model reads at once: T in the shapes. B is the number of texts
+
+# 1. The text (chapter 05)
+def read(name=None):
+    """Return the text of the file `name`, by default TinyShakespeare, which is downloaded if it is not there."""
+    beside = Path(__file__).resolve().with_name("tinyshakespeare.txt")
+    path = Path(name) if name else beside if beside.is_file() else beside.parent / "data" / beside.name
+    try:
+        if not name and not path.is_file():
+            path.parent.mkdir(exist_ok=True)
+            torch.hub.download_url_to_file(URL, str(path), SHA256, progress=False)
+        text = "".join(c for c in path.read_text("utf-8") if c.isprintable() or c == "\n")  # no commands to a terminal
+        if len(text) < 20 * WINDOW:
+            raise ValueError(f"it has {len(text):,} characters, and {20 * WINDOW:,} are needed")
+        return text
+    except Exception as error:
+        advice = "give the path of a text file in UTF-8" if name else f"save {URL} there"
+        print(f"error: cannot use {str(path)!r} ({str(error)!r}): {advice}", file=sys.stderr)
+        sys.exit(2)
+
+# 2. The network (chapters 02 and 03)
+def norm(x):  # divide each vector by its root mean square, so that no number grows out of range
+    return F.rms_norm(x, x.shape[-1:])
+
+def rotate(x):  # turn x (..., T, D) by angles that grow with the position, so that attention depends on distances
+    a, b = x.chunk(2, dim=-1)  # (..., T, D/2) each
+    angle = (torch.arange(a.shape[-2])[:, None] * 10000 ** (-torch.arange(a.shape[-1]) / a.shape[-1])).to(x)
+    return torch.cat((a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()), dim=-1)
+
+class Model(nn.Module):
+    """Tokens (B, T) → a score for each symbol at each position (B, T, symbols). Token number `symbols` is the mask."""
+    def __init__(self, symbols, width=128, heads=4, layers=4):
+        super().__init__()
+        self.mask, self.heads = symbols, heads
+        self.embedding = nn.Embedding(symbols + 1, width)
+        self.near = nn.Conv1d(width, width, 5, padding=2, groups=width, bias=False)  # sees the nearest characters
+        self.blocks = nn.Parameter(torch.randn(layers, 12, width, width) * width**-0.5)  # twelve matrices per block
+        self.head = nn.Linear(width, symbols, bias=False)
+        for weight in (self.near.weight, self.head.weight, self.blocks[:, 3], self.blocks[:, 8:]):
+            nn.init.zeros_(weight)  # at first all symbols are equally likely, and the blocks change nothing
+
+    def forward(self, tokens):
+        x = self.embedding(tokens)  # (B, T, width)
+        x = x + self.near(x.mT).mT
+        for block in self.blocks:
+            qkv, out, up, down = (part.flatten(0, 1) for part in block.split((3, 1, 4, 4)))
+            # Attention, softmax(qkᵀ/√D)v: each position reads from both sides. A GPT would add is_causal=True.
+            q, k, v = (norm(x) @ qkv.mT).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, T, D)
+            y = F.scaled_dot_product_attention(rotate(norm(q)), rotate(norm(k)), v)
+            x = x + y.transpose(1, 2).flatten(2) @ out
+            x = x + F.relu(norm(x) @ up.mT).square() @ down  # two layers that work on each position alone
+        return self.head(norm(x))
+
+# 3. The idea (chapter 04)
+def losses(model, x0, highest=1.0):
+    """Hide k characters in each row of x0 (B, T), k / T spread evenly up to `highest`: (sums of their losses, k)."""
+    B, T = x0.shape
+    k = 1 + ((torch.rand(B) + torch.randperm(B)) / B * highest * T).long().clamp(max=T - 1).to(x0.device)
+    hidden = torch.rand(x0.shape, device=x0.device).argsort(1) < k[:, None]  # argsort: 0 … T-1 in random order
+    scores = model(torch.where(hidden, model.mask, x0))
+    return (F.cross_entropy(scores.mT, x0, reduction="none") * hidden).sum(1), k
+
+@torch.no_grad()
+def nelbo(model, x0):
+    """Estimate an upper bound on -log p(x0) in nats per character, with its standard error. x0: (N, T).
+    A text that is written in random order meets each k once, so the bound is the mean loss over all k."""
+    bounds = torch.stack([(total / k).mean() for total, k in (losses(model, part) for part in x0.chunk(16))])
+    return bounds.mean().item(), (bounds.std() / len(bounds) ** 0.5).item()
+
+# 4. Learning (chapter 05)
+def orthogonal(x):  # Newton-Schulz steps: bring all singular values of each matrix in x near 1
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (2.0315 * gram @ gram - 4.775 * gram) @ x
+    return x
+
+def train(model, data, seconds, batch=8):
+    """Change the weights so that the loss on data (N,) falls, until the time is up."""
+    adamw = torch.optim.AdamW((p for name, p in model.named_parameters() if name != "blocks"), betas=(0.9, 0.95))
+    momentum, windows = torch.zeros_like(model.blocks), data.unfold(0, WINDOW, 1)
+    start, step = time.perf_counter(), 0
+    while (share := (time.perf_counter() - start) / seconds) < 1:
+        total, k = losses(model, windows[torch.randint(len(windows), (batch,))], highest=0.8)
+        loss = total.sum() / k.sum()
+        model.zero_grad()
+        loss.backward()
+        rate = min(1, 50 * share, 1.4 * (1 - share))  # the learning rate rises, stays, and falls to 0
+        adamw.param_groups[0]["lr"] = 0.005 * rate
+        adamw.step()
+        momentum.lerp_(model.blocks.grad, 0.1)  # Muon moves the matrices of the blocks equally far in all directions
+        model.blocks.data -= 0.02 * rate * torch.stack([orthogonal(block) for block in momentum])
+        if step % 50 == 0:
+            print(f"{share:4.0%}  step {step}  loss {loss:.3f}", end="\r" if sys.stdout.isatty() else "\n", flush=True)
+        step += 1
+
+# 5. Writing (chapters 06 and 11)
+@torch.no_grad()
+def write(model, canvas, passes=128):
+    """Replace the masks of canvas (B, T), and yield the canvas after each pass. The other characters stay.
+    Half of the passes write in random order. The others take back doubtful characters, and write them again."""
+    free, sure, half = canvas == model.mask, torch.ones(canvas.shape, device=canvas.device), passes // 2
+    for step in range(passes):
+        hidden = (canvas == model.mask) | free & (step >= half) & (torch.rand_like(sure) < 0.2 * (1 - sure))
+        scores = model(torch.where(hidden, model.mask, canvas))
+        temperature = 0.8 * min(1, 2 - 2 * step / passes)  # it falls to 0 in the second half: fewer and fewer surprises
+        guess = torch.distributions.Categorical(logits=scores / temperature).sample()
+        now = hidden & (torch.rand_like(sure) < 1 / max(1, half - step))
+        canvas = torch.where(now, guess, canvas)
+        sure = torch.where(now, scores.softmax(-1).gather(-1, guess[..., None])[..., 0], sure)
+        yield canvas
+
+def main(name=None, seconds=180):
+    text, device = read(name), "cuda" if torch.cuda.is_available() else "cpu"
+    codes, data = torch.tensor([*map(ord, text)], device=device).unique(return_inverse=True)  # (symbols,), (N,)
+    symbols = [*map(chr, codes), "░"]  # all characters of the text, and a sign for the mask
+    model, cut = Model(len(symbols) - 1).to(device), len(data) * 9 // 10
+    with suppress(KeyboardInterrupt):  # Ctrl-C ends the training early
+        train(model, data[:cut], seconds)
+    held_out = data[cut:].unfold(0, WINDOW, WINDOW)[:1024]
+    report = "NELBO {:.3f} ± {:.3f} nats per character of held-out text".format(*nelbo(model, held_out))
+    for canvas in write(model, torch.full((4, WINDOW), model.mask, device=device)):
+        page = "\n\n".join([report] + ["".join(symbols[token] for token in row) for row in canvas.tolist()])
+        if sys.stdout.isatty():
+            print("\x1b[H\x1b[J" + page, flush=True)
+            time.sleep(0.05)
+    print("" if sys.stdout.isatty() else page)
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])
