@@ -131,6 +131,22 @@ def test_the_bound_of_a_known_model_is_its_cross_entropy():
     assert abs(bound + Frequencies.p.log()[x0].mean().item()) < 4 * error
 
 
+class Hesitant(Frequencies):
+    """A model that is less sure of its frequencies when more characters are hidden, so that its loss depends on k."""
+
+    def __call__(self, xt):
+        return 3 * (1 - (xt == V).float().mean(1))[:, None, None] * super().__call__(xt)
+
+
+def test_the_bound_gives_each_number_of_hidden_characters_the_same_weight():
+    x0 = tokens(1600)
+    losses = torch.stack([-(3 * (1 - k / T) * Frequencies.p.log()).log_softmax(0)[x0].mean() for k in range(1, T + 1)])
+    k = torch.arange(1, T + 1)
+    bound, error = minimal.nelbo(Hesitant(), x0)
+    assert abs(bound - losses.mean().item()) < 4 * error
+    assert abs(bound - (k * losses).sum().item() / k.sum().item()) > 10 * error  # the mean over all hidden characters
+
+
 @pytest.mark.parametrize("highest", [0.5, 1.0])
 def test_exactly_k_characters_are_hidden_and_the_shares_are_spread_evenly(highest):
     x0, spy = tokens(24), Spy(Frequencies())
@@ -178,6 +194,7 @@ def test_it_learns_more_than_the_frequencies(monkeypatch, capsys):
     minimal.train(model, data, 121)
     bound, error = minimal.nelbo(model, data.unfold(0, minimal.WINDOW, minimal.WINDOW))
     assert bound + 4 * error < torch.special.entr(p).sum().item() - 0.1
+    assert all(part.abs().min(-1).values.max() > 0 for part in (model.blocks[:, 3], model.blocks[:, 8:]))  # began at 0
     assert "step 50" in capsys.readouterr().out
 
 
