@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from plumbing import cli, figures, files, measures, sampling, settings, tokenizers
 
 transformer = import_module("03_transformer")
-stratified, top_ranked, distance_to_surer = sampling.stratified, sampling.top_ranked, sampling.distance_to_surer
-PACE = 1.5  # the sampler writes more in early passes, while characters can be far apart; 1 would be equal numbers
+REACH = 4  # tokens that one pass of correction writes are further apart than this
 
 
 # 1. The idea: hide some tokens, and predict them from the others
@@ -111,7 +110,7 @@ def nelbo(model, x0, draws=1, batch_size=64, seed=0, given=0):
     generator = torch.Generator(x0.device).manual_seed(seed)
     x0 = x0.repeat(draws, 1)
     N, T = len(x0), x0.shape[1] - given
-    k = 1 + (stratified(N, x0.device, generator) * T).long().clamp(max=T - 1)  # (N,) evenly from 1 to T
+    k = 1 + (sampling.stratified(N, x0.device, generator) * T).long().clamp(max=T - 1)  # (N,) evenly from 1 to T
     bounds = []
     for rows, ks in zip(x0.split(batch_size), k.split(batch_size)):
         xt = mask_exactly(rows, ks, model.config.mask_id, generator, given)
@@ -131,7 +130,7 @@ def diffusion_loss(model, x0, t_max=1.0, generator=None):
     and the NELBO is the plain mean. Both are lowest for the true probabilities. ℓ grows: with t_max 1, loss > NELBO.
     """
     B, T = x0.shape
-    k = 1 + (stratified(B, x0.device, generator) * t_max * T).long().clamp(max=T - 1)  # (B,)
+    k = 1 + (sampling.stratified(B, x0.device, generator) * t_max * T).long().clamp(max=T - 1)  # (B,)
     xt = mask_exactly(x0, k, model.config.mask_id, generator)
     return masked_cross_entropy(model, x0, xt, k / T).sum() / k.sum()
 
@@ -160,55 +159,57 @@ def propose(logits, temperature, top_k=None, generator=None):
 
 def by_confidence(confidence, masked, count, generator=None):
     """Selection rule: write the `count` (B,) proposals that have the highest probability. Returns (B, T) bool."""
-    return top_ranked(confidence, masked, count)
+    return sampling.top_ranked(confidence, masked, count)
 
 
-def masks_remaining(total, step, steps, pace=PACE):
-    """How many of `total` (B,) masks remain after pass `step`, never so few that a later pass writes nothing: (B,)."""
-    share = (steps - step) / steps
-    return torch.maximum((total * share**pace + 1e-3).long(), total.clamp(max=steps) * (steps - step) // steps)
+def scattered(confidence, masked, count, generator=None):
+    """Selection rule: `count` (B,) random positions that are far from each other. Tokens of one pass do not see each
+    other, and neighbours depend on each other most. Unlike by_confidence, this rule does not write common words first,
+    which makes a text repeat them (chapter 11)."""
+    score = torch.rand(confidence.shape, device=confidence.device, generator=generator)
+    return sampling.top_ranked(sampling.distance_to_surer(score, masked) + score, masked, count)
 
 
 @torch.no_grad()
-def denoise(model, canvas, steps=64, temperature=0.8, top_k=None, select=None, pace=PACE, generator=None):
-    """Replace the masks of `canvas` (B, T) in `steps` forward passes, or in fewer if it has fewer masks.
-
-    Each pass proposes a token for every mask, and the rule `select` (None: by_isolation) chooses which ones to write.
-    Tokens of one pass cannot see each other: fewer passes, more errors. Given tokens never change. Yields `State`s.
-    """
-    select, masked = select or by_isolation, canvas == model.config.mask_id
-    total, confidence = masked.sum(1), (~masked).float()  # (B,), (B, T)
-    steps = min(steps, int(total.max()))
-    yield State(canvas=canvas, confidence=confidence, committed=torch.zeros_like(masked), step=0, nfe=0)
+def denoise(model, canvas, steps=64, temperature=0.8, top_k=None, select=scattered, mend=0.5, generator=None):
+    """Replace the masks of `canvas` (B, T) in `steps` forward passes, or in fewer if it has few masks. Yields `State`s.
+    Each of the first passes proposes a token for every mask, and the rule `select` chooses which ones to write. The
+    last passes, a share `mend` of all, correct what these wrote. Given tokens never change."""
+    masked = canvas == model.config.mask_id
+    total, written, confidence = masked.sum(1), masked, (~masked).float()  # (B,), (B, T), (B, T)
+    mending = min(int(mend * steps), max(0, int(total.max()) - 1))
+    steps = min(steps - mending, int(total.max()))
+    yield (state := State(canvas=canvas, confidence=confidence, committed=masked & False, step=0, nfe=0))
     for step in range(1, steps + 1):
         logits = model(canvas, masked.float().mean(1))  # (B, T, V); the share of masks is the noise level
         token, sure = propose(logits, temperature, top_k, generator)
-        count = masked.sum(1) - masks_remaining(total, step, steps, pace)
+        count = masked.sum(1) - total * (steps - step) // steps  # (B,)
         commit = select(sure, masked, count, generator)  # (B, T)
-        canvas = torch.where(commit, token, canvas)
-        confidence = torch.where(masked, sure, confidence)
+        canvas, confidence = torch.where(commit, token, canvas), torch.where(masked, sure, confidence)
         masked = masked & ~commit
-        yield State(canvas=canvas, confidence=confidence, committed=commit, step=step, nfe=step)
+        yield (state := State(canvas=canvas, confidence=confidence, committed=commit, step=step, nfe=step))
+    yield from correct(model, model.config.mask_id, state, written, mending, temperature, top_k, generator)
 
 
-def at_random(confidence, masked, count, generator=None):
-    """Selection rule: `count` (B,) masked positions at random, as in the derivation (which writes one per pass)."""
-    return top_ranked(torch.rand(confidence.shape, device=confidence.device, generator=generator), masked, count)
+def doubtful(confidence, written, generator=None):
+    """Which of the positions `written` (B, T) to write again: (B, T). They are drawn in proportion to the doubt of the
+    model, and are more than REACH apart: each has the highest log(doubt) + noise within that distance."""
+    doubt = (1 - confidence).clamp(min=1e-6)
+    return sampling.distance_to_surer(doubt.log() + sampling.gumbel(doubt, generator), written) > REACH
 
 
-def noisy_log_confidence(confidence, masked, generator=None):
-    """The logarithm of confidence (B, T) plus noise that gets smaller as masks disappear (MaskGIT, Chang et al. 2022,
-    arXiv:2202.04200). Without it, early passes write spaces and short words, and the rest must fit between them."""
-    noise = torch.rand(confidence.shape, device=confidence.device, generator=generator)
-    gumbel = -(-noise.clamp(1e-6, 1 - 1e-6).log()).log()  # Gumbel noise: at first, the highest sum is a draw
-    return confidence.log() + masked.float().mean(1, keepdim=True) * gumbel
-
-
-def by_isolation(confidence, masked, count, generator=None):
-    """Selection rule: write `count` (B,) confident proposals that are far from any more confident one. Neighbours that
-    are written in the same pass may belong to two different words."""
-    far = distance_to_surer(noisy_log_confidence(confidence, masked, generator), masked)
-    return top_ranked(far + confidence, masked, count)  # distances are whole numbers: confidence decides between equals
+@torch.no_grad()
+def correct(model, mask_id, state, written, steps, temperature, top_k=None, generator=None):
+    """Write some of the positions `written` (B, T) again in each of `steps` passes. Yields the next `State`s. A token
+    may not fit what was written later or in the same pass. So each pass hides doubtful tokens and draws them again, now
+    with the text around them (after ReMDM, Wang et al. 2025, arXiv:2503.00307). The temperature falls to 0."""
+    for step in range(steps):
+        back = doubtful(state.confidence, written, generator)  # (B, T)
+        logits = model(state.canvas.masked_fill(back, mask_id), back.float().mean(1))  # (B, T, V)
+        token, sure = propose(logits, temperature * (1 - step / steps), top_k, generator)
+        canvas, confidence = torch.where(back, token, state.canvas), torch.where(back, sure, state.confidence)
+        state = State(canvas=canvas, confidence=confidence, committed=back, step=state.step + 1, nfe=state.nfe + 1)
+        yield state
 
 
 # 6. The same, as the papers write it
@@ -237,7 +238,7 @@ class NoiseSchedule:
 def nelbo_by_schedule(model, x0, schedule, seed=0):
     """Estimate the NELBO of x0 (N, T) from random t, as MDLM does: (mean, standard error) in nats per token."""
     generator = torch.Generator(x0.device).manual_seed(seed)
-    t = stratified(len(x0), x0.device, generator).clamp(min=1e-6)  # (N,)
+    t = sampling.stratified(len(x0), x0.device, generator).clamp(min=1e-6)  # (N,)
     xt = mask_tokens(x0, t, model.config.mask_id, schedule, generator)
     loss = masked_cross_entropy(model, x0, xt, 1 - schedule.alpha(t))  # (N, T)
     return measures.mean_and_error((schedule.weight(t)[:, None] * loss).mean(1))
@@ -261,7 +262,7 @@ def show_bound(show):
     steps, ell = derive_bound(model, torch.tensor([2, 1, 0]))
     nll, *bounds = steps.values()
     assert nll <= bounds[0] and max(bounds) - min(bounds) < 1e-4, "all forms of the NELBO must be equal"
-    print("\n".join(f"   {step:58} {nats:.5f}" for step, nats in steps.items()))
+    print(*(f"   {step:58} {nats:.5f}" for step, nats in steps.items()), sep="\n")
     tea = torch.tensor([[2, 1, 0]]).expand(2000, 3)
     for section, (mean, error) in ((3, nelbo(model, tea)), (6, nelbo_by_schedule(model, tea, NoiseSchedule()))):
         print(f"   estimated from 2000 random masks, as in section {section:<10} {3 * mean:.5f} ± {3 * error:.5f}")
@@ -288,15 +289,14 @@ def show_training(model, x0, steps):
 
 
 def show_writing(model, tokenizer, length):
-    cli.heading(f"5. From {length} masks to a sentence in 16 passes")
+    cli.heading("5. From masks to a sentence in 8 passes, and 8 of correction")
     canvas = torch.full((20, length), model.config.mask_id)
-    for state in denoise(model, canvas[:1], 16, select=by_confidence):
+    for state in denoise(model, canvas[:1], 16):
         print(f"   {state.step:4}   {tokenizer.decode(state.canvas[0])}")
-    for select, passes in product((at_random, by_confidence), (16, length)):
-        *_, last = denoise(model, canvas, passes, select=select)
+    for select, passes, mend in product((scattered, by_confidence), (8, 16), (0, 0.5)):
+        *_, last = denoise(model, canvas, passes, select=select, mend=mend)
         whole = sum(tokenizer.decode(row).strip() in SENTENCES for row in last.canvas)
-        print(f"   {select.__name__:13} in {passes} passes: {whole:2} of 20 texts are whole sentences")
-    print("   Chapter 11 measures all rules on longer texts. There by_isolation, the default, makes fewer errors.")
+        print(f"   {select.__name__:13} {passes:2} passes, {mend:3.0%} to correct: {whole:2} of 20 are whole sentences")
 
 
 def main(argv=None, steps=200):

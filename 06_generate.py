@@ -4,19 +4,18 @@
     python 06_generate.py --prompt "ROMEO:" --steps 128 --topk 5
     python 06_generate.py --infill "To be, or not to be, ____ is the question"
     python 06_generate.py --num 2 --seed 1 --gif out.gif --html out.html
-    python 06_generate.py --fast                                 # a fast sampler of chapter 11
+    python 06_generate.py --fast                                 # half the passes
     python 06_generate.py --hub                                  # the published model, from the Hugging Face Hub
 
 A text takes a few seconds on two cores. In a terminal, each grey block is a masked character. Blocks all over the
-text turn into letters, and the newest letters are highlighted. The page that --html writes has a slider over the
-steps. It can colour each character by the step that wrote it, or by how sure the model was. NFE, the number of
-function evaluations, counts the forward passes of the network.
+text turn into letters, and the newest letters are highlighted. Then the later half of the passes corrects letters that
+the model doubts. The page that --html writes has a slider over the steps. It can colour each character by the last
+step that wrote it, or by how sure the model was. NFE, the number of function evaluations, counts the forward passes.
 
 The sampler of chapter 04 yields one State per step. The terminal, the GIF and the page all read that stream.
 """
 
 import contextlib
-import functools
 import os
 import random
 import re
@@ -34,6 +33,7 @@ diffusion = import_module("04_diffusion")
 
 MAX_LENGTH = 100_000  # positions; a slip such as {1000000} must not fill the memory
 MAX_SAMPLES = 256  # in one batch; so many samples of the shipped model need 1.3 GB
+FAST = 32, 0.7  # passes and temperature of --fast; docs/fast_decoding.md compares it with the default
 MAX_RECORDED = 20_000_000  # positions × steps that --gif and --html may keep, about 300 MB
 BLANK = re.compile(r"_|\{([0-9]{1,9})\}")
 
@@ -72,7 +72,8 @@ def plan_windows(canvas, mask_id, size, steps):
 
     A window begins half its size before the text that it adds, so that the model continues from known text. The last
     window is moved to the left until it is full. On a canvas of several windows, `steps` is the number for a window
-    full of masks, and a window with fewer masks gets proportionally fewer. No window gets more steps than masks.
+    full of masks, and a window with fewer masks gets proportionally fewer. At most half of the steps of a window
+    correct what the others wrote, so no window gets more than two steps for each mask.
     """
     length, windows, done = canvas.shape[1], [], 0
     while done < length:
@@ -81,7 +82,7 @@ def plan_windows(canvas, mask_id, size, steps):
         masks = int((canvas[:, done:right] == mask_id).sum(dim=1).max())
         budget = steps if length <= size else -(-steps * masks // size)  # rounded up
         if masks:
-            windows.append((left, right, min(budget, masks)))
+            windows.append((left, right, min(budget, 2 * masks - 1)))
         done = right
     return windows
 
@@ -118,15 +119,6 @@ def usable_temperature(temperature):
     return temperature if temperature > 1e-3 else 0.0
 
 
-def mending_sampler(steps=24):
-    """A sampler of chapter 11 for `generate`: ancestral order, then `steps` passes that mend what was unsure.
-
-    Its texts are more varied than those of the default order, and slower to write. Chapter 09 writes couplets with it.
-    """
-    fast = import_module("11_fast_decoding")  # this and --fast are the only looks ahead of this book
-    return functools.partial(fast.decode, how=fast.Decoding(order="ancestral", remask=steps))
-
-
 # 3. Flags
 
 
@@ -135,7 +127,7 @@ class Flags:
     """The flags that chapters 09 and 11 share with this one."""
 
     checkpoint: settings.OptionalText = None  # name or folder of a run; by default your latest, or the shipped model
-    steps: settings.Count = 64  # denoising steps for one window of the model; never more than there are masks
+    steps: settings.Count = 64  # passes for one window of the model, half of them to correct; fewer for few masks
     temp: settings.NonNegative = 0.8  # temperature; 0 always takes the likeliest token, 1 leaves the model as it is
     topk: settings.OptionalCount = None  # sample among this many likeliest tokens; by default among all
     len: settings.number(int, 1, MAX_LENGTH, optional=True) = None  # tokens with the prompt; usually 256, of Tamil 200
@@ -257,9 +249,9 @@ OptionalTemperature = settings.number(float, 0, optional=True)
 class Command(Flags):
     """The flags of this chapter."""
 
-    steps: settings.OptionalCount = None  # denoising steps for one window; usually 64, with --fast as needed
-    temp: OptionalTemperature = None  # temperature; 0 always takes the likeliest token; usually 0.8, with --fast 0.6
-    fast: settings.Switch = False  # write with a fast sampler of chapter 11
+    steps: settings.OptionalCount = None  # passes for one window, half of them to correct; usually 64, with --fast 32
+    temp: OptionalTemperature = None  # temperature; 0 always takes the likeliest token; usually 0.8, with --fast 0.7
+    fast: settings.Switch = False  # half the passes, at a lower temperature
     hub: settings.OptionalText = None  # a model on the Hugging Face Hub, OWNER/NAME; --hub alone: the published model
 
 
@@ -288,12 +280,9 @@ def main(argv=None):
         raise cli.UserError(f"the model {name} cannot read this text: {error}{advice}") from None
     if command.checkpoint is None and command.hub is None and name != shipped and not command.quiet:
         print(f"This is {name}, your latest run. --checkpoint {shipped} names the shipped model.")
-    steps, temp, denoise = Flags.steps, Flags.temp, diffusion.denoise
-    if command.fast:
-        fast = import_module("11_fast_decoding")
-        steps, temp, denoise = MAX_LENGTH, fast.FAST_TEMPERATURE, functools.partial(fast.decode, how=fast.FAST)
+    steps, temp = FAST if command.fast else (Flags.steps, Flags.temp)
     command = replace(command, steps=command.steps or steps, temp=temp if command.temp is None else command.temp)
-    watch(model, tokenizer, rows, command, name, denoise)
+    watch(model, tokenizer, rows, command, name)
     if not command.quiet:
         print("\nNext: 07_train_gpt.py trains the same Transformer with causal attention, to compare with.")
 

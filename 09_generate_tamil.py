@@ -7,8 +7,8 @@
 
 The flags, and the three ways to watch, are those of chapter 06. A token is a letter of Tamil. A canvas can hold more
 than a prompt: --kural gives the model the form of a real couplet. The spaces and the line break are in place, each
-letter of a word is masked, and the model writes new letters. It does so in ancestral order and then mends what was
-unsure (chapter 11), because the default order chains words in -உம் (docs/tamil_couplets.md).
+letter of a word is masked, and the model writes new letters. docs/tamil_couplets.md compares its couplets with the
+Kural.
 
 A text takes a few seconds on two cores. At the end a table compares the written texts with real poems that the model
 has never seen.
@@ -262,11 +262,10 @@ def main(argv=None):
     data, remark = choose_data(info, command)
     if command.kural:
         rows = couplet_rows(data[1].get("kural", []), command.num, tokenizer, command.seed)
-        denoise = generation.mending_sampler()
     else:
-        rows, denoise = generation.canvas_rows(command, tokenizer, LENGTH), generation.diffusion.denoise
+        rows = generation.canvas_rows(command, tokenizer, LENGTH)
     with only_letters(model, tokenizer) if command.kural else contextlib.nullcontext():
-        samples = generation.watch(model, tokenizer, rows, command, folder.resolve().name, denoise)
+        samples = generation.watch(model, tokenizer, rows, command, folder.resolve().name)
     if command.quiet:
         return
     if remark:

@@ -12,24 +12,25 @@ dllm_vs_gpt.md with figures and a JSON file, by default into the folder report/ 
 
 import dataclasses
 import itertools
+import math
 import statistics
-import tempfile
 from dataclasses import dataclass, field
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 
-from plumbing import cli, corpora, devices, measures, pair, runs, settings
+from plumbing import cli, corpora, devices, measures, nearness, pair, settings
+from plumbing.reports import data_reuse, pages
 from plumbing.reports import dllm_vs_gpt as report
-from plumbing.reports import pages
 
-transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 gpt_training = import_module("07_train_gpt")
 
-TEMPERATURES = (0.5, 0.8, 1.0)
+TEMPERATURES = (0.8, 0.9, 1.0)
 TURNS = 5  # number of measurements of each speed
 BLANKS = (1, 4, 16, 64)  # lengths of the blanks of part 4, in characters
 FRACTIONS = (0.05, 0.2, 1.0)  # shares of the training text in part 5
@@ -56,7 +57,7 @@ class Size:
 
     draws: int = 2  # random masks for each window in the NELBO
     windows: int = 48  # windows for each number of visible characters, and for each blank
-    samples: int = 16  # texts for each way of writing
+    samples: int = 64  # texts for each way of writing
     batch: int = 8  # texts in a batch, where the speed of a batch is measured
     steps: tuple = (16, 64)  # steps of the dLLM's sampler
     # The settings of the models of part 5, and of their training.
@@ -68,6 +69,42 @@ SIZES = {"quick": Size(), "gpu": Size(64, 400, 256, 256, (16, 64, 256), {}, dict
 
 
 # 1. Likelihood
+
+
+class EqualLetters(torch.nn.Module):
+    """Knows that a text is "00…" or "11…", with probability 1/2 each: a visible letter decides all others.
+
+    With a text coupled_to (T,), the letters of a step depend on each other: each knows all on its left, even masked.
+    """
+
+    config = SimpleNamespace(mask_id=2)
+
+    def __init__(self, coupled_to=None):
+        super().__init__()
+        self.coupled_to = coupled_to
+
+    def forward(self, tokens, t=None):
+        letters = F.one_hot(tokens, 3)[..., :2]  # (B, T, 2); a mask is neither a 0 nor a 1
+        known = letters.sum(1, keepdim=True).expand_as(letters)
+        if self.coupled_to is not None:
+            own = F.one_hot(self.coupled_to, 2)  # (T, 2)
+            known = known + own.cumsum(0) - own
+        return 1000.0 * known  # logits: equal if no letter is known, otherwise certain
+
+
+def false_bound():
+    """Compute the NELBO of such texts for both kinds of model: [{"length", "entropy", "NELBO", "coupled"}], in nats."""
+    table = []
+    for length in (2, 4):
+        text = torch.zeros(1, length, dtype=torch.long)  # "11…" gives the same numbers
+        alone, coupled = (length * diffusion.nelbo(EqualLetters(known), text, draws=12)[0] for known in (None, text[0]))
+        table.append({"length": length, "entropy": math.log(2), "NELBO": alone, "coupled": coupled})
+    cli.heading("What is a bound? Texts of 2 or 4 equal letters, in nats per text")
+    for name, key in (("entropy, the lowest mean NLL that a model can have", "entropy"),
+                      ("NELBO of a model that knows the true probabilities", "NELBO"),
+                      ("the same sum if the letters of a step know each other", "coupled")):
+        print(f"  {name:54}", *(f"{row['length']} letters: {row[key]:.3f}  " for row in table))
+    return table
 
 
 @torch.no_grad()
@@ -112,15 +149,11 @@ def likelihood(dllm, gpt, windows, size, seed):
 # 2. Samples
 
 
-def score(samples, judge, vocabulary, text):
-    """Return all measures of a list of texts of one length, with standard errors. text: the training text."""
-    return measures.quality(samples, judge, vocabulary) | {"copied": measures.longest_copy(samples, text)}
-
-
 def print_score(name, passes, temperature, values):
-    numbers = (f"{100 * values[key]:6.1f} ± {100 * values[key + '_error']:4.1f} %" for key in ("words", "distinct"))
-    print(f"  {name:5} {passes:>6} {temperature:>11}", *numbers,
-          f"{values['copied']:12} {values['judge']:9.3f} ± {values['judge_error']:.3f}", flush=True)
+    shares = (f"{100 * values[key]:6.1f} ± {100 * values[key + '_error']:.1f}" for key in ("words", "distinct"))
+    nats = (f"{values[key]:7.3f} ± {values[key + '_error']:.3f}" for key in ("divergence", "judge"))
+    distances = ("{:5.1f} ± {:.1f}".format(*values[key]) for key in ("largest", "mean") if key in values)
+    print(f"  {name:5} {passes:>6} {temperature:>11}", *shares, *nats, f"{values['copied']:6}", *distances, flush=True)
 
 
 def write(model, prompts, length, steps, temperature, seed=0):
@@ -142,22 +175,27 @@ def ways(dllm, gpt, size, length):
 
 def samples(dllm, gpt, windows, size, seed, tokenizer, text):
     """Return the measures of texts that the models write after the first character of a window, and of the windows."""
-    rows = training.windows_of(windows.flatten(), windows.shape[1], size.samples)  # (B, T)
+    T = windows.shape[1]
+    rows = training.windows_of(windows.flatten(), T, size.samples)  # (B, T)
+    real, held_out = ([tokenizer.decode(row) for row in part] for part in (rows, windows))
     judge, vocabulary = measures.Judge(text, tokenizer.vocab_size), set(measures.words_of(text))
-    real = score([tokenizer.decode(row) for row in rows], judge, vocabulary, text)
-    cli.heading(f"2. {len(rows)} texts of {rows.shape[1]} characters for each line")
-    print("Good texts have values near those of real text (first line). ± gives the standard error over the texts.")
-    print("  model passes temperature   known words   distinct runs longest copy       judge's NLL")
-    print_score("real", "-", "-", real)
-    table = []
-    for (name, model, nfe), temperature in itertools.product(ways(dllm, gpt, size, rows.shape[1]), TEMPERATURES):
-        tokens = write(model, rows[:, :1], rows.shape[1], nfe, temperature, seed)
+    learned, table = [text[i : i + T] for i in range(0, len(text) - T, T)], []
+    yardstick = nearness.Yardstick(real, held_out, learned, judge, vocabulary)
+    first = yardstick.real | {"copied": measures.longest_copy(real, text)}
+    cli.heading(f"2. {len(rows)} texts of {T} characters for each line")
+    print("Good texts are near real text, the first line. A distance is the difference from it, divided by how far\n"
+          "two sets of real texts usually are apart. ± gives the standard error over the texts.\n"
+          "  model passes temperature     words, %  distinct, %      divergence     judge's NLL   copy"
+          "     largest        mean distance")
+    print_score("real", "", "", first)
+    for (name, model, nfe), temperature in itertools.product(ways(dllm, gpt, size, T), TEMPERATURES):
+        tokens = write(model, rows[:, :1], T, nfe, temperature, seed)
         texts = [tokenizer.decode(row) for row in tokens]
-        values = score(texts, judge, vocabulary, text)
+        values = yardstick.quality(texts) | {"copied": measures.longest_copy(texts, text)}
         table.append({"model": name, "nfe": nfe, "temperature": temperature, **values, "first": texts[0]})
         print_score(name, nfe, temperature, values)
-    return {"texts": len(rows), "length": rows.shape[1], "judge_order": judge.order, "real": real, "table": table,
-            "judge_held_out": judge.nll([tokenizer.decode(row) for row in windows])}
+    return {"texts": len(rows), "length": T, "judge_order": judge.order, "judge_held_out": judge.nll(held_out),
+            "real": first, "spread": yardstick.spread, "table": table}
 
 
 # 3. Speed
@@ -197,7 +235,7 @@ def fill(model, rows, start, end):
         return gpt_training.generate(model, rows[:, :start], end - start, temperature=0)[:, start:]
     canvas = rows.clone()
     canvas[:, start:end] = model.config.mask_id
-    *_, last = diffusion.denoise(model, canvas, end - start, temperature=0, select=diffusion.by_confidence)
+    *_, last = diffusion.denoise(model, canvas, end - start, 0, select=diffusion.by_confidence, mend=0)
     return last.canvas[:, start:end]
 
 
@@ -231,46 +269,7 @@ def completions(models, windows, seed, tokenizer):
             for i, row in enumerate(rows)]
 
 
-# 5. Reading the same text again
-
-
-def learning_curve(kind, part, val_ids, shape, config, tokenizer):
-    """Train a new model of one kind of LEARNERS on part (N,). Returns its evaluations, with "epochs" and "loss"."""
-    torch.manual_seed(config.seed)
-    model = transformer.Transformer(dataclasses.replace(shape, causal=kind != "dllm")).to(part.device)
-    objective = training.masked_diffusion(config) if kind == "dllm" else gpt_training.next_token(0)
-    with tempfile.TemporaryDirectory() as scratch, runs.Run(
-            f"{scratch}/run", {}, config, tokenizer, {}, quiet=True) as run:
-        training.train(training.Trainer(model, config, part.device), part, val_ids, objective, run)
-        records = runs.read_log(run.folder / "log.jsonl")
-    if run.stopped:
-        raise KeyboardInterrupt  # Ctrl-C ends the whole comparison, not only this run.
-    return [r | {"epochs": r["tokens"] / len(part), "loss": r[objective.measure]} for r in records]
-
-
-def data_reuse(train_ids, val_ids, size, seed, tokenizer):
-    """Return the validation loss by epochs for each of LEARNERS on each of FRACTIONS of the training text. The learning
-    rate is constant, so each point of a curve is the loss of a run that ends there."""
-    config = training.DiffusionTrainConfig(**size.train, seed=seed, cooldown=0.0)
-    shape = transformer.TransformerConfig(tokenizer.vocab_size, **size.shape)
-    learned = []
-    cli.heading(f"5. Reading the same text again: {config.steps} steps on 5 %, 20 % and 100 % of the text")
-    print("Lower is better. If the loss at the end is above the lowest loss, the model overfits.")
-    for fraction, (kind, weight_decay) in itertools.product(FRACTIONS, LEARNERS.items()):
-        part = train_ids[: int(fraction * len(train_ids))]
-        own = dataclasses.replace(config, weight_decay=weight_decay)
-        # The last record is not a point of the curve: it measures the best weights on all windows.
-        *curve, last = learning_curve(kind, part, val_ids, shape, own, tokenizer)
-        best, end = min(curve, key=lambda r: r["loss"]), curve[-1]
-        learned.append({"model": kind, "fraction": fraction, "characters": len(part), "curve": curve, "best": best,
-                        "end": end, "all_windows": last})
-        print(f"  {fraction:4.0%} {kind:7} lowest {best['loss']:.3f} after {best['epochs']:5.1f} epochs, "
-              f"{end['loss']:.3f} at the end after {end['epochs']:.1f}", flush=True)
-    return {"model": dataclasses.asdict(shape), "train": dataclasses.asdict(config),
-            "parameters": transformer.count_parameters(transformer.Transformer(shape)),
-            "own": {kind: {"weight_decay": decay} for kind, decay in LEARNERS.items()}, "runs": learned}
-
-
+# 5. Reading the same text again: plumbing/reports/data_reuse.py trains LEARNERS on FRACTIONS of the text
 # 6. The command
 
 
@@ -307,11 +306,12 @@ def main(argv=None):
     report.write(about | {
         "size": {"name": command.size} | dataclasses.asdict(size),
         "corpus": {"name": text.name, "sha256": text.sha256, "training": len(train_text), "held_out": len(val_text)},
+        "toy": false_bound(),
         "likelihood": likelihood(dllm, gpt, windows, size, seed),
         "samples": samples(dllm, gpt, windows, size, seed, tokenizer, train_text),
         "speed": speed(dllm, gpt, windows, size),
         "infilling": infilling(dllm, gpt, windows, size, seed, tokenizer, train_ids),
-        "reuse": data_reuse(train_ids, val_ids, size, seed, tokenizer),
+        "reuse": data_reuse.measure(train_ids, val_ids, FRACTIONS, LEARNERS, size, seed, tokenizer),
     }, command.out)
     print("\nNext: 11_fast_decoding.py, in which the dLLM writes a text in fewer passes.")
 

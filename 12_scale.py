@@ -42,7 +42,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recompute
 
-from plumbing import cli, devices, files, foreign, parallel, runs, settings, tokenized
+from plumbing import cli, devices, files, foreign, parallel, runs, sampling, settings, tokenized
 from plumbing.settings import Decided, OptionalText, Share, Switch
 
 transformer = import_module("03_transformer")
@@ -98,7 +98,7 @@ def draw(windows, config, mask_id, step, rank=0, world=1):
     generator = torch.Generator().manual_seed(seed)
     if torch.rand((), generator=generator) < config.short:  # a sampler's canvas may be shorter than the window
         T = int(torch.randint(1, T + 1, (), generator=generator))
-    t = diffusion.stratified(B, generator=generator) * config.t_max  # (B,)
+    t = sampling.stratified(B, generator=generator) * config.t_max  # (B,)
     hidden = 1 - diffusion.NoiseSchedule(config.schedule).alpha(t)  # (B,) expected share of masks
     prompted = torch.rand(B, generator=generator) < config.prefix
     given = (prompted * torch.rand(B, generator=generator) * T).long()  # (B,) clean tokens at the beginning

@@ -293,7 +293,7 @@ class Command(runs.RunFlags):
     quiet: Switch = False  # with --write: print the text and nothing else
     gif: OptionalPath = None  # with --write: save the run as an animation: a path that ends in .gif
     html: OptionalPath = None  # with --write: save the run as a web page with a player: a path that ends in .html
-    decoding: fast.Decoding = fast.Decoding()  # with --write --block: with --steps passes per block
+    decoding: fast.Decoding = fast.Decoding(order="isolated")  # with --write --block: with --steps passes per block
     model: transformer.TransformerConfig = transformer.TransformerConfig()
     train: training.TrainConfig = training.TrainConfig()
 

@@ -159,7 +159,7 @@ def solve(model, canvas, select=diffusion.by_confidence, passes=CELLS):
 
     At temperature 0, the proposal for a blank is its most probable digit. `select` chooses which proposal to write.
     """
-    yield from diffusion.denoise(model, canvas, passes, temperature=0.0, select=select, pace=1)
+    yield from diffusion.denoise(model, canvas, passes, temperature=0.0, select=select, mend=0)
 
 
 class Without:

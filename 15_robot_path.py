@@ -154,7 +154,7 @@ def refill(model, blocked, windows, masked, random, passes):
     masked = masked & ~cells.all(1, keepdim=True).numpy()  # a frame without a free cell cannot change its window
     canvas = to_tokens(torch.from_numpy(frames.enter(windows)))
     canvas, network = canvas.masked_fill(torch.from_numpy(masked), model.config.mask_id), Constrained(model, cells)
-    for state in diffusion.denoise(network, canvas, passes, temperature=0, select=diffusion.by_confidence, pace=1):
+    for state in diffusion.denoise(network, canvas, passes, temperature=0, select=diffusion.by_confidence, mend=0):
         if state.step:
             now, exact = state.committed.numpy(), np.zeros(windows.shape)
             exact[now] = positions(network.logits[state.committed])

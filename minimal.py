@@ -114,7 +114,7 @@ def train(model, data, seconds, batch=8):
             print(f"{share:4.0%}  step {step}  loss {loss:.3f}", end="\r" if sys.stdout.isatty() else "\n", flush=True)
         step += 1
 
-# 5. Writing (chapters 06 and 11) ------------------------------------------------------------------
+# 5. Writing (chapters 04 and 06) ------------------------------------------------------------------
 @torch.no_grad()
 def write(model, canvas, passes=128):
     """Replace the masks of canvas (B, T), and yield the canvas after each pass. The other characters stay.

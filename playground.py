@@ -25,9 +25,8 @@ fast = import_module("11_fast_decoding")
 hybrid = import_module("13_block_diffusion")
 
 LONGEST = 512  # tokens of a text
-SAMPLERS = {"default": diffusion.denoise, "fast": functools.partial(fast.decode, how=fast.FAST)} | {
-    order: functools.partial(fast.decode, how=fast.Decoding(order=order))
-    for order in fast.ORDERS if order != "isolated"}  # fmt: skip
+SAMPLERS = {"default": diffusion.denoise} | {
+    order: functools.partial(fast.decode, how=fast.Decoding(order=order)) for order in fast.ORDERS}
 WRITERS, FILLERS = ("dllm", "gpt", "hybrid", "tamil"), ("dllm", "tamil")  # kinds of runs
 COUPLETS = {  # of the Kural; the model gets their form and writes other letters
     "Kural 1": "அகர முதல எழுத்தெல்லாம் ஆதி\nபகவன் முதற்றே உலகு",
@@ -69,9 +68,8 @@ class Options:
         if model.config.causal:
             stream = functools.partial(hybrid.write, steps=None) if isinstance(model, hybrid.Hybrid) else gpt.stream
             return stream(model, canvas, temperature=self.temperature, top_k=self.top_k, generator=generator)
-        passes = generation.MAX_LENGTH if self.sampler == "fast" else self.passes  # it stops by itself
         return generation.generate(
-            model, canvas, passes, self.temperature, self.top_k, generator, SAMPLERS[self.sampler])
+            model, canvas, self.passes, self.temperature, self.top_k, generator, SAMPLERS[self.sampler])
 
 
 def prompt_ids(prompt, length, model, tokenizer):
@@ -134,7 +132,7 @@ def known_words(run, start, info):
 
 @widgets.told
 def compose(name, couplet, temperature, seed):
-    """Write a couplet with the form of a real one, letter by letter."""
+    """Write a couplet with the form of a real one, letter by letter, and then correct it."""
     options = Options("default", LONGEST, temperature, 0, seed)
     model, tokenizer, _ = widgets.opened(name, "tamil")
     if couplet not in COUPLETS or not isinstance(tokenizer, tokenizers.TamilTokenizer):
@@ -144,8 +142,9 @@ def compose(name, couplet, temperature, seed):
     with verse.only_letters(model, tokenizer):
         for _ in widgets.paced(run.record(options.stream(model, rows))):
             yield stage.message("Writing …"), *widgets.unchanged(2)
-    run.seconds = [0.15 * number for number in range(len(run.states))]  # a letter takes so long
-    yield stage.message(f"One letter in each pass, shown slowly. {run.facts}"), *widgets.unchanged(1), [run]
+    run.seconds = [0.15 * number for number in range(len(run.states))]  # a pass takes so long
+    words = f"First one letter in each pass, then corrections, shown slowly. {run.facts}"
+    yield stage.message(words), *widgets.unchanged(1), [run]
 
 
 # 3. The page
@@ -154,8 +153,8 @@ def compose(name, couplet, temperature, seed):
 def sampling(gr, length=True):
     """Lay out the length of a text and the fields of Options, and return them. length: False leaves it out."""
     length = [gr.Slider(8, LONGEST, 256, step=1, label="Length", info="tokens, with the prompt")] if length else []
-    sampler = gr.Dropdown(list(SAMPLERS), value="default", label="Sampler", info="what to write first; see chapter 11")
-    passes = gr.Slider(1, LONGEST, 64, step=1, label="Passes", info="the fast sampler and a GPT decide by themselves")
+    sampler = gr.Dropdown(list(SAMPLERS), value="default", label="Sampler", info="default: the later passes correct")
+    passes = gr.Slider(1, LONGEST, 64, step=1, label="Passes", info="a GPT needs one for each character")
     temperature = gr.Slider(0, 2, 0.8, step=0.05, label="Temperature", info="0: always the likeliest token")
     top_k = gr.Slider(0, 100, 0, step=1, label="Top-k", info="how many tokens to choose from; 0: all")
     seed = gr.Textbox(label="Seed", placeholder="random", info="the same number writes the same text")

@@ -22,6 +22,7 @@
     published       the architecture of the models that were published there before this book
     sampling        draw tokens from logits, rank scores, measure distances between positions
     measures        measures of text, and a mean with its standard error
+    nearness        how near written texts are to real text, in four measures at once
     figures         matplotlib, the colours of all figures, the loss curve
     views           a text while it is written: in a terminal, as a GIF, as a web page
     stage           the texts of the playground as HTML, and the style of its page
@@ -51,6 +52,7 @@ Pages in docs/ that are written from numbers, and the measuring behind them:
     reports.comparison_parts     its parts
     reports.comparison_verdicts  which of two results is better, with errors
     reports.comparison_figures   its figures
+    reports.data_reuse           the models that it trains on parts of a text
     reports.fast_decoding        chapter 11's page
     reports.decoding_ways        the ways to write that it compares, and their measuring
     reports.block_diffusion      chapter 13's page

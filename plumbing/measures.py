@@ -18,15 +18,19 @@ def mean_and_error(values):
     return values.mean().item(), (values.std() / len(values) ** 0.5).item()
 
 
-def jackknife_error(measure, samples):
-    """Return the standard error of measure(samples), where `measure` takes a list of independent texts.
+def left_out(measure, samples):
+    """Return N values: measure(texts) for the list `samples` of N texts without each of them in turn."""
+    return [measure(samples[:i] + samples[i + 1 :]) for i in range(len(samples))]
 
-    The jackknife (Tukey 1958) leaves out each text in turn and observes how much the value changes. It also works if
-    the measure is not a mean over the texts. For such a mean it equals `mean_and_error`.
+
+def jackknife_error(values):
+    """Return the standard error of a measure of N texts from the N values of `left_out`.
+
+    The jackknife (Tukey 1958) observes how much the value changes when a text is missing. It also works if the measure
+    is not a mean over the texts. For such a mean it equals `mean_and_error`.
     """
-    N = len(samples)
-    left_out = [measure(samples[:i] + samples[i + 1 :]) for i in range(N)]
-    return ((N - 1) / N) ** 0.5 * math.dist(left_out, [statistics.fmean(left_out)] * N)
+    N = len(values)
+    return ((N - 1) / N) ** 0.5 * math.dist(values, [statistics.fmean(values)] * N)
 
 
 def words_of(text):
@@ -112,14 +116,10 @@ def quality(samples, judge, vocabulary):
     """Return known words, distinct runs and the judge's NLL of a list of N texts of one length, each with its standard
     error over the texts: {"words", "words_error", "distinct", "distinct_error", "judge", "judge_error"}."""
     judged, error = mean_and_error(torch.tensor([judge.nll([text]) for text in samples], dtype=torch.float64))
-    return {
-        "words": known_words(samples, vocabulary),
-        "words_error": jackknife_error(lambda texts: known_words(texts, vocabulary), samples),
-        "distinct": distinct(samples),
-        "distinct_error": jackknife_error(distinct, samples),
-        "judge": judged,
-        "judge_error": error,
-    }
+    found = {"judge": judged, "judge_error": error}
+    for name, measure in (("words", lambda texts: known_words(texts, vocabulary)), ("distinct", distinct)):
+        found |= {name: measure(samples), f"{name}_error": jackknife_error(left_out(measure, samples))}
+    return found
 
 
 class Bigram:

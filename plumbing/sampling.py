@@ -46,6 +46,13 @@ def draw(logits, temperature, top_k=None, generator=None):
     return weights.argmax(-1) if temperature == 0 else pick(weights, generator)
 
 
+def gumbel(weights, generator=None):
+    """Gumbel noise -log(-log u), u uniform in (0, 1), for weights (…): (…). With this noise added to the logarithms of
+    the weights, each of them is the highest sum with a probability in proportion to its weight."""
+    u = torch.rand(weights.shape, device=weights.device, generator=generator)
+    return -(-u.clamp(1e-6, 1 - 1e-6).log()).log()
+
+
 def check_finite(values):
     """Raise UserError if one of `values` is infinite, or NaN: not a number."""
     if not values.isfinite().all():

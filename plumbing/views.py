@@ -256,8 +256,8 @@ def draw_tamil(font, text, wide, high):
 def html_page(history, letters, title, facts):
     """Return a page that needs no other file, a text: plumbing/player.html with the run in it as JSON.
 
-    events[step] lists [position, token, confidence in %] for each token that changed. guesses[step] is a string with
-    one base-36 digit for each position: its confidence in 35ths, also where the position is still masked.
+    events[step] lists [position, token, confidence in %] for each token that was written or changed. guesses[step] is a
+    string with one base-36 digit for each position: its confidence in 35ths, also where the position is still masked.
     """
     digits = "0123456789abcdefghijklmnopqrstuvwxyz"
     samples = []
@@ -265,7 +265,7 @@ def html_page(history, letters, title, facts):
         events, guesses, before = [], [], history[0].canvas[row].tolist()
         for state in history:
             tokens, sure = state.canvas[row].tolist(), state.confidence[row].tolist()
-            changes = [i for i, (old, new) in enumerate(zip(before, tokens)) if old != new]
+            changes = [i for i, new in enumerate(state.committed[row].tolist()) if new or before[i] != tokens[i]]
             events.append([[i, tokens[i], round(100 * sure[i])] for i in changes])
             guesses.append("".join(digits[round(35 * min(max(c, 0.0), 1.0))] for c in sure))
             before = tokens

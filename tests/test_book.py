@@ -21,6 +21,7 @@ CHAPTERS = [name for name in TOP if name[:2].isdigit()]
 PLUMBING = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.glob("plumbing/**/*.py")
                   if path.name != "__init__.py")
 MODULES = TOP + PLUMBING
+EXERCISES = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.glob("exercises/**/*.py"))
 
 
 def file_of(name):
@@ -50,7 +51,6 @@ def check(name):
     sys.addaudithook(watch)
     import_module(name)
     assert not touched, touched
-    assert name != "06_generate" or "11_fast_decoding" not in sys.modules
     slow = {"matplotlib", "requests", "datasets", "tiktoken", "huggingface_hub", "gradio", "onnx"} & set(sys.modules)
     slow -= {"requests"} if name in ("plumbing.web", "tamil_wikipedia") else set()
     assert not slow, f"importing {slow} takes long: do it in the function that needs it"
@@ -117,11 +117,12 @@ def at_top(name):
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_a_chapter_builds_on_earlier_chapters_only(name):
-    later = {other for other in imports(name) if other in CHAPTERS and other >= name}
-    if name == "06_generate":  # the one look ahead, inside a function, for --fast
-        assert "11_fast_decoding" not in at_top(name)
-        later.discard("11_fast_decoding")
-    assert not later
+    assert not {other for other in imports(name) if other in CHAPTERS and other >= name}
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_an_exercise_needs_its_chapter_and_earlier_ones_only(name):
+    assert not {other for other in imports(name) if other in CHAPTERS and other > name.rpartition(".")[2]}
 
 
 @pytest.mark.parametrize("name", PLUMBING)
@@ -181,15 +182,24 @@ def test_the_tests_mirror_the_layout():
         assert tests <= names | {"memory"}, f"tests/{folder}: {tests - names}"
 
 
+def test_exercises_are_named_after_chapters():
+    folders = {"exercises", "exercises.checks", "exercises.solutions"}
+    assert {name.rpartition(".")[0] for name in EXERCISES} == folders
+    names = {folder: {name.rpartition(".")[2] for name in EXERCISES if name.rpartition(".")[0] == folder}
+             for folder in folders}  # fmt: skip
+    assert names["exercises"] - {"check"} == names["exercises.checks"] == names["exercises.solutions"] <= set(CHAPTERS)
+
+
 def test_plumbing_lists_its_modules():
     listed = (ROOT / "plumbing" / "__init__.py").read_text(encoding="utf-8")
     for name in PLUMBING:
         assert re.search(rf"^ +{re.escape(name.removeprefix('plumbing.'))} ", listed, re.M), f"{name} is not listed"
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", MODULES + EXERCISES)
 def test_a_module_and_its_functions_are_short(name):
     most = 300 if name in PLUMBING else 350 if name == "13_block_diffusion" else 320  # two samplers, two losses
+    most = 200 if name in EXERCISES else most
     assert len(file_of(name).read_text(encoding="utf-8").splitlines()) <= most
     for node in ast.walk(tree(name)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -206,11 +216,12 @@ def test_the_readme_is_a_path_and_not_a_report():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", MODULES + EXERCISES)
 def test_a_module_only_defines(name):
     """The module level holds imports, constants and definitions; the demonstration is in main()."""
     for node in tree(name).body:
         call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        call = call and not (name == "exercises.check" and ast.unparse(node).startswith("sys.path.insert("))
         assert not call and not isinstance(node, (ast.For, ast.While, ast.With)), f"{name}.py, line {node.lineno}"
     assert ast.get_docstring(tree(name))
 
@@ -237,10 +248,11 @@ def flags_of(script):
 
 
 def pages():
-    """{file: text that shows commands}: the README, the docs, and the docstrings of all modules."""
+    """{file: text that shows commands}: the README, the docs, and the docstrings of all modules and exercises."""
     shown = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-             for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))}  # fmt: skip
-    return shown | {str(file_of(name).relative_to(ROOT)): ast.get_docstring(tree(name)) or "" for name in MODULES}
+             for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("exercises/*.md"))}  # fmt: skip
+    return shown | {str(file_of(name).relative_to(ROOT)): ast.get_docstring(tree(name)) or ""
+                    for name in MODULES + EXERCISES}  # fmt: skip
 
 
 @pytest.mark.parametrize("page", pages())
@@ -266,14 +278,10 @@ def test_every_chapter_has_help_and_refuses_unknown_flags(name, monkeypatch, cap
     assert end.value.code == 2 and "--no-such-flag" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", MODULES)
+# minimal.py may import nothing from this repository; tests/test_minimal.py asserts the same of it.
+@pytest.mark.parametrize("name", sorted({*MODULES, *EXERCISES} - {"minimal"}))
 def test_a_program_ends_a_mistake_with_one_message(name):
-    """Every module with a main() starts it through cli.run(), as its last statement.
-
-    minimal.py imports nothing from the book; tests/test_minimal.py tests how it ends.
-    """
-    if name == "minimal":
-        return
+    """Every module with a main() starts it through cli.run(), as its last statement."""
     if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree(name).body):
         assert ast.unparse(tree(name).body[-1]).startswith("if __name__ == '__main__':\n    cli.run(main")
 

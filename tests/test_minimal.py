@@ -4,6 +4,7 @@ import ast
 import functools
 import hashlib
 import itertools
+import math
 import sys
 from importlib import import_module
 from types import SimpleNamespace
@@ -191,8 +192,10 @@ def test_it_learns_more_than_the_frequencies(monkeypatch, capsys):
     p = data.bincount() / len(data)
     torch.manual_seed(0)
     model = minimal.Model(len(symbols), width=32, heads=2, layers=1)
+    windows = data.unfold(0, minimal.WINDOW, minimal.WINDOW)
+    assert abs(minimal.nelbo(model, windows)[0] - math.log(len(symbols))) < 1e-5  # at first all are equally likely
     minimal.train(model, data, 121)
-    bound, error = minimal.nelbo(model, data.unfold(0, minimal.WINDOW, minimal.WINDOW))
+    bound, error = minimal.nelbo(model, windows)
     assert bound + 4 * error < torch.special.entr(p).sum().item() - 0.1
     assert all(part.abs().min(-1).values.max() > 0 for part in (model.blocks[:, 3], model.blocks[:, 8:]))  # began at 0
     assert "step 50" in capsys.readouterr().out

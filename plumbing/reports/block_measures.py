@@ -128,8 +128,8 @@ def blocks_part(model, tokenizer, ids, texts, quality, length=256):
     canvas = F.pad(rows[:, :1], (0, length - 1), value=model.config.mask_id)
     for block in (4, 16, 64, 255):
         for share in (4, 2, 1):
-            steps = max(1, block // share)
-            sampler = functools.partial(fast.decode, how=fast.Decoding(block=block), network=hybrid.BlockNetwork)
+            steps, how = max(1, block // share), fast.Decoding(order="isolated", block=block)
+            sampler = functools.partial(fast.decode, how=how, network=hybrid.BlockNetwork)
             total = steps * -(-(length - 1) // block)  # rounded up
             state = list(sampler(model, canvas, total, TEMPERATURE, generator=seeded(SEED)))[-1]
             results.append({"block": block, "steps": steps, "nfe": state.nfe}

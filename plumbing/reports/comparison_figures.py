@@ -41,21 +41,23 @@ def draw_likelihood(results, plt):
 
 
 def draw_samples(results, plt):
-    """Known words and distinct runs against the judge's NLL, with standard errors where they were recorded."""
+    """Known words, distinct runs and divergence against the judge's NLL, with standard errors."""
     S = results["samples"]
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharex=True, layout="constrained")
-    for axis, key, label in zip(axes, ("words", "distinct"), ("known words, %", "distinct runs of 4, %"), strict=True):
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharex=True, layout="constrained")
+    measures = (("words", 100, "known words, %"), ("distinct", 100, "distinct runs of 4, %"),
+                ("divergence", 1, "divergence, nats"))
+    for axis, (key, scale, label) in zip(axes, measures, strict=True):
         lines = list(dict.fromkeys((r["model"], r["nfe"]) for r in S["table"]))
         for mark, (model, nfe) in zip(MARKS, lines):
             rows = [r for r in S["table"] if (r["model"], r["nfe"]) == (model, nfe)]
             shade = 1 if model == "gpt" else 0.35 + 0.65 * (lines.index((model, nfe)) + 1) / (len(lines) - 1)
-            axis.errorbar([r["judge"] for r in rows], [100 * r[key] for r in rows],
-                          [100 * r.get(f"{key}_error", 0) for r in rows], [r.get("judge_error", 0) for r in rows],
+            axis.errorbar([r["judge"] for r in rows], [scale * r[key] for r in rows],
+                          [scale * r[f"{key}_error"] for r in rows], [r["judge_error"] for r in rows],
                           marker=mark, color=COLORS[model], alpha=min(1, shade), label=f"{NAMES[model]}, {nfe} passes")
             for r in rows:
-                axis.annotate(f"{r['temperature']:g}", (r["judge"], 100 * r[key]), fontsize=7, xytext=(4, 3),
+                axis.annotate(f"{r['temperature']:g}", (r["judge"], scale * r[key]), fontsize=7, xytext=(4, 3),
                               textcoords="offset points")
-        axis.plot(S["real"]["judge"], 100 * S["real"][key], "*", ms=12, color=COLORS["real"], label="real text")
+        axis.plot(S["real"]["judge"], scale * S["real"][key], "*", ms=12, color=COLORS["real"], label="real text")
         axis.set(xlabel="judge's NLL, nats per character", ylabel=label)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)

@@ -12,9 +12,13 @@ def picture(name, what):
 
 
 def with_error(row, key, scale=1, form=".3f", unit=""):
-    """Return a number of a row with its standard error, if that was recorded, as text."""
-    error = row.get(f"{key}_error")
-    return f"{scale * row[key]:{form}}{unit}" + ("" if error is None else f" ± {scale * error:{form}}{unit}")
+    """Return a number of a row with its standard error, as text."""
+    return f"{scale * row[key]:{form}}{unit} ± {scale * row[f'{key}_error']:{form}}{unit}"
+
+
+def distance(row, key):
+    """Return one of the distances of a row from real text, "largest" or "mean", as text; empty for real text."""
+    return "{:.1f} ± {:.1f}".format(*row[key]) if key in row else ""
 
 
 def likelihood(r):
@@ -58,6 +62,37 @@ dLLM sees characters at random places, because it learns to predict from every s
 its beginning. The next table shows some points of the right-hand figure.
 
 {pages.table(["characters visible", "t", "dLLM", "GPT"], rows)}
+
+{toy(r)}
+"""
+
+
+def toy(r):
+    short, long = r["toy"]
+    rows = [(name, *(f"{row[key]:.3f}" for row in r["toy"])) for name, key in (
+        ("entropy", "entropy"), ("NELBO of the true probabilities", "NELBO"),
+        ("the same sum if the letters of a step depend on each other", "coupled"))]
+    return f"""
+### Which losses may be compared
+
+A bound may be compared with an exact NLL, but not every sum that looks like the NELBO is a bound. Take two texts,
+"00" and "11", with probability 1/2 each. Their *entropy* is ln 2 = {short['entropy']:.3f} nats per text. On such texts
+no model can have a lower mean NLL than the entropy, so no upper bound on the NLL can be lower either. A model with the
+true probabilities gives 1/2 to each letter while both are masked, and is certain when one is visible.
+
+{pages.table(["nats per text", *(f"{row['length']} letters" for row in r["toy"])], rows)}
+
+Chapter 04 computes the NELBO: the mean over k, the number of masks among T letters, of T/k times the cost of the k
+masked letters. Both masks of "00" cost 2 ln 2 with weight 1, one mask costs 0 with weight 2, and the mean is ln 2.
+In the last line the letters of a step depend on each other: each knows the ones on its left, even if they are masked.
+Then both masks together cost only ln 2. That is the correct cost for writing both letters in one step. But the weight
+T/k assumes that only one of the k masked letters is written next, and that it knows visible letters alone. So the sum
+is {short['coupled']:.3f} for texts of {short['length']} letters and {long['coupled']:.3f} for texts of
+{long['length']}, below the entropy. The likelihoods that were first published for EDLM (arXiv:2410.21357) and
+MDM-Prime are such sums, as an erratum of the authors says (2026).
+
+Therefore compare the NELBO of a model only if it predicts each masked token from the visible tokens alone. The dLLM of
+this page does so. The NLL of the GPT needs no such condition, since it is the chain rule itself.
 """
 
 
@@ -76,7 +111,8 @@ def samples(r):
 
     def row(name, values, nfe="", temperature=""):
         return (name, nfe, temperature, with_error(values, "words", 100, ".1f", "%"),
-                with_error(values, "distinct", 100, ".1f", "%"), values["copied"], with_error(values, "judge"))
+                with_error(values, "distinct", 100, ".1f", "%"), with_error(values, "divergence"),
+                with_error(values, "judge"), values["copied"], distance(values, "largest"), distance(values, "mean"))
 
     rows = [row("real text", real),
             *(row(figures.NAMES[x["model"]], x, x["nfe"], x["temperature"]) for x in S["table"])]
@@ -84,33 +120,29 @@ def samples(r):
     few = verdicts.sample_row(r, "dllm", 0.8, min(z["nfe"] for z in S["table"] if z["model"] == "dllm"))
     longest = max(S["table"], key=lambda x: x["copied"])
     copied = "longer than" if longest["copied"] > real["copied"] else "no longer than"
-    errors = ("The errors are standard errors over the texts." if "words_error" in real else
-              "No standard errors were recorded for this table.")
+    head = ["", "passes", "temperature", "known words", "distinct runs of 4", "divergence", "judge's NLL",
+            "longest copy", "largest distance", "mean distance"]
     return f"""
 ## 2. Samples
 
-{pages.table(["", "passes", "temperature", "known words", "distinct runs of 4", "longest copy", "judge's NLL"], rows)}
+{pages.table(head, rows)}
 
 Each line describes {S['texts']} texts of {S['length']} characters, which continue the first character of a held-out
-window. The first line describes these windows themselves. {errors} No column alone is a score: a text can have only
-known words because it repeats one of them, or read well because it is copied. Good texts are *near the first line in
-every column*. A pass is one forward pass of the network.
+window. The first line describes these windows themselves. The errors are standard errors over the texts. No column
+alone is a score: a text can have only known words because it repeats one of them, or read well because it is copied.
+Good texts are *near the first line in every column*. A pass is one forward pass of the network. Half of
+the dLLM's passes write characters, and the other half correct what they wrote (chapter 04).
 
-- *Known words* is the share of words that occur in the training text.
-- *Distinct runs* is the number of different runs of four characters divided by the number of all such runs.
-- *Longest copy* is the length of the longest run of characters that also occurs in the training text.
-- *Judge* is a character {S['judge_order']}-gram model of the training text (Witten and Bell 1991). It predicts a
-  character from up to {S['judge_order'] - 1} characters before it, and shares no weights with either model. Its NLL
-  of all held-out windows is {S['judge_held_out']:.3f}. A text with a lower NLL than real text is more
-  predictable than real text: at low temperatures a model writes what is common.
+{columns(S)}
 
 Other pages, such as fast_decoding.md, have other numbers for real text, because they use other windows and another
 number of texts: the share of distinct runs falls when more text is counted together.
 
-{picture("samples", "Known words and distinct runs against the judge's NLL")}
+{picture("samples", "Known words, distinct runs and divergence against the judge's NLL")}
 
 The small numbers beside the points are temperatures. At temperature 0.8 the share of known words is {y['words']:.1%}
 for the GPT, {x['words']:.1%} for the dLLM in {x['nfe']} passes and {few['words']:.1%} in {few['nfe']} passes.
+The mean distance from real text is {distance(y, 'mean')}, {distance(x, 'mean')} and {distance(few, 'mean')}.
 Characters that are written in the same pass cannot see each other, so a small number of passes harms the words first.
 The longest copied run of all lines has {longest['copied']} characters ({figures.NAMES[longest['model']]}, temperature
 {longest['temperature']}). This is {copied} the {real['copied']} characters that real text shares with the training
@@ -124,6 +156,27 @@ The GPT:
 
 {pages.quote(y['first'])}
 """
+
+
+def columns(S):
+    """Return what the columns of the table of samples mean."""
+    return f"""\
+- *Known words* is the share of words that occur in the training text.
+- *Distinct runs* is the number of different runs of four characters divided by the number of all such runs.
+- *Divergence* is the Jensen-Shannon divergence, in nats, between the frequencies of runs of four characters in the
+  texts and in a reference, which has equal parts of other held-out text and of training text. Repetition and noise
+  both raise it.
+- *Judge* is a character {S['judge_order']}-gram model of the training text (Witten and Bell 1991). It predicts a
+  character from up to {S['judge_order'] - 1} characters before it, and shares no weights with either model. Its NLL
+  of all held-out windows is {S['judge_held_out']:.3f}. A text with a lower NLL than real text is more
+  predictable than real text: at low temperatures a model writes what is common.
+- *Longest copy* is the length of the longest run of characters that also occurs in the training text.
+
+The *distance* of a line in one of the first four measures is its difference from real text, divided by how far two
+sets of {S['texts']} real texts usually are apart in this measure. Real text would have distances of about 1, and a
+distance of 10 is clearly not chance. The *largest distance* is that of the worst measure, and the *mean distance* is
+that of all four. The largest distance shows whether a model is bad in one measure although it is good in the
+others."""
 
 
 def speed(r):
@@ -181,7 +234,8 @@ the number of possible candidates grows exponentially with the length of the bla
 
 A long blank has many good answers, and this measure accepts only one of them. If only a beginning is given, both
 models do what a GPT was trained for. Below, both complete the last {len(F['cases'][0]['truth'])} characters of
-windows that were drawn with a fixed seed, at temperature 0.8, unedited. The dLLM writes one character per pass.
+windows that were drawn with a fixed seed, at temperature 0.8, unedited. The dLLM uses one pass per
+character, and half of its passes correct what the others wrote.
 
 {cases}
 """

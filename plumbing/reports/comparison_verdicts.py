@@ -2,7 +2,7 @@
 
 import math
 
-NO_DIFFERENCE, NO_ERROR = "no difference", "no error recorded"
+NO_DIFFERENCE = "no difference"
 
 
 def sample_row(results, model, temperature, nfe=None):
@@ -25,20 +25,11 @@ def reuse_run(results, model, fraction):
 def winner(dllm, gpt, error=0.0, lower=False):
     """The name of the model with the better number: the higher one, or the lower one if `lower`.
 
-    A model wins only if the numbers differ by more than two standard errors of their difference (`error`). If that
-    error is None, because it was not recorded, there is no verdict.
+    A model wins only if the numbers differ by more than two standard errors of their difference (`error`).
     """
-    if error is None:
-        return NO_ERROR
     if abs(dllm - gpt) <= 2 * error:
         return NO_DIFFERENCE
     return "dLLM" if (dllm < gpt) == lower else "GPT"
-
-
-def joint_error(*rows_and_keys):
-    """The standard error of a difference of independent numbers; None if an error is missing from its row."""
-    errors = [row.get(key) for row, key in rows_and_keys]
-    return None if None in errors else math.hypot(*errors)
 
 
 def nearer(dllm, gpt, real, key):
@@ -48,8 +39,8 @@ def nearer(dllm, gpt, real, key):
     value of real text cancels, and so does its error. If they lie on opposite sides, it counts twice.
     """
     x, y = dllm[key] - real[key], gpt[key] - real[key]
-    error = joint_error((dllm, f"{key}_error"), (gpt, f"{key}_error"))
-    if (x < 0) != (y < 0) and error is not None:
+    error = math.hypot(dllm[f"{key}_error"], gpt[f"{key}_error"])
+    if (x < 0) != (y < 0):
         error = math.hypot(error, 2 * real[f"{key}_error"])
     return winner(abs(x), abs(y), error, lower=True)
 
@@ -65,7 +56,7 @@ def decisions(results):
     rows += speed_decisions(results)
     for r in results["infilling"]["table"]:
         rows.append((f"Filling a blank of {r['blank']}", f"{r['dllm']:.1%}", f"{r['gpt']:.1%}",
-                     winner(r["dllm"], r["gpt"], joint_error((r, "dllm_error"), (r, "gpt_error")))))
+                     winner(r["dllm"], r["gpt"], math.hypot(r["dllm_error"], r["gpt_error"]))))
     for fraction in dict.fromkeys(r["fraction"] for r in results["reuse"]["runs"]):
         x, *gpts = (reuse_run(results, model, fraction)["best"] for model in ("dllm", "gpt", "decayed"))
         y = min(gpts, key=lambda best: best["loss"])
@@ -75,13 +66,16 @@ def decisions(results):
 
 
 def sample_decisions(results, temperature):
-    """One row for each measure of written texts: who is nearer to real text?"""
+    """One row for each measure of written texts, and one for the mean distance: who is nearer to real text?"""
     real = results["samples"]["real"]
     x, y = (sample_row(results, model, temperature) for model in ("dllm", "gpt"))
-    return [(f"{name} at temperature {temperature:g}, near real text ({real[key]:{form}})", f"{x[key]:{form}}",
+    rows = [(f"{name} at temperature {temperature:g}, near real text ({real[key]:{form}})", f"{x[key]:{form}}",
              f"{y[key]:{form}}", nearer(x, y, real, key))
             for key, name, form in (("words", "Known words", ".1%"), ("distinct", "Distinct runs", ".1%"),
-                                    ("judge", "Judge's NLL", ".3f"))]
+                                    ("divergence", "Divergence", ".3f"), ("judge", "Judge's NLL", ".3f"))]
+    (a, a_error), (b, b_error) = x["mean"], y["mean"]
+    return [*rows, (f"Mean distance from real text at temperature {temperature:g}", f"{a:.1f} ± {a_error:.1f}",
+                    f"{b:.1f} ± {b_error:.1f}", winner(a, b, math.hypot(a_error, b_error), lower=True))]
 
 
 def speed_decisions(results):
@@ -93,5 +87,5 @@ def speed_decisions(results):
             x, y = speed_row(results, "dllm", batch, nfe), speed_row(results, "gpt", batch)
             rates = [r["characters_per_second"] for r in (x, y)]
             rows.append((f"Characters/s, batch {batch}, dLLM in {nfe} passes", *(f"{rate:,.0f}" for rate in rates),
-                         winner(*rates, joint_error((x, "error"), (y, "error")))))
+                         winner(*rates, math.hypot(x["error"], y["error"]))))
     return rows

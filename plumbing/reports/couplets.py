@@ -7,6 +7,7 @@ The program writes couplets in several ways, with several seeds, and measures th
 numbers to docs/tamil_couplets.json and writes docs/tamil_couplets.md from them.
 """
 
+import functools
 import json
 import random
 import statistics
@@ -28,9 +29,9 @@ verse = import_module("09_generate_tamil")
 FOLDER = files.ROOT / "docs"
 NAMES = {"rhyme": "rhyme", "um": "words in -உம்", "train": "known from training", "held": "known from held-out poems"}
 WAYS = {  # {name: (letters of real couplets that stand before the written one, the sampler)}
-    "default order": (0, lambda: diffusion.denoise),
-    "ancestral order, then mending": (0, generation.mending_sampler),
-    "the same behind a real couplet": (42, generation.mending_sampler),
+    "random order, then correction (default)": (0, diffusion.denoise),
+    "the same behind a real couplet": (42, diffusion.denoise),
+    "order by confidence": (0, functools.partial(diffusion.denoise, select=diffusion.by_confidence, mend=0)),
 }
 
 
@@ -63,7 +64,7 @@ def write(model, tokenizer, couplets, way, number, seed):
     rows = list(behind(forms, before, couplets, tokenizer, seed))
     generator = torch.Generator().manual_seed(seed)
     with verse.only_letters(model, tokenizer):
-        *_, last = generation.generate(model, torch.tensor(rows), 64, 0.8, None, generator, sampler())
+        *_, last = generation.generate(model, torch.tensor(rows), 64, 0.8, None, generator, sampler)
     return [tokenizer.decode(row[before:]).strip("\n") for row in last.canvas], last.nfe
 
 
@@ -87,11 +88,12 @@ def real(train, val):
     """Return the same measures of all held-out couplets, with the jackknife's standard error over the couplets."""
     vocabulary, reader = set(measures.words_of(tamil.joined(train))), verse.Reader(val)
 
-    def of(key):
-        return lambda couplets: verse.verse_measures(couplets, vocabulary, reader)[key]
+    def measure(couplets):
+        return verse.verse_measures(couplets, vocabulary, reader)
 
+    found, without = measure(val["kural"]), measures.left_out(measure, val["kural"])
     return {"couplets": len(val["kural"])} | {
-        key: [round(of(key)(val["kural"]), 4), round(measures.jackknife_error(of(key), val["kural"]), 4)]
+        key: [round(found[key], 4), round(measures.jackknife_error([values[key] for values in without]), 4)]
         for key in NAMES}
 
 

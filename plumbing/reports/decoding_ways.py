@@ -12,7 +12,7 @@ from importlib import import_module
 import torch
 import torch.nn.functional as F
 
-from plumbing import cli, corpora, devices, files, measures, tokenizers, views
+from plumbing import cli, corpora, devices, files, measures, nearness, tokenizers, views
 from plumbing.reports import fast_decoding as report
 
 diffusion = import_module("04_diffusion")
@@ -23,8 +23,8 @@ comparison = import_module("10_dllm_vs_gpt")
 fast = import_module("11_fast_decoding")
 
 LENGTHS = (256, 1024)  # of the texts, in characters
-SIZES = {"quick": (16, 4), "full": (32, 16), "gpu": (256, 64)}  # number of texts of each length
-LINE = "  {:44} {:>4} {:>6} {:>8} {:11.1%} ± {:.1%} {:7.3f} ± {:.3f} {:8.1%} {:>9} characters/s"  # printed per way
+SIZES = {"quick": (16, 4), "full": (64, 64), "gpu": (200, 64)}  # number of texts of each length
+LINE = "  {:44} {:>4} {:>6} {:>8} {:11.1%} {:7.3f} {:8.1%} {:9.3f} {:>9} {:>9} {:>9} characters/s"  # printed per way
 
 
 def run(command):
@@ -33,14 +33,17 @@ def run(command):
     command, text, dllm, gpt, tokenizer, about = comparison.prepare(command, SIZES)
     train_text, val_text = corpora.split(text.text)
     val_ids = torch.tensor(tokenizer.encode(val_text), device=command.device)
-    judge = measures.Judge(train_text, tokenizer.vocab_size)
-    vocabulary, parts = set(measures.words_of(train_text)), []
+    judge, vocabulary, parts = measures.Judge(train_text, tokenizer.vocab_size), set(measures.words_of(train_text)), []
     for length, texts in zip(LENGTHS, SIZES[command.size]):
         rows = training.windows_of(val_ids, length, texts)  # (N, T)
         if len(rows) < 2:
             raise cli.UserError(f"{text.name} is too short to measure on: its last tenth must fill several texts")
         cli.heading(f"{len(rows)} texts of {length} characters")
-        parts.append(measure(list(ways(dllm, gpt, length)), rows, judge, vocabulary, tokenizer, command.seed))
+        held_out = training.windows_of(val_ids, length)
+        real, held_out = ([tokenizer.decode(row) for row in part] for part in (rows, held_out))
+        cut = [train_text[i : i + length] for i in range(0, len(train_text) - length, length)]
+        yardstick = nearness.Yardstick(real, held_out, cut, judge, vocabulary)
+        parts.append(measure(list(ways(dllm, gpt, length)), rows, yardstick, tokenizer, command.seed))
     with files.whole_file(command.out / "figures" / "fast_decoding.gif") as path:
         path.write_bytes(animate(dllm, tokenizer, command.seed))
     report.write(about | {"size": command.size, "parts": parts}, command.out)
@@ -50,41 +53,31 @@ def run(command):
 
 
 def ways(dllm, gpt, length):
-    """Every `Way` to write texts of this length that is measured, the baselines first."""
-    def way(kind, name, steps=None, temperature=0.8, how=None, model=dllm, same_without=None):
-        sampler = functools.partial(fast.decode, how=how) if how else diffusion.denoise
+    """Every `Way` to write texts of this length that is measured, the default of chapter 06 first."""
+    def way(kind, name, steps=None, temperature=0.8, how=None, model=dllm, same_without=None, **flags):
+        sampler = functools.partial(fast.decode, how=how) if how else functools.partial(diffusion.denoise, **flags)
         adaptive = how is not None and bool(how.rules)
         return Way(kind, name, model, steps or length, temperature, sampler, adaptive, same_without)
 
-    yield way("plain", "plain, one character a pass")
-    yield way("plain", "plain, 64 passes a window (default)", 64)
-    yield way("plain", "plain, 16 passes a window", 16)
-    yield way("GPT", "GPT with KV cache", model=gpt)
-    yield way("rule", "noisy, 64 passes a window", 64, how=fast.Decoding(order="noisy"))
+    yield way("default", "default", generation.Flags.steps)
+    yield way("fast", "--fast", *generation.FAST)
+    for temperature in (0.8, 0.9, 1.0):
+        yield way("GPT", "GPT with KV cache", model=gpt, temperature=temperature)
+    yield way("order", "confidence, 64 passes", 64, select=diffusion.by_confidence, mend=0)
     if length <= dllm.config.seq_len:
+        yield way("default", "default with 96 passes", 96)
+        yield way("default", "default with 16 passes", 16)
+        yield way("order", "scattered, 64 passes, no correction", 64, mend=0)
         yield from ways_of_the_literature(way)
-    for temperature in (0.8, fast.FAST_TEMPERATURE):
-        for distance in (4, 8, 12):
-            yield way("rule", f"apart {distance}", None, temperature, fast.Decoding(apart=distance))
-    cached = [("delayed", replace(fast.FAST, refresh=0)), ("delayed, refreshed (--fast)", fast.FAST)]
-    if length <= dllm.config.seq_len:
-        blocks = [(f"blocks of 64, {cache}", fast.Decoding(apart=12, block=64, cache=cache))
-                  for cache in ("prefix", "dual")]
-        cached = blocks + cached
-    for name, how in cached:
-        kind = "fast" if how == fast.FAST else "cache"
-        yield way(kind, f"apart 12, {name}", None, fast.FAST_TEMPERATURE, how, same_without="apart 12")
 
 
 def ways_of_the_literature(way):
     """Orders, blocks with caches, adaptive rules and correction, as other work uses them: measured within a window."""
-    for steps in (64, 16):
-        yield way("ancestor", f"surest peak, drawn, {steps} passes", steps, how=fast.Decoding(order="peak"))
-    for order in ("random", "confidence", "margin"):
-        yield way("rule", f"{order}, 64 passes", 64, how=fast.Decoding(order=order))
-    for schedule in diffusion.NoiseSchedule.NAMES:
-        how = fast.Decoding(order="ancestral", schedule=schedule)
-        yield way("rule", f"ancestral, {schedule}, 64 passes", 64, how=how)
+    for order in ("random", "peak", "margin", "noisy", "isolated", "ancestral"):
+        yield way("order", f"{order}, 64 passes", 64, how=fast.Decoding(order=order))
+    for order in ("ancestral", "confidence", "isolated"):
+        how = fast.Decoding(order=order, remask=32)
+        yield way("correction", f"{order}, 32 passes and 32 of correction", 32, how=how)
     name = "confidence, blocks of 32, 64 passes"
     yield way("block", name, 64, how=fast.Decoding(order="confidence", block=32), same_without=name)
     for cache in ("prefix", "dual"):
@@ -93,9 +86,11 @@ def ways_of_the_literature(way):
     for rule, number in (("threshold", 0.9), ("factor", 1.0), ("entropy", 0.5), ("stable", 0.01)):
         how = fast.Decoding(**{rule: number}, block=32, cache="dual")
         yield way("block", f"{rule} {number:g}, blocks of 32, dual", how=how)
-    how = fast.Decoding(order="ancestral", remask=32)
-    yield way("remask", "ancestral, 32 passes and 32 to mend", 32, how=how)
-    yield way("remask", "apart 4, and 16 to mend", how=fast.Decoding(apart=4, remask=16))
+    yield way("rule", "apart 12", how=fast.Decoding(apart=12))
+    for name, how in (("delayed", fast.Decoding(apart=12, cache="delayed")),
+                      ("delayed, refreshed", fast.Decoding(apart=12, cache="delayed", refresh=8))):
+        yield way("cache", f"apart 12, {name}", how=how, same_without="apart 12")
+    yield way("correction", "apart 12, and 16 of correction", how=fast.Decoding(apart=12, remask=16))
 
 
 def animate(model, tokenizer, seed, length=160):
@@ -141,17 +136,16 @@ class Way:
         return state.canvas, float(passes) if self.adaptive else state.nfe
 
 
-def measure(ways, rows, judge, vocabulary, tokenizer, seed, repeats=3):
+def measure(ways, rows, yardstick, tokenizer, seed, repeats=3):
     """Quality and speed of each of `ways` for texts of the length of rows (N, T): one part of the results.
 
     Each way continues the first token of all rows in one batch. Then all ways take turns to continue a single row,
     `repeats` times, and the median is the speed for one text.
     """
     N, T = rows.shape
-    real = measures.quality([tokenizer.decode(row) for row in rows], judge, vocabulary)
-    print(f"  {'':44} temp passes rows/ch. known words   judge's NLL     distinct")
-    print(LINE.format("real text", "", "", "", *shown(real), ""))
-    table = [measure_batch(way, rows, judge, vocabulary, tokenizer, seed) for way in ways]
+    print(f"  {'':44} temp passes rows/ch. known words  judge distinct diverges   largest      mean distance")
+    print(LINE.format("real text", "", "", "", *(yardstick.real[key] for key in nearness.MEASURES), "", "", ""))
+    table = [measure_batch(way, rows, yardstick, tokenizer, seed) for way in ways]
     times = [[] for _ in ways]
     for turn in range(repeats):
         for way, seconds in zip(ways, times):
@@ -160,10 +154,10 @@ def measure(ways, rows, judge, vocabulary, tokenizer, seed, repeats=3):
             seconds.append(devices.now(rows.device) - start)
     for line, seconds in zip(table, times):
         line["rate"] = (T - 1) / statistics.median(seconds)
-    return {"length": T, "texts": N, "real": real, "table": table}
+    return {"length": T, "texts": N, "real": yardstick.real, "spread": yardstick.spread, "table": table}
 
 
-def measure_batch(way, rows, judge, vocabulary, tokenizer, seed):
+def measure_batch(way, rows, yardstick, tokenizer, seed):
     """The line of one way in the table: what it writes after the first token of rows (N, T), and at what cost."""
     computed, (N, T) = [], rows.shape
     hook = way.model.register_forward_pre_hook(lambda _, inputs: computed.append(inputs[0].numel()))
@@ -174,11 +168,9 @@ def measure_batch(way, rows, judge, vocabulary, tokenizer, seed):
     texts = [tokenizer.decode(row) for row in tokens]
     line = {"kind": way.kind, "name": way.name, "temperature": way.temperature, "nfe": nfe,
             "rows": sum(computed) / N / (T - 1), "batch_rate": N * (T - 1) / seconds,
-            "same_without": way.same_without, **measures.quality(texts, judge, vocabulary), "first": texts[0]}
+            "same_without": way.same_without, **yardstick.quality(texts), "first": texts[0]}
     work = f"{nfe:.0f}", f"{line['rows']:.1f}"
-    print(LINE.format(way.name, way.temperature, *work, *shown(line), f"{line['batch_rate']:,.0f}"), flush=True)
+    distances = ("{:.1f} ± {:.1f}".format(*line[key]) for key in ("largest", "mean"))
+    print(LINE.format(way.name, way.temperature, *work, *(line[key] for key in nearness.MEASURES), *distances,
+                      f"{line['batch_rate']:,.0f}"), flush=True)
     return line
-
-
-def shown(line):
-    return [line[key] for key in ("words", "words_error", "judge", "judge_error", "distinct")]

@@ -91,20 +91,19 @@ def fairness(r):
 
 def wins(r):
     rows = verdicts.decisions(r)
-    found, names = [row[-1] for row in rows], ("dLLM", "GPT", verdicts.NO_DIFFERENCE, verdicts.NO_ERROR)
-    dllm, gpt, neither, unknown = (found.count(name) for name in names)
-    unjudged = f" In {unknown} rows there is no verdict, because no standard error was recorded." if unknown else ""
+    found = [row[-1] for row in rows]
+    dllm, gpt, neither = (found.count(name) for name in ("dLLM", "GPT", verdicts.NO_DIFFERENCE))
     return f"""
 ## What wins where
 
 {pages.table(["", "dLLM", "GPT", "better"], rows)}
 
 A model counts as better only if the difference exceeds two standard errors. For written texts the better model is the
-one *nearer to real text*, so the difference is that of the distances from real text. The dLLM writes with its largest
-number of passes unless the row says otherwise. Each model of the last rows was trained once, and its error does not
-include how much another seed would change the result.
+one *nearer to real text*, so the difference is that of the distances from real text. A mean distance counts all four
+measures (part 2). The dLLM writes with its largest number of passes unless the row says otherwise. Each model of the
+last rows was trained once, and its error does not include how much another seed would change the result.
 
-Of {len(rows)} rows the dLLM wins {dllm} and the GPT {gpt}; {neither} show no difference.{unjudged} The rows are not
+Of {len(rows)} rows the dLLM wins {dllm} and the GPT {gpt}; {neither} show no difference. The rows are not
 equally important. Which one counts depends on what the model is for.
 """
 

@@ -50,7 +50,7 @@ def solved_by(model, way, puzzles, solutions, before=None):
             *_, last = chapter.solve_and_correct(model, canvas[~before])
             solved[~before] = (grids.cells_of(last.canvas) == solutions[~before]).all(1)
         return solved
-    options = {"surest": {}, "random": {"select": diffusion.at_random}, "once": {"passes": 1}}[way]
+    options = {"surest": {}, "random": {"select": diffusion.scattered}, "once": {"passes": 1}}[way]
     *_, last = chapter.solve(model, canvas, **options)
     return (grids.cells_of(last.canvas) == solutions).all(1)
 

@@ -7,7 +7,6 @@ import shlex
 import sys
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 
 import helpers
 import pytest
@@ -112,7 +111,9 @@ def test_windows_cover_the_canvas_with_context(length, size):
     for left, right, steps in windows:
         assert 0 <= left <= done < right <= length and right - left == min(size, length)
         assert done == 0 or done - left >= size // 2  # at least half a window to continue from
-        assert 1 <= steps <= right - done
+        masks = right - done
+        assert 1 <= steps <= min(8, 2 * masks - 1)  # one pass writes at least one token; fewer than half correct one
+        assert steps == min(8 if length <= size else -(-8 * masks // size), 2 * masks - 1)
         done = right
     assert done == length
 
@@ -136,10 +137,31 @@ def test_generate_fills_every_mask_and_nothing_else(model, length):
         assert state.canvas.shape == state.confidence.shape == state.committed.shape == start.shape
         assert state.step == state.nfe == number
         assert torch.equal(state.canvas[given], start[given]) and (state.confidence[given] == 1).all()
-        assert torch.equal(state.committed, before.canvas != state.canvas)
-        kept = before.canvas != MASK  # once drawn, a character keeps the probability it was drawn with
+        written = state.committed
+        assert (written.any(1) & ~(written & given).any(1)).all() and (state.canvas[written] < MASK).all()
+        assert torch.equal(state.canvas[~written], before.canvas[~written])
+        kept = ~written & (before.canvas != MASK)  # a character keeps the probability with which it was last written
         assert torch.equal(state.confidence[kept], before.confidence[kept])
     assert (states[-1].canvas < MASK).all()
+
+
+def test_each_window_is_written_and_then_corrected(model):
+    """The first passes write masks, and each mask once. The others write some of the same positions again, but none of
+    an earlier window."""
+    canvas = torch.full((2, 80), MASK)
+    canvas[:, ::7] = 4
+    states, done = list(generate.generate(model, canvas, steps=12, generator=seeded(1))), 0
+    windows = generate.plan_windows(canvas, MASK, 32, 12)
+    assert len(windows) > 2 and len(states) == 1 + sum(steps for _, _, steps in windows)
+    for _, right, steps in windows:
+        before, passes = states[0].canvas, states[1 : 1 + steps]
+        new, again = passes[: steps - steps // 2], passes[steps - steps // 2 :]
+        times = torch.stack([state.committed for state in new]).sum(0)
+        assert torch.equal(times, (before == MASK).long() * (torch.arange(80) < right))
+        assert again and not any((state.committed & (times == 0)).any() for state in again)
+        assert not torch.equal(again[-1].canvas, new[-1].canvas)
+        states, done = states[steps:], right
+    assert done == 80
 
 
 def test_length_prompt_and_seed(run):
@@ -163,7 +185,9 @@ def test_infill_keeps_the_text_around_blanks(run):
 
 def test_steps_temperature_and_topk_change_the_result(run):
     base = ("--len", "60", "--seed", "1")
-    assert "step 8/8 · 8 NFE" in run("--len", "30") and "step 3/3 · 3 NFE" in run("--infill", "a___")
+    assert "step 8/8 · 8 NFE" in run("--len", "30")
+    for masks, passes in ((1, 1), (2, 3), (3, 5), (20, 8)):  # a short canvas needs few: at most two for each mask
+        assert f"step {passes}/{passes} · {passes} NFE" in run("--infill", f"a{{{masks}}}")
     greedy = quiet(run, *base, "--temp", "0")
     assert greedy == quiet(run, "--len", "60", "--seed", "2", "--temp", "0")
     assert greedy == quiet(run, *base, "--temp", "1e-300") == quiet(run, *base, "--topk", "1")
@@ -254,9 +278,12 @@ def test_html_replays_to_the_printed_text(run, tmp_path):
     assert "".join(letters[t] for t in tokens) == "ROMEO:" + 54 * tokenizers.MASK_CHAR
     events = data["samples"][0]["events"]
     assert events[0] == [] and len(events) == len(data["samples"][0]["guesses"])
+    written = set()
     for position, token, percent in (change for step in events for change in step):
-        assert tokens[position] == data["mask"] and 0 <= percent <= 100
+        assert position >= len("ROMEO:") and token != data["mask"] and 0 <= percent <= 100
+        assert (tokens[position] != data["mask"]) == (position in written)  # a later step may write it again
         tokens[position] = token
+        written.add(position)
     assert "".join(letters[t] for t in tokens) == text
     assert all(len(guess) == 60 for guess in data["samples"][0]["guesses"])
 
@@ -304,18 +331,16 @@ def test_a_flag_that_moved_names_its_successor(flag):
         assert f"python 11_fast_decoding.py --write {shlex.join(words)}" in refusal(generate.main, words)
 
 
-def test_fast_decodes_as_chapter_11_does(run, monkeypatch):
-    calls = []
-
-    def decode(model, canvas, steps, temperature, top_k, generator, how):
-        calls.append((steps, temperature, how))
-        yield from generate.diffusion.denoise(model, canvas, steps, temperature, top_k, generator=generator)
-
-    chapter = SimpleNamespace(decode=decode, FAST="how", FAST_TEMPERATURE=0.5)
-    monkeypatch.setitem(sys.modules, "11_fast_decoding", chapter)
-    assert "step 8 · 8 NFE" in run("--fast", "--len", "20", "--seed", "1")  # how many steps is not known before
-    generate.main(["--checkpoint", run.folder, "--fast", "--len", "20", "--temp", "0.8"])  # as many steps as masks
-    assert calls == [(8, 0.5, "how"), (20, 0.8, "how")]
+def test_fast_means_half_the_passes_at_a_lower_temperature(folder, tmp_path, capsys):
+    """Flags that are given count more than --fast."""
+    page = tmp_path / "out.html"
+    for flags, passes, temperature in (
+            ([], 63, 0.8), (["--fast"], 32, 0.7), (["--fast", "--steps", "9"], 9, 0.7),
+            (["--fast", "--temp", "0.25"], 32, 0.25)):  # 63: a window of 32 masks has no use for 64 passes
+        generate.main(["--checkpoint", str(folder), "--len", "32", "--seed", "1", "--html", str(page), *flags])
+        assert f"step {passes}/{passes} · {passes} NFE" in capsys.readouterr().out
+        facts = embedded(page.read_text(encoding="utf-8"))["facts"]
+        assert f"temperature {temperature} " in facts
 
 
 def test_the_model_that_is_loaded_by_default_is_named(model, tmp_path, monkeypatch, capsys):

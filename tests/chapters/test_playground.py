@@ -207,7 +207,7 @@ def test_write_shows_the_text_while_it_appears(page, server):
     assert page.locator("#write .text .given").all_text_contents() == ["ab"]
 
     choose(page, "Model", "slow")
-    give(page, Prompt="abc", Length=250, Passes=250)
+    give(page, Prompt="abc", Length=250, Passes=490)
     press(page, "Write")
     seen = [state for [state] in states(page, 4)]
     assert all(state.startswith("abc") and len(state) == 250 and "░" in state for state in seen[1:])
@@ -240,7 +240,7 @@ def test_the_keepsakes_of_a_text(page, server):
 
 def test_colours_and_samplers(page):
     give(page, Prompt="ab", Length=30, Passes=8)
-    for sampler in ("fast", "random", "confidence"):
+    for sampler in ("scattered", "random", "confidence"):
         choose(page, "Sampler", sampler)
         press(page, "Write")
         page.locator("#write .said", has_text="Writing").first.wait_for(state="detached")

@@ -100,7 +100,7 @@ def test_the_tokenizer_of_cells():
 # 2. The map is a constraint
 
 
-@pytest.mark.parametrize("temperature, select", [(0, diffusion.by_confidence), (1.0, diffusion.at_random)])
+@pytest.mark.parametrize("temperature, select", [(0, diffusion.by_confidence), (1.0, diffusion.scattered)])
 def test_no_state_contains_a_blocked_cell(temperature, select):
     """Whatever the model prefers: at every pass, for every row, with its own map."""
     random, model = np.random.default_rng(0), random_model()

@@ -140,7 +140,7 @@ def test_the_gpt_is_judged_on_the_solution_after_the_whole_puzzle(pairs, monkeyp
 # Solving
 
 
-@pytest.mark.parametrize("select", [diffusion.by_confidence, diffusion.at_random])
+@pytest.mark.parametrize("select", [diffusion.by_confidence, diffusion.scattered])
 def test_hints_stay_and_a_pass_writes_one_digit(pairs, select):
     model = make_model(9, T, std=0.3, positions="learned")
     canvas, before = pairs[0], None

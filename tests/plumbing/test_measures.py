@@ -30,7 +30,7 @@ def test_the_standard_error_is_the_spread_of_many_means():
 
 def test_the_jackknife_of_a_mean_is_its_standard_error():
     values = [1.0, 2.0, 3.5, 7.0, 7.5]
-    error = measures.jackknife_error(lambda kept: sum(kept) / len(kept), values)
+    error = measures.jackknife_error(measures.left_out(lambda kept: sum(kept) / len(kept), values))
     assert error == pytest.approx(measures.mean_and_error(torch.tensor(values))[1])
 
 
@@ -44,7 +44,7 @@ def test_the_jackknife_error_is_the_spread_of_the_measure():
     lists = [texts() for _ in range(400)]
     measure = lambda samples: measures.known_words(samples, {"known"})  # noqa: E731
     spread = torch.tensor([measure(samples) for samples in lists]).std().item()
-    errors = torch.tensor([measures.jackknife_error(measure, samples) for samples in lists])
+    errors = torch.tensor([measures.jackknife_error(measures.left_out(measure, samples)) for samples in lists])
     assert errors.mean().item() == pytest.approx(spread, rel=0.1)
 
 

@@ -49,13 +49,26 @@ def test_gif_thins_out_a_long_run(tiny, monkeypatch):
     history = list(generation.generate(tiny.model, torch.full((1, 60), 8), steps=32))
     data = views.gif_bytes(history, [[False] * 60], letters)
     with image.open(io.BytesIO(data)) as gif:
-        assert len(history) == 61 and gif.n_frames == 11
+        assert len(history) > 100 and gif.n_frames == 12  # each twelfth State, and the last one twice
 
 
 def test_html_needs_nothing_from_outside():
     page = views.PLAYER.read_text(encoding="utf-8")
     assert not re.search(r"https?:|//[a-z]|@import|url\(|\bsrc=|<link|innerHTML", page)
     assert page.count("__RUN__") == 1
+
+
+def test_a_token_that_is_written_again_has_its_new_probability():
+    """Also if it is the same token: position 0 here. Position 1 gets another one, and position 2 stays as it is."""
+    history = [
+        diffusion.State(canvas=torch.tensor([canvas]), confidence=torch.tensor([sure]), nfe=step, step=step,
+                        committed=torch.tensor([committed]) > 0)
+        for step, (canvas, sure, committed) in enumerate(
+            [([2, 2, 2], [0.0, 0.0, 0.0], [0, 0, 0]), ([0, 0, 1], [0.25, 0.5, 0.75], [1, 1, 1]),
+             ([0, 1, 1], [0.5, 1.0, 0.75], [1, 1, 0])])]  # fmt: skip
+    page = views.html_page(history, ["a", "b", tokenizers.MASK_CHAR], "", "")
+    run = json.loads(re.search(r'<script type="application/json" id="run">(.*?)</script>', page, re.S)[1])
+    assert run["samples"][0]["events"] == [[], [[0, 0, 25], [1, 0, 50], [2, 1, 75]], [[0, 0, 50], [1, 1, 100]]]
 
 
 def test_hostile_text_is_escaped(tiny):

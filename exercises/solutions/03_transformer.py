@@ -1,0 +1,50 @@
+"""Our solutions of the exercises for chapter 03. Other solutions can be as good."""
+
+from importlib import import_module
+
+import torch
+
+attention = import_module("02_attention")
+transformer = import_module("03_transformer")
+
+
+def predict_growth():
+    # Each block has 4 C² parameters in its attention and 8 C² in its MLP, so only L and C count, and C counts twice.
+    # Heads divide the channels between them. The window and the vocabulary appear in no matrix of a block.
+    return [2, 4, 1, 1, 1]
+
+
+def largest_width(budget, vocab_size, n_layer):
+    # The blocks have 12 L C² parameters, the embedding (V + 1) C and the head V C: the mask token is read, and never
+    # predicted. The number grows with C, so the first C that is too large ends the search.
+    width = 64
+    while 12 * n_layer * (width + 64) ** 2 + (2 * vocab_size + 1) * (width + 64) <= budget:
+        width += 64
+    return width
+
+
+def logits_by_depth(model, tokens):
+    # Every block only adds to the residual stream, so norm and head can read the stream after any block. The stream
+    # itself goes on without the norm. A model that was trained shows in this way at which depth it knows a token.
+    positions = torch.arange(tokens.shape[1], device=tokens.device)
+    table = attention.rotary_table(positions, model.config.n_embd // model.config.n_head)
+    x = model.token_emb(tokens)  # (B, T, C)
+    logits = [model.head(model.norm(x))]
+    for block in model.blocks:
+        x = block(x, positions, table)
+        logits.append(model.head(model.norm(x)))
+    return torch.stack(logits)  # (L + 1, B, T, V)
+
+
+def sees_the_future(model, T):
+    # If one token changes, a causal model may change its logits at this position and at later ones, and nowhere else.
+    # Every position must be tried, because a mistake can sit at one place. Rounding is no look into the future.
+    V = model.config.vocab_size
+    tokens = torch.randint(V, (1, T))
+    before = model(tokens)
+    for place in range(T):
+        changed = tokens.clone()
+        changed[0, place] = (changed[0, place] + 1) % V
+        if not torch.allclose(model(changed)[:, :place], before[:, :place], atol=1e-5):
+            return True
+    return False

@@ -1,0 +1,55 @@
+"""Our solutions of the exercises for chapter 06. Other solutions can be as good."""
+
+import math
+from importlib import import_module
+
+import torch
+
+generation = import_module("06_generate")
+
+
+def predict_windows():
+    # The second window begins at 128 - 64 and adds 64 positions, so it gets half of the steps. The third one would
+    # begin at 192 - 64 = 128, but it is moved to 200 - 128 = 72, because a full window shows the model more text. It
+    # adds 8 positions, and 8 / 128 of 64 steps are 4.
+    return [(0, 128, 64), (64, 192, 32), (72, 200, 4)]
+
+
+def canvas_with_ends(start, end, length, tokenizer):
+    # A diffusion model needs no other sampler for this: a prompt, an ending and a blank differ only in which positions
+    # are masked. A GPT cannot do it, because it does not see the end while it writes the middle.
+    first, last = tokenizer.encode(start), tokenizer.encode(end)
+    masks = length - len(first) - len(last)
+    if masks < 0:
+        raise ValueError("the two ends are longer than the canvas")
+    return first + [tokenizer.mask_id] * masks + last
+
+
+class Without:
+    def __init__(self, model, banned):
+        self.model, self.banned, self.config = model, banned, model.config
+
+    def __call__(self, tokens, t=None):
+        logits = self.model(tokens, t).clone()
+        logits[..., self.banned] = -math.inf
+        return logits
+
+
+def without(model, banned):
+    # A logit of minus infinity becomes the probability 0, and the softmax divides by the sum over the other tokens, so
+    # their proportions stay. The clone keeps the model's own logits as they are. The samplers of chapters 04 and 06
+    # only call the model and read its config, so an object with these two can take the place of a model.
+    return Without(model, banned)
+
+
+@torch.no_grad()
+def template_perplexity(model, canvas, filling):
+    # In pass i the first i masks contain their tokens and the others are still masked. These are the conditional
+    # probabilities of the chain rule, so their product is the probability of the whole filling in this order. In
+    # another order, a dLLM may give another number.
+    canvas, total = canvas.clone(), 0.0
+    masks = (canvas == model.config.mask_id).nonzero()[:, 0]  # (M,)
+    for place, token in zip(masks, filling):
+        total -= model(canvas[None])[0, place].log_softmax(-1)[token].item()
+        canvas[place] = token
+    return math.exp(total / len(masks))
