@@ -20,7 +20,7 @@ URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshake
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 WINDOW = 128  # characters that the model reads at once: T in the shapes. B is the number of texts
 
-# 1. The text (chapter 05)
+# 1. The text (chapter 05) -------------------------------------------------------------------------
 def read(name=None):
     """Return the text of the file `name`, by default TinyShakespeare, which is downloaded if it is not there."""
     beside = Path(__file__).resolve().with_name("tinyshakespeare.txt")
@@ -38,7 +38,7 @@ def read(name=None):
         print(f"error: cannot use {str(path)!r} ({str(error)!r}): {advice}", file=sys.stderr)
         sys.exit(2)
 
-# 2. The network (chapters 02 and 03)
+# 2. The network (chapters 02 and 03) --------------------------------------------------------------
 def norm(x):  # divide each vector by its root mean square, so that no number grows out of range
     return F.rms_norm(x, x.shape[-1:])
 
@@ -54,7 +54,7 @@ class Model(nn.Module):
         self.mask, self.heads = symbols, heads
         self.embedding = nn.Embedding(symbols + 1, width)
         self.near = nn.Conv1d(width, width, 5, padding=2, groups=width, bias=False)  # sees the nearest characters
-        self.blocks = nn.Parameter(torch.randn(layers, 12, width, width) * width**-0.5)  # twelve matrices per block
+        self.blocks = nn.Parameter(torch.randn(layers, 12, width, width) * width**-0.5)  # q, k, v, out, 4 up, 4 down
         self.head = nn.Linear(width, symbols, bias=False)
         for weight in (self.near.weight, self.head.weight, self.blocks[:, 3], self.blocks[:, 8:]):
             nn.init.zeros_(weight)  # at first all symbols are equally likely, and the blocks change nothing
@@ -71,9 +71,9 @@ class Model(nn.Module):
             x = x + F.relu(norm(x) @ up.mT).square() @ down  # two layers that work on each position alone
         return self.head(norm(x))
 
-# 3. The idea (chapter 04)
+# 3. The idea (chapter 04) -------------------------------------------------------------------------
 def losses(model, x0, highest=1.0):
-    """Hide k characters in each row of x0 (B, T), k / T spread evenly up to `highest`: (sums of their losses, k)."""
+    """Hide k characters of each row of x0 (B, T), k / T spread evenly up to `highest`. Return (sum of losses, k)."""
     B, T = x0.shape
     k = 1 + ((torch.rand(B) + torch.randperm(B)) / B * highest * T).long().clamp(max=T - 1).to(x0.device)
     hidden = torch.rand(x0.shape, device=x0.device).argsort(1) < k[:, None]  # argsort: 0 … T-1 in random order
@@ -82,12 +82,12 @@ def losses(model, x0, highest=1.0):
 
 @torch.no_grad()
 def nelbo(model, x0):
-    """Estimate an upper bound on -log p(x0) in nats per character, with its standard error. x0: (N, T).
-    A text that is written in random order meets each k once, so the bound is the mean loss over all k."""
+    """Estimate an upper bound on -log p(x0) in nats per character, and its standard error. x0: (N, T).
+    Writing in random order meets each number k of hidden characters once: the bound is the mean loss over all k."""
     bounds = torch.stack([(total / k).mean() for total, k in (losses(model, part) for part in x0.chunk(16))])
     return bounds.mean().item(), (bounds.std() / len(bounds) ** 0.5).item()
 
-# 4. Learning (chapter 05)
+# 4. Learning (chapter 05) -------------------------------------------------------------------------
 def orthogonal(x):  # Newton-Schulz steps: bring all singular values of each matrix in x near 1
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
@@ -96,7 +96,7 @@ def orthogonal(x):  # Newton-Schulz steps: bring all singular values of each mat
     return x
 
 def train(model, data, seconds, batch=8):
-    """Change the weights so that the loss on data (N,) falls, until the time is up."""
+    """Lower the loss on data (N,) until the time is up. At most 0.8 is hidden: emptier texts teach little so soon."""
     adamw = torch.optim.AdamW((p for name, p in model.named_parameters() if name != "blocks"), betas=(0.9, 0.95))
     momentum, windows = torch.zeros_like(model.blocks), data.unfold(0, WINDOW, 1)
     start, step = time.perf_counter(), 0
@@ -114,20 +114,20 @@ def train(model, data, seconds, batch=8):
             print(f"{share:4.0%}  step {step}  loss {loss:.3f}", end="\r" if sys.stdout.isatty() else "\n", flush=True)
         step += 1
 
-# 5. Writing (chapters 04 and 06)
+# 5. Writing (chapters 04 and 06) ------------------------------------------------------------------
 @torch.no_grad()
 def write(model, canvas, passes=128):
     """Replace the masks of canvas (B, T), and yield the canvas after each pass. The other characters stay.
     Half of the passes write in random order. The others take back doubtful characters, and write them again."""
-    free, sure, half = canvas == model.mask, torch.ones(canvas.shape, device=canvas.device), passes // 2
+    half, sure = passes // 2, torch.ones(canvas.shape, device=canvas.device)  # nothing that is given is doubtful
     for step in range(passes):
-        hidden = (canvas == model.mask) | free & (step >= half) & (torch.rand_like(sure) < 0.2 * (1 - sure))
+        hidden = (canvas == model.mask) | (step >= half) & (torch.rand_like(sure) < 0.2 * (1 - sure))
         scores = model(torch.where(hidden, model.mask, canvas))
         temperature = 0.8 * min(1, 2 - 2 * step / passes)  # it falls to 0 in the second half: fewer and fewer surprises
         guess = torch.distributions.Categorical(logits=scores / temperature).sample()
-        now = hidden & (torch.rand_like(sure) < 1 / max(1, half - step))
+        now = hidden & (torch.rand_like(sure) < 1 / max(1, half - step))  # a few of them; from half on, all
         canvas = torch.where(now, guess, canvas)
-        sure = torch.where(now, scores.softmax(-1).gather(-1, guess[..., None])[..., 0], sure)
+        sure = torch.where(now, scores.softmax(-1).gather(-1, guess[..., None])[..., 0], sure)  # probability
         yield canvas
 
 def main(name=None, seconds=180):
