@@ -123,16 +123,16 @@ def nelbo(model, x0, draws=1, batch_size=64, seed=0, given=0):
 
 
 # 4. The training loss
-def diffusion_loss(model, x0, t_max=1.0, generator=None):
+def diffusion_loss(model, x0, t_max=1.0, generator=None, weight="equal"):
     """simple_loss with less variance: the shares of masks in the rows of x0 (B, T) are spread evenly up to t_max.
 
-    Every masked token has the same weight: the bound's 1/t would be noisy. So the loss is a mean of ℓ(t) with weight t,
-    and the NELBO is the plain mean. Both are lowest for the true probabilities. ℓ grows: with t_max 1, loss > NELBO.
+    weight "1/t": all rows count the same, which estimates the NELBO, the mean of ℓ(t). The default "equal": all masked
+    tokens do, which gives ℓ(t) the weight t, and more than the NELBO. Both are lowest for the true probabilities.
     """
     B, T = x0.shape
     k = 1 + (sampling.stratified(B, x0.device, generator) * t_max * T).long().clamp(max=T - 1)  # (B,)
-    xt = mask_exactly(x0, k, model.config.mask_id, generator)
-    return masked_cross_entropy(model, x0, xt, k / T).sum() / k.sum()
+    losses = masked_cross_entropy(model, x0, mask_exactly(x0, k, model.config.mask_id, generator), k / T).sum(1)  # (B,)
+    return (losses / k).mean() if weight == "1/t" else losses.sum() / k.sum()
 
 
 # 5. The sampler

@@ -15,6 +15,7 @@ schedule for the learning rate, Muon, an average of the weights, and 16-bit numb
 import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from typing import Literal
 
@@ -99,6 +100,7 @@ class DiffusionTrainConfig(TrainConfig):
     """How to train a diffusion model."""
 
     t_max: number(float, 0.01, 1) = 1.0  # highest noise level of the training loss
+    weight: Literal["equal", "1/t"] = "equal"  # weight of a masked token: equal, or 1/t of its text as in the NELBO
 
 
 def learning_rate_factor(step, steps, config):
@@ -223,8 +225,8 @@ def masked_diffusion(config):
         canvas = torch.full((1, model.config.seq_len), model.config.mask_id, device=model.head.weight.device)
         return list(diffusion.denoise(model, canvas, steps=64))[-1].canvas[0]
 
-    return Objective("NELBO", 0, lambda model, x0: diffusion.diffusion_loss(model, x0, config.t_max),
-                     lambda model, windows, draws: diffusion.nelbo(model, windows, draws), sample)
+    loss = partial(diffusion.diffusion_loss, t_max=config.t_max, weight=config.weight)
+    return Objective("NELBO", 0, loss, diffusion.nelbo, sample)
 
 
 def windows_of(data, window, limit=None):
