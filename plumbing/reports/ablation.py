@@ -104,9 +104,10 @@ def page():
                      f"| {mean(info['NELBO'] for info in infos) - full:+.3f} |")
     whole, constant = (read(f"laptop-amd{name}") for name in ("", "-no-cooldown"))
     lines += ["", "In five and a half minutes, with a model of 1.8 million parameters and windows of 256 on two cores "
-              f"of another machine, the cooldown costs nothing: the NELBO is {whole['NELBO']:.3f} ± {whole['error']:.3f} "
-              f"with it ({whole['step']} steps) and {constant['NELBO']:.3f} ± {constant['error']:.3f} without it "
-              f"({constant['step']} steps), with one seed each. So the settings keep it.", "",
+              "of another machine, the cooldown costs nothing: the NELBO is "
+              f"{whole['NELBO']:.3f} ± {whole['error']:.3f} with it ({whole['step']} steps) and "
+              f"{constant['NELBO']:.3f} ± {constant['error']:.3f} without it ({constant['step']} steps), with one seed "
+              "each. So the settings keep it.", "",
               "A noise schedule of its own for each character (MD4, arXiv:2406.04329) was not tried."]
     return "\n".join(lines) + "\n"
 
