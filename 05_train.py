@@ -241,7 +241,7 @@ def train(trainer, train_data, val_data, objective, run):
     """
     config, window = trainer.config, trainer.model.config.seq_len + objective.extra
     part, some_windows = config.batch_size // config.accumulate, windows_of(val_data, window, config.evaluate_windows)
-    run.begin(trainer)
+    run.begin(trainer, objective.evaluate, some_windows, len(val_data) // window)
     while run.wants_a_step():
         torch.manual_seed(run.seed())  # from the step alone, so that a resumed run draws the same numbers
         batch = (get_batch(train_data, part, window) for _ in range(config.accumulate))
@@ -251,11 +251,11 @@ def train(trainer, train_data, val_data, objective, run):
         if not run.wants_an_evaluation():
             continue
         model = trainer.averaged
-        mean, error = objective.evaluate(model, some_windows, 1)
+        mean, error = run.budget.evaluate(objective.evaluate, model, some_windows, 1)
         keep = run.improved(mean)
         if run.finished:  # the number to report: of the best weights, on all windows, with four draws of masks
             model = model if keep else checkpoint.load(run.folder, trainer.device, type(trainer.model))[0]
-            mean, error = objective.evaluate(model, windows_of(val_data, window), 4)
+            mean, error = objective.evaluate(model, windows_of(val_data, window, run.budget.affordable()), 4)
         record = {"step": trainer.step, "best_step": run.progress["best_step"], objective.measure: mean, "error": error,
                   "train_loss": loss.item(), "tokens": trainer.step * config.batch_size * trainer.model.config.seq_len}
         run.save(trainer, record | objective.units(mean), model if keep or run.finished else None)

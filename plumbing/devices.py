@@ -30,6 +30,14 @@ def processor_name():
     return getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor() or "CPU"
 
 
+def machine():
+    """Return the name of the GPU, or of the processor with the numbers of its cores and of PyTorch's threads."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cores, threads = os.cpu_count(), torch.get_num_threads()
+    return f"{processor_name()}, {platform.machine()}, {cores} cores, {threads} threads"
+
+
 def pick_dtype(name, device):
     """Return the number format of matrix products. "auto": 16 bits, if the hardware multiplies such numbers fast."""
     if name != "auto":
