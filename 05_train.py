@@ -20,7 +20,7 @@ from typing import Literal
 
 import torch
 
-from plumbing import checkpoint, cli, corpora, devices, muon, runs, settings, tokenizers
+from plumbing import checkpoint, cli, corpora, devices, fitting, muon, runs, settings, tokenizers
 from plumbing.settings import Count, Natural, Seed, Share, number
 
 transformer = import_module("03_transformer")
@@ -271,7 +271,7 @@ def train(trainer, train_data, val_data, objective, run):
 class Command(runs.RunFlags):
     """The flags of this chapter."""
 
-    # the settings file: a name in configs/, or the path of a YAML file
+    # the settings file: a name in configs/, or the path of a YAML file; without it, a slow CPU takes laptop-small
     config: str = field(default_factory=lambda: "gpu" if torch.cuda.is_available() else "laptop")
     plain: Natural = 0  # run only the plain loop of section 1, with a tiny model, for this many steps; save nothing
     model: transformer.TransformerConfig = transformer.TransformerConfig()
@@ -303,8 +303,7 @@ def start_run(command, kind, model_config, objective, tokenizer, corpus, parts, 
 
 
 def main(argv=None):
-    command = settings.parse(Command, argv)
-    corpus = corpora.load(command.corpus)
+    command, corpus = fitting.parse(Command, argv)
     tokenizer, parts = tokenizers.CharTokenizer.from_text(corpus.text), corpora.split(corpus.text)
     model_config = replace(command.model, vocab_size=tokenizer.vocab_size)
     torch.manual_seed(command.train.seed)
