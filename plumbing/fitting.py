@@ -3,7 +3,7 @@
 import json
 import sys
 
-from plumbing import corpora, devices, runs, settings
+from plumbing import corpora, devices, runs, settings, threads
 
 USUAL, SMALL = "laptop", "laptop-small"  # files in configs/
 SLOW = 400e9  # FLOP/s (floating-point operations per second), below which a processor gets SMALL
@@ -47,7 +47,10 @@ def measured(flags):
     if device.type != "cpu":
         return USUAL
     dtype = devices.pick_dtype(flags.train.dtype, device)
+    number = threads.Threads(device)
+    number.choose()
     speed = devices.best_product(device, dtype, SIZE, seconds=1.0)
+    number.restore()
     choice, other = (SMALL, USUAL) if speed < SLOW else (USUAL, SMALL)
     print(f"This processor multiplies matrices ({str(dtype).removeprefix('torch.')}) with {speed / 1e9:,.0f} billion "
           f"operations per second, and the limit is {SLOW / 1e9:,.0f}, so this run uses the settings {choice!r}; "

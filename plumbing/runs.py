@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from plumbing import budget, checkpoint, cli, devices, figures, files, foreign, locks, states
+from plumbing import budget, checkpoint, cli, devices, figures, files, foreign, locks, states, threads
 from plumbing.settings import OptionalText, Switch
 
 LONGEST_NAME = 200  # bytes of a run's name; most file systems allow 255 for a name, and the lock's is longer
@@ -46,7 +46,7 @@ class Run:
 
     PARTS = ("progress", "settings", "model", "averaged", "scaler")  # the dicts of a saved state
     MAY_CHANGE = ("steps",)  # the settings that may change when a run is resumed
-    bar = lock = None  # until there are any
+    bar = lock = threads = None  # until there are any
     compiled = True  # until `announce` knows better
 
     def __init__(self, folder, settings, config, tokenizer, info, fresh=False, quiet=False):
@@ -81,7 +81,9 @@ class Run:
             self.lock.release()
 
     def stop_watching(self):
-        """Close the progress bar and give Ctrl-C back."""
+        """Close the progress bar, and give Ctrl-C and the threads back."""
+        if self.threads:
+            self.threads.restore()
         if self.bar is not None:
             with contextlib.suppress(OSError):  # nobody may be left who reads stderr
                 self.bar.close()
@@ -109,16 +111,16 @@ class Run:
             print("compiling the model: the first step may take a minute (--compile off avoids this)", flush=True)
 
     def begin(self, trainer, *evaluation):
-        """Restore the trainer if there is a saved state, remove later lines of the log, and start the clock.
-
-        evaluation: what Budget.rehearse needs besides the model, for a run that may have a time budget.
-        """
+        """Restore a saved state, remove later lines of the log, start the clock. evaluation: see Budget.rehearse."""
         torch.set_flush_denormal(True)  # numbers below 1e-38 become 0, because CPUs are very slow with them
         if self.saved:
             self.restore(trainer)
         self.saved = None
         self.truncate_log(trainer.step)
         self.began = time.monotonic() - self.progress["seconds"]
+        self.threads = threads.Threads(getattr(trainer, "device", "cpu"))
+        if not self.finished:
+            self.threads.choose()
         limit = 60 * self.config.minutes if self.steps == self.config.steps else 0  # a resumed run keeps its plan
         self.budget = budget.Budget(limit, self.steps, self.config.evaluate_every, self.seconds, trainer.step,
                                     self.compiled)
@@ -141,6 +143,7 @@ class Run:
 
     def wants_a_step(self):
         self.budget.begin_step()
+        self.threads.begin_step()
         return not self.finished and not self.stopped
 
     def seed(self):
@@ -151,6 +154,7 @@ class Run:
         """Count a finished step: apply the time budget, show the progress. UserError if the loss is not finite."""
         step = self.progress["step"] = trainer.step
         self.bar.update()
+        self.threads.end_step()
         if self.budget.is_due(step):
             loss.item()  # this waits until the device has done the step
             self.progress["steps"] = self.bar.total = self.budget.plan(step)
