@@ -21,7 +21,7 @@ from typing import Literal
 
 import torch
 
-from plumbing import checkpoint, cli, corpora, devices, muon, runs, settings, tokenizers
+from plumbing import checkpoint, cli, corpora, devices, fitting, muon, runs, settings, tokenizers
 from plumbing.settings import Count, Natural, Seed, Share, number
 
 transformer = import_module("03_transformer")
@@ -243,7 +243,7 @@ def train(trainer, train_data, val_data, objective, run):
     """
     config, window = trainer.config, trainer.model.config.seq_len + objective.extra
     part, some_windows = config.batch_size // config.accumulate, windows_of(val_data, window, config.evaluate_windows)
-    run.begin(trainer)
+    run.begin(trainer, objective.evaluate, some_windows, len(val_data) // window)
     while run.wants_a_step():
         torch.manual_seed(run.seed())  # from the step alone, so that a resumed run draws the same numbers
         batch = (get_batch(train_data, part, window) for _ in range(config.accumulate))
@@ -253,11 +253,11 @@ def train(trainer, train_data, val_data, objective, run):
         if not run.wants_an_evaluation():
             continue
         model = trainer.averaged
-        mean, error = objective.evaluate(model, some_windows, 1)
+        mean, error = run.budget.evaluate(objective.evaluate, model, some_windows, 1)
         keep = run.improved(mean)
         if run.finished:  # the number to report: of the best weights, on all windows, with four draws of masks
             model = model if keep else checkpoint.load(run.folder, trainer.device, type(trainer.model))[0]
-            mean, error = objective.evaluate(model, windows_of(val_data, window), 4)
+            mean, error = objective.evaluate(model, windows_of(val_data, window, run.budget.affordable()), 4)
         record = {"step": trainer.step, "best_step": run.progress["best_step"], objective.measure: mean, "error": error,
                   "train_loss": loss.item(), "tokens": trainer.step * config.batch_size * trainer.model.config.seq_len}
         run.save(trainer, record | objective.units(mean), model if keep or run.finished else None)
@@ -273,7 +273,7 @@ def train(trainer, train_data, val_data, objective, run):
 class Command(runs.RunFlags):
     """The flags of this chapter."""
 
-    # the settings file: a name in configs/, or the path of a YAML file
+    # the settings file: a name in configs/, or the path of a YAML file; without it, a slow CPU takes laptop-small
     config: str = field(default_factory=lambda: "gpu" if torch.cuda.is_available() else "laptop")
     plain: Natural = 0  # run only the plain loop of section 1, with a tiny model, for this many steps; save nothing
     model: transformer.TransformerConfig = transformer.TransformerConfig()
@@ -305,8 +305,7 @@ def start_run(command, kind, model_config, objective, tokenizer, corpus, parts, 
 
 
 def main(argv=None):
-    command = settings.parse(Command, argv)
-    corpus = corpora.load(command.corpus)
+    command, corpus = fitting.parse(Command, argv)
     tokenizer, parts = tokenizers.CharTokenizer.from_text(corpus.text), corpora.split(corpus.text)
     model_config = replace(command.model, vocab_size=tokenizer.vocab_size)
     torch.manual_seed(command.train.seed)

@@ -1,13 +1,14 @@
 """How fast is this machine, and how much of its speed do we use?
 
     python benchmark.py                     # no GPU: about six minutes on two cores
-    python benchmark.py --only sampling     # one part: laptop, gpu (10.7M parameters), sampling or scale
+    python benchmark.py --only sampling     # one part: laptop, gpu (10.7M parameters), sampling, threads or scale
     python benchmark.py --only scale        # the sizes of chapter 12: dLLM and GPT, batches, lengths, two processes
 
 The program prints a table: training (tokens per second, and the share of the machine's fastest matrix product of the
 same number format), Muon's part of a step, sampling (characters per second, and NFE, the number of forward passes),
-peak memory and start-up time. It writes the same numbers to a file in docs/benchmarks/. With CUDA it measures the GPU.
-Let the machine do nothing else meanwhile.
+peak memory and start-up time. Without a GPU it also keeps one core busy for some seconds, and measures how this slows
+training with all threads, with one thread, and with the number that a run chooses. It writes the same numbers to a file
+in docs/benchmarks/. With CUDA it measures the GPU. Let the machine do nothing else meanwhile.
 """
 
 import itertools
@@ -42,6 +43,9 @@ TABLES = {  # kind of row: (heading, one line)
         "\nsampling parameters  batch characters  NFE  seconds  characters/s     MB  model",
         "{parameters:19,} {batch:6} {characters:10} {nfe:4} {seconds:8.2f} {characters_per_second:13,.0f}"
         " {memory:>6}  {model}"),
+    "threads": (
+        "\nseconds per step  all threads  one thread   chosen",
+        "{machine:16} {all_seconds:12.4f} {one_seconds:11.4f} {chosen_seconds:8.4f}, {chosen_threads} of {threads}"),
     "start-up": ("\n06_generate.py, start to exit",
                  "  {characters} characters, {steps} steps, {model}: {seconds:.2f} s"),
     "forward": (
@@ -66,7 +70,7 @@ def plan(only, device, quick):
         return [job | {"device": str(device), "quick": quick} for job in jobs]
     auto, jobs = str(devices.pick_dtype("auto", device)).removeprefix("torch."), []
     dtypes = list(dict.fromkeys(["float32", auto]))
-    if only != "sampling":
+    if only not in ("sampling", "threads"):
         jobs += [{"kind": "peak", "dtype": dtype} for dtype in dtypes]
     for name in {"laptop", "gpu"} & {only} if only else ("laptop", "gpu"):
         changes = QUICK if quick else {"batch_size": CPU_BATCH} if (name, device.type) == ("gpu", "cpu") else {}
@@ -85,6 +89,8 @@ def plan(only, device, quick):
             jobs.append({"kind": "sampling", "batch": batch} | size)
         if any(checkpoint.RUNS.glob("*/model.safetensors")):
             jobs.append({"kind": "start-up"} | size)
+    if only in (None, "threads") and device.type == "cpu":
+        jobs.append({"kind": "threads", "changes": QUICK if quick else {}})
     return [job | {"device": str(device), "quick": quick} for job in jobs]
 
 
@@ -117,7 +123,7 @@ def run_all(jobs):
 class Command:
     """The flags of this program."""
 
-    only: Literal["all", "laptop", "gpu", "sampling", "scale"] = "all"  # measure this part alone
+    only: Literal["all", "laptop", "gpu", "sampling", "threads", "scale"] = "all"  # measure this part alone
     quick: Switch = False  # tiny sizes, to try the program; the numbers are saved only if --out names a file
     out: OptionalPath = None  # the file to write (usually docs/benchmarks/MACHINE.json)
     device: str = "auto"  # auto, cpu, cuda or mps

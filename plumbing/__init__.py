@@ -10,6 +10,9 @@
     tokenizers      text to numbers and back: characters, Tamil letters, bytes, byte pairs
     devices         device, number format, compilation, speed of the fastest matrix product
     runs            a training run and its folder: log, saved state, time budget, Ctrl-C
+    budget          how many steps of a run fit into its time budget
+    fitting         the settings file of chapter 05 that fits the machine
+    threads         one thread or all of them, by what the machine does
     locks           one process per run, and who holds a run
     states          the one place that checks the files of a run before they are used
     muon            the optimizer of chapter 05 for the matrices inside the blocks

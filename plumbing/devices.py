@@ -30,6 +30,14 @@ def processor_name():
     return getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor() or "CPU"
 
 
+def machine():
+    """Return the name of the GPU, or of the processor with the numbers of its cores and of PyTorch's threads."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cores, threads = os.cpu_count(), torch.get_num_threads()
+    return f"{processor_name()}, {platform.machine()}, {cores} cores, {threads} threads"
+
+
 def pick_dtype(name, device):
     """Return the number format of matrix products. "auto": 16 bits, if the hardware multiplies such numbers fast."""
     if name != "auto":
@@ -84,14 +92,14 @@ def now(device):
     return time.perf_counter()
 
 
-def best_product(device, dtype, size=2048):
+def best_product(device, dtype, size=2048, seconds=0.0):
     """Return the floating-point operations per second (FLOP/s) of a product of two square matrices: the best of 4.
 
-    The model FLOPs utilisation (MFU) of a training step is relative to it.
+    seconds: repeat it for at least so long. The model FLOPs utilisation (MFU) of a training step is relative to it.
     """
     a, b = torch.randn(2, size, size, device=device, dtype=dtype)
-    times = []
-    for _ in range(4):
+    times, end = [], time.perf_counter() + seconds
+    while len(times) < 4 or time.perf_counter() < end:
         began = time.perf_counter()
         (a @ b).sum().item()
         times.append(time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""The folders of the book, files and folders that are written whole or not at all, and checksums."""
+"""The folders of the book and its commit, files and folders that are written whole or not at all, and checksums."""
 
 import contextlib
 import hashlib
@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import stat
+import subprocess
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,3 +94,12 @@ def read_text(path):
 def sha256_of(text):
     """Return the SHA-256 checksum of `text` in UTF-8, as 64 hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def commit():
+    """Return the commit of this copy of the book, with "-dirty" if files have changed since, or None if unknown."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.TimeoutExpired):
+        return None

@@ -8,10 +8,7 @@
 import contextlib
 import json
 import math
-import os
-import platform
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -20,12 +17,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from plumbing import checkpoint, cli, devices, figures, files, foreign, locks, states
+from plumbing import budget, checkpoint, cli, devices, figures, files, foreign, locks, states, threads
 from plumbing.settings import OptionalText, Switch
 
 LONGEST_NAME = 200  # bytes of a run's name; most file systems allow 255 for a name, and the lock's is longer
-UNTIMED_STEPS, TIMED_STEPS = 20, 20  # the first steps compile and warm up; the next ones are timed for a time budget
-TRAINING_SHARE = 0.93  # share of a time budget for training; the evaluations take the rest
 GLANCE_EVERY = 20  # steps between two readings of the loss, since each reading waits for the device
 
 
@@ -51,7 +46,8 @@ class Run:
 
     PARTS = ("progress", "settings", "model", "averaged", "scaler")  # the dicts of a saved state
     MAY_CHANGE = ("steps",)  # the settings that may change when a run is resumed
-    bar = lock = None  # until there are any
+    bar = lock = threads = None  # until there are any
+    compiled = True  # until `announce` knows better
 
     def __init__(self, folder, settings, config, tokenizer, info, fresh=False, quiet=False):
         self.folder, self.settings, self.config, self.quiet = Path(folder), settings, config, quiet
@@ -85,7 +81,9 @@ class Run:
             self.lock.release()
 
     def stop_watching(self):
-        """Close the progress bar and give Ctrl-C back."""
+        """Close the progress bar, and give Ctrl-C and the threads back."""
+        if self.threads:
+            self.threads.restore()
         if self.bar is not None:
             with contextlib.suppress(OSError):  # nobody may be left who reads stderr
                 self.bar.close()
@@ -103,6 +101,7 @@ class Run:
 
     def announce(self, compiled):
         """Print what the run will do, since compilation may then be silent for a minute."""
+        self.compiled = compiled
         if self.finished:
             print("this run is finished; a larger --steps continues it, --fresh starts it again")
             return
@@ -111,17 +110,25 @@ class Run:
         if compiled:
             print("compiling the model: the first step may take a minute (--compile off avoids this)", flush=True)
 
-    def begin(self, trainer):
-        """Restore the trainer if there is a saved state, remove later lines of the log, and start the clock."""
+    def begin(self, trainer, *evaluation):
+        """Restore a saved state, remove later lines of the log, start the clock. evaluation: see Budget.rehearse."""
         torch.set_flush_denormal(True)  # numbers below 1e-38 become 0, because CPUs are very slow with them
         if self.saved:
             self.restore(trainer)
         self.saved = None
         self.truncate_log(trainer.step)
-        self.first, self.began = trainer.step, time.time() - self.progress["seconds"]
+        self.began = time.monotonic() - self.progress["seconds"]
+        self.threads = threads.Threads(getattr(trainer, "device", "cpu"))
+        if not self.finished:
+            self.threads.choose()
+        limit = 60 * self.config.minutes if self.steps == self.config.steps else 0  # a resumed run keeps its plan
+        self.budget = budget.Budget(limit, self.steps, self.config.evaluate_every, self.seconds, trainer.step,
+                                    self.compiled)
         self.handler = signal.signal(signal.SIGINT, self.interrupt)
         self.bar = tqdm(total=self.steps, initial=trainer.step, unit="step", dynamic_ncols=True, mininterval=1,
                         disable=self.quiet)
+        if limit and evaluation:
+            self.budget.rehearse(trainer.averaged, *evaluation)
 
     def restore(self, trainer):
         """Set the trainer to the saved state. UserError if the state does not fit it."""
@@ -135,6 +142,8 @@ class Run:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def wants_a_step(self):
+        self.budget.begin_step()
+        self.threads.begin_step()
         return not self.finished and not self.stopped
 
     def seed(self):
@@ -145,13 +154,10 @@ class Run:
         """Count a finished step: apply the time budget, show the progress. UserError if the loss is not finite."""
         step = self.progress["step"] = trainer.step
         self.bar.update()
-        budget = self.config.minutes and self.steps == self.config.steps
-        if budget and step == self.first + UNTIMED_STEPS:
-            self.timed_from = time.time()
-        if budget and step == self.first + UNTIMED_STEPS + TIMED_STEPS:
-            seconds_per_step = (time.time() - self.timed_from) / TIMED_STEPS
-            left = 60 * self.config.minutes * TRAINING_SHARE - self.seconds()
-            self.progress["steps"] = self.bar.total = min(self.steps, step + int(max(0, left) / seconds_per_step))
+        self.threads.end_step()
+        if self.budget.is_due(step):
+            loss.item()  # this waits until the device has done the step
+            self.progress["steps"] = self.bar.total = self.budget.plan(step)
         if self.wants_an_evaluation() or step % GLANCE_EVERY == 0:
             devices.return_free_memory()
             if not math.isfinite(loss.item()):
@@ -169,14 +175,14 @@ class Run:
         return True
 
     def seconds(self):
-        return time.time() - self.began
+        return time.monotonic() - self.began
 
     def save(self, trainer, record, model=None):
         """Save one evaluation: the log, then the model if it is the best so far, then the state.
 
         The log comes first: resuming can remove a line that is too many, but it cannot restore a missing one.
         """
-        record |= {"seconds": round(self.seconds(), 1)}
+        record |= {"seconds": round(self.seconds(), 1)} | self.budget.shortened
         self.write_record(record)
         if model is not None:
             self.progress["record"] = record
@@ -224,7 +230,7 @@ class Run:
         records = [record for record in read_log(self.folder / "log.jsonl") if {measure, "error"} <= record.keys()]
         figures.draw_curve(records, measure, self.folder / "curve.png", self.name)
         print(f"{measure} {record[measure]:.4f} ± {record['error']:.4f} nats per token, weights of step "
-              f"{record['best_step']} of {record['step']}, after {record['seconds']:.0f} s\n"
+              f"{record['best_step']} of {record['step']}, after {record['seconds']:.0f} s{self.budget.remark()}\n"
               f"model, log and curve: {self.folder}")
 
 
@@ -289,12 +295,5 @@ def read_log(path, needs=("step",)):
 
 def provenance():
     """Return the origin of a number: {command, commit, machine, torch}. It is saved with every trained model."""
-    git = ["git", "-C", str(files.ROOT), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
-    except (OSError, subprocess.TimeoutExpired):
-        commit = None
-    cores, threads = os.cpu_count(), torch.get_num_threads()
-    cpu = f"{devices.processor_name()}, {platform.machine()}, {cores} cores, {threads} threads"
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
-    return {"command": cli.command_line(), "commit": commit, "machine": machine, "torch": torch.__version__}
+    return {"command": cli.command_line(), "commit": files.commit(), "machine": devices.machine(),
+            "torch": torch.__version__}

@@ -3,6 +3,7 @@
     python -m plumbing.reports.speed JOB      measures one job, as JSON, in this process
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -16,7 +17,7 @@ from importlib import import_module
 import numpy as np
 import torch
 
-from plumbing import checkpoint, cli, devices, files, parallel, settings, tokenized
+from plumbing import checkpoint, cli, devices, files, parallel, settings, threads, tokenized
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -26,6 +27,7 @@ gpt = import_module("07_train_gpt")
 VOCAB = 65  # as many characters as TinyShakespeare has; random tokens take the same time as text
 WORDS = 50257  # the size of GPT-2's vocabulary, which chapter 12 uses
 QUICK_SCALE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "vocab_size": 100}
+SPIN = "import time\nend = time.time() + 600\nwhile time.time() < end: pass"  # it ends even if nobody stops it
 SHIPPED = (checkpoint.SHIPPED / "model.safetensors").is_file()
 
 
@@ -98,6 +100,45 @@ def measure_training(job, device):
                  "step_seconds": seconds, "tokens_per_second": speed, "tflops": tflops,
                  "utilisation": tflops / job["peak_tflops"], "memory_mb": memory_mb(device)}
     return [row] if job["mode"] == "compiled" else [row, *measure_muon(job, trainer, seconds)]
+
+
+@contextlib.contextmanager
+def busy_core():
+    """Keep one of this program's cores busy with another process."""
+    process = subprocess.Popen([sys.executable, "-c", SPIN])
+    try:
+        if hasattr(os, "sched_setaffinity"):  # otherwise the system may move it to a core that nobody needs
+            os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def measure_threads(job, device):
+    """A training step with all threads, with one, and with the choice of threads.py, on a quiet and a busy machine."""
+    shape, config = read_setup("laptop", compile="off", **job["changes"])
+    trainer = training.Trainer(transformer.Transformer(shape), config, device)
+    objective, data = training.masked_diffusion(config), torch.randint(VOCAB, (100_000,))
+    rows, usual = [], torch.get_num_threads()
+
+    def step():
+        trainer.update(objective.loss, [training.get_batch(data, config.batch_size, shape.seq_len)])
+
+    for machine, situation in (("quiet", contextlib.nullcontext), ("one core busy", busy_core)):
+        row = job | {"machine": machine, "threads": usual}
+        with situation():
+            for name in ("all", "one", "chosen"):
+                torch.set_num_threads(1 if name == "one" else usual)
+                chosen = threads.Threads(device)
+                if name == "chosen":
+                    chosen.choose()
+                    row["chosen_threads"] = torch.get_num_threads()
+                times = measure_times(step, device, job["quick"], 6.0)
+                row[f"{name}_seconds"] = sum(times) / len(times)
+                torch.set_num_threads(usual)
+        rows.append(row)
+    return rows
 
 
 def measure_muon(job, trainer, step_seconds):
@@ -220,8 +261,8 @@ def measure_member(job, device):
 
 
 MEASUREMENTS = {"peak": measure_peak, "training": measure_training, "sampling": measure_sampling,
-                "start-up": measure_startup, "forward": measure_forward, "scaling": measure_scaling,
-                "member": measure_member}
+                "threads": measure_threads, "start-up": measure_startup, "forward": measure_forward,
+                "scaling": measure_scaling, "member": measure_member}
 
 
 def measure(job):

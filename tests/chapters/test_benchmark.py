@@ -16,6 +16,7 @@ KEYS = {
                  "tokens_per_second", "tflops", "peak_tflops", "utilisation", "memory_mb"},
     "muon": {"settings", "seconds", "share_of_step", "torch_muon_seconds", "torch_muon_ratio"},
     "sampling": {"batch", "characters", "nfe", "seconds", "characters_per_second", "memory_mb", "model"},
+    "threads": {"machine", "threads", "chosen_threads", "all_seconds", "one_seconds", "chosen_seconds"},
 }
 START_UP = {"characters", "steps", "seconds", "model"}
 
@@ -65,6 +66,21 @@ def test_quick_run_fills_the_table_and_the_file(run, tmp_path):
     assert [row["settings"] for row in report["rows"] if row["kind"] == "training"] == ["laptop", "gpu"]
     for heading in ("best matrix product", "settings", "sampling"):
         assert heading in printed
+
+
+def test_the_busy_process_ends_with_its_measurement(monkeypatch):
+    started, start = [], subprocess.Popen
+    monkeypatch.setattr(speed.subprocess, "Popen", lambda *words: started.append(start(*words)) or started[0])
+    with pytest.raises(KeyboardInterrupt), speed.busy_core():
+        assert started[0].poll() is None
+        raise KeyboardInterrupt
+    assert started[0].poll() is not None
+
+
+def test_threads_compares_a_quiet_and_a_busy_machine(run):
+    rows = json.loads(run("--only", "threads")[1])["rows"]
+    assert [row["machine"] for row in rows] == ["quiet", "one core busy"]
+    assert all(row["chosen_threads"] == row["threads"] == 1 for row in rows)  # the tests fix their threads
 
 
 def test_quick_scale_measures_both_models_and_two_processes(run):

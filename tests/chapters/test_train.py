@@ -392,7 +392,7 @@ def test_a_state_of_another_program(runs_folder, command, state):
 def test_minutes_fix_the_number_of_steps(runs_folder, command, capsys):
     train.main([*command, "--run", "short", "--steps", "100000", "--evaluate-every", "100000", "--minutes", "0.01"])
     progress = runs.load_state(runs_folder / "short")["progress"]
-    assert 40 <= progress["step"] < 100000 and progress["steps"] <= progress["step"]
+    assert 1 <= progress["step"] < 100000 and progress["steps"] <= progress["step"]
     assert log_of(runs_folder / "short")[-1]["step"] == progress["step"]
     train.main([*command, "--run", "short", "--steps", "100000", "--evaluate-every", "100000", "--minutes", "0.01"])
     assert "finished" in capsys.readouterr().out
