@@ -106,8 +106,7 @@ class DiffusionTrainConfig(TrainConfig):
 def learning_rate_factor(step, steps, config):
     """Return the factor in (0, 1] of both learning rates: a linear rise, a constant part, then a linear fall to 0.
 
-    At first the gradients change quickly, so the steps begin small. At the end, small steps let the weights settle
-    where large ones would jump around; docs/ablation.md measures that this hardly matters in a few minutes.
+    At first the gradients change quickly, so the steps begin small. At the end, small steps let the weights settle.
     """
     up = (step + 1) / config.warmup if config.warmup else 1.0
     down = (1 - step / steps) / config.cooldown if config.cooldown else 1.0
