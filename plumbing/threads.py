@@ -16,7 +16,9 @@ import torch
 
 SLICE = 0.1  # seconds of each measurement with one number of threads
 SLOW_STEPS = 5  # so many steps in a row must take more than twice the shortest time before a run measures again
-CLEARLY = 1.2  # the other number must be so many times as fast, since a compiled model is then compiled once more
+# One thread takes over when it computes products at this share of the speed of all threads, and gives back when at that
+# share. In a step, all threads also have to wait for each other after hundreds of operations smaller than a product.
+TO_ONE, TO_ALL = 0.8, 0.65
 PATIENCE = 30  # seconds between two measurements while one thread is at work; they double with each change to it
 
 
@@ -61,8 +63,8 @@ class Threads:
         for _ in range(turns):
             for number in speeds:
                 speeds[number] += speed(number, operands)
-        other = 1 if current == self.all else self.all
-        chosen = other if speeds[other] > CLEARLY * speeds[current] else current
+        share = speeds[1] / speeds[self.all]
+        chosen = 1 if share > (TO_ALL if current == 1 else TO_ONE) else self.all
         if chosen == 1 and current != 1:
             self.patience *= 2
         torch.set_num_threads(chosen)
