@@ -64,6 +64,7 @@ Pages in docs/ that are written from numbers, and the measuring behind them:
     reports.sudoku_figures       its figure
     reports.robot_path           chapter 15's page, and its measuring
     reports.scale                what the sizes of chapter 12 need, computed
+    reports.variants             ways to train that were tried and are not settings
     reports.ablation             what each ingredient of the training recipe buys
     reports.couplets             how near the written couplets of chapter 09 are to the Kural
     reports.speed                what benchmark.py measures

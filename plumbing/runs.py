@@ -229,8 +229,9 @@ class Run:
             states.check_record(record, (measure, "error", "step", "best_step", "seconds"))
         records = [record for record in read_log(self.folder / "log.jsonl") if {measure, "error"} <= record.keys()]
         figures.draw_curve(records, measure, self.folder / "curve.png", self.name)
+        remark = self.budget.remark() if self.budget else ""
         print(f"{measure} {record[measure]:.4f} ± {record['error']:.4f} nats per token, weights of step "
-              f"{record['best_step']} of {record['step']}, after {record['seconds']:.0f} s{self.budget.remark()}\n"
+              f"{record['best_step']} of {record['step']}, after {record['seconds']:.0f} s{remark}\n"
               f"model, log and curve: {self.folder}")
 
 

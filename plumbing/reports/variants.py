@@ -71,7 +71,10 @@ LOSSES = {"bell": bell, "complementary": complementary, "cropped": cropped}
 
 
 def main(argv=None):
-    variant, *flags = sys.argv[1:] if argv is None else argv
+    variant, *flags = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if variant == "--help":
+        print(__doc__)
+        return
     if variant not in (*LOSSES, "looped"):
         raise cli.UserError(f"no variant {variant!r}; choose from {', '.join(LOSSES)}, looped")
     if variant == "looped":

@@ -1,5 +1,6 @@
 """fitting.py: a slow processor gets the smaller model, and a run keeps what was chosen for it."""
 
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -51,8 +52,10 @@ def test_the_speed_decides(machine, capsys, speed, expected):
 
 
 def test_the_small_settings_are_the_usual_ones_in_small():
+    """The shape differs, and how many windows fill a step or an evaluation; both have as many tokens."""
     small, usual = (training.settings.parse(training.Command, ["--config", name]) for name in reversed(NAMES))
-    assert small.train == usual.train
+    assert replace(small.train, batch_size=8, evaluate_windows=128) == usual.train
+    assert small.train.batch_size * small.model.seq_len == usual.train.batch_size * usual.model.seq_len
     assert small.model.n_embd < usual.model.n_embd and small.model.seq_len < usual.model.seq_len
     assert small.model.conv == usual.model.conv
 
@@ -65,8 +68,8 @@ def test_the_users_flags_win(machine, monkeypatch):
     parse(machine, "--dtype", "bfloat16")
     assert formats[1:] == ["torch.bfloat16"]
     machine(None)
-    for flags in (["--config", "laptop"], ["--config=hour"], ["--plain", "1"]):
-        assert parse(machine, *flags).config == flags[0].partition("=")[2] or "laptop"
+    for config, *flags in (("laptop", "--config", "laptop"), ("hour", "--config=hour"), ("laptop", "--plain", "1")):
+        assert parse(machine, *flags).config == config
     monkeypatch.setattr("sys.argv", ["05_train.py", *machine.corpus, "--device", "cpu", "--config", "hour"])
     assert fitting.parse(training.Command, None)[0].config == "hour"
 

@@ -14,7 +14,7 @@ from plumbing import cli, devices, settings
 transformer = import_module("03_transformer")
 train = import_module("05_train")
 Model, Train = transformer.TransformerConfig, train.DiffusionTrainConfig
-NAMES = ("laptop", "shakespeare", "gpu")  # the files of chapter 05
+NAMES = ("laptop", "hour", "gpu")  # the files of chapter 05
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def test_a_file_changes_only_what_it_says(parse):
     model, training = parse("n_layer: 2", base="")
     assert model == dataclasses.replace(usual.model, n_layer=2) and training == usual.train
     assert parse("# only a comment") == parse("") == (usual.model, usual.train)
-    model, training = parse("n_layer: 2\nbase: shakespeare", base="")
-    shipped = parse_all("--config", "shakespeare")
-    assert model == dataclasses.replace(shipped.model, n_layer=2) and training == shipped.train
+    model, training = parse("n_layer: 2\nbase: hour", base="")
+    hour = parse_all("--config", "hour")
+    assert model == dataclasses.replace(hour.model, n_layer=2) and training == hour.train
 
 
 def test_a_file_cannot_be_based_on_itself_or_on_nothing(parse, tmp_path):
