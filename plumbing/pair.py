@@ -42,9 +42,9 @@ def announce(dllm, gpt, corpus):
 
 def matching_command(dllm, gpt, corpus):
     """Return the command that trains a partner of the same shape: for the GPT if the dLLM is the shipped one, or else
-    for the dLLM."""
+    for the dLLM. The run has a name of its own, because the usual one may exist already."""
     script, shape = "07_train_gpt.py", dllm["model"]
     if dllm["name"] == checkpoint.SHIPPED.name:
         script, shape = "05_train.py", gpt["model"]
     flags = (f"--{name.replace('_', '-')} {shape[name]}" for name in ("n_layer", "n_head", "n_embd", "seq_len", "conv"))
-    return f"python {script} --corpus {shlex.quote(corpus)} {' '.join(flags)}"
+    return f"python {script} --corpus {shlex.quote(corpus)} --run partner {' '.join(flags)}"
