@@ -1,6 +1,6 @@
 """The red team: attacks on the programs of this book, and a table of how they ended.
 
-    python tests/robustness/run.py --full --processes 10      # all attacks: ten minutes, ten at once
+    python tests/robustness/run.py --full --processes 6       # all attacks: ten minutes, six at once
     python tests/robustness/run.py --only states              # one kind of attack, or several with commas between
     python tests/robustness/run.py --only states --case 17    # one attack, and what the program printed last
 
