@@ -74,7 +74,7 @@ def main(argv=None):
     variant, *flags = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if variant == "--help":
         print(__doc__)
-        raise SystemExit
+        raise SystemExit(0)
     if variant not in (*LOSSES, "looped"):
         raise cli.UserError(f"no variant {variant!r}; choose from {', '.join(LOSSES)}, looped")
     if variant == "looped":
