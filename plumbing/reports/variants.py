@@ -73,7 +73,7 @@ LOSSES = {"bell": bell, "complementary": complementary, "cropped": cropped}
 def main(argv=None):
     variant, *flags = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if variant == "--help":
-        print(__doc__)
+        print(f"usage: python -m plumbing.reports.variants VARIANT [flags of 05_train.py]\n\n{__doc__}")
         raise SystemExit(0)
     if variant not in (*LOSSES, "looped"):
         raise cli.UserError(f"no variant {variant!r}; choose from {', '.join(LOSSES)}, looped")
