@@ -34,11 +34,11 @@ RUNS = {  # what changes: the program, its flags
     "all three: the classic recipe":
         ("05_train.py", f"{CLASSIC} --conv 0 --optimizer adamw --lr-matrix 0.001 --lr-other 0.001 --t-max 1"),
     "noise levels up to 1, not 0.8": ("05_train.py", "--t-max 1"),
-    "noise levels with a bell-shaped density": (f"{VARIANTS} bell", ""),
+    "noise levels with a bell-shaped density": (VARIANTS, "--variant bell"),
     "noise levels up to 1, weight 1/t": ("05_train.py", "--t-max 1 --weight 1/t"),
-    "complementary masks": (f"{VARIANTS} complementary", ""),
-    "windows cut to a random length": (f"{VARIANTS} cropped", ""),
-    "middle blocks run twice": (f"{VARIANTS} looped", ""),
+    "complementary masks": (VARIANTS, "--variant complementary"),
+    "windows cut to a random length": (VARIANTS, "--variant cropped"),
+    "middle blocks run twice": (VARIANTS, "--variant looped"),
     "deeper and narrower": ("05_train.py", "--n-layer 7 --n-embd 96"),
     "wider and shallower": ("05_train.py", "--n-layer 2 --n-embd 184"),
     "weight decay 0.1": ("05_train.py", "--weight-decay 0.1"),
@@ -78,8 +78,8 @@ def read(name):
 
 def page():
     """Return the page as text. It is made from the logs alone."""
-    rows = [(name, program, flags, [read(f"ablation-{number}-{seed}") for seed in SEEDS])
-            for number, (name, (program, flags)) in enumerate(RUNS.items())]
+    rows = [(name, flags, [read(f"ablation-{number}-{seed}") for seed in SEEDS])
+            for number, (name, (_, flags)) in enumerate(RUNS.items())]
     recipe = rows[0][-1]
     about, full = recipe[0], mean(info["NELBO"] for info in recipe)
     apart = median(abs(infos[0]["NELBO"] - infos[1]["NELBO"]) for *_, infos in rows)
@@ -89,18 +89,18 @@ def page():
         "the validation text of TinyShakespeare, with a time budget of 60 seconds on one core "
         f"({about['machine']}; PyTorch {about['torch']}; commit {about['commit']}; seeds 1 and 2). "
         f"It is in nats per character, and lower is better. Each run is `python 05_train.py {COMMON}` with the flags "
-        f"of its row. Where the row names a variant, `python {VARIANTS} VARIANT` takes the place of `python "
-        "05_train.py`, because the variant is not a setting. All settings and numbers are in docs/logs/. "
+        f"of its row. Where it names a variant, `python {VARIANTS}` takes the place of `python 05_train.py`, "
+        "because the variant is not a setting. All settings and numbers are in docs/logs/. "
         "`python -m plumbing.reports.ablation` trains all runs and writes this page.", "",
         "The time is fixed, not the number of characters: a slower variant sees fewer of them. The budget includes the "
         "last evaluation. The last column is the difference from the full recipe. In half of the rows the two seeds "
         f"differ by {apart:.3f} or more, so a difference below {2 * apart:.2f} says little.", "",
         "| changed | flags | characters seen | NELBO, seed 1 | seed 2 | difference |", "|---|---|---|---|---|---|",
     ]
-    for name, program, flags, infos in rows:
-        flags = flags or (program.split()[-1] if program.startswith("-m") else "(none)")
+    for name, flags, infos in rows:
         numbers = " | ".join(f"{info['NELBO']:.3f} ± {info['error']:.3f}" for info in infos)
-        lines.append(f"| {name} | `{flags}` | {mean(info['tokens'] for info in infos) / 1e6:.2f}M | {numbers} "
+        seen = mean(info["tokens"] for info in infos) / 1e6
+        lines.append(f"| {name} | `{flags or '(none)'}` | {seen:.2f}M | {numbers} "
                      f"| {mean(info['NELBO'] for info in infos) - full:+.3f} |")
     whole, constant = (read(f"laptop-amd{name}") for name in ("", "-no-cooldown"))
     lines += ["", "In five and a half minutes, with a model of 1.8 million parameters and windows of 256 on two cores "

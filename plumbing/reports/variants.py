@@ -1,19 +1,20 @@
 """Ways to train a masked diffusion model that were tried for this book and are not settings of it.
 
-    python -m plumbing.reports.variants bell --config laptop --minutes 1    # then the flags of 05_train.py
+    python -m plumbing.reports.variants --variant bell --config laptop --minutes 1    # and all flags of 05_train.py
 
 The ablation (plumbing/reports/ablation.py) measures them. A variant replaces the training loss of chapter 04, or the
 order of the blocks of chapter 03, and trains with everything else as in chapter 05.
 """
 
-import sys
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from typing import Literal
 
 import torch
 import torch.nn as nn
 
-from plumbing import cli, sampling
+from plumbing import cli, sampling, settings
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -70,18 +71,20 @@ def looped(config):
 LOSSES = {"bell": bell, "complementary": complementary, "cropped": cropped}
 
 
+@dataclass(frozen=True)
+class Command(train.Command):
+    """The flags of chapter 05, and what is changed."""
+
+    variant: Literal["bell", "complementary", "cropped", "looped"] = "bell"  # what to change
+
+
 def main(argv=None):
-    variant, *flags = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if variant == "--help":
-        print(f"usage: python -m plumbing.reports.variants VARIANT [flags of 05_train.py]\n\n{__doc__}")
-        raise SystemExit(0)
-    if variant not in (*LOSSES, "looped"):
-        raise cli.UserError(f"no variant {variant!r}; choose from {', '.join(LOSSES)}, looped")
-    if variant == "looped":
-        train.start_run = partial(train.start_run, build=looped)
-    else:
+    variant, train.Command = settings.parse(Command, argv).variant, Command
+    if variant in LOSSES:
         diffusion.diffusion_loss = LOSSES[variant]
-    train.main(flags)
+    else:
+        train.start_run = partial(train.start_run, build=looped)
+    train.main(argv)
 
 
 if __name__ == "__main__":
