@@ -196,6 +196,14 @@ def test_the_training_loss_is_the_mean_of_ell_with_weight_t():
     assert diffusion.diffusion_loss(model, x0).item() == pytest.approx(exact, abs=0.03)
 
 
+def test_the_training_loss_with_weight_1_over_t_is_the_bound():
+    model, x0 = random_model(5, 3, seed=8), torch.tensor([[3, 1, 4]]).repeat(20000, 1)
+    exact = list(diffusion.derive_bound(model, x0[0])[0].values())[1] / 3
+    torch.manual_seed(0)
+    assert diffusion.diffusion_loss(model, x0, weight="1/t").item() == pytest.approx(exact, abs=0.03)
+    assert abs(diffusion.diffusion_loss(model, x0).item() - exact) > 0.2
+
+
 def test_nelbo_equals_the_sum_over_every_mask_of_a_short_text(model):
     """Two tokens have three masks: {1}, {2} with k = 1, and {1, 2} with k = 2."""
     x0 = torch.tensor([[3, 5]])
