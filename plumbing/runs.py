@@ -46,7 +46,7 @@ class Run:
 
     PARTS = ("progress", "settings", "model", "averaged", "scaler")  # the dicts of a saved state
     MAY_CHANGE = ("steps",)  # the settings that may change when a run is resumed
-    bar = lock = threads = None  # until there are any
+    bar = lock = threads = budget = None  # until there are any
     compiled = True  # until `announce` knows better
 
     def __init__(self, folder, settings, config, tokenizer, info, fresh=False, quiet=False):
