@@ -232,9 +232,12 @@ def measure_scaling(job, device):
         return [rows[0] | {"efficiency": 1.0}]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
                "-m", "plumbing.reports.speed", json.dumps(job | {"kind": "member"})]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=files.ROOT,
-                          env=os.environ | {"OMP_NUM_THREADS": str(threads)})
-    if done.returncode:
+    for _ in range(2):  # between the choice of a port and its use, another program may take it
+        done = subprocess.run(command, capture_output=True, text=True, cwd=files.ROOT,
+                              env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+        if not done.returncode:
+            break
+    else:
         raise RuntimeError("two processes did not come together: " + (done.stderr.strip() or "?").splitlines()[-1])
     rows += [row | {"kind": "scaling"} for row in json.loads(done.stdout.splitlines()[-1])]
     return [row | {"efficiency": row["tokens_per_second"] / row["processes"] / rows[0]["tokens_per_second"]}
