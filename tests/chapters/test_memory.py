@@ -1,15 +1,19 @@
 """The promise that the 10.7M default trains in under 3 GB: counted tensor by tensor, and measured on CUDA."""
 
+import dataclasses
 from importlib import import_module
 
 import pytest
 import torch
 
+from plumbing import settings
+
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 
-BATCH, LIMIT = 64, 3e9
+COMMAND = settings.parse(training.Command, ["--config", "gpu"])
+BATCH, LIMIT = COMMAND.train.batch_size, 3e9
 
 
 def saved_for_backward(model, x0):
@@ -28,7 +32,7 @@ def saved_for_backward(model, x0):
 
 
 def test_default_model_fits_a_small_card_on_paper():
-    config = transformer.TransformerConfig(65)
+    config = dataclasses.replace(COMMAND.model, vocab_size=65)
     model = transformer.Transformer(config)
     two, four = (saved_for_backward(model, torch.zeros(n, config.seq_len, dtype=torch.long)) for n in (2, 4))
     activations = two + (BATCH - 2) * (four - two) / 2  # linear in the batch; the constant part is the 16-bit weights
@@ -39,9 +43,9 @@ def test_default_model_fits_a_small_card_on_paper():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA; the count above holds everywhere")
 def test_default_model_fits_a_small_card_measured():
-    config = transformer.TransformerConfig(65)
+    config = dataclasses.replace(COMMAND.model, vocab_size=65)
     model = transformer.Transformer(config).cuda()
-    optimizers = training.make_optimizers(model, training.TrainConfig(), torch.bfloat16)
+    optimizers = training.make_optimizers(model, COMMAND.train, torch.bfloat16)
     torch.cuda.reset_peak_memory_stats()
     for _ in range(3):
         x0 = torch.randint(65, (BATCH, config.seq_len), device="cuda")

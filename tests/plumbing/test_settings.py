@@ -1,6 +1,7 @@
 """settings.py: flags override the YAML file, which overrides the defaults; each mistake gets a clear message."""
 
 import dataclasses
+import json
 import re
 import sys
 import time
@@ -9,12 +10,12 @@ from importlib import import_module
 import pytest
 from helpers import COMMANDS, HOSTILE, refusal
 
-from plumbing import cli, devices, settings
+from plumbing import cli, devices, files, settings
 
 transformer = import_module("03_transformer")
 train = import_module("05_train")
 Model, Train = transformer.TransformerConfig, train.DiffusionTrainConfig
-NAMES = ("laptop", "hour", "gpu")  # the files of chapter 05
+NAMES = ("laptop", "shakespeare", "gpu")  # the files of chapter 05
 
 
 @pytest.fixture
@@ -45,9 +46,20 @@ def test_a_file_changes_only_what_it_says(parse):
     model, training = parse("n_layer: 2", base="")
     assert model == dataclasses.replace(usual.model, n_layer=2) and training == usual.train
     assert parse("# only a comment") == parse("") == (usual.model, usual.train)
-    model, training = parse("n_layer: 2\nbase: hour", base="")
-    hour = parse_all("--config", "hour")
-    assert model == dataclasses.replace(hour.model, n_layer=2) and training == hour.train
+    model, training = parse("n_layer: 2\nbase: shakespeare", base="")
+    shipped = parse_all("--config", "shakespeare")
+    assert model == dataclasses.replace(shipped.model, n_layer=2) and training == shipped.train
+
+
+def test_there_is_one_recipe():
+    """The settings for a GPU are those of the shipped model, for a larger one, and the shipped model had them."""
+    shipped, gpu = (parse_all("--config", name) for name in ("shakespeare", "gpu"))
+    values = [dataclasses.asdict(command.model) | dataclasses.asdict(command.train) for command in (shipped, gpu)]
+    assert {name for name in values[0] if values[0][name] != values[1][name]} == {
+        "n_layer", "n_head", "n_embd", "batch_size", "steps"}
+    config = json.loads((files.ROOT / "checkpoints" / "shakespeare" / "config.json").read_text(encoding="utf-8"))
+    used = config["model"] | config["info"]["train"] | {"compile": "auto", "vocab_size": values[0]["vocab_size"]}
+    assert used == values[0]
 
 
 def test_a_file_cannot_be_based_on_itself_or_on_nothing(parse, tmp_path):

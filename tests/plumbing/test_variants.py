@@ -70,3 +70,40 @@ def test_middle_blocks_run_twice_with_the_weights_of_a_plain_model():
     model.blocks = torch.nn.ModuleList((first, middle, middle, last))
     torch.testing.assert_close(model(tokens), looped)
     assert sum(p.numel() for p in twice.parameters()) == sum(p.numel() for p in model.parameters())
+
+
+def test_the_bound_with_schedules_is_the_entropy_for_the_true_probabilities():
+    """Texts of one token x with probability p_x. While it is masked, it is x with a probability ~ p_x t^w_x."""
+    p, w = torch.tensor([0.6, 0.3, 0.1]), torch.tensor([0.7, 1.0, 2.0])
+    t = ((torch.arange(20_000) + 0.5) / 20_000)[:, None]
+    logits = (p.log() + w * t.log())[:, None]  # (N, 1, 3)
+    costs = [variants.bound(logits, torch.full((len(t), 1), x), torch.ones(len(t), 1, dtype=torch.bool), t, w)
+             for x in range(3)]
+    total = sum((p[x] * t[:, 0] ** w[x] * costs[x]).mean() for x in range(3))
+    assert total.item() == pytest.approx(torch.special.entr(p).sum().item(), abs=2e-3)
+
+
+class Neighbour(torch.nn.Module):
+    """Texts of two equal letters: sure when the other letter is visible, and otherwise wrong about their frequencies."""
+
+    def __init__(self, log_w):
+        super().__init__()
+        self.config, self.log_w = transformer.TransformerConfig(2, 2), torch.nn.Parameter(log_w)
+
+    def forward(self, tokens, t=None):
+        other = tokens.flip(1)
+        guess = torch.tensor([2.0, 0.0, 0.0])[None, None].expand(*tokens.shape, 3)
+        return torch.where((other == 2)[..., None], guess, 6 * torch.eye(3)[other])[..., :2]
+
+
+def test_schedules_learn_by_the_gradient_of_the_bound():
+    torch.manual_seed(0)
+    x0 = torch.tensor([[0, 0], [0, 0], [1, 1], [0, 0]]).repeat(100_000, 1)
+    model = Neighbour(torch.tensor([0.2, -0.2]))
+    loss = variants.schedules(model, x0.repeat(2, 1), 1.0)
+    found = 100 * torch.autograd.grad(loss, model.log_w)[0]
+    step = torch.tensor([0.1, -0.1])
+    models = [Neighbour(model.log_w.detach() + sign * step) for sign in (1, -1)]
+    above, below = (variants.schedules_nelbo(model, x0.repeat(4, 1), 1, 10**6)[0] for model in models)
+    assert (found @ step).item() == pytest.approx((above - below) / 2, rel=0.1)
+    assert loss.item() > 0 and abs(above - below) > 0.01
