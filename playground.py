@@ -155,7 +155,8 @@ def sampling(gr, length=True):
     length = [gr.Slider(8, LONGEST, 256, step=1, label="Length", info="tokens, with the prompt")] if length else []
     sampler = gr.Dropdown(list(SAMPLERS), value="default", label="Sampler", info="default: the later passes correct")
     passes = gr.Slider(1, LONGEST, 64, step=1, label="Passes", info="a GPT needs one for each character")
-    temperature = gr.Slider(0, 2, 0.8, step=0.05, label="Temperature", info="0: always the likeliest token")
+    temperature = gr.Slider(
+        0, 2, generation.Flags.temp, step=0.05, label="Temperature", info="0: always the likeliest token")
     top_k = gr.Slider(0, 100, 0, step=1, label="Top-k", info="how many tokens to choose from; 0: all")
     seed = gr.Textbox(label="Seed", placeholder="random", info="the same number writes the same text")
     return [*length, sampler, passes, temperature, top_k, seed]

@@ -68,7 +68,8 @@ def test_the_users_flags_win(machine, monkeypatch):
     parse(machine, "--dtype", "bfloat16")
     assert formats[1:] == ["torch.bfloat16"]
     machine(None)
-    for config, *flags in (("laptop", "--config", "laptop"), ("shakespeare", "--config=shakespeare"), ("laptop", "--plain", "1")):
+    for config, *flags in (
+            ("laptop", "--config", "laptop"), ("shakespeare", "--config=shakespeare"), ("laptop", "--plain", "1")):
         assert parse(machine, *flags).config == config
     monkeypatch.setattr("sys.argv", ["05_train.py", *machine.corpus, "--device", "cpu", "--config", "shakespeare"])
     assert fitting.parse(training.Command, None)[0].config == "shakespeare"

@@ -84,7 +84,7 @@ def test_the_bound_with_schedules_is_the_entropy_for_the_true_probabilities():
 
 
 class Neighbour(torch.nn.Module):
-    """Texts of two equal letters: sure when the other letter is visible, and otherwise wrong about their frequencies."""
+    """Texts of two equal letters: sure if the other letter is visible, and otherwise wrong about their frequencies."""
 
     def __init__(self, log_w):
         super().__init__()
