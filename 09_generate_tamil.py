@@ -25,7 +25,7 @@ import torch
 
 import tamil_dataset
 from plumbing import checkpoint, cli, measures, settings, tokenizers
-from plumbing.settings import Switch
+from plumbing.settings import NonNegative, Switch
 from plumbing.tamil import letters
 
 generation = import_module("06_generate")
@@ -227,8 +227,9 @@ def report(samples, data, kural, length):
 
 @dataclass(frozen=True)
 class Command(generation.Flags):
-    """The flags of this chapter: those of chapter 06, and one more."""
+    """The flags of this chapter: those of chapter 06 with another temperature, and one more."""
 
+    temp: NonNegative = 0.8  # temperature; 0 always takes the likeliest letter, 1 leaves the model as it is
     kural: Switch = False  # write couplets of 4 and 3 words; the model fills in the letters
 
 
