@@ -33,7 +33,7 @@ diffusion = import_module("04_diffusion")
 
 MAX_LENGTH = 100_000  # positions; a slip such as {1000000} must not fill the memory
 MAX_SAMPLES = 256  # in one batch; so many samples of the shipped model need 1.3 GB
-FAST = 32, 0.85  # passes and temperature of --fast; docs/fast_decoding.md compares it with the default
+FAST = 32, 0.8  # passes and temperature of --fast; docs/fast_decoding.md compares it with the default
 MAX_RECORDED = 20_000_000  # positions × steps that --gif and --html may keep, about 300 MB
 BLANK = re.compile(r"_|\{([0-9]{1,9})\}")
 
@@ -87,7 +87,7 @@ def plan_windows(canvas, mask_id, size, steps):
     return windows
 
 
-def generate(model, canvas, steps=64, temperature=0.9, top_k=None, generator=None, denoise=diffusion.denoise):
+def generate(model, canvas, steps=64, temperature=0.95, top_k=None, generator=None, denoise=diffusion.denoise):
     """Fill the masks of canvas (B, T) for any T. Yields a `diffusion.State` of the whole canvas for each step.
 
     The first State is the canvas before any step. Tokens that are given never change, wherever they are.
@@ -128,7 +128,7 @@ class Flags:
 
     checkpoint: settings.OptionalText = None  # name or folder of a run; by default your latest, or the shipped model
     steps: settings.Count = 64  # passes for one window of the model, half of them to correct; fewer for few masks
-    temp: settings.NonNegative = 0.9  # temperature; 0 always takes the likeliest token, 1 leaves the model as it is
+    temp: settings.NonNegative = 0.95  # temperature; 0 always takes the likeliest token, 1 leaves the model as it is
     topk: settings.OptionalCount = None  # sample among this many likeliest tokens; by default among all
     len: settings.number(int, 1, MAX_LENGTH, optional=True) = None  # tokens with the prompt; usually 256, of Tamil 200
     num: settings.number(int, 1, MAX_SAMPLES) = 1  # number of samples, made in one batch
@@ -250,7 +250,7 @@ class Command(Flags):
     """The flags of this chapter."""
 
     steps: settings.OptionalCount = None  # passes for one window, half of them to correct; usually 64, with --fast 32
-    temp: OptionalTemperature = None  # temperature; 0 always takes the likeliest token; usually 0.9, with --fast 0.85
+    temp: OptionalTemperature = None  # temperature; 0 always takes the likeliest token; usually 0.95, with --fast 0.8
     fast: settings.Switch = False  # half the passes, at a lower temperature
     hub: settings.OptionalText = None  # a model on the Hugging Face Hub, OWNER/NAME; --hub alone: the published model
 
