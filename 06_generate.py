@@ -33,7 +33,7 @@ diffusion = import_module("04_diffusion")
 
 MAX_LENGTH = 100_000  # positions; a slip such as {1000000} must not fill the memory
 MAX_SAMPLES = 256  # in one batch; so many samples of the shipped model need 1.3 GB
-FAST = 32, 0.8  # passes and temperature of --fast; docs/fast_decoding.md compares it with the default
+FAST = 32, 0.85  # passes and temperature of --fast; docs/fast_decoding.md compares it with the default
 MAX_RECORDED = 20_000_000  # positions × steps that --gif and --html may keep, about 300 MB
 BLANK = re.compile(r"_|\{([0-9]{1,9})\}")
 
@@ -250,7 +250,7 @@ class Command(Flags):
     """The flags of this chapter."""
 
     steps: settings.OptionalCount = None  # passes for one window, half of them to correct; usually 64, with --fast 32
-    temp: OptionalTemperature = None  # temperature; 0 always takes the likeliest token; usually 0.95, with --fast 0.8
+    temp: OptionalTemperature = None  # temperature; 0 always takes the likeliest token; usually 0.95, with --fast 0.85
     fast: settings.Switch = False  # half the passes, at a lower temperature
     hub: settings.OptionalText = None  # a model on the Hugging Face Hub, OWNER/NAME; --hub alone: the published model
 

@@ -402,7 +402,7 @@ def test_chapter_06_writes_the_same_with_the_same_settings(write):
 
     hot = "--temp", "3"
     assert text(*hot, chapter=generation) == text(*hot, "--steps", "32", "--remask", "32")
-    assert text("--fast", chapter=generation) == text("--steps", "16", "--remask", "16", "--temp", "0.8")
+    assert text("--fast", chapter=generation) == text("--steps", "16", "--remask", "16", "--temp", "0.85")
     assert text("--fast", *hot, chapter=generation) == text("--steps", "16", "--remask", "16", *hot)
     assert text("--fast", *hot, chapter=generation) != text(*hot, chapter=generation)
 
