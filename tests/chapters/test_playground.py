@@ -427,7 +427,7 @@ def visit(server, prompt, length, passes, seed, visitor="one"):
 
 def join(server, prompt, length, passes, seed, visitor):
     """Ask for a text, and return the name of the session."""
-    data = ["tiny", prompt, length, "default", passes, 0.8, 0, str(seed)]
+    data = ["tiny", prompt, length, "default", passes, generation.Flags.temp, 0, str(seed)]
     body = {"data": data, "fn_index": server.write, "session_hash": visitor}
     requests.post(f"{server.address}/gradio_api/queue/join", json=body, timeout=30).raise_for_status()
     return visitor
