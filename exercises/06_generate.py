@@ -17,9 +17,9 @@ generation = import_module("06_generate")
 def predict_windows():
     """Predict how chapter 06's `plan_windows` cuts a long text into windows. (10 minutes)
 
-    A model reads 128 positions at once. The canvas has 200 positions, and all of them are masked. A full window gets
+    A model reads 128 positions at once. The canvas has 230 positions, and all of them are masked. A full window gets
     steps=64. Return the list of windows (left, right, steps), in order.
-    Hint: a window begins half its size before the text that it adds, and the last one is moved to the left.
+    Hint: a window begins a quarter of its size before the text that it adds, and the last one is moved to the left.
     """
     raise NotImplementedError
 

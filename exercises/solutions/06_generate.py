@@ -9,10 +9,10 @@ generation = import_module("06_generate")
 
 
 def predict_windows():
-    # The second window begins at 128 - 64 and adds 64 positions, so it gets half of the steps. The third one would
-    # begin at 192 - 64 = 128, but it is moved to 200 - 128 = 72, because a full window shows the model more text. It
-    # adds 8 positions, and 8 / 128 of 64 steps are 4.
-    return [(0, 128, 64), (64, 192, 32), (72, 200, 4)]
+    # The second window begins at 128 - 32 = 96 and adds 96 positions, so it gets 96 / 128 of 64 steps. The third one
+    # would begin at 224 - 32 = 192, but it is moved to 230 - 128 = 102, because a full window shows the model more
+    # text. It adds 6 positions, and 6 / 128 of 64 steps are 3.
+    return [(0, 128, 64), (96, 224, 48), (102, 230, 3)]
 
 
 def canvas_with_ends(start, end, length, tokenizer):

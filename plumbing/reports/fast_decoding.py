@@ -109,8 +109,8 @@ have bought one measure with another. The last column is the mean of the four di
 
 *Default* is chapter 06 as it is: half of the passes write characters in a random order, far from each other, and half
 of them correct. *GPT with KV cache* keeps the keys and values of earlier characters. A dLLM writes a text that is
-longer than its window in several windows. Each window starts half a window after the previous one, and a cache lasts
-for one window.
+longer than its window in several windows. Each window starts a quarter of a window before the text that it adds, and a
+cache lasts for one window.
 
 Compare numbers only within one table. The shares of distinct runs fall with the number and the length of the texts,
 because the runs of all texts are counted together. All ways take turns to write one text, which gives the speed for one

@@ -8,17 +8,17 @@ import torch.nn.functional as F
 
 def windows_side_by_side():
     """Windows that do not overlap."""
-    return [(0, 128, 64), (128, 200, 36)]
+    return [(0, 128, 64), (128, 230, 51)]
 
 
 def last_window_not_moved():
     """The last window is not full."""
-    return [(0, 128, 64), (64, 192, 32), (128, 200, 4)]
+    return [(0, 128, 64), (96, 224, 48), (192, 230, 3)]
 
 
 def all_steps_for_each_window():
     """A window with few masks gets as many steps as a full one, as far as it has masks."""
-    return [(0, 128, 64), (64, 192, 64), (72, 200, 8)]
+    return [(0, 128, 64), (96, 224, 64), (102, 230, 11)]
 
 
 def masks_of_the_whole_length(start, end, length, tokenizer):
