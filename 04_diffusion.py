@@ -171,7 +171,7 @@ def scattered(confidence, masked, count, generator=None):
 
 
 @torch.no_grad()
-def denoise(model, canvas, steps=64, temperature=0.95, top_k=None, select=scattered, mend=0.5, generator=None):
+def denoise(model, canvas, steps=64, temperature=1.0, top_k=None, select=scattered, mend=0.5, generator=None):
     """Replace the masks of `canvas` (B, T) in `steps` forward passes, or in fewer if it has few masks. Yields `State`s.
     Each of the first passes proposes a token for every mask, and the rule `select` chooses which ones to write. The
     last passes, a share `mend` of all, correct what these wrote. Given tokens never change."""

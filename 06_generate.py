@@ -88,7 +88,7 @@ def plan_windows(canvas, mask_id, size, steps):
     return windows
 
 
-def generate(model, canvas, steps=64, temperature=0.95, top_k=None, generator=None, denoise=diffusion.denoise):
+def generate(model, canvas, steps=64, temperature=1.0, top_k=None, generator=None, denoise=diffusion.denoise):
     """Fill the masks of canvas (B, T) for any T. Yields a `diffusion.State` of the whole canvas for each step.
 
     The first State is the canvas before any step. Tokens that are given never change, wherever they are.
@@ -129,7 +129,7 @@ class Flags:
 
     checkpoint: settings.OptionalText = None  # name or folder of a run; by default your latest, or the shipped model
     steps: settings.Count = 64  # passes for one window of the model, half of them to correct; fewer for few masks
-    temp: settings.NonNegative = 0.95  # temperature; 0 always takes the likeliest token, 1 leaves the model as it is
+    temp: settings.NonNegative = 1.0  # temperature; 0 always takes the likeliest token, 1 leaves the model as it is
     topk: settings.OptionalCount = None  # sample among this many likeliest tokens; by default among all
     len: settings.number(int, 1, MAX_LENGTH, optional=True) = None  # tokens with the prompt; usually 256, of Tamil 200
     num: settings.number(int, 1, MAX_SAMPLES) = 1  # number of samples, made in one batch
@@ -251,7 +251,7 @@ class Command(Flags):
     """The flags of this chapter."""
 
     steps: settings.OptionalCount = None  # passes for one window, half of them to correct; usually 64, with --fast 32
-    temp: OptionalTemperature = None  # temperature; 0 always takes the likeliest token; usually 0.95, with --fast 0.85
+    temp: OptionalTemperature = None  # temperature; 0 always takes the likeliest token; usually 1, with --fast 0.85
     fast: settings.Switch = False  # half the passes, at a lower temperature
     hub: settings.OptionalText = None  # a model on the Hugging Face Hub, OWNER/NAME; --hub alone: the published model
 
