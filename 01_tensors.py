@@ -219,7 +219,7 @@ def bigram_entropy(text):
 def train_bigram(tokens, vocab_size, steps=1500, lr=10.0):
     """Return a Bigram trained by gradient descent on tokens (T,), and its loss at each step, in nats per character."""
     model = Bigram(vocab_size)
-    # A learning rate of 10 is safe only here: the loss is convex, and each row gets a small share of its gradient.
+    # A learning rate of 10 is safe only here: the loss is convex, and each row of the table has a small gradient.
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     losses = []
     for _ in range(steps):

@@ -45,7 +45,7 @@ def attention(q, k, v, mask=None):
 def rotary_table(positions, head_dim, base=10000.0):
     """The cosine and sine of position × frequency, each (T, head_dim / 2) (RoFormer, Su et al. 2021, arXiv:2104.09864).
 
-    positions: (T,). High frequencies tell near positions apart, low ones far positions: from 1 to about 1 / base.
+    positions: (T,). Frequencies fall from 1 to about 1 / base: high ones tell near positions apart, low ones far ones.
     """
     frequency = base ** (-torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
     angle = positions.float()[:, None] * frequency[None, :]  # (T, head_dim/2)
@@ -159,7 +159,7 @@ def show_three_lines():
         row = " ".join(f"{w:6.3f}" for w in weights[0].tolist())
         print(f"  {factor:2} x key 2     {row} {y.item():10.2f}")
 
-    print("\n  Why √d: products of random vectors grow with their length, and softmax then chooses one key.")
+    print("\n  Why √d: products of random vectors grow with their size d, and softmax then chooses one key.")
     print("     d   std of q·k      largest of 16 weights: raw   divided by √d")
     for d in (4, 64, 1024):
         q, k = torch.randn(200, d), torch.randn(16, d)
@@ -236,7 +236,7 @@ def show_rotary():
         rotated = (rotate(x, rotary_table(torch.tensor([p]), 64)) for x, p in ((q, m), (k, n)))
         return torch.linalg.vecdot(*rotated).item()
 
-    print("  The product of a query at position m and a key at n depends on m and n only through their distance:")
+    print("  The product of a query at position m and a key at n depends on m and n only through m - n:")
     print("  m - n     n = 0    n = 10   n = 100")
     for distance in (0, 1, 5, 20):
         row = [score(n + distance, n) for n in (0, 10, 100)]

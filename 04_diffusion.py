@@ -4,7 +4,7 @@
 
 A GPT learns to predict the next character. A masked diffusion model learns to predict any hidden characters from the
 visible ones. To write, it starts from masks alone and replaces them by characters in a few passes. You will see its
-loss in ten lines, why this loss bounds the probability of a text, and a model that learns four sentences by heart.
+loss in ten lines, a form of it that bounds the probability of a text, and a model that learns four texts by heart.
 """
 
 import math
@@ -38,7 +38,7 @@ def simple_loss(model, x0, generator=None):
     return F.cross_entropy(logits[masked], x0[masked])  # compare only where the answer was hidden
 
 
-# 2. What the loss estimates
+# 2. From the loss to a bound on the probability of a text
 # A good model gives a high probability p(text) to real text. The negative log-likelihood (NLL) is -log p(text), in
 # nats. Let the model write T tokens in a random order, one per pass. By the chain rule
 #     log p(text | order) = sum over i of log p(token at order[i] | tokens at order[0] ... order[i-1]).
@@ -105,7 +105,7 @@ def nelbo(model, x0, draws=1, batch_size=64, seed=0, given=0):
 
     It averages Σ loss / k, which is (T/k Σ loss) / T, over `draws` random masks per row (LLaDA, Nie et al. 2025,
     arXiv:2502.09992, equation 6). The first `given` tokens are never masked and do not count. The seed fixes the masks,
-    so that all models meet the same ones. The error describes the choice of masks, not the choice of texts.
+    so that all models meet the same ones. The error is that of random masks, enlarged by differences between texts.
     """
     generator = torch.Generator(x0.device).manual_seed(seed)
     x0 = x0.repeat(draws, 1)
@@ -116,8 +116,8 @@ def nelbo(model, x0, draws=1, batch_size=64, seed=0, given=0):
         xt = mask_exactly(rows, ks, model.config.mask_id, generator, given)
         bounds.append(masked_cross_entropy(model, rows, xt, ks / (T + given)).sum(1) / ks)
     bounds = torch.cat(bounds)[k.argsort()].cpu().double()  # (N,) from few masks to many
-    # Spreading k evenly (stratification) removes the variance between noise levels. The error comes from neighbours in
-    # this list, which have almost the same k (Cochran 1977, Sampling Techniques, section 5A.12).
+    # Spreading k evenly (stratification) removes the variance between noise levels. We compute the error from pairs of
+    # neighbours in this list, which have almost the same k (Cochran 1977, Sampling Techniques, section 5A.12).
     pairs = bounds[: N // 2 * 2].view(-1, 2)
     return bounds.mean().item(), (pairs.diff().square().sum().sqrt() / N).item()
 
@@ -127,7 +127,7 @@ def diffusion_loss(model, x0, t_max=1.0, generator=None, weight="equal"):
     """simple_loss with less variance: the shares of masks in the rows of x0 (B, T) are spread evenly up to t_max.
 
     weight "1/t": all rows count the same, which estimates the NELBO, the mean of ℓ(t). The default "equal": all masked
-    tokens do, which gives ℓ(t) the weight t, and more than the NELBO. Both are lowest for the true probabilities.
+    tokens do, so ℓ(t) has the weight t, and the loss exceeds the NELBO. Both are lowest for the true probabilities.
     """
     B, T = x0.shape
     k = 1 + (sampling.stratified(B, x0.device, generator) * t_max * T).long().clamp(max=T - 1)  # (B,)
@@ -164,8 +164,8 @@ def by_confidence(confidence, masked, count, generator=None):
 
 def scattered(confidence, masked, count, generator=None):
     """Selection rule: `count` (B,) random positions that are far from each other. Tokens of one pass do not see each
-    other, and neighbours depend on each other most. Unlike by_confidence, this rule does not write common words first,
-    which makes a text repeat them (chapter 11)."""
+    other, and neighbours depend on each other most. by_confidence writes common words first, so that a text repeats
+    them (chapter 11). This rule does not."""
     score = torch.rand(confidence.shape, device=confidence.device, generator=generator)
     return sampling.top_ranked(sampling.distance_to_surer(score, masked) + score, masked, count)
 
@@ -202,7 +202,7 @@ def doubtful(confidence, written, generator=None):
 def correct(model, mask_id, state, written, steps, temperature, top_k=None, generator=None):
     """Write some of the positions `written` (B, T) again in each of `steps` passes. Yields the next `State`s. A token
     may not fit what was written later or in the same pass. So each pass hides doubtful tokens and draws them again, now
-    with the text around them (after ReMDM, Wang et al. 2025, arXiv:2503.00307). The temperature falls to 0."""
+    with the text around them (after ReMDM, Wang et al. 2025, arXiv:2503.00307). The temperature falls towards 0."""
     for step in range(steps):
         back = doubtful(state.confidence, written, generator)  # (B, T)
         logits = model(state.canvas.masked_fill(back, mask_id), back.float().mean(1))  # (B, T, V)

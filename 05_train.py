@@ -84,7 +84,7 @@ class TrainConfig:
     clip: number(float, 1e-9) = 1.0  # largest norm of the gradient
     ema: number(float, 0, 0.99999) = 0.995  # decay factor of the averaged weights, which are evaluated and saved
     evaluate_every: Count = 500  # steps between two evaluations
-    evaluate_windows: number(int, 2) = 256  # windows of validation text per evaluation; the last one uses all
+    evaluate_windows: number(int, 2) = 256  # windows of validation text per evaluation; the last one uses all it can
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # number format of the matrix products
     compile: Literal["auto", "on", "off"] = "auto"  # torch.compile; auto: with CUDA, or a C++ compiler on Linux
     seed: Seed = 1  # seed of the weights, batches and masks
@@ -152,7 +152,7 @@ class Trainer:
         self.dtype = devices.pick_dtype(config.dtype, self.device)
         self.averaged = copy.deepcopy(model).eval().requires_grad_(False)
         network = distribute(model, self.averaged, self.dtype)
-        # Muon multiplies matrices several times in a row, which would overflow in float16.
+        # Muon converts gradients to this format before it scales them; small ones would become 0 in float16.
         self.optimizers = make_optimizers(model, config, torch.float32 if self.dtype == torch.float16 else self.dtype)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         if self.dtype == torch.bfloat16 and self.device.type == "cpu":  # plain products have the faster gradient there
@@ -192,7 +192,7 @@ class Trainer:
                 "optimizers": [o.state_dict() for o in self.optimizers], "scaler": self.scaler.state_dict()}
 
     def restore(self, state, step):
-        """Continue from `state` as if training had never stopped. On a CPU every later number is the same."""
+        """Continue from `state`. On a CPU with as many threads, every later number is as without the interruption."""
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         for optimizer, values in zip(self.optimizers, state["optimizers"]):
@@ -253,7 +253,7 @@ def train(trainer, train_data, val_data, objective, run):
         model = trainer.averaged
         mean, error = run.budget.evaluate(objective.evaluate, model, some_windows, 1)
         keep = run.improved(mean)
-        if run.finished:  # the number to report: of the best weights, on all windows, with four draws of masks
+        if run.finished:  # the number to report: the best weights, all windows if there is time, four draws of masks
             model = model if keep else checkpoint.load(run.folder, trainer.device, type(trainer.model))[0]
             mean, error = objective.evaluate(model, windows_of(val_data, window, run.budget.affordable()), 4)
         record = {"step": trainer.step, "best_step": run.progress["best_step"], objective.measure: mean, "error": error,
@@ -279,7 +279,7 @@ class Command(runs.RunFlags):
 
 
 def start_run(command, kind, model_config, objective, tokenizer, corpus, parts, build=transformer.Transformer):
-    """Train a model of `kind` with the flags `command` on `parts` (training and validation text): the run's folder."""
+    """Train a model of `kind` on `parts` (training and validation text) with the flags `command`. Return its folder."""
     device, config = devices.pick_device(command.device), command.train
     folder = runs.folder_of(command.run, kind, corpus.name, command.config)
     devices.check_memory(device, config.batch_size // config.accumulate, model_config)

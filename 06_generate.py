@@ -68,12 +68,12 @@ def parse_infill(text, tokenizer):
 
 
 def plan_windows(canvas, mask_id, size, steps):
-    """Windows of at most `size` positions that together cover canvas (B, T): a list of (left, right, steps), in order.
+    """Windows of at most `size` positions with all masks of canvas (B, T): a list of (left, right, steps), in order.
 
     A window begins a quarter of its size before the text that it adds, so that the model continues from known text. The
     last window is moved to the left until it is full. On a canvas of several windows, `steps` is the number for a
     window full of masks, and a window with fewer masks gets proportionally fewer. So all windows together take as many
-    steps for any overlap; but with more overlap, fewer of them see a given place. At most half of the steps of a window
+    steps for any overlap; but with more overlap, fewer of them work on a place. At most half of the steps of a window
     correct what the others wrote, so no window gets more than two steps for each mask.
     """
     length, windows, done = canvas.shape[1], [], 0

@@ -167,7 +167,7 @@ def read_run(folder):
 def draw_curves(curves, path):
     """Draw validation losses against steps, tokens and seconds, into the PNG file `path`. curves: from `read_run`.
 
-    A star marks the last evaluation: the weights that were kept, measured on the whole validation split.
+    A star marks the last evaluation. At the end of a run, it measures the weights that are kept.
     """
     plt = figures.pyplot()
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.4), sharey=True, layout="constrained")
@@ -184,7 +184,7 @@ def draw_curves(curves, path):
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="validation loss, nats per character")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", title="star: the weights kept, on the whole split")
+    figure.legend(handles, labels, loc="outside upper center", title="star: the last evaluation")
     figures.write_figure(figure, path, dpi=130)
     plt.close(figure)
 
