@@ -150,8 +150,8 @@ chapter 06, its flag --fast, and the GPT at the temperature at which its largest
 the first two were chosen with the shipped model on other texts ([logs/sampler-search-2.txt](logs/sampler-search-2.txt),
 [logs/sampler-search-3.txt](logs/sampler-search-3.txt)). But earlier measurements of this page decided that the
 temperatures had to be changed: with 0.9 and 0.95, the default's judge's NLL was too low at 1,024 characters, and with
-0.8, the texts of `--fast` were less varied than the default's. A verdict compares a way with the GPT: it is further from
-real text if the distances differ by more than two standard errors. `--fast` is also compared with the default.
+0.8, the texts of `--fast` were less varied than the default's. A verdict compares a way with the GPT: it is further
+from real text if the distances differ by more than two standard errors. `--fast` is also compared with the default.
 
 {distances(part, gpt)}
 
