@@ -58,7 +58,7 @@ def nll(model, windows, batch_size=64):
     The chain rule, -log p(x1 … xT | x0) = -Σ log p(xi | x0 … xi-1), makes it exact: nothing is drawn at random. The
     error is the sampling error of the text. Two models that are measured on the same windows share most of it.
     """
-    return measures.mean_and_error(nll_by_position(model, windows, batch_size).double().mean(1))
+    return measures.mean_and_error(nll_by_position(model, windows, batch_size).cpu().double().mean(1))
 
 
 def next_token(start):

@@ -63,7 +63,7 @@ def load(folder, device="cpu", build=transformer.Transformer):
             embedded = (file.metadata() or {}).get("config")
             config = json.loads(embedded or (folder / "config.json").read_text(encoding="utf-8"))
             shape, info = checked_shape(config["model"], len(file.keys())), config["info"]
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}
+            weights = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in file.keys()}
         states.check_info(info)
         wiring, wanted = config.get("wiring"), getattr(build, "wiring", None)
         if "wiring" in config and wiring != "hybrid":

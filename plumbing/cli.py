@@ -75,12 +75,15 @@ def check_words(words):
 def explain(error, out_of_memory):
     """Return what the user can do about an error that is not a mistake of the program; None if it may be one."""
     # The class is compared by name, because programs without a model need not wait until torch is imported.
-    if type(error).__name__ == "OutOfMemoryError":
+    full = isinstance(error, RuntimeError) and re.search("out of memory|ALLOC_FAILED", str(error))  # of MPS, of cuBLAS
+    if type(error).__name__ == "OutOfMemoryError" or full:
         return f"out of GPU memory: {out_of_memory}"
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
         return f"out of memory: {out_of_memory}"
     if line := no_room(error):
         return line
+    if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+        return f"PyTorch cannot compile the model ({foreign.reason(error)}): use --compile off"
     if isinstance(error, OSError) and error.filename:
         if error.errno in (errno.EACCES, errno.EROFS):
             return f"no permission for {error.filename}: change it, or work in a folder of your own"

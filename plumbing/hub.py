@@ -148,9 +148,14 @@ def fetch(repo=ADDRESSES[0], kind="dllm"):
         return folder
     if folder.exists():
         raise cli.UserError(f"{folder} is in the way and holds no model: move it away")
-    with files.whole_folder(folder) as new:
-        source = fetch_published(kind, new) if is_published else fetch_ours(repo, new)
-        check_model(new, repo)
+    try:
+        with files.whole_folder(folder) as new:
+            source = fetch_published(kind, new) if is_published else fetch_ours(repo, new)
+            check_model(new, repo)
+    except OSError:
+        if (folder / "model.safetensors").is_file():  # another program has fetched it in the meantime
+            return folder
+        raise
     print(f"fetched {source}; from now on it is in {folder}", file=sys.stderr)
     return folder
 

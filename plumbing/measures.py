@@ -149,4 +149,4 @@ def exact_characters(filler, windows, blank, batch_size=64):
     start = (windows.shape[1] - blank) // 2
     end = start + blank
     right = [filler(rows, start, end) == rows[:, start:end] for rows in windows.split(batch_size)]
-    return mean_and_error(torch.cat(right).double().mean(1))
+    return mean_and_error(torch.cat(right).cpu().double().mean(1))

@@ -53,11 +53,14 @@ def join(name):
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun started this process
         cli.end_with_parent()
-    device = devices.pick_device(name)
+    here = int(os.environ.get("LOCAL_RANK", rank))  # number among the processes of this machine
+    if world > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        if here >= torch.cuda.device_count():
+            raise cli.UserError(f"{torch.cuda.device_count()} GPUs are here: start at most so many processes")
+        name = f"cuda:{here}"
+        torch.cuda.set_device(here)
+    device = devices.pick_device("cpu" if world > 1 and name == "auto" else name)
     if world > 1:
-        if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
     else:
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # this is expected with one process

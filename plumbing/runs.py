@@ -113,6 +113,7 @@ class Run:
     def begin(self, trainer, *evaluation):
         """Restore a saved state, remove later lines of the log, start the clock. evaluation: see Budget.rehearse."""
         torch.set_flush_denormal(True)  # numbers below 1e-38 become 0, because CPUs are very slow with them
+        asked = self.saved and self.saved["settings"].get("steps") != self.config.steps  # another number of steps
         if self.saved:
             self.restore(trainer)
         self.saved = None
@@ -121,7 +122,7 @@ class Run:
         self.threads = threads.Threads(getattr(trainer, "device", "cpu"))
         if not self.finished:
             self.threads.choose()
-        limit = 60 * self.config.minutes if self.steps == self.config.steps else 0  # a resumed run keeps its plan
+        limit = 0 if asked or self.steps != self.config.steps else 60 * self.config.minutes  # the plan stands
         self.budget = budget.Budget(limit, self.steps, self.config.evaluate_every, self.seconds, trainer.step,
                                     self.compiled)
         self.handler = signal.signal(signal.SIGINT, self.interrupt)
@@ -169,7 +170,7 @@ class Run:
 
     def improved(self, value):
         """Return whether an evaluation is the best one so far (lower is better), and remember it if so."""
-        if value > self.progress["lowest"]:
+        if not value <= self.progress["lowest"]:  # it is higher, or not a number
             return False
         self.progress |= {"lowest": value, "best_step": self.progress["step"]}
         return True
@@ -240,8 +241,7 @@ def load_saved(folder, settings, fresh, parts=Run.PARTS, may_change=Run.MAY_CHAN
     saved = load_state(folder, parts)
     if (folder / "model.safetensors").is_file() and not (folder / "log.jsonl").is_file() and not fresh:
         raise cli.UserError(f"{folder} holds a model that cannot be trained further; use --run NEW_NAME, or --fresh")
-    changed = [key for key in settings
-               if saved and key not in may_change and saved["settings"].get(key) != settings[key]]
+    changed = [k for k in settings if saved and k not in may_change and saved["settings"].get(k) != settings[k]]
     if changed:
         raise cli.UserError(f"run {folder.name} was started with a different {', '.join(changed)}; "
                             "use --run NEW_NAME or --fresh")

@@ -4,6 +4,7 @@ The file is written once, and its checksum is verified each time it is opened. T
 JSON Lines files, or a data set of the Hugging Face Hub.
 """
 
+import glob
 import hashlib
 import json
 import math
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from plumbing import cli, corpora, files, settings, tokenizers
+from plumbing import cli, corpora, files, settings, states, tokenizers
 from plumbing.settings import Natural, number
 
 BATCH = 1 << 22  # number of characters that are tokenised at once
@@ -76,8 +77,11 @@ def texts(config):
             if config.column not in row:
                 raise cli.UserError(f"{config.dataset} has no column {config.column!r}; "
                                     f"--column must be one of {', '.join(row)}")
-            if row[config.column]:
-                yield row[config.column]
+            value = row[config.column]
+            if not isinstance(value, str) and not (isinstance(value, list) and all(type(i) is int for i in value)):
+                raise cli.UserError(f"column {config.column!r} holds {type(value).__name__}, not text or token ids")
+            if value:
+                yield value
     except (cli.UserError, GeneratorExit):
         raise
     except Exception as error:  # the package and the network raise many kinds of exceptions
@@ -143,7 +147,7 @@ def prepare(config, folder=None, wait=False):
     written to `folder` (data/tokens) once. Its name depends on all settings that change its contents, and on the size
     and date of a local source. wait: let another process write it, and wait for that. UserError if the file is damaged.
     """
-    source = sorted(Path().glob(config.dataset) if "*" in config.dataset else [Path(config.dataset)])
+    source = sorted(map(Path, glob.glob(config.dataset))) if "*" in config.dataset else [Path(config.dataset)]
     stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in source if path.is_file()]
     if is_local(config.dataset) and not stamps:
         raise cli.UserError(f"no file {config.dataset!r}")
@@ -158,13 +162,15 @@ def prepare(config, folder=None, wait=False):
         tokenizer = tokenizers.CharTokenizer.from_text("".join(texts(config)))
     else:
         tokenizer = {"bpe": tokenizers.BytePairs, "bytes": tokenizers.Bytes}[config.tokenizer]()
-    if not about.is_file() and not wait:
+    if not (about.is_file() and path.is_file()) and not wait:
         info = write(path, config, tokenizer)  # a killed process leaves no file of this name
         with files.whole_file(about) as partial:  # written last: if it exists, the tokens are complete
             partial.write_text(json.dumps(info | what, indent=2) + "\n", encoding="utf-8")
-    while not about.is_file():
+    while not (about.is_file() and path.is_file()):
         time.sleep(1)
-    info = json.loads(about.read_text(encoding="utf-8"))
+    with states.reading(about, "delete it to write the tokens again"):
+        info = json.loads(about.read_text(encoding="utf-8"))
+        states.check(info, {}, ("sha256", "tokens", "documents"))
     with open(path, "rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != info["sha256"]:
             raise cli.UserError(f"{path} is damaged: delete it and {about.name} to write them again")

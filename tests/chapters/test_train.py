@@ -373,6 +373,25 @@ def test_a_finished_run_goes_on_with_more_steps(runs_folder, command, capsys):
     assert [record["step"] for record in log_of(runs_folder / "mine")][-2:] == [5, 8]
 
 
+def test_a_finished_run_with_a_time_budget_goes_on_with_more_steps(runs_folder, command):
+    """The budget is spent. It must neither end the run after one step nor shorten the last evaluation."""
+    command = [*command, "--run", "mine", "--minutes", "0.03"]
+    train.main([*command, "--steps", "100000"])
+    done = runs.load_state(runs_folder / "mine")["progress"]["step"]
+    train.main([*command, "--steps", str(done + 7)])
+    after = runs.load_state(runs_folder / "mine")["progress"]
+    assert after["step"] == after["steps"] == done + 7
+    assert "windows" not in log_of(runs_folder / "mine")[-1]
+
+
+def test_an_evaluation_that_is_not_a_number_is_not_the_best(runs_folder, command, monkeypatch):
+    values = iter([3.0, math.nan, 2.0, 2.0])
+    monkeypatch.setattr(diffusion, "nelbo", lambda model, windows, draws: (next(values), 0.1))
+    train.main([*command, "--run", "mine", "--steps", "15", "--evaluate-every", "5"])
+    assert runs.load_state(runs_folder / "mine")["progress"]["lowest"] == 2.0
+    assert [record["best_step"] for record in log_of(runs_folder / "mine")] == [5, 5, 15]
+
+
 def test_fresh_starts_again_over_a_damaged_state(runs_folder, command):
     (runs_folder / "mine").mkdir(parents=True)
     (runs_folder / "mine" / "train_state.pt").write_bytes(b"damaged")

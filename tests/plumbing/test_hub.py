@@ -492,6 +492,18 @@ def ours(tmp_path, tiny):
 # From the Hub
 
 
+def test_two_programs_that_fetch_the_same_model(runs_folder, monkeypatch, tiny, capsys):
+    """The one that comes second uses the model of the first."""
+    def slow(repo, folder):
+        checkpoint.save(folder, tiny.model, tiny.tokenizer, {"kind": "dllm"})
+        checkpoint.save(runs_folder / "a--b", tiny.model, tiny.tokenizer, {"kind": "dllm"})  # meanwhile
+        return repo
+
+    monkeypatch.setattr(hub, "fetch_ours", slow)
+    assert hub.fetch("a/b") == runs_folder / "a--b" and checkpoint.load(runs_folder / "a--b")
+    assert [path.name for path in runs_folder.iterdir()] == ["a--b"]
+
+
 def test_the_published_dllm_is_fetched_once_and_written_with(place):
     """The file is at the last of the four possible addresses."""
     saved, reference = make_published()

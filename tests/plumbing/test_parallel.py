@@ -126,6 +126,15 @@ def test_processes_of_torchrun_end_with_it(monkeypatch):
     assert watched
 
 
+def test_more_processes_than_gpus(monkeypatch):
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):  # without LOCAL_RANK, which some launchers do not set
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(cli.UserError, match="1 GPUs"):
+        parallel.join("auto")
+
+
 def test_all_processes_end_if_one_refuses(tmp_path, monkeypatch, tiny):
     """Whether the first process refuses or another one, each raises an error and none waits for ever."""
     config = make_config(steps=9)

@@ -127,6 +127,10 @@ def test_texts_become_one_checked_file(parquet, tmp_path):
     damaged[7] ^= 1
     path.write_bytes(damaged)
     assert "damaged" in refusal(prepare, tmp_path, dataset=str(parquet)) and path.name in str(path)
+    path.unlink()  # to free space
+    assert tokenizer.decode(prepare(tmp_path, dataset=str(parquet))[0].tolist()) == texts
+    path.with_suffix(".json").write_text("{}")
+    assert "sha256 is missing" in refusal(prepare, tmp_path, dataset=str(parquet))
 
 
 def test_a_data_set_of_tokens(parquet, bpe, tmp_path):
@@ -144,6 +148,7 @@ def test_text_files(tmp_path):
     assert tokenizer.kind == "char" and len(characters) < len(tokens)
     path.with_suffix(".jsonl").write_text('{"text": "a"}\n{"text": "bc"}\n')
     assert prepare(tmp_path, dataset=str(path.with_suffix(".jsonl")))[0].tolist() == [97, 256, 98, 99, 256]
+    assert prepare(tmp_path, dataset=str(tmp_path / "*.jsonl"))[0].tolist() == [97, 256, 98, 99, 256]
 
 
 def test_a_text_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
@@ -164,6 +169,10 @@ def test_data_that_cannot_be_read(parquet, tmp_path, monkeypatch):
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     assert "cannot read" in refusal(prepare, tmp_path, dataset=str(tmp_path / "bad.parquet"))
     assert "bytes" in refusal(prepare, tmp_path, dataset=str(parquet), tokenizer="chars")
+    (tmp_path / "labels.jsonl").write_text('{"label": 5, "words": ["a"]}\n')
+    for column, kind in (("label", "int"), ("words", "list")):
+        said = refusal(prepare, tmp_path, dataset=str(tmp_path / "labels.jsonl"), column=column)
+        assert f"column {column!r} holds {kind}" in said
     (tmp_path / "empty.jsonl").write_text('{"text": ""}\n')
     assert "no text" in refusal(prepare, tmp_path, dataset=str(tmp_path / "empty.jsonl"))
     monkeypatch.setitem(sys.modules, "datasets", None)
