@@ -289,7 +289,7 @@ def start_run(command, kind, model_config, objective, tokenizer, corpus, parts, 
         raise cli.UserError(f"{corpus.name} is too short for windows of {model_config.seq_len}; lower --seq-len")
     wanted = asdict(model_config) | asdict(config) | {"corpus": corpus.sha256}
     info = {"kind": kind, "corpus": corpus.name, "corpus_sha256": corpus.sha256, "source": corpus.source,
-            "settings": command.config, "train": asdict(config)} | runs.provenance()
+            "settings": command.config, "train": asdict(config)} | runs.provenance(device)
     with runs.Run(folder, wanted, config, tokenizer, info, command.fresh) as run:
         torch.manual_seed(config.seed)
         model = build(model_config).to(device)

@@ -282,7 +282,7 @@ def start(argv):
     wanted = dataclasses.asdict(config) | resolved["model"] | {
         "data": made["sha256"], "documents": source.documents, "validation": source.validation}
     info = {"kind": "dllm", "corpus": source.dataset, "corpus_sha256": made["sha256"], "settings": resolved,
-            "processes": team.world} | runs.provenance()
+            "processes": team.world} | runs.provenance(team.device)
     with parallel.TeamRun(team, transformer.Transformer, folder, wanted, config, tokenizer, info, command.fresh) as run:
         torch.manual_seed(config.seed)
         model = make_model(model_config, config).to(team.device)

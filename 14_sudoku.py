@@ -136,7 +136,7 @@ def train(command, kind):
     folder = runs.folder_of(name, kind, "sudoku", command.config)
     wanted = asdict(model_config) | asdict(config) | {"puzzles": command.puzzles}
     info = {"kind": kind, "puzzles": command.puzzles, "settings": command.config, "train": asdict(config)}
-    with runs.Run(folder, wanted, config, tokenizer, info | runs.provenance(), command.fresh) as run:
+    with runs.Run(folder, wanted, config, tokenizer, info | runs.provenance(device), command.fresh) as run:
         puzzles, solutions = grids.tokens_of(grids.puzzle_file(command.puzzles, seed=1)).to(device).unbind(1)  # (N, 81)
         torch.manual_seed(config.seed)
         model = told(transformer.Transformer(model_config)).to(device)

@@ -256,7 +256,7 @@ def train(command):
     info = {"kind": "robot-path", "corpus": "generated paths", "settings": command.config, "train": asdict(config)}
     folder = runs.folder_of(command.run or Path(command.config).stem, "robot-path", "paths", command.config)
     wanted, tokenizer = asdict(shape) | asdict(config), tokenizers.Cells(SIDE)
-    with runs.Run(folder, wanted, config, tokenizer, info | runs.provenance(), command.fresh) as run:
+    with runs.Run(folder, wanted, config, tokenizer, info | runs.provenance(device), command.fresh) as run:
         torch.manual_seed(config.seed)
         model = make_model(shape).to(device)
         print(f"{transformer.count_parameters(model):,} parameters, settings {command.config!r}, run {folder.name}")

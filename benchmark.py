@@ -131,7 +131,8 @@ class Command:
 
 def main(argv=None):
     command = settings.parse(Command, argv)
-    device, out, origin = devices.pick_device(command.device), command.out, runs.provenance()
+    device, out = devices.pick_device(command.device), command.out
+    origin = runs.provenance(device)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     cpu, cores = devices.processor_name(), os.cpu_count()
     if out and (out.is_dir() or not out.absolute().parent.is_dir()):

@@ -30,10 +30,13 @@ def processor_name():
     return getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor() or "CPU"
 
 
-def machine():
-    """Return the name of the GPU, or of the processor with the numbers of its cores and of PyTorch's threads."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def machine(device=None):
+    """Return the name of the GPU, or of the processor with the numbers of its cores and of PyTorch's threads.
+
+    device: the torch.device that does the work, by default the GPU if there is one.
+    """
+    if torch.cuda.is_available() and (device is None or device.type == "cuda"):
+        return torch.cuda.get_device_name(device)
     cores, threads = os.cpu_count(), torch.get_num_threads()
     return f"{processor_name()}, {platform.machine()}, {cores} cores, {threads} threads"
 

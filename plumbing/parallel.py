@@ -11,6 +11,7 @@
 import os
 import shutil
 import signal
+import time
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
@@ -203,6 +204,7 @@ class TeamRun(runs.Run):
 
     def __init__(self, team, model_class, folder, settings, config, tokenizer, info, fresh=False):
         self.team, self.model_class, self.interrupted, self.loss = team, model_class, False, 0.0
+        self.looked, self.look = (0, 0.0), 0  # step and time of the last common sum, and the step of the next one
         refusal = None
         for turn in (team.lead, not team.lead):  # with --fresh the first process deletes files before the others read
             if turn and not refusal:
@@ -221,6 +223,7 @@ class TeamRun(runs.Run):
     def begin(self, trainer):
         self.watch = watcher(self.config.watch if self.team.lead else "none", self.folder, self.settings)
         super().begin(trainer)
+        self.looked = trainer.step, time.monotonic()
         signal.signal(signal.SIGTERM, self.interrupt)  # clusters and torchrun ask a process to stop with this signal
 
     def restore(self, trainer):
@@ -234,13 +237,16 @@ class TeamRun(runs.Run):
     def count_step(self, trainer, loss):
         """Count a finished step. At some steps, sum the loss over all processes, and decide together whether to stop.
 
-        self.loss is the last such sum. Summing waits for the device and all processes, so not every step does it.
+        self.loss is the last such sum. Summing waits for the device and all processes, so not every step does it. But
+        torchrun kills a process 30 seconds after it was asked to stop, so slow steps are summed more often.
         """
         self.progress["step"] = step = trainer.step
         alone = self.interrupted and self.team.world == 1
-        if alone or self.wants_an_evaluation() or step % runs.GLANCE_EVERY == 0:
-            self.loss, requests = self.team.total(loss.item(), self.interrupted)
-            self.stopped = requests > 0
+        if alone or self.wants_an_evaluation() or step >= self.look:
+            pace = (time.monotonic() - self.looked[1]) / (step - self.looked[0])  # seconds per step
+            self.loss, requests, pace = self.team.total(loss.item(), self.interrupted, pace / self.team.world)
+            self.looked, self.stopped = (step, time.monotonic()), requests > 0
+            self.look = step + max(1, min(runs.GLANCE_EVERY, int(5 / max(pace, 1e-3))))  # all processes find the same
         super().count_step(trainer, torch.tensor(self.loss))
 
     def end(self, trainer):

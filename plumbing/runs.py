@@ -294,7 +294,7 @@ def read_log(path, needs=("step",)):
     return records
 
 
-def provenance():
+def provenance(device=None):
     """Return the origin of a number: {command, commit, machine, torch}. It is saved with every trained model."""
-    return {"command": cli.command_line(), "commit": files.commit(), "machine": devices.machine(),
+    return {"command": cli.command_line(), "commit": files.commit(), "machine": devices.machine(device),
             "torch": torch.__version__}

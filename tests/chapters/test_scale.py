@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -306,6 +307,30 @@ def test_killed_and_resumed_reads_the_same_batches(run, monkeypatch):
     assert one["best_step"] == two["best_step"]
     for a, b in zip(checkpoint.load(folder)[0].parameters(), checkpoint.load(other)[0].parameters()):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("seconds, steps", [(0.01, [1, 21, 40]), (2, [1, *range(3, 40, 2), 40]), (9, [*range(1, 41)])])
+def test_processes_look_more_often_whether_to_stop_if_steps_are_slow(run, monkeypatch, seconds, steps):
+    """After torchrun has asked them to stop, it waits only 30 seconds."""
+    seen, step_of, total = [], {}, parallel.Team.total
+
+    def sums(team, *values):
+        if len(values) == 3:
+            seen.append(step_of["trainer"].step)
+        return total(team, *values)
+
+    def count_step(self, trainer, loss, count=parallel.TeamRun.count_step):
+        step_of["trainer"] = trainer
+        count(self, trainer, loss)
+
+    def clock():
+        return seconds * step_of["trainer"].step if step_of else 0.0
+
+    monkeypatch.setattr(parallel.Team, "total", sums)
+    monkeypatch.setattr(parallel.TeamRun, "count_step", count_step)
+    monkeypatch.setattr(parallel, "time", SimpleNamespace(monotonic=clock))
+    run("slow", "--train.steps", "40", train={"evaluate_every": 40})
+    assert sorted(set(seen)) == steps  # an evaluation sums three numbers, too
 
 
 def test_two_processes_interrupted_and_finished_by_one(run, write, tmp_path, monkeypatch):
