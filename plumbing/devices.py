@@ -21,7 +21,9 @@ def pick_device(name):
     try:
         torch.zeros(1, device=name).item()  # this fails for absent devices, and for "meta", which holds no numbers
         return torch.device(name)
-    except (RuntimeError, AssertionError, ValueError, NotImplementedError):
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:
+        if "out of memory" in str(error):  # the device is there, but other programs have filled it
+            raise
         raise cli.UserError(f"no device {name!r} on this machine; try --device cpu") from None
 
 
