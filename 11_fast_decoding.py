@@ -65,7 +65,7 @@ def ancestral(seen):
 
 # An order that asks how certain the model is writes first what is common, wherever it may stand, so its texts repeat
 # themselves. By confidence, 26.2 % of the runs of four characters are distinct; in a random order and with correction,
-# 41.9 %; in real text, 42.9 % (docs/fast_decoding.md).
+# 43.1 %; in real text, 42.9 % (docs/fast_decoding.md).
 SCORES = {  # how certain the model is at each position: (B, b). The margin is from arXiv:2502.06768
     "peak": lambda seen: seen.probability.amax(-1),  # of the likeliest token, whichever token was drawn
     "margin": lambda seen: -seen.probability.topk(2).values.diff()[..., 0],  # p1 - p2 (Kim et al. 2025)
