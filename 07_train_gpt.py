@@ -17,6 +17,7 @@ a few lines:
 With --write the program writes; without it, it trains. You should see the NLL (negative log-likelihood) fall faster
 than chapter 05's NELBO (negative evidence lower bound) did. At the end curves.png, in the run's folder, shows both. The
 two numbers do not measure quite the same: the NLL is exact, while the NELBO is an upper bound on the dLLM's own NLL.
+For a slow CPU, chapter 05 chooses a smaller dLLM; with `--config laptop` it trains one that is as large as this GPT.
 """
 
 import dataclasses

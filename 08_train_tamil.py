@@ -12,8 +12,8 @@ six bytes of UTF-8. A diffusion model writes many positions in the same pass, an
 If a token were a part of a letter, parts that do not fit together could meet. Here a token is a whole letter, so every
 text that the model writes is well-formed.
 
-You should see the loss fall, in nats per letter and in bits per code point. At every evaluation the program prints a
-sample: first the lines look right, then the words, then the poems.
+You should see the loss fall, in nats per letter; the end of the run also gives it in bits per code point. At every
+evaluation the program prints a sample: first the lines look right, then the words, then the poems.
 """
 
 import dataclasses
@@ -252,6 +252,8 @@ class Command(runs.RunFlags):
 def main(argv=None):
     command = settings.parse(Command, argv)
     if command.compare:
+        if command != dataclasses.replace(settings.parse(Command, []), compare=command.compare):
+            raise cli.UserError("--compare has no other flags: it always reads the Kural, with small models")
         compare(drop_rare(read_poems("kural")["kural"]), command.compare)
         return
     corpus, train, val = load(command.corpus)
@@ -260,8 +262,8 @@ def main(argv=None):
     print(f"{corpus.source}\n{tokenizer.vocab_size} different letters and symbols")
     folder = training.start_run(command, "tamil", model_config, objective(command.train, joined(val)), tokenizer,
                                 corpus, (joined(train), joined(val)))
-    if records := runs.read_log(folder / "log.jsonl"):
-        print(f"{records[-1]['bits_per_code_point']:.4f} bits per code point. By source, on the validation poems:")
+    if bits := checkpoint.load(folder)[2].get("bits_per_code_point"):  # of the weights that were kept
+        print(f"{bits:.4f} bits per code point. By source, on the validation poems:")
         by_source(folder, val, devices.pick_device(command.device))
     print("Next: python 09_generate_tamil.py writes verse with your model.")
 

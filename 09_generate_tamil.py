@@ -5,10 +5,10 @@
     python 09_generate_tamil.py --prompt "யாதும் ஊரே" --steps 128
     python 09_generate_tamil.py --infill "அகர முதல {10} ஆதி" --gif out.gif --html out.html
 
-The flags, and the three ways to watch, are those of chapter 06. A token is a letter of Tamil. A canvas can hold more
-than a prompt: --kural gives the model the form of a real couplet. The spaces and the line break are in place, each
-letter of a word is masked, and the model writes new letters. docs/tamil_couplets.md compares its couplets with the
-Kural.
+The flags, all but --fast and --hub, and the three ways to watch are those of chapter 06. A token is a letter of Tamil.
+A canvas can hold more than a prompt: --kural gives the model the form of a real couplet. The spaces and the line break
+are in place, each letter of a word is masked, and the model writes new letters. docs/tamil_couplets.md compares its
+couplets with the Kural.
 
 A text takes a few seconds on two cores. At the end a table compares the written texts with real poems that the model
 has never seen.

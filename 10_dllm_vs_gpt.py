@@ -74,7 +74,7 @@ SIZES = {"quick": Size(), "gpu": Size(64, 400, 256, 256, (16, 64, 256), {}, dict
 class EqualLetters(torch.nn.Module):
     """Knows that a text is "00…" or "11…", with probability 1/2 each: a visible letter decides all others.
 
-    With a text coupled_to (T,), the letters of a step depend on each other: each knows all on its left, even masked.
+    If a text coupled_to (T,) is given, each letter also knows its letters to the left, even if they are masked.
     """
 
     config = SimpleNamespace(mask_id=2)
@@ -102,7 +102,7 @@ def false_bound():
     cli.heading("What is a bound? Texts of 2 or 4 equal letters, in nats per text")
     for name, key in (("entropy, the lowest mean NLL that a model can have", "entropy"),
                       ("NELBO of a model that knows the true probabilities", "NELBO"),
-                      ("the same sum if the letters of a step know each other", "coupled")):
+                      ("the same formula if letters of one pass see each other", "coupled")):
         print(f"  {name:54}", *(f"{row['length']} letters: {row[key]:.3f}  " for row in table))
     return table
 

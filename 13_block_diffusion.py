@@ -33,7 +33,7 @@ generation = import_module("06_generate")
 gpt_training = import_module("07_train_gpt")
 fast = import_module("11_fast_decoding")
 
-CLEAN = -1  # stands where a noisy row has the start of its block
+CLEAN = -1  # the `start` of a clean row; a noisy row has that of its block
 DRAFTS = 3  # proposals per pass; docs/block_diffusion.md compares other numbers
 
 
@@ -44,7 +44,7 @@ class Rows(NamedTuple):
     blocks with masks. A noisy row sees all rows of its own block, and the clean rows before the block."""
 
     positions: torch.Tensor  # (R,)
-    visible: torch.Tensor  # (R, R) True where the first row sees the second one
+    visible: torch.Tensor  # (R, R) True where row i sees row j
     near: torch.Tensor  # (R, width) for the convolution: the visible rows at the positions p - width + 1 … p
 
 
@@ -62,8 +62,7 @@ def make_rows(positions, start, width=1):
 
 def two_streams(starts, width=1):
     """The Rows of training on T + 1 tokens: T clean rows, which predict the next token, then T noisy rows.
-    starts (T,): where the block of each noisy row starts. The noisy rows are at the positions 1 to T, because these
-    are the tokens that the clean rows predict."""
+    starts (T,): where the block of each noisy row starts. Clean rows predict the positions 1 to T of the noisy rows."""
     here = torch.arange(len(starts), device=starts.device)
     return make_rows(torch.cat((here, here + 1)), torch.cat((torch.full_like(here, CLEAN), starts)), width)
 
@@ -111,8 +110,8 @@ class Hybrid(transformer.Transformer):
 # 3. Training and likelihood
 def cross_entropies(network, windows, starts, whole=0.0, generator=None):
     """One pass over both streams of windows (B, T + 1): four tensors (B, T) for the tokens at the positions 1 to T.
-    They are the cross-entropies of the clean stream; of the noisy stream, 0 where no mask is; of the drafts, 0 where a
-    token cannot be one; and the weights of the noisy ones in the NELBO. starts, whole: as in blocks.mask_blocks."""
+    They are the cross-entropies of the clean stream; those of the noisy stream, 0 at visible tokens; those of the
+    drafts, 0 where there is none; and the weights of the noisy ones in the NELBO. starts, whole: as in mask_blocks."""
     T, x, mask_id = len(starts), windows[:, 1:], network.config.mask_id
     xt, weight = blocks.mask_blocks(x, starts, mask_id, whole, generator)  # (B, T) each
     rows = two_streams(starts, network.config.conv)
@@ -190,7 +189,7 @@ class BlockNetwork:
 @functools.lru_cache
 def rows_of_pass(known, masks, width, device):
     """The Rows of one pass: `known` tokens of the text and some drafts, all clean, and then blocks of masks.
-    masks: the size of the block behind the text if no draft is accepted, if one is, and so on. Each block starts at
+    masks: sizes of the blocks: the first follows the text if no draft is accepted, the second if one is. Each starts at
     the position of the next token, sees the drafts before it, and will propose what follows that token."""
     clean = range(known + len(masks) - 1)
     noisy = [(known + accepted + i, known + accepted) for accepted, size in enumerate(masks) for i in range(size)]
@@ -202,8 +201,8 @@ def verify(p, q, draft, generator=None):
     """Accept the first of the drafts and draw the token behind them, so that each token has the distribution p.
     draft: m tokens. p (m + 1, V): probabilities of the tokens at the place of each draft, and behind the last one.
     q (m, V): those from which each draft was drawn. Returns (number of accepted drafts, next token).
-    A draft x is accepted with probability min(1, p(x) / q(x)), so x is drawn and accepted with min(p(x), q(x)). To p(x)
-    max(0, p(x) - q(x)) is missing, and the token that replaces a refused draft is drawn in proportion to that.
+    A draft x is accepted with probability min(1, p(x) / q(x)), so x is drawn and accepted with min(p(x), q(x)). The
+    rest of p(x) is max(0, p(x) - q(x)): in proportion to it we draw the token that replaces a refused draft.
     (Speculative sampling, Leviathan et al. 2022, arXiv:2211.17192.)"""
     m, tokens = len(draft), torch.tensor(draft, dtype=torch.long, device=p.device)[:, None]
     ratio = p[:m].gather(1, tokens) / q[:m].gather(1, tokens)  # (m, 1)
@@ -214,8 +213,7 @@ def verify(p, q, draft, generator=None):
 
 
 def propose(model, vectors, text, temperature, top_k, generator):
-    """Draft a token for each of vectors (m, C), one after another: m tokens, and the q (m, V) of `verify`. text: a list
-    that ends with the two tokens before the first draft."""
+    """Draft a token for each of vectors (m, C) in turn, after the list `text`: m tokens, and `verify`'s q (m, V)."""
     text, q = list(text), [vectors.new_zeros(0, model.config.vocab_size)]
     for vector in vectors:
         logits = model.follow(vector, torch.tensor([text[-1], text[-2]], device=vectors.device))  # (V,)
@@ -284,7 +282,7 @@ class Command(runs.RunFlags):
 
     config: str = "hybrid-laptop"  # the settings file: a name in configs/, or the path of a YAML file
     write: Switch = False  # write with a trained model (the run that --run names, or the latest) instead of training
-    prompt: str = "\\n"  # with --write: how the text begins, at least one character; \\n is a new line
+    prompt: str = "\\n"  # with --write: how the text begins, at least one character; \n is a new line
     len: number(int, 2, generation.MAX_LENGTH) = 256  # with --write: number of characters, the prompt included
     temp: NonNegative = 0.8  # with --write: temperature; 0 always takes the most probable character
     topk: OptionalCount = None  # with --write: sample from this many most probable characters only
@@ -293,28 +291,29 @@ class Command(runs.RunFlags):
     quiet: Switch = False  # with --write: print the text and nothing else
     gif: OptionalPath = None  # with --write: save the run as an animation: a path that ends in .gif
     html: OptionalPath = None  # with --write: save the run as a web page with a player: a path that ends in .html
-    decoding: fast.Decoding = fast.Decoding(order="isolated")  # with --write --block: with --steps passes per block
+    decoding: fast.Decoding = fast.Decoding()  # with --write --block: how to fill a block, in --steps passes
     model: transformer.TransformerConfig = transformer.TransformerConfig()
     train: training.TrainConfig = training.TrainConfig()
 
 
 def check_flags(command, argv):
     """Raise UserError if a flag has no meaning together with the others."""
-    how, names = command.decoding, [field.name for field in fields(fast.Decoding)]
-    words = {word.partition("=")[0] for word in (sys.argv[1:] if argv is None else argv)}
-    given = [name for name in "prompt len temp topk num drafts quiet gif html".split() + names if f"--{name}" in words]
-    if given and not command.write:
-        raise cli.UserError(f"--{given[0]} is a flag of writing: add --write")
-    if how.block and "drafts" in given:
-        raise cli.UserError("--drafts and --block are two ways to write: choose one")
-    if set(given) & set(names) and not how.block:
-        raise cli.UserError("this flag says how to write a block: add --block, or leave it out")
-    if how.cache != "none" or how.guidance or how.remask:
-        raise cli.UserError("--cache, --guidance and --remask are for a dLLM: leave them out")
-    if not command.prompt:
-        raise cli.UserError("this model continues a text: --prompt needs at least one character")
-    if command.model.time_conditioned or command.model.positions != "rope":
-        raise cli.UserError("a hybrid has rotary positions and is not told the noise level")
+    how, model, rules = command.decoding, command.model, [field.name for field in fields(fast.Decoding)]
+    words = {word.partition("=")[0] for word in (sys.argv[1:] if argv is None else argv) if word.startswith("--")}
+    writing = "prompt len temp topk num drafts quiet gif html".split() + rules
+    given = [name for name in writing if f"--{name}" in words]
+    known = {f"--{name}" for name in "write config run device seed".split() + ["steps"] * bool(how.block) + writing}
+    other = min(words - known, default="")
+    for wrong, message in (
+            (given and not command.write, f"--{' '.join(given[:1])} is a flag of writing: add --write"),
+            (command.write and other, f"{other} is a flag of training: leave it out, or leave out --write"),
+            (how.block and "drafts" in given, "--drafts and --block are two ways to write: choose one"),
+            (set(given) & set(rules) and not how.block, "this flag says how to write a block: add --block"),
+            (how.cache != "none" or how.guidance or how.remask, "--cache, --guidance and --remask are for a dLLM"),
+            (not command.prompt, "this model continues a text: --prompt needs at least one character"),
+            (model.time_conditioned or model.positions != "rope", "a hybrid has rotary positions and no noise level")):
+        if wrong:
+            raise cli.UserError(message)
 
 
 def write_text(command, argv):
@@ -324,11 +323,12 @@ def write_text(command, argv):
     flags = generation.prepare(generation.Flags(
         temp=command.temp, topk=command.topk, len=command.len, num=command.num, prompt=command.prompt,
         seed=command.train.seed if settings.given(argv, "--seed") else None, quiet=command.quiet,
-        gif=command.gif, html=command.html,
-        steps=command.train.steps * -(-min(command.len, model.config.seq_len) // max(1, how.block))))  # rounded up
+        gif=command.gif, html=command.html))
     sampler = functools.partial(fast.decode, how=how, network=BlockNetwork)
     writer = generation.generate if how.block else functools.partial(write, drafts=command.drafts)
-    rows = generation.canvas_rows(flags, tokenizer)
+    rows, window = generation.canvas_rows(flags, tokenizer), model.config.seq_len
+    masks = rows[0].count(model.config.mask_id) if command.len <= window else window  # of a full window
+    flags = replace(flags, steps=command.train.steps * -(-masks // max(1, how.block)))  # per block, rounded up
     generation.watch(model, tokenizer, rows, flags, folder.resolve().name, sampler, writer)
 
 

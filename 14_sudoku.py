@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from plumbing import checkpoint, cli, devices, grid_views, grids, measures, runs, sampling, settings, tokenizers
+from plumbing.reports import pages
 from plumbing.settings import OptionalPath, OptionalText, Switch
 
 transformer = import_module("03_transformer")
@@ -105,7 +106,7 @@ def any_order(puzzles, solutions):
 def left_to_right(puzzles, solutions):
     """Return the Objective of the GPT: chapter 07's loss on the solution, which it writes after it has read the puzzle.
 
-    NLL: in nats per cell of the solution, the hints included; it is the same for all orders of the puzzle's cells.
+    NLL: in nats per cell of the solution, the hints included.
     """
 
     def losses(model, numbers):
@@ -218,8 +219,8 @@ def show_order(model, puzzle, rows=10):
                      f"{grids.reason(cells, i, digit)}")
     turn = next(state.step for state in history if state.committed[0, first])
     early, late = (float(history[n].confidence[0, first]) for n in (1, -1))
-    return "\n".join([*lines, f"A GPT must begin with the first blank, {grids.cell_name(first)}. In pass 1, this model "
-                      "gives its best digit", f"there {early:.1%}. It writes that cell in pass {turn}, at {late:.1%}."])
+    return "\n".join([*lines, f"A GPT must begin with the first blank, {grids.cell_name(first)}. In pass 1, this model",
+                      f"gives {early:.1%} to its best digit there. It writes that cell in pass {turn}, at {late:.1%}."])
 
 
 def solve_given(command):
@@ -287,6 +288,8 @@ def main(argv=None):
     check_flags(command)
     if command.solve is not None:
         sys.exit(0 if solve_given(command) else 1)
+    if command.out:
+        pages.make_folder(command.out)  # before the work
     dllm, done = train(command, "sudoku")
     other, done = train(command, "sudoku-gpt") if done else (None, False)
     if not done:  # Ctrl-C: the same command resumes

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from plumbing import checkpoint, cli, devices, robot_maps, robot_paths, runs, settings, tokenizers
+from plumbing.reports import pages
 from plumbing.settings import Count, Natural, NonNegative, OptionalPath, OptionalText, Switch, number
 
 transformer = import_module("03_transformer")
@@ -30,7 +31,7 @@ training = import_module("05_train")
 
 SIDE = 48  # cells of a frame in each direction; the vocabulary is SIDE × SIDE cells
 HELD_OUT = 512  # paths for the evaluation
-KNOTS, OFTEN = (2, 3, 4, 5, 6), (0.25, 0.35, 0.2, 0.12, 0.08)  # random points of a curve, and how often so many
+KNOTS, OFTEN = (2, 3, 4, 5, 6), (0.25, 0.35, 0.2, 0.12, 0.08)  # numbers of random points of a curve, their frequency
 
 
 # 1. Smooth paths
@@ -178,7 +179,7 @@ class Smoothing:
 
 
 HALF_WIDTHS = 1, 2, 3, 5, 8, 11  # how many waypoints on each side of a sharp turn are masked with it
-SHARES = 1, 0.5, 0.25, 0.1  # how far the path moves towards a proposal: the best of these
+SHARES = 1, 0.5, 0.25, 0.1  # shares of the way to a proposal that are tried; the best one is kept
 
 
 def roughness(path):
@@ -251,6 +252,8 @@ def train(command):
     """Train a model with chapter 05's loop. Returns the run's folder, or None if the run was interrupted."""
     device, config = devices.pick_device(command.device), command.train
     shape = replace(command.model, vocab_size=SIDE * SIDE)
+    if command.out:
+        pages.make_folder(command.out)  # before the work
     if shape.n_embd % 4 or shape.seq_len < 4:
         raise cli.UserError("--n-embd must be a multiple of 4, and --seq-len at least 4")
     info = {"kind": "robot-path", "corpus": "generated paths", "settings": command.config, "train": asdict(config)}
@@ -272,6 +275,8 @@ def train(command):
 def smooth_on_map(command):
     """Write a smooth path on the user's map as path.csv, path.json and path.png."""
     grid = robot_maps.load_map(command.map)
+    if command.radius > max(grid.blocked.shape) * grid.resolution:
+        raise cli.UserError("--radius is larger than the map: it is the robot's radius in metres")
     blocked = robot_maps.inflate(grid.blocked, command.radius / grid.resolution)
     raw = robot_paths.plan(grid, blocked, command.start, command.goal)
     model, *_ = checkpoint.load(checkpoint.find(command.run, "robot-path"))
@@ -282,12 +287,21 @@ def smooth_on_map(command):
     robot_paths.write_files(command.out or Path("."), grid, blocked, {"A*": raw, "model": path})
 
 
+def check_flags(command):
+    """Raise UserError for a flag of training with --map or --evaluate, and for a point without a map."""
+    usual = settings.parse(Command, ["--config", command.config])
+    trained = command.model, replace(command.train, seed=usual.train.seed), command.fresh, command.device
+    if (command.map or command.evaluate) and trained != (usual.model, usual.train, False, "auto"):
+        raise cli.UserError("--map and --evaluate use a trained model, on the CPU: leave out the flags of training")
+    if not command.map and (command.start or command.goal):
+        raise cli.UserError("--start and --goal are points on a map: add --map FILE")
+
+
 def main(argv=None):
     command = settings.parse(Command, argv)
+    check_flags(command)
     if command.map:
         smooth_on_map(command)
-    elif command.start or command.goal:
-        raise cli.UserError("--start and --goal are points on a map: add --map FILE")
     elif folder := checkpoint.find(command.run, "robot-path") if command.evaluate else train(command):
         report = import_module("plumbing.reports.robot_path")  # imported late, because it imports this chapter
         report.run(folder, command.evaluate or 300, command.smoothing, command.out or folder / "report")

@@ -55,7 +55,7 @@ class Options:
         self.temperature = generation.usable_temperature(widgets.within(self.temperature, 0, 2, "the temperature"))
         self.top_k = int(widgets.within(self.top_k, 0, 10**6, "top-k")) or None
         seed = self.seed or str(random.randrange(10**6))
-        self.seed = widgets.within(int(seed) if seed.isdecimal() else None, 0, 2**63 - 1, "the seed")
+        self.seed = widgets.within(int(seed) if seed.isdecimal() and len(seed) < 20 else None, 0, 2**63 - 1, "the seed")
 
     def facts(self, name):
         """Return a line that describes a run of the model `name`."""

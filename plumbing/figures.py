@@ -22,7 +22,7 @@ def pyplot(show=False):
 def save_figure(figure, path, show=False):
     """Write a figure to a file, say where it is, and open it in a window if `show` is true."""
     write_figure(figure, path)
-    print(f"\nFigure: {path.parent.name}/{path.name}")
+    print(f"\nFigure: {path.relative_to(files.ROOT) if path.is_relative_to(files.ROOT) else path}")
     if show:
         pyplot(show).show()
     else:

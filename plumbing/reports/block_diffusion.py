@@ -11,7 +11,7 @@ from importlib import import_module
 
 import torch
 
-from plumbing import checkpoint, cli, figures, files, settings
+from plumbing import checkpoint, cli, figures, files, runs, settings
 from plumbing.reports import pages
 
 MEASURES = {"words": "known words", "judge": "judge's NLL", "distinct": "distinct runs of 4"}
@@ -65,7 +65,13 @@ def draw_curve(results, plt):
 
 
 def after_training(folder, text):
-    """Evaluate the hybrid in `folder` on a sample of the validation text: print its curve, and draw both figures."""
+    """Evaluate the hybrid in `folder` on a sample of the validation text: print its curve, and draw both figures.
+
+    Nothing happens if Ctrl-C ended the run early: the same command resumes it.
+    """
+    progress = runs.load_state(folder)["progress"]
+    if progress["step"] < progress["steps"]:
+        return
     hybrid = import_module("13_block_diffusion")
     measures = import_module("plumbing.reports.block_measures")
     model, tokenizer, _ = checkpoint.load(folder, build=hybrid.Hybrid)
@@ -163,7 +169,8 @@ def quality_part(r):
             rows.append((f"{title}, {part['length']} characters", *shown(quality[name])))
         worst = max([worst] + [abs(quality["gpt"][m] - quality["drafted"][m]) / math.hypot(
             quality["gpt"][f"{m}_error"], quality["drafted"][f"{m}_error"]) for m in MEASURES])
-    fastest = " or ".join(sorted({str(max(part["speed"], key=lambda x: x["rate"])["drafts"]) for part in r["lengths"]}))
+    fastest = {max(part["speed"], key=lambda x: x["ratio"])["drafts"] for part in r["lengths"]}
+    fastest = " or ".join(str(drafts) for drafts in sorted(fastest))
     texts = " and ".join(f"{part['texts']} texts of {part['length']}" for part in r["lengths"])
     return f"""
 ## The text is that of the GPT
@@ -178,8 +185,8 @@ The first text by draft and verify, unedited:
 {pages.quote(r["lengths"][0]["sample"])}
 
 What limits the speed: more drafts mean more characters per pass, but a pass over more rows takes longer, and each draft
-costs a few small operations of its own, one after another. In the tables above, {fastest} drafts write most characters
-per second. The masks behind each possible number of accepted drafts are most of the rows.
+costs a few small operations of its own, one after another. By the ratio to the GPT, {fastest} drafts are the
+fastest in the tables above. The masks behind each possible number of accepted drafts are most of the rows.
 """
 
 

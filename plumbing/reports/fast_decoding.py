@@ -191,11 +191,10 @@ def sample(part):
 def repetition(r):
     """Why the order by confidence repeats itself, with the numbers of the first length."""
     part = r["parts"][0]
-    real, default = part["real"], line(part, "default")
-    rows = [x for x in part["table"]
-            if x["kind"] == "order" and x["name"].startswith(("confidence", "noisy", "isolated"))]
+    chosen = ("ancestral, 32", "scattered", "confidence, 64", "noisy", "isolated, 64")
+    rows = [x for x in part["table"] if x["kind"] in ("order", "correction") and x["name"].startswith(chosen)]
     table = [(title(x), f"{x['words']:.1%}", f"{x['judge']:.3f}", f"{x['distinct']:.1%}")
-             for x in (real | {"name": "real text"}, default, *rows)]
+             for x in (part["real"] | {"name": "real text"}, *rows)]
     return f"""
 ## Why an order by confidence repeats itself
 
@@ -204,7 +203,7 @@ confidence writes such characters first, wherever they may stand, and the rest m
 of chapter 04 every order is equally likely. But the order by confidence looks at the proposals, so its texts have not
 the distribution of the model: what is common becomes still more common. Noise on the confidence (*noisy*), or a
 distance between the positions (*isolated*), which was once the default of this book, makes whole words of the common
-characters, and not the texts less alike.
+characters, and not the texts less alike. All lines of this table but the first are at temperature 0.8:
 
 {pages.table(["", *list(MEASURES.values())[:3]], table)}
 

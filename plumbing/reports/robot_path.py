@@ -288,6 +288,8 @@ def run(folder, problems, how, out):
         raise cli.UserError("--evaluate needs at least 2 problems, because the errors come from their differences")
     pages.make_folder(out)  # before the work
     model, _, info = checkpoint.load(folder)
+    if "NELBO" not in info:
+        raise cli.UserError(f"{folder} stopped before its first evaluation: run the same training again, it resumes")
     parameters = sum(p.numel() for p in model.parameters())
     results = measure(model, problems, how=how) | {"origin": pages.origin(), "model": {
         "name": folder.resolve().name, "parameters": parameters, "steps": info["step"], "NELBO": info["NELBO"],

@@ -72,7 +72,7 @@ def chosen(names):
     wanted = {name.strip() for name in names.split(",")}
     if unknown := wanted - SOURCES.keys() - {"sangam"}:
         known = ", ".join(SOURCES)
-        raise cli.UserError(f"there is no source {min(unknown)!r}; choose from sangam (all but kural), {known}")
+        raise cli.UserError(f"there is no source {min(unknown)!r}; choose from {known}, or sangam: all but kural")
     return [name for name in SOURCES if name in wanted or "sangam" in wanted and name in SANGAM]
 
 

@@ -343,6 +343,10 @@ def test_training_learns_both_resumes_draws_and_writes(runs_folder, command, cap
     assert capsys.readouterr().out == one and one.startswith("abra") and len(one.rstrip("\n")) <= 60
     hybrid.main("--write --run whole --len 40 --block 8 --steps 2 --num 2 --order margin --seed 1".split())
     assert "10 NFE" in capsys.readouterr().out  # 39 masks: five blocks of two passes
+    hybrid.main(["--write", "--run", "whole", "--prompt", "abracadabra" * 2, *"--len 40 --block 8 --steps 2".split()])
+    assert "6 NFE" in capsys.readouterr().out  # 18 masks
+    hybrid.main("--write --run whole --len 20 --block 8 --threshold 0.9".split())
+    assert " NFE" in capsys.readouterr().out
 
 
 def test_the_views_of_a_text_by_draft_and_verify(runs_folder, command, tmp_path, capsys):
@@ -352,11 +356,21 @@ def test_the_views_of_a_text_by_draft_and_verify(runs_folder, command, tmp_path,
     assert gif.read_bytes()[:3] == b"GIF" and "abra" not in html.name and len(html.read_text(encoding="utf-8")) > 5000
 
 
+def test_the_limit_of_a_recording_counts_the_passes_of_all_texts(runs_folder, command, tmp_path, monkeypatch):
+    hybrid.main([*command, "--run", "small", "--steps", "5"])
+    monkeypatch.setattr(hybrid.generation, "MAX_RECORDED", 3 * 40 * 80)  # a text of 40 characters has up to 77 passes
+    flags = ["--write", "--len", "40", "--html", str(tmp_path / "a.html")]
+    hybrid.main(flags)
+    assert "too long" in refusal(hybrid.main, [*flags, "--num", "3"])
+
+
 @pytest.mark.parametrize(("flags", "word"), [
     ("--prompt abra", "--write"), ("--write --order margin", "--block"), ("--write --block 4 --drafts 2", "--drafts"),
     ("--write --block 4 --cache dual", "--cache"), ("--write --prompt=", "prompt"), ("--positions learned", "rotary"),
     ("--write --len 0", "len"), ("--write --prompt abracadabra --len 5", "--len"), ("--write --prompt xyz", "x"),
-    ("--write --topk 99", "--topk"), ("--write --run none", "none"), ("--write --drafts 99", "drafts")])
+    ("--write --topk 99", "--topk"), ("--write --fresh", "--fresh"),
+    ("--write --n-layer 9", "--n-layer"), ("--write --steps 4", "--steps"),
+    ("--write --run none", "none"), ("--write --drafts 99", "drafts")])
 def test_mistakes_end_in_a_clear_message(runs_folder, command, flags, word):
     if flags.startswith("--write") and "none" not in flags:
         hybrid.main([*command, "--run", "small", "--steps", "2"])

@@ -244,6 +244,18 @@ def test_one_problem_has_no_error(small):
     assert "at least 2" in refusal(chapter.main, ["--evaluate", "1", "--run", "mine"])
 
 
+def test_a_model_that_was_never_evaluated_is_refused_before_the_work(small, monkeypatch):
+    checkpoint.save(small.runs / "mine", random_model(), tokenizers.Cells(chapter.SIDE), {"kind": "robot-path"})
+    monkeypatch.setattr(report, "measure", lambda *_, **__: pytest.fail("measured"))
+    assert "before its first evaluation" in refusal(chapter.main, ["--evaluate", "2", "--run", "mine"])
+
+
+@pytest.mark.parametrize("flags", [["--fresh"], ["--n-layer", "3"], ["--steps", "7"], ["--device", "cpu"]], ids=str)
+def test_flags_of_training_are_refused_where_nothing_is_trained(room, flags):
+    for use in (["--evaluate", "2"], ["--map", str(room), "--start=-2,1", "--goal", "2,1"]):
+        assert "leave out the flags of training" in refusal(chapter.main, [*use, *flags])
+
+
 def test_the_page_is_what_the_numbers_say():
     results = json.loads((ROOT / "docs" / "robot_path.json").read_text(encoding="utf-8"))
     assert report.page(results) == (ROOT / "docs" / "robot_path.md").read_text(encoding="utf-8")
@@ -281,7 +293,8 @@ def test_a_path_on_a_map(room, tmp_path, capsys):
 
 @pytest.mark.parametrize("flags, part", [
     (["--start=-2,1", "--goal", "0,1"], "in an obstacle"), (["--start=-2,1", "--goal", "9,1"], "outside"),
-    (["--start=-2,1", "--goal", "2,1", "--radius", "0.9"], "no path"), (["--start=-2,1"], "--goal"),
+    (["--start=-2,1", "--goal", "2,1", "--radius", "0.9"], "no path"),
+    (["--start=-2,1", "--goal", "2,1", "--radius", "1e300"], "larger than the map"), (["--start=-2,1"], "--goal"),
     (["--start=-2;1", "--goal", "2,1"], "two numbers"), (["--start=-2,1", "--goal", "0.3,1"], "too near")])  # fmt: skip
 def test_mistakes_on_a_map(room, flags, part):
     assert part in refusal(chapter.main, ["--map", str(room), *flags])
@@ -292,3 +305,5 @@ def test_other_mistakes(runs_folder, tmp_path):
     assert "no map" in refusal(chapter.main, ["--map", str(tmp_path / "no.yaml"), "--start", "1,1", "--goal", "2,2"])
     assert "15_robot_path.py" in refusal(chapter.main, ["--evaluate", "1"])
     assert "--n-embd" in refusal(chapter.main, ["--n-embd", "18", "--n-head", "1"])
+    (tmp_path / "file").touch()
+    assert "not a folder" in refusal(chapter.main, ["--out", str(tmp_path / "file")])

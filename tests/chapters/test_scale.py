@@ -212,6 +212,7 @@ def test_every_setting_is_a_flag_and_every_schedule_a_choice(capsys):
         assert f"--{name.replace('_', '-')}" in text
     assert "{" + ",".join(diffusion.NoiseSchedule.NAMES) + "}" in text
     assert "--vocab-size" not in text and "--causal" not in text and "--minutes" not in text
+    assert "--weight " not in text
 
 
 def test_the_learning_rate_can_follow_a_cosine():

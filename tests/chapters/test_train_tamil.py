@@ -113,6 +113,7 @@ def test_comparison_measures_what_small_models_write(capsys):
 
 @pytest.mark.parametrize("flags", [
     ["--corpus", "iliad"], ["--corpus", "kural,"], ["--seq-len", "5000"], ["--compare", "-1"], ["--compare", "x"],
+    ["--compare", "2", "--device", "cpu"],
     ["--vocab-size", "9"], ["--causal", "true"],
 ])  # fmt: skip
 def test_training_refuses_before_it_starts(flags, tamil_data, runs_folder, tmp_path):

@@ -42,7 +42,13 @@ def test_a_figure_is_saved_and_closed(tmp_path, capsys):
     plt = figures.pyplot()
     figures.save_figure(plt.figure(), tmp_path / "new" / "figure.png")
     assert not plt.get_fignums()
-    assert "new/figure.png" in capsys.readouterr().out
+    assert f"Figure: {tmp_path}/new/figure.png" in capsys.readouterr().out
+
+
+def test_the_name_of_a_figure_in_the_book_is_short(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(figures.files, "ROOT", tmp_path)
+    figures.save_figure(figures.pyplot().figure(), tmp_path / "checkpoints" / "mine" / "figure.png")
+    assert "Figure: checkpoints/mine/figure.png\n" in capsys.readouterr().out
 
 
 def test_a_figure_that_cannot_be_drawn_leaves_no_file(tmp_path):
