@@ -186,8 +186,8 @@ def watch(model, tokenizer, rows, flags, name, denoise=diffusion.denoise, write=
     given, blank = (canvas != mask_id).tolist(), int((canvas == mask_id).sum())
     total = sum(steps for *_, steps in plan_windows(canvas, mask_id, model.config.seq_len, flags.steps))
     record, history = flags.gif or flags.html, []
-    one_by_one = write is not generate  # chapter 13 then writes a text after another
-    if record and canvas.numel() * total * (len(rows) if one_by_one else 1) > MAX_RECORDED:
+    total_of_all = total if write is generate else total * len(rows)  # chapter 13 writes one text after the other
+    if record and canvas.numel() * total_of_all > MAX_RECORDED:
         raise cli.UserError("this run is too long for --gif and --html: lower --len or --num")
     if flags.gif:
         views.tamil_font(letters)  # a missing font must stop the program now and not after sampling

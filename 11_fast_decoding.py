@@ -130,7 +130,7 @@ class Decoding:
     threshold: settings.number(float, 0, 1, optional=True) = None  # commit every proposal with at least this confidence
     factor: settings.number(float, 0, optional=True) = None  # commit n proposals if all are above 1 - factor / (n + 1)
     entropy: settings.number(float, 0, optional=True) = None  # commit the most certain up to this Σ H - max H, in nats
-    stable: settings.number(float, 0, optional=True) = None  # commit confident proposals if p has changed less (KL)
+    stable: settings.number(float, 0, optional=True) = None  # commit confident proposals up to this KL to the last pass
     apart: settings.number(float, 1, 10_000, optional=True) = None  # commit the most confident within this distance
     block: settings.Natural = 0  # positions to finish before the next ones begin; 0: all at once
     cache: Literal["none", "prefix", "dual", "delayed"] = "none"  # which rows a pass does not compute

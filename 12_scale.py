@@ -6,9 +6,9 @@
 
 Model, masking, likelihood, sampler and trainer are those of chapters 03 to 05. This chapter adds what scale needs:
 
-    1. words      50,257 tokens, which are pieces of words, and one that ends a text, instead of 65 characters. A token
-                  has three to four characters, so a window of equal length holds more text. But most parameters of a
-                  small model are then in its embedding and head, and nats per token are not nats per character.
+    1. words      50,257 tokens, nearly all of them pieces of words, instead of 65 characters. A token has three to
+                  four characters, so a window of equal length holds more text. But most parameters of a small model
+                  are then in its embedding and head, and nats per token are not nats per character.
     2. noise      Other schedules, clean prefixes and short windows. The windows and masks of a step follow from (seed,
                   step, row) alone, so any number of processes draws the same batch, even after an interruption.
     3. engines    One process; copies of the model that average their gradients (PyTorch's DistributedDataParallel,

@@ -31,7 +31,7 @@ training = import_module("05_train")
 
 SIDE = 48  # cells of a frame in each direction; the vocabulary is SIDE × SIDE cells
 HELD_OUT = 512  # paths for the evaluation
-KNOTS, OFTEN = (2, 3, 4, 5, 6), (0.25, 0.35, 0.2, 0.12, 0.08)  # numbers of random points of a curve, their frequency
+KNOTS, OFTEN = (2, 3, 4, 5, 6), (0.25, 0.35, 0.2, 0.12, 0.08)  # random points of a curve: numbers, probabilities
 
 
 # 1. Smooth paths
