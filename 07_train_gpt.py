@@ -1,6 +1,7 @@
 """Chapter 07: what changes for a GPT, and which of the two learns faster?
 
     python 07_train_gpt.py                                      # no GPU: 6 minutes on two cores
+    python 07_train_gpt.py --teachers FIRST,SECOND --run THIRD  # learn from what two trained GPTs predict
     python 07_train_gpt.py --write --prompt "ROMEO:"            # write with your latest GPT, else the shipped one
     python 07_train_gpt.py --write --num 2 --temp 0.7 --topk 10 --seed 1
     python 07_train_gpt.py --write --hub                        # write with the published GPT
@@ -62,17 +63,37 @@ def nll(model, windows, batch_size=64):
     return measures.mean_and_error(nll_by_position(model, windows, batch_size).cpu().double().mean(1))
 
 
-def next_token(start):
-    """Return the Objective of this chapter. start: the token with which the samples at evaluations begin."""
+def taught_cross_entropy(model, teachers, windows):
+    """Return the cross-entropy between the mean prediction of the teachers and the model's, for windows (B, T+1).
+
+    The result is (B, T), in nats. The text shows one next token, although others were possible. A trained GPT says how
+    probable each of them is, and the mean prediction of several GPTs is better than each, since their errors differ. A
+    model that learns it learns sooner and overfits less (knowledge distillation, Hinton et al. 2015, arXiv:1503.02531).
+    """
+    tokens = windows[:, :-1]
+    with torch.no_grad():
+        target = torch.stack([teacher(tokens).float().softmax(-1) for teacher in teachers]).mean(0)  # (B, T, V)
+    loss = F.cross_entropy(model(tokens).float().flatten(0, 1), target.flatten(0, 1), reduction="none")
+    return loss.view(tokens.shape)
+
+
+def next_token(start, teachers=()):
+    """Return the Objective of this chapter. start: the token with which the samples at evaluations begin.
+
+    teachers: models; if there are any, their mean prediction is the target in training, not the next token.
+    """
 
     def sample(model):
         first = torch.tensor([[start]], device=model.head.weight.device)
         return generate(model, first, model.config.seq_len - 1)[0]
 
+    def losses(model, windows):
+        return taught_cross_entropy(model, teachers, windows) if teachers else next_token_cross_entropy(model, windows)
+
     return training.Objective(
         measure="NLL",
         extra=1,  # a window of T + 1 tokens has T pairs of a token and the next one
-        loss=lambda model, x0: next_token_cross_entropy(model, x0).mean(),
+        loss=lambda model, windows: losses(model, windows).mean(),
         evaluate=lambda model, windows, draws: nll(model, windows),
         sample=sample,
     )
@@ -209,6 +230,13 @@ def compare(folder):
 
 
 @dataclass(frozen=True)
+class GPTTrainConfig(training.TrainConfig):
+    """How to train a GPT."""
+
+    teachers: str = ""  # runs of GPTs, separated by commas, whose mean prediction the model learns; empty: the text
+
+
+@dataclass(frozen=True)
 class Command(runs.RunFlags):
     """The flags of this chapter."""
 
@@ -222,7 +250,7 @@ class Command(runs.RunFlags):
     num: number(int, 1, generation.MAX_SAMPLES) = 1  # with --write: number of samples, written in one batch
     hub: OptionalText = None  # with --write: OWNER/NAME on the Hugging Face Hub; --hub alone: the published GPT
     model: transformer.TransformerConfig = transformer.TransformerConfig()
-    train: training.TrainConfig = training.TrainConfig()
+    train: GPTTrainConfig = GPTTrainConfig()
 
 
 def check_flags(command):
@@ -241,6 +269,25 @@ def check_flags(command):
         raise cli.UserError("--hub and --run both name a model: leave one out")
 
 
+def find_teachers(command, seq_len, corpus, tokenizer, device):
+    """Return the models that --teachers names, [] if it names none. UserError if one of them cannot teach this run."""
+    student = runs.folder_of(command.run, "gpt", corpus.name, command.config)
+    teachers = []
+    for name in command.train.teachers.split(",") if command.train.teachers else ():
+        folder = checkpoint.find(name.strip(), "gpt")
+        teacher, known, info = checkpoint.load(folder, device)
+        for wrong, message in (
+                (not teacher.config.causal, "is a dLLM, and only a GPT can teach a GPT"),
+                (folder.resolve() == student.resolve(), "cannot teach itself: name the new run with --run"),
+                (info.get("corpus_sha256") != corpus.sha256 or known.vocabulary != tokenizer.vocabulary,
+                 f"learned from another text than {corpus.name}"),
+                (teacher.config.seq_len < seq_len, f"reads {teacher.config.seq_len} characters: lower --seq-len")):
+            if wrong:
+                raise cli.UserError(f"{folder.name} {message}")
+        teachers.append(teacher)
+    return teachers
+
+
 def main(argv=None):
     command = settings.parse(Command, argv, bare={"--hub": hub.ADDRESSES[0]})
     check_flags(command)
@@ -252,11 +299,13 @@ def main(argv=None):
     corpus = corpora.load(command.corpus)
     tokenizer = tokenizers.CharTokenizer.from_text(corpus.text)
     model_config = dataclasses.replace(command.model, vocab_size=tokenizer.vocab_size, causal=True)
-    folder = training.start_run(command, "gpt", model_config, next_token(opening(tokenizer)), tokenizer, corpus,
-                                corpora.split(corpus.text))
+    device = devices.pick_device(command.device)
+    teachers = find_teachers(command, model_config.seq_len, corpus, tokenizer, device)
+    objective = next_token(opening(tokenizer), teachers)
+    folder = training.start_run(command, "gpt", model_config, objective, tokenizer, corpus, corpora.split(corpus.text))
     if runs.read_log(folder / "log.jsonl"):  # empty if the run was stopped before its first evaluation
         compare(folder)
-        write(folder, command, command.train.seed, devices.pick_device(command.device))
+        write(folder, command, command.train.seed, device)
     print("\nNext: 08_train_tamil.py, where the dLLM learns classical Tamil in its own letters.")
 
 

@@ -335,3 +335,63 @@ def test_the_reported_number_is_of_the_saved_weights_on_everything(runs_folder, 
     text = corpora.split((tmp_path / "turn.txt").read_text(encoding="utf-8"))[1]
     windows = train.windows_of(torch.tensor(tokenizer.encode(text)), 33)
     assert (info["NLL"], info["error"]) == pytest.approx(gpt.nll(model, windows), abs=1e-5)
+
+
+# Teachers
+
+
+def test_the_target_is_the_mean_prediction_of_the_teachers():
+    models = [make_model() for _ in range(3)]
+    for seed, model in enumerate(models):
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.5, generator=seeded(seed))
+    student, *teachers = models
+    windows = torch.randint(5, (3, 9), generator=seeded(1))
+    loss = gpt.taught_cross_entropy(student, teachers, windows)
+    wanted = sum(teacher(windows[:, :-1]).softmax(-1) for teacher in teachers) / 2  # (B, T, V)
+    by_hand = -(wanted * student(windows[:, :-1]).log_softmax(-1)).sum(-1)
+    assert loss.shape == (3, 8) and torch.allclose(loss, by_hand, atol=1e-5)
+    assert gpt.next_token(0, teachers).loss(student, windows).item() == pytest.approx(loss.mean().item(), abs=1e-6)
+    # Nothing is nearer to a teacher than the teacher itself: only its own uncertainty is left.
+    own = gpt.taught_cross_entropy(teachers[0], teachers[:1], windows)
+    assert (own < gpt.taught_cross_entropy(student, teachers[:1], windows)).all()
+    assert gpt.next_token(0, teachers).evaluate(student, windows, 1) == gpt.nll(student, windows)
+
+
+def test_only_the_student_learns():
+    student, teacher = make_model().requires_grad_(True), make_model().requires_grad_(True)
+    gpt.next_token(0, [teacher]).loss(student, torch.randint(5, (2, 9))).backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert any(parameter.grad.abs().sum() > 0 for parameter in student.parameters() if parameter.grad is not None)
+
+
+def test_a_run_with_teachers_learns_their_text(both, command):
+    gpt.main([*command, "--run", "student", "--teachers", "gpt, gpt"])
+    _, _, info = checkpoint.load(both / "student")
+    assert info["NLL"] < 0.4 and info["train"]["teachers"] == "gpt, gpt"
+    with pytest.raises(cli.UserError, match="different teachers"):
+        gpt.main([*command, "--run", "student", "--steps", "90"])
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--teachers", "dllm"], "dllm is a dLLM"),
+    (["--teachers", "nobody"], "no model at 'nobody'; there are: dllm, gpt"),
+    (["--teachers", "gpt,"], "no model at ''"),
+    (["--teachers", "gpt", "--run", "gpt", "--fresh"], "gpt cannot teach itself"),
+    (["--teachers", "gpt", "--seq-len", "33"], "gpt reads 32 characters: lower --seq-len"),
+    (["--teachers", "gpt", "--write", "--run", "gpt"], "leave out the flags of training")])
+def test_who_cannot_teach(both, command, flags, message):
+    before = files_of(both)
+    with pytest.raises(cli.UserError, match=message):
+        gpt.main([*command, *flags] if "--run" in flags else [*command, "--run", "student", *flags])
+    assert files_of(both) == before
+
+
+def test_a_teacher_of_another_text_is_refused(both, command, tmp_path):
+    (tmp_path / "other.txt").write_text(TEXT.upper() * 60, encoding="utf-8")
+    with pytest.raises(cli.UserError, match="gpt learned from another text than other"):
+        gpt.main([*command, "--corpus", str(tmp_path / "other.txt"), "--run", "student", "--teachers", "gpt"])
+
+
+def files_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
