@@ -66,10 +66,8 @@ def about(r):
         values = [r[m]["info"].get(key) for m in ("dllm", "gpt")]
         rows.append((label, *("not recorded" if value is None else form.format(value) for value in values)))
     chosen = [r[m]["model"] | r[m]["info"].get("train", {}) for m in ("dllm", "gpt")]
-    for key in chosen[0]:
-        values = [s.get(key, "not recorded") for s in chosen]
-        if values[0] != values[1] and key not in ("causal", "steps"):
-            rows.append((f"`{key}`", *values))
+    shared = [key for key in chosen[0] if key in chosen[1] and key not in ("causal", "steps")]
+    rows += [(f"`{key}`", *(s[key] for s in chosen)) for key in shared if chosen[0][key] != chosen[1][key]]
     return rows
 
 
@@ -82,6 +80,10 @@ def fairness(r):
         x, y = get(r["dllm"]), get(r["gpt"])
         if x and y and max(x, y) > 1.1 * min(x, y):
             found.append(f"the {'dLLM' if x > y else 'GPT'} has {max(x, y) / min(x, y):.1f} times the {label}")
+    teachers = r["gpt"]["info"].get("train", {}).get("teachers")
+    if teachers:
+        found.append(f"the GPT learned from the predictions of other GPTs (`--teachers {teachers}`), whose training does "
+                     "not count here")
     same = "The parameters, characters in training and seconds of training differ by less than a tenth."
     return f"The comparison is not equal in everything: {'; '.join(found)}." if found else same
 
