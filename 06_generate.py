@@ -4,7 +4,7 @@
     python 06_generate.py --prompt "ROMEO:" --steps 128 --topk 5
     python 06_generate.py --infill "To be, or not to be, ____ is the question"
     python 06_generate.py --num 2 --seed 1 --gif out.gif --html out.html
-    python 06_generate.py --fast                                 # half the passes
+    python 06_generate.py --fast                                 # a third of the passes
     python 06_generate.py --hub                                  # the published model, from the Hugging Face Hub
 
 A text takes a few seconds on two cores. In a terminal, each grey block is a masked character. Blocks all over the
@@ -33,7 +33,7 @@ diffusion = import_module("04_diffusion")
 
 MAX_LENGTH = 100_000  # positions; a slip such as {1000000} must not fill the memory
 MAX_SAMPLES = 256  # in one batch; so many samples of the shipped model need 1.3 GB
-FAST = 32, 0.85  # passes and temperature of --fast; docs/fast_decoding.md compares it with the default
+DEFAULT, FAST = (96, 1.05), (32, 0.85)  # passes and temperature, without and with --fast; see docs/fast_decoding.md
 MAX_RECORDED = 20_000_000  # positions × steps that --gif and --html may keep, about 300 MB
 BLANK = re.compile(r"_|\{([0-9]{1,9})\}")
 
@@ -251,9 +251,9 @@ OptionalTemperature = settings.number(float, 0, optional=True)
 class Command(Flags):
     """The flags of this chapter."""
 
-    steps: settings.OptionalCount = None  # passes for one window, half of them to correct; usually 64, with --fast 32
-    temp: OptionalTemperature = None  # temperature; 0 always takes the likeliest token; usually 1, with --fast 0.85
-    fast: settings.Switch = False  # half the passes, at a lower temperature
+    steps: settings.OptionalCount = None  # passes for one window, half of them to correct; usually 96, with --fast 32
+    temp: OptionalTemperature = None  # temperature; 0 always takes the likeliest token; usually 1.05, with --fast 0.85
+    fast: settings.Switch = False  # a third of the passes, at a lower temperature
     hub: settings.OptionalText = None  # a model on the Hugging Face Hub, OWNER/NAME; --hub alone: the published model
 
 
@@ -282,7 +282,7 @@ def main(argv=None):
         raise cli.UserError(f"the model {name} cannot read this text: {error}{advice}") from None
     if command.checkpoint is None and command.hub is None and name != shipped and not command.quiet:
         print(f"This is {name}, your latest run. --checkpoint {shipped} names the shipped model.")
-    steps, temp = FAST if command.fast else (Flags.steps, Flags.temp)
+    steps, temp = FAST if command.fast else DEFAULT
     command = replace(command, steps=command.steps or steps, temp=temp if command.temp is None else command.temp)
     watch(model, tokenizer, rows, command, name)
     if not command.quiet:

@@ -59,13 +59,13 @@ class Size:
     windows: int = 48  # windows for each number of visible characters, and for each blank
     samples: int = 64  # texts for each way of writing
     batch: int = 8  # texts in a batch, where the speed of a batch is measured
-    steps: tuple = (16, 64)  # steps of the dLLM's sampler
+    steps: tuple = (16, 96)  # steps of the dLLM's sampler
     # The settings of the models of part 5, and of their training.
     shape: dict = field(default_factory=lambda: dict(n_layer=3, n_head=3, n_embd=96, seq_len=128))
     train: dict = field(default_factory=lambda: dict(batch_size=8, steps=1000, evaluate_every=100, compile="off"))
 
 
-SIZES = {"quick": Size(), "gpu": Size(64, 400, 256, 256, (16, 64, 256), {}, dict(steps=4000, evaluate_every=100))}
+SIZES = {"quick": Size(), "gpu": Size(64, 400, 256, 256, (16, 96, 256), {}, dict(steps=4000, evaluate_every=100))}
 
 
 # 1. Likelihood

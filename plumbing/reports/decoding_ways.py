@@ -59,15 +59,14 @@ def ways(dllm, gpt, length):
         adaptive = how is not None and bool(how.rules)
         return Way(kind, name, model, steps or length, temperature, sampler, adaptive, same_without)
 
-    usual = generation.Flags.temp
-    yield way("default", "default", generation.Flags.steps, usual)
+    yield way("default", "default", *generation.DEFAULT)
     yield way("fast", "--fast", *generation.FAST)
-    for temperature in (0.8, 0.9, 1.0):
+    for temperature in (0.8, 0.9, 0.95, 1.0):
         yield way("GPT", "GPT with KV cache", model=gpt, temperature=temperature)
     yield way("order", "confidence, 64 passes", 64, select=diffusion.by_confidence, mend=0)
     if length <= dllm.config.seq_len:
-        yield way("default", "default with 96 passes", 96, usual)
-        yield way("default", "default with 16 passes", 16, usual)
+        for passes in (64, 16):
+            yield way("default", f"default with {passes} passes", passes, generation.DEFAULT[1])
         yield way("order", "scattered, 64 passes, no correction", 64, mend=0)
         yield from ways_of_the_literature(way)
 

@@ -501,7 +501,7 @@ def test_the_page_from_two_tiny_runs(tmp_path, monkeypatch):
         by_name = {(row["name"], row["temperature"]): row for row in part["table"]}
         assert len(by_name) == len(part["table"]) and part["length"] == length
         assert by_name["GPT with KV cache", 0.9]["nfe"] == length - 1
-        assert by_name["default", generation.Flags.temp]["nfe"] >= by_name["--fast", generation.FAST[1]]["nfe"]
+        assert by_name["default", generation.DEFAULT[1]]["nfe"] >= by_name["--fast", generation.FAST[1]]["nfe"]
         for row in part["table"]:
             assert set(row["gaps"]) == set(report.MEASURES) == set(part["spread"])
             assert row["same_without"] is None or (row["same_without"], row["temperature"]) in by_name
