@@ -88,7 +88,8 @@ def plan_windows(canvas, mask_id, size, steps):
     return windows
 
 
-def generate(model, canvas, steps=64, temperature=1.0, top_k=None, generator=None, denoise=diffusion.denoise):
+def generate(model, canvas, steps=DEFAULT[0], temperature=DEFAULT[1], top_k=None, generator=None,
+             denoise=diffusion.denoise):
     """Fill the masks of canvas (B, T) for any T. Yields a `diffusion.State` of the whole canvas for each step.
 
     The first State is the canvas before any step. Tokens that are given never change, wherever they are.

@@ -154,9 +154,9 @@ def sampling(gr, length=True):
     """Lay out the length of a text and the fields of Options, and return them. length: False leaves it out."""
     length = [gr.Slider(8, LONGEST, 256, step=1, label="Length", info="tokens, with the prompt")] if length else []
     sampler = gr.Dropdown(list(SAMPLERS), value="default", label="Sampler", info="default: the later passes correct")
-    passes = gr.Slider(1, LONGEST, generation.DEFAULT[0], step=1, label="Passes", info="a GPT needs one for each character")
-    temperature = gr.Slider(
-        0, 2, generation.DEFAULT[1], step=0.05, label="Temperature", info="0: always the likeliest token")
+    steps, warmth = generation.DEFAULT
+    passes = gr.Slider(1, LONGEST, steps, step=1, label="Passes", info="a GPT needs one for each character")
+    temperature = gr.Slider(0, 2, warmth, step=0.05, label="Temperature", info="0: always the likeliest token")
     top_k = gr.Slider(0, 100, 0, step=1, label="Top-k", info="how many tokens to choose from; 0: all")
     seed = gr.Textbox(label="Seed", placeholder="random", info="the same number writes the same text")
     return [*length, sampler, passes, temperature, top_k, seed]

@@ -134,8 +134,9 @@ choice of windows. Two numbers of the same windows share most of that error.
 
 ![The NELBO against the size of a block](figures/block_diffusion_curve.png)
 
-The NLL of the clean stream is {abs(above):.3f} {"above" if above > 0 else "below"} that of the shipped GPT, which learned
-from the predictions of two other GPTs. The hybrid learned from the text alone; [results.md](results.md) has a GPT that did so, too.
+The NLL of the clean stream is {abs(above):.3f} {"above" if above > 0 else "below"} that of the shipped GPT, which
+learned from the predictions of two other GPTs. The hybrid learned from the text alone; [results.md](results.md) has a
+GPT that did so, too.
 The NELBO in blocks of 4 is {whole["nelbo"] - four["nelbo"]:.3f} below that of the whole window. In blocks of one token
 the noisy stream sees the same text as the clean one, so that number, too, is an exact NLL. It is higher, because the
 noisy stream has learned many other tasks besides.

@@ -82,8 +82,8 @@ def fairness(r):
             found.append(f"the {'dLLM' if x > y else 'GPT'} has {max(x, y) / min(x, y):.1f} times the {label}")
     teachers = r["gpt"]["info"].get("train", {}).get("teachers")
     if teachers:
-        found.append(f"the GPT learned from the predictions of other GPTs (`--teachers {teachers}`), whose training does "
-                     "not count here")
+        found.append(f"the GPT learned from the predictions of other GPTs (`--teachers {teachers}`), whose training "
+                     "does not count here")
     same = "The parameters, characters in training and seconds of training differ by less than a tenth."
     return f"The comparison is not equal in everything: {'; '.join(found)}." if found else same
 
