@@ -80,9 +80,8 @@ def fairness(r):
         x, y = get(r["dllm"]), get(r["gpt"])
         if x and y and max(x, y) > 1.1 * min(x, y):
             found.append(f"the {'dLLM' if x > y else 'GPT'} has {max(x, y) / min(x, y):.1f} times the {label}")
-    teachers = r["gpt"]["info"].get("train", {}).get("teachers")
-    if teachers:
-        found.append(f"the GPT learned from the predictions of other GPTs (`--teachers {teachers}`), whose training "
+    if r["gpt"]["info"].get("train", {}).get("teachers"):
+        found.append("the GPT learned from the predictions of other GPTs (`--teachers` of chapter 07), whose training "
                      "does not count here")
     same = "The parameters, characters in training and seconds of training differ by less than a tenth."
     return f"The comparison is not equal in everything: {'; '.join(found)}." if found else same
