@@ -108,22 +108,21 @@ def live(run, states):
 
 async def replay(runs):
     """Draw finished runs side by side, each at its own speed. Yields (message, texts)."""
-    began, order = time.monotonic(), []
+    began = time.monotonic()
     for run in runs or ():
         run.go(0)
-    while runs and len(order) < len(runs):
+    while runs and not all(run.finished for run in runs):
         for run in runs:
             clock = time.monotonic() - began
             number = sum(second <= clock for second in run.seconds[1:])
             if number != run.number or run.finished:
                 run.go(number)
-            if run.finished and run not in order:
-                order.append(run)
         yield *unchanged(1), stage.drawing(runs)
         await asyncio.sleep(FRAME)
     for run in runs or ():
         run.go(run.number)  # nothing has changed, so nothing is highlighted
     if runs:
+        order = sorted(runs, key=lambda run: run.seconds[-1])
         places = ", then ".join(f"{run.labels[0]} after {run.seconds[-1]:.2f} s" for run in order)
         said = stage.message(f"First: {places}.") if runs[0].timed else unchanged(1)[0]
         yield said, stage.drawing(runs)

@@ -4,6 +4,7 @@ PLAYGROUND_PICTURE=docs/figures/playground.png python -m pytest tests/chapters/t
 takes the picture of the README, with the shipped model.
 """
 
+import asyncio
 import contextlib
 import html
 import json
@@ -25,6 +26,7 @@ from tamil_verse import SOURCES
 
 from plumbing import checkpoint, cli, stage, tokenizers, widgets
 
+diffusion = import_module("04_diffusion")
 generation = import_module("06_generate")
 hybrid = import_module("13_block_diffusion")
 playground = import_module("playground")
@@ -375,6 +377,23 @@ def test_values_that_no_field_allows_are_refused():
 def test_a_control_character_is_a_space():
     run = stage.Run(["a"], tokenizers.CharTokenizer("\x1b\u202ea\n<"), "")
     assert run.spans([0, 1, 2, 3, 4], [1.0] * 5, [0] * 5, [True] * 5, [False] * 5) == '<i class="given">  a\n&lt;</i>'
+
+
+def test_a_race_names_the_fastest_first_even_if_two_end_in_the_same_frame():
+    runs = []
+    for label, seconds in (("slower", 0.002), ("faster", 0.001)):
+        run = stage.Run([label], tokenizers.CharTokenizer("ab"), "", timed=True)
+        all_new = torch.ones(1, 1, dtype=torch.bool)
+        list(run.record(diffusion.State(canvas=torch.tensor([[token]]), confidence=torch.ones(1, 1), committed=all_new,
+                                        step=step, nfe=step)
+                        for step, token in enumerate((2, 0))))
+        run.seconds = [0.0, seconds]
+        runs.append(run)
+
+    async def last():
+        return [output async for output in widgets.replay(runs)][-1][0]
+
+    assert "First: faster after 0.00 s, then slower after 0.00 s." in html.unescape(str(asyncio.run(last())))
 
 
 # 4. For everybody
