@@ -173,7 +173,7 @@ class Smoothing:
     """How to smooth."""
 
     rounds: Natural = 12  # how often waypoints are masked and filled in again
-    spans: Count = 16  # spans of waypoints that are masked in each round, each in a frame of its own
+    spans: number(int, 1, 1000) = 16  # spans of waypoints that are masked in each round, each in a frame of its own
     passes: Count = 1  # forward passes that fill a span
     spacing: number(float, 0.5, 100) = 4.0  # cells between two waypoints
 
