@@ -61,6 +61,8 @@ def join(name):
         name = f"cuda:{here}"
         torch.cuda.set_device(here)
     device = devices.pick_device("cpu" if world > 1 and name == "auto" else name)
+    if world > 1 and device.type not in ("cpu", "cuda"):
+        raise cli.UserError(f"several processes cannot share the device {device}: use --device cpu, or one process")
     if world > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
     else:

@@ -151,3 +151,11 @@ def test_all_processes_end_if_one_refuses(tmp_path, monkeypatch, tiny):
     team = SimpleNamespace(lead=True, world=2, total=lambda value: [value])
     assert "in use" in refusal(parallel.TeamRun, team, *arguments[1:])
     lock.release()
+
+
+def test_several_processes_need_cpus_or_gpus(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(parallel.devices, "pick_device", lambda name: torch.device("mps"))
+    monkeypatch.setattr(parallel.dist, "init_process_group", lambda *_, **__: pytest.fail("joined"))
+    with pytest.raises(cli.UserError, match="cannot share the device mps"):
+        parallel.join("mps")
