@@ -26,8 +26,6 @@ attention = import_module("02_attention")
 
 
 # 1. The configuration
-
-
 @dataclass(frozen=True)
 class TransformerConfig:
     """The shape of the model."""
@@ -43,7 +41,8 @@ class TransformerConfig:
     positions: Literal["rope", "learned"] = "rope"  # positions: rotary (rope), or one learned vector per position
     norm: Literal["rms", "layer"] = "rms"  # normalisation: RMSNorm with QK-norm, or LayerNorm without QK-norm
     activation: Literal["relu2", "gelu"] = "relu2"  # nonlinearity of the MLP: squared ReLU, or GELU with biases
-    conv: Natural = 0  # width of a convolution over the embeddings, an odd number; 0 for none
+    conv: Natural = 0  # width of a convolution over neighbours, an odd number; 0 for none
+    conv_in: Literal["first", "every"] = "first"  # which blocks begin with this convolution
 
     def __post_init__(self):
         settings.check(self)
@@ -59,8 +58,6 @@ class TransformerConfig:
 
 
 # 2. The parts
-
-
 def make_norm(config):
     """Return LayerNorm (arXiv:1607.06450), or RMSNorm: division by the root mean square (arXiv:1910.07467)."""
     return nn.RMSNorm(config.n_embd, elementwise_affine=False) if config.norm == "rms" else nn.LayerNorm(config.n_embd)
@@ -106,6 +103,7 @@ class Neighbours(nn.Module):
 
     This is a depthwise convolution. (So et al. 2021, arXiv:2109.08668, use one inside attention.) To spell, a position
     must know its neighbours. Attention has to learn where they are; the convolution knows by construction.
+    stream: the x of all positions so far (B, rows, C), zero where not yet written; x is written into its `positions`.
     """
 
     def __init__(self, config):
@@ -113,7 +111,10 @@ class Neighbours(nn.Module):
         self.left = config.conv - 1 if config.causal else config.conv // 2  # a GPT sees earlier tokens only
         self.weight = nn.Parameter(torch.zeros(config.conv, config.n_embd))
 
-    def forward(self, x):
+    def forward(self, x, positions=None, stream=None):
+        if stream is not None:  # earlier passes may have written the neighbours
+            stream.index_copy_(1, positions, x.to(stream.dtype))
+            return self(stream)[:, positions]
         T, width = x.shape[1], len(self.weight)
         padded = F.pad(x, (0, 0, self.left, width - 1 - self.left))  # (B, width-1+T, C), zero outside the text
         return x + sum(weight * padded[:, i : i + T] for i, weight in enumerate(self.weight))
@@ -134,8 +135,6 @@ class TimeEmbedding(nn.Module):
 
 
 # 3. The model
-
-
 class Transformer(nn.Module):
     """Tokens (B, T) → logits (B, T, V), where V = vocab_size. Logits are scores; softmax makes them probabilities.
 
@@ -147,7 +146,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.token_emb = nn.Embedding(config.vocab_size + 1, config.n_embd)
-        self.conv = Neighbours(config) if config.conv else None
+        self.conv = Neighbours(config) if config.conv else None  # of the first block
+        later = range(config.n_layer - 1 if config.conv and config.conv_in == "every" else 0)
+        self.later_convs = nn.ModuleList(Neighbours(config) for _ in later)
         self.pos_emb = nn.Embedding(config.seq_len, config.n_embd) if config.positions == "learned" else None
         self.time_emb = TimeEmbedding(config.n_embd) if config.time_conditioned else None
         self.drop = nn.Dropout(config.dropout)
@@ -174,16 +175,10 @@ class Transformer(nn.Module):
         """tokens: (B, T) → logits (B, T, V). t: (B,) noise levels, which only a time-conditioned model reads.
 
         positions: (T,), those of the tokens in the text; 0 … T-1 if not given. cache: from `make_cache`; the model
-        writes the rows `positions` of it, and attends to all rows written so far.
-        """
+        writes the rows `positions` of it, and attends to all rows written so far."""
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.token_emb(tokens)  # (B, T, C)
-        if self.conv is not None and cache is None:
-            x = self.conv(x)
-        elif self.conv is not None:  # an earlier pass may have written the neighbours
-            cache.embedded.index_copy_(1, positions, x.to(cache.embedded.dtype))
-            x = self.conv(cache.embedded)[:, positions]
         if self.pos_emb is not None:
             x = x + self.pos_emb(positions)
         table = attention.rotary_table(positions, self.config.n_embd // self.config.n_head)
@@ -193,28 +188,33 @@ class Transformer(nn.Module):
             x = x + self.time_emb(t)[:, None, :]
         x = self.drop(x)
         for i, block in enumerate(self.blocks):
+            if i < len(self.convs):
+                x = self.convs[i](x, positions, None if cache is None else cache.streams[i])
             x = block(x, positions, table, None if cache is None else cache.layers[i])
         return self.head(self.norm(x))  # (B, T, V)
+
+    @property
+    def convs(self):
+        """The convolutions of the first blocks, a list."""
+        return [] if self.conv is None else [self.conv, *self.later_convs]
 
     def make_cache(self, batch, rows):
         """Return an empty `Cache` for `batch` sequences of up to `rows` positions."""
         c, weight = self.config, self.head.weight
         kind = dict(device=weight.device, dtype=weight.dtype)
         layers = [attention.KVBuffer(batch, c.n_head, rows, c.n_embd // c.n_head, **kind) for _ in range(c.n_layer)]
-        return Cache(layers, torch.zeros(batch, rows if c.conv else 0, c.n_embd, **kind))
+        return Cache(layers, [torch.zeros(batch, rows, c.n_embd, **kind) for _ in self.convs])
 
 
 @dataclass
 class Cache:
-    """Keys, values and embeddings of the positions read so far. attention.KVBuffer says when results are exact."""
+    """What is kept of the positions read so far. attention.KVBuffer says when results are exact."""
 
     layers: list  # one KVBuffer per block
-    embedded: torch.Tensor  # (B, rows, C) embeddings, zero where not yet written; without `conv`, rows is 0
+    streams: list  # the input of each convolution (B, rows, C), zero where not yet written
 
 
 # 4. What it costs, and what its switches do
-
-
 def count_parameters(model):
     return sum(p.numel() for p in model.parameters())
 
@@ -232,10 +232,10 @@ def flops_per_token(config):
 def parameters_by_part(config):
     """Return the number of parameters of each part, derived from the config alone: {part: (formula, number)}."""
     V, T, L, C = config.vocab_size, config.seq_len, config.n_layer, config.n_embd
-    gelu, layer = config.activation == "gelu", config.norm == "layer"
+    gelu, layer, N = config.activation == "gelu", config.norm == "layer", L if config.conv_in == "every" else 1
     return {
         "token_emb": ("(V+1) C", (V + 1) * C),  # one row more than the head, for the mask token
-        "conv": ("K C", config.conv * C),
+        "conv": ("N K C", N * config.conv * C),
         "pos_emb": ("T C", T * C if config.positions == "learned" else 0),
         "time_emb": ("2 C² + 2 C", 2 * (C**2 + C) if config.time_conditioned else 0),
         "attn": ("L 4 C²", L * 4 * C**2),  # q, k, v and out

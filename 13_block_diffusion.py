@@ -101,8 +101,7 @@ class Hybrid(transformer.Transformer):
     def follow(self, x, previous):
         """The logits of drafts. x (…, C): vectors of masked rows. previous (…, 2): the two tokens before each, nearest
         first. The masked rows of one pass do not see each other's tokens. Through `previous` each draft still depends
-        on the two before it, and this costs no pass of the network (as in Hydra, Ankner et al. 2024, arXiv:2402.05109).
-        """
+        on the two before it, at the cost of no further pass (as in Hydra, Ankner et al. 2024, arXiv:2402.05109)."""
         inner = self.draft_up(x) + self.previous[0][previous[..., 0]] + self.previous[1][previous[..., 1]]  # (…, 2C)
         return self.head(self.norm(x + self.draft_down(F.relu(inner).square())))
 
@@ -311,7 +310,8 @@ def check_flags(command, argv):
             (set(given) & set(rules) and not how.block, "this flag says how to write a block: add --block"),
             (how.cache != "none" or how.guidance or how.remask, "--cache, --guidance and --remask are for a dLLM"),
             (not command.prompt, "this model continues a text: --prompt needs at least one character"),
-            (model.time_conditioned or model.positions != "rope", "a hybrid has rotary positions and no noise level")):
+            (model.time_conditioned or model.positions != "rope" or model.conv_in == "every",
+             "a hybrid has rotary positions, no noise level, and no --conv-in every")):
         if wrong:
             raise cli.UserError(message)
 

@@ -46,5 +46,6 @@ def matching_command(dllm, gpt, corpus):
     script, shape = "07_train_gpt.py", dllm["model"]
     if dllm["name"] == checkpoint.SHIPPED.name:
         script, shape = "05_train.py", gpt["model"]
-    flags = (f"--{name.replace('_', '-')} {shape[name]}" for name in ("n_layer", "n_head", "n_embd", "seq_len", "conv"))
+    names = "n_layer", "n_head", "n_embd", "seq_len", "conv", "conv_in"
+    flags = (f"--{name.replace('_', '-')} {shape[name]}" for name in names if name in shape)
     return f"python {script} --corpus {shlex.quote(corpus)} --run partner {' '.join(flags)}"

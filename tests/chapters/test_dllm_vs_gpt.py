@@ -340,11 +340,11 @@ def test_models_of_different_sizes_are_compared_with_a_warning(two_runs, tmp_pat
 
 
 def test_the_partner_of_a_shipped_dllm_is_a_dllm_of_the_shape_of_your_gpt():
-    shape = dict(n_layer=2, n_head=3, n_embd=96, seq_len=128, conv=5)
+    shape = dict(n_layer=2, n_head=3, n_embd=96, seq_len=128, conv=5, conv_in="every")
     shipped, own = {"name": "shakespeare", "model": {}}, {"name": "mine", "model": shape}
     command = pair.matching_command(shipped, own, "my text.txt")
     assert command == ("python 05_train.py --corpus 'my text.txt' --run partner --n-layer 2 --n-head 3 --n-embd 96 "
-                       "--seq-len 128 --conv 5")
+                       "--seq-len 128 --conv 5 --conv-in every")
 
 
 def test_a_missing_run_names_the_command_that_makes_it(two_runs, tmp_path, monkeypatch):

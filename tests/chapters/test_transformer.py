@@ -14,6 +14,7 @@ transformer = import_module("03_transformer")
 SMALL = transformer.TransformerConfig(vocab_size=11, seq_len=16, n_layer=3, n_head=2, n_embd=16)
 CLASSIC = replace(SMALL, positions="learned", norm="layer", activation="gelu")
 CONV = replace(SMALL, conv=3)
+CONVS = replace(CONV, conv_in="every")
 B, T = 3, 16
 
 
@@ -47,7 +48,7 @@ def test_the_default_is_10_7_million():
     assert transformer.count_parameters(model) == 6 * 12 * 384**2 + (66 + 65) * 384 == 10_667_136
 
 
-@pytest.mark.parametrize("config", [SMALL, CLASSIC, CONV], ids=["modern", "classic", "conv"])
+@pytest.mark.parametrize("config", [SMALL, CLASSIC, CONV, CONVS], ids=["modern", "classic", "conv", "convs"])
 @pytest.mark.parametrize("change", [{}, {"time_conditioned": True}, {"n_layer": 1}], ids=str)
 def test_parameter_formula(config, change):
     config = replace(config, **change)
@@ -137,12 +138,15 @@ def test_switches_change_the_parts_that_they_name():
     assert names(activation="gelu") - default == biases
     time = {f"time_emb.{m}.{kind}" for m in ("up", "down") for kind in ("weight", "bias")}
     assert names(time_conditioned=True) - default == time
-    assert names(causal=True) == names(dropout=0.5) == default
+    assert names(causal=True) == names(dropout=0.5) == names(conv_in="every") == default
+    assert names(conv=3) - default == {"conv.weight"}
+    assert names(conv=3, conv_in="every") - default == {"conv.weight"} | {f"later_convs.{i}.weight" for i in (0, 1)}
     assert default <= names(positions="learned", norm="layer", activation="gelu", time_conditioned=True)
 
 
 @pytest.mark.parametrize("change", [
     {"activation": "gelu"}, {"norm": "layer"}, {"causal": True}, {"positions": "learned"},
+    {"conv": 3}, {"conv": 3, "conv_in": "every"},
 ], ids=str)  # fmt: skip
 def test_each_switch_changes_the_output(change):
     model, other, tokens = build(), build(**change), random_tokens()
@@ -174,7 +178,7 @@ def test_dropout_acts_in_training_only():
 
 
 @pytest.mark.parametrize("change, word", [
-    ({"conv": 4}, "conv"), ({"conv": -1}, "conv"),
+    ({"conv": 4}, "conv"), ({"conv": -1}, "conv"), ({"conv_in": "last"}, "conv_in"),
     ({"positions": "sine"}, "positions"), ({"norm": "batch"}, "norm"), ({"activation": "tanh"}, "activation"),
     ({"vocab_size": 0}, "vocab_size"), ({"seq_len": 0}, "seq_len"), ({"n_layer": 0}, "n_layer"),
     ({"n_head": 0}, "n_head"), ({"n_embd": -4}, "n_embd"), ({"n_embd": 15}, "n_embd"),
@@ -193,7 +197,7 @@ def test_a_configuration_is_frozen():
 # 3. Cached = uncached
 
 
-@pytest.mark.parametrize("config", [SMALL, CLASSIC, CONV], ids=["modern", "classic", "conv"])
+@pytest.mark.parametrize("config", [SMALL, CLASSIC, CONV, CONVS], ids=["modern", "classic", "conv", "convs"])
 @pytest.mark.parametrize("sizes", [[1] * T, [6] + [1] * 10, [4, 4, 4, 4], [T]],
                          ids=["one by one", "prompt first", "blocks", "at once"])  # fmt: skip
 def test_causal_append_equals_the_full_pass(config, sizes):
@@ -203,7 +207,7 @@ def test_causal_append_equals_the_full_pass(config, sizes):
     assert close(torch.cat(parts, dim=1), model(tokens))
 
 
-@pytest.mark.parametrize("config", [SMALL, CLASSIC, CONV], ids=["modern", "classic", "conv"])
+@pytest.mark.parametrize("config", [SMALL, CLASSIC, CONV, CONVS], ids=["modern", "classic", "conv", "convs"])
 def test_causal_rewrite_after_a_change_equals_the_full_pass(config):
     model, tokens, positions = build(config, causal=True), random_tokens(), torch.arange(T)
     cache = model.make_cache(B, T)
@@ -234,9 +238,10 @@ def test_bidirectional_rewrite_equals_the_full_pass(config, s, e):
         assert close(full, model(changed))
 
 
-def test_neighbours_of_a_partial_pass_come_from_the_cache():
-    """A partial pass through a convolution reads the embeddings around it; with unchanged tokens it is exact."""
-    tokens, positions, model = random_tokens(), torch.arange(T), build(CONV)
+@pytest.mark.parametrize("config", [CONV, CONVS], ids=["conv", "convs"])
+def test_neighbours_of_a_partial_pass_come_from_the_cache(config):
+    """A partial pass through a convolution reads the vectors around it; with unchanged tokens it is exact."""
+    tokens, positions, model = random_tokens(), torch.arange(T), build(config)
     cache = model.make_cache(B, T + 5)  # rows that were never written count as outside the text
     full = model(tokens, positions=positions, cache=cache)
     assert close(full, model(tokens))
@@ -255,6 +260,17 @@ def test_the_convolution_reads_as_many_neighbours_as_its_width_says(causal, widt
     by_hand = torch.nn.functional.conv1d(torch.nn.functional.pad(x.mT, (layer.left, width - 1 - layer.left)),
                                          layer.weight.T[:, None], groups=SMALL.n_embd).mT
     assert close(layer(x), x + by_hand)
+
+
+def test_each_block_has_a_convolution_of_its_own():
+    """With weights that only the convolutions have, each block carries a change one position further on either side."""
+    model, tokens = build(CONVS), random_tokens()
+    for block in model.blocks:
+        block.attn.out.weight.zero_()
+    changed = tokens.clone()
+    changed[:, 8] = (tokens[:, 8] + 1) % 12
+    moved = (model(tokens) - model(changed)).abs().amax((0, 2)) > 1e-6  # (T,)
+    assert moved.nonzero().flatten().tolist() == [5, 6, 7, 8, 9, 10, 11]
 
 
 def test_batches_do_not_mix_in_the_cache():
