@@ -60,20 +60,29 @@ def test_orthogonalize_brings_all_singular_values_near_one(rows, columns):
     assert torch.equal(muon.orthogonalize(torch.zeros(1, 3, 4), torch.float32), torch.zeros(1, 3, 4))
 
 
+def test_the_polynomials_bring_numbers_from_a_hundredth_to_one_near_one():
+    x = torch.linspace(0.01, 1, 1000)
+    for a, b, c in muon.POLYNOMIALS:
+        spread = x.max() / x.min()
+        x = a * x + b * x**3 + c * x**5
+        assert x.max() / x.min() < spread / 1.5
+    assert x.min() > 0.72 and x.max() < 1.28
+
+
 def plain_muon(p, grads, lr, decay):
-    """Muon one matrix at a time, as its paper writes it down."""
+    """Muon one matrix at a time."""
     p, buffer = p.clone(), torch.zeros_like(p)
     for g in grads:
         buffer = 0.95 * buffer + 0.05 * g
         x = 0.05 * g + 0.95 * buffer
         x = x / x.norm()
-        for _ in range(5):
+        for a, b, c in muon.POLYNOMIALS:
             if x.shape[0] > x.shape[1]:
                 gram = x.mT @ x
-                x = 3.4445 * x + x @ (-4.7750 * gram + 2.0315 * gram @ gram)
+                x = a * x + x @ (b * gram + c * gram @ gram)
             else:
                 gram = x @ x.mT
-                x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+                x = a * x + (b * gram + c * gram @ gram) @ x
         p = p * (1 - lr * decay) - lr * math.sqrt(max(1, p.shape[0] / p.shape[1])) * x
     return p
 
