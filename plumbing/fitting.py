@@ -6,7 +6,7 @@ import sys
 from plumbing import corpora, devices, runs, settings, threads
 
 USUAL, SMALL = "laptop", "laptop-small"  # files in configs/
-SLOW = 400e9  # FLOP/s (floating-point operations per second), below which a processor gets SMALL
+SLOW = 600e9  # FLOP/s (floating-point operations per second), below which a processor gets SMALL
 SIZE = 512  # of the square matrices in the measurement; a step of laptop.yaml multiplies 2048 x 192 by 192 x 768
 
 
