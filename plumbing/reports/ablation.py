@@ -29,7 +29,10 @@ VARIANTS = "-m plumbing.reports.variants"  # the program of what is not a settin
 RUNS = {  # what changes: the program, its flags
     "full recipe": ("05_train.py", ""),
     "AdamW at 0.003 for every weight": ("05_train.py", "--optimizer adamw --lr-matrix 0.003 --lr-other 0.003"),
-    "no convolution over the embeddings": ("05_train.py", "--conv 0"),
+    "five Newton-Schulz steps, not three": (VARIANTS, "--variant five-steps"),
+    "learning rate 0.005, not 0.01, for embeddings and the like": ("05_train.py", "--lr-other 0.005"),
+    "a convolution in the first block only": ("05_train.py", "--conv-in first"),
+    "no convolution": ("05_train.py", "--conv 0"),
     "learned positions, LayerNorm, GELU": ("05_train.py", CLASSIC),
     "all three: the classic recipe":
         ("05_train.py", f"{CLASSIC} --conv 0 --optimizer adamw --lr-matrix 0.001 --lr-other 0.001 --t-max 1"),

@@ -3,7 +3,7 @@
     python -m plumbing.reports.variants --variant bell --config laptop --minutes 1    # and all flags of 05_train.py
 
 The ablation (plumbing/reports/ablation.py) measures them. A variant replaces the training loss of chapter 04, its noise
-schedule, or the order of the blocks of chapter 03, and trains with everything else as in chapter 05.
+schedule, the order of the blocks of chapter 03, or the polynomials of Muon. Everything else is as in chapter 05.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 import torch.nn as nn
 
-from plumbing import cli, measures, sampling, settings
+from plumbing import cli, measures, muon, sampling, settings
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
@@ -61,10 +61,20 @@ class Twice(nn.ModuleList):
         return iter((first, *middle, *middle, last))
 
 
+class TwiceLater(nn.ModuleList):
+    """The convolutions of such blocks, without that of the first block."""
+
+    def __iter__(self):
+        *middle, last = super().__iter__()
+        return iter((*middle, *middle, last))
+
+
 def looped(config):
     """Return a Transformer with the blocks Twice."""
     model = transformer.Transformer(config)
     model.blocks = Twice(model.blocks)
+    if len(model.later_convs):
+        model.later_convs = TwiceLater(model.later_convs)
     return model
 
 
@@ -127,6 +137,7 @@ def schedules_nelbo(model, x0, draws=1, batch_size=64, seed=0):
     return measures.mean_and_error(torch.cat(bounds))
 
 
+FIVE_STEPS = ((3.4445, -4.7750, 2.0315),) * 5  # the polynomials of Jordan et al. 2024
 LOSSES = {"bell": bell, "complementary": complementary, "cropped": cropped}
 
 
@@ -134,13 +145,16 @@ LOSSES = {"bell": bell, "complementary": complementary, "cropped": cropped}
 class Command(train.Command):
     """The flags of chapter 05, and what is changed."""
 
-    variant: Literal["bell", "complementary", "cropped", "looped", "schedules"] = "bell"  # what to change
+    # what to change
+    variant: Literal["bell", "complementary", "cropped", "five-steps", "looped", "schedules"] = "bell"
 
 
 def main(argv=None):
     variant, train.Command = settings.parse(Command, argv).variant, Command
     if variant in LOSSES:
         diffusion.diffusion_loss = LOSSES[variant]
+    elif variant == "five-steps":
+        muon.POLYNOMIALS = FIVE_STEPS
     elif variant == "schedules":
         diffusion.diffusion_loss, diffusion.nelbo = schedules, schedules_nelbo
         train.start_run = partial(train.start_run, build=WithSchedules)

@@ -4,8 +4,9 @@ from importlib import import_module
 
 import pytest
 import torch
-from helpers import make_model
+from helpers import make_model, seeded
 
+from plumbing import muon
 from plumbing.reports import variants
 
 transformer = import_module("03_transformer")
@@ -59,8 +60,9 @@ def test_one_batch_in_a_hundred_is_cropped(x0):
     assert 5 < sum(length < T for length in lengths) < 60 and min(lengths) >= 16
 
 
-def test_middle_blocks_run_twice_with_the_weights_of_a_plain_model():
-    model = make_model(5, 16, std=0.3, n_layer=3, n_head=1, n_embd=8)
+@pytest.mark.parametrize("shape", [{}, {"conv": 3}, {"conv": 3, "conv_in": "every"}], ids=str)
+def test_middle_blocks_run_twice_with_the_weights_of_a_plain_model(shape):
+    model = make_model(5, 16, std=0.3, n_layer=3, n_head=1, n_embd=8, **shape)
     twice = variants.looped(model.config)
     twice.load_state_dict(model.state_dict())
     first, middle, last = model.blocks
@@ -68,8 +70,21 @@ def test_middle_blocks_run_twice_with_the_weights_of_a_plain_model():
     plain, looped = model(tokens), twice.eval()(tokens)
     assert not torch.allclose(plain, looped)
     model.blocks = torch.nn.ModuleList((first, middle, middle, last))
+    if len(model.later_convs):
+        model.later_convs.insert(1, model.later_convs[0])
     torch.testing.assert_close(model(tokens), looped)
     assert sum(p.numel() for p in twice.parameters()) == sum(p.numel() for p in model.parameters())
+
+
+def test_five_steps_are_those_of_muons_paper():
+    x = torch.randn(1, 8, 12, generator=seeded())
+    x = expected = x / x.norm()
+    for _ in range(5):
+        gram = expected @ expected.mT
+        expected = 3.4445 * expected + (-4.7750 * gram + 2.0315 * gram @ gram) @ expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(muon, "POLYNOMIALS", variants.FIVE_STEPS)
+        torch.testing.assert_close(muon.orthogonalize(x, torch.float32), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_bound_with_schedules_is_the_entropy_for_the_true_probabilities():
