@@ -271,7 +271,7 @@ def show_switches(config, tokens):
     cli.heading("2. The switches, and the loss before training")
     print("  changed                  parameters    loss   (--help says what each switch does)")
     for change in ({}, {"positions": "learned"}, {"norm": "layer"}, {"activation": "gelu"}, {"conv": 5},
-                   {"time_conditioned": True}, {"dropout": 0.2}, {"causal": True}):
+                   {"conv": 5, "conv_in": "every"}, {"time_conditioned": True}, {"dropout": 0.2}, {"causal": True}):
         torch.manual_seed(0)
         model = Transformer(replace(config, **change))
         t = torch.full((len(tokens),), 0.5)
