@@ -279,7 +279,8 @@ def test_guidance_is_llada_s_formula():
     assert torch.allclose(network(canvas, 4, 9, True), (unknown + 2.5 * (known - unknown))[:, 4:9], atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [{}, {"conv": 3}, {"positions": "learned"}, {"positions": "learned", "conv": 5},
+@pytest.mark.parametrize("shape", [{}, {"conv": 3}, {"conv": 3, "conv_in": "every"}, {"positions": "learned"},
+                                   {"positions": "learned", "conv": 5},
                                    {"time_conditioned": True}], ids=str)
 @pytest.mark.parametrize("cache", ["prefix", "dual", "delayed"])
 def test_a_cache_refreshed_in_every_pass_is_no_cache(cache, shape):
