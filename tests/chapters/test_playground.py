@@ -170,7 +170,7 @@ def said(page, words, tab="write"):
 
 def states(page, number, tab="write"):
     """Wait for `number` different texts, and return them."""
-    seen, end = [], time.monotonic() + 60
+    seen, end = [], time.monotonic() + 120
     while len(seen) < number:
         assert time.monotonic() < end, f"the page shows only {len(seen)} different texts"
         if texts(page, tab) not in seen:
