@@ -270,15 +270,19 @@ def check_flags(command):
         raise cli.UserError("--hub and --run both name a model: leave one out")
 
 
-def find_teachers(command, seq_len, corpus, tokenizer, device):
-    """Return the models that --teachers names, [] if it names none. UserError if one of them cannot teach this run."""
-    student = runs.folder_of(command.run, "gpt", corpus.name, command.config)
+def find_teachers(command, kind, seq_len, corpus, tokenizer, device):
+    """Return the models that --teachers names, [] if it names none. UserError if one of them cannot teach this run.
+
+    kind: "gpt" or "dllm".
+    """
+    student = runs.folder_of(command.run, kind, corpus.name, command.config)
+    own, other = ("a GPT", "a dLLM") if kind == "gpt" else ("a dLLM", "a GPT")
     teachers = []
     for name in command.train.teachers.split(",") if command.train.teachers else ():
-        folder = checkpoint.find(name.strip(), "gpt")
+        folder = checkpoint.find(name.strip(), kind)
         teacher, known, info = checkpoint.load(folder, device)
         for wrong, message in (
-                (not teacher.config.causal, "is a dLLM, and only a GPT can teach a GPT"),
+                (teacher.config.causal != (kind == "gpt"), f"is {other}, and only {own} can teach {own}"),
                 (folder.resolve() == student.resolve(), "cannot teach itself: name the new run with --run"),
                 (info.get("corpus_sha256") != corpus.sha256 or known.vocabulary != tokenizer.vocabulary,
                  f"learned from another text than {corpus.name}"),
@@ -301,7 +305,7 @@ def main(argv=None):
     tokenizer = tokenizers.CharTokenizer.from_text(corpus.text)
     model_config = dataclasses.replace(command.model, vocab_size=tokenizer.vocab_size, causal=True)
     device = devices.pick_device(command.device)
-    teachers = find_teachers(command, model_config.seq_len, corpus, tokenizer, device)
+    teachers = find_teachers(command, "gpt", model_config.seq_len, corpus, tokenizer, device)
     objective = next_token(opening(tokenizer), teachers)
     folder = training.start_run(command, "gpt", model_config, objective, tokenizer, corpus, corpora.split(corpus.text))
     if runs.read_log(folder / "log.jsonl"):  # empty if the run was stopped before its first evaluation

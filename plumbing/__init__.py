@@ -65,6 +65,7 @@ Pages in docs/ that are written from numbers, and the measuring behind them:
     reports.robot_path           chapter 15's page, and its measuring
     reports.scale                what the sizes of chapter 12 need, computed
     reports.variants             ways to train that were tried and are not settings
+    reports.student              a dLLM that learns what other dLLMs predict
     reports.ablation             what each ingredient of the training recipe buys
     reports.couplets             how near the written couplets of chapter 09 are to the Kural
     reports.speed                what benchmark.py measures

@@ -38,10 +38,10 @@ class RunFlags:
 class Run:
     """One run: it decides when to evaluate and when to stop, and it writes everything to its folder.
 
-    settings: {name: value} that a resumed run must share with the saved one; `steps` alone may differ. UserError if
-    they differ, if the folder holds a model without a log, or if another process trains this run. config: has steps,
-    minutes, evaluate_every and seed. Use it as `with Run(...) as run:`. At the end of the block, also after an error,
-    the progress bar is closed, Ctrl-C does what it did before, and other processes may train the run.
+    settings: {name: value} that a resumed run must share with the saved one, but `steps` may differ and `teachers` be
+    added. UserError if they differ, if the folder holds a model without a log, or if another process trains this run.
+    config: has steps, minutes, evaluate_every, seed. Use it as `with Run(...) as run:`. At the end of the block, also
+    after an error, the progress bar is closed, Ctrl-C does what it did before, and other processes may train the run.
     """
 
     PARTS = ("progress", "settings", "model", "averaged", "scaler")  # the dicts of a saved state
@@ -241,7 +241,8 @@ def load_saved(folder, settings, fresh, parts=Run.PARTS, may_change=Run.MAY_CHAN
     saved = load_state(folder, parts)
     if (folder / "model.safetensors").is_file() and not (folder / "log.jsonl").is_file() and not fresh:
         raise cli.UserError(f"{folder} holds a model that cannot be trained further; use --run NEW_NAME, or --fresh")
-    changed = [k for k in settings if saved and k not in may_change and saved["settings"].get(k) != settings[k]]
+    changed = [k for k in settings if saved and k not in may_change and saved["settings"].get(k) != settings[k]
+               and (k != "teachers" or saved["settings"].get(k))]  # a run without teachers may get some
     if changed:
         raise cli.UserError(f"run {folder.name} was started with a different {', '.join(changed)}; "
                             "use --run NEW_NAME or --fresh")
@@ -257,9 +258,8 @@ def folder_of(name, kind, corpus, config):
         name = f"{kind}-{corpus}-{Path(config).stem.removeprefix(kind + '-')}"
     strange = foreign.printable(name, None) != name or set(name) & set('/\\:*?"<>|')
     if strange or name.startswith(".") or not name.strip() or len(name.encode()) > LONGEST_NAME:
-        shown = foreign.printable(name)
-        raise cli.UserError(f"{shown!r} cannot name a run: give it with --run a name of at most {LONGEST_NAME} bytes, "
-                            "without slashes and the like, that does not begin with a dot")
+        raise cli.UserError(f"{foreign.printable(name)!r} cannot name a run: give it with --run a name of at most "
+                            f"{LONGEST_NAME} bytes, without slashes and the like, that does not begin with a dot")
     if (checkpoint.RUNS / name).is_file():
         raise cli.UserError(f"{checkpoint.RUNS / name} is a file, so no run can have this name: use --run NEW_NAME")
     return checkpoint.RUNS / name
