@@ -18,19 +18,16 @@ statement does not allow a name that begins with a digit, so they call a functio
     tensors = import_module("01_tensors")
 """
 
+import argparse
 import math
 from collections import Counter
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from plumbing import cli, figures, files, settings
-from plumbing.settings import Switch
-
 SENTENCE = "to be, or not to be, that is the question. "
-FIGURE = files.ROOT / "figures" / "01_tensors.png"
 
 
 # 1. Tensors and their shapes
@@ -38,7 +35,7 @@ FIGURE = files.ROOT / "figures" / "01_tensors.png"
 
 def show_shapes():
     """Print the shapes that all later chapters use: (B, T) for tokens, then (B, T, C) for vectors."""
-    cli.heading("1. Tensors and their shapes")
+    heading("1. Tensors and their shapes")
     B, T, C = 2, 4, 3  # batch: number of texts; time: positions per text; channels: numbers per position
     tokens = torch.tensor([[0, 1, 2, 1], [2, 2, 0, 1]])  # (B, T): each integer (token) stands for a character
     table = torch.arange(9.0).view(3, C)  # (V, C): row v describes token v of a vocabulary of V tokens
@@ -62,7 +59,7 @@ def show_shapes():
 
 def show_dtypes():
     """Print the size, precision and range of each dtype (number format), and the best device of this machine."""
-    cli.heading("2. dtype and device")
+    heading("2. dtype and device")
     print("  dtype       bytes    1 + 1/1000 becomes    largest")
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
         value = torch.tensor(1.001, dtype=dtype)
@@ -82,7 +79,7 @@ def show_broadcasting():
 
     PyTorch aligns the shapes at the right. It repeats a missing dimension, or one of size 1, without copying.
     """
-    cli.heading("3. Broadcasting")
+    heading("3. Broadcasting")
     T, C = 4, 3
     x = torch.zeros(2, T, C)
     for shape, meaning in [
@@ -129,7 +126,7 @@ def cross_entropy_gradient(logits, target):
 
 def show_autograd():
     """Print derivatives that PyTorch computes beside derivatives by hand, and check that they agree."""
-    cli.heading("4. Autograd against the derivative by hand")
+    heading("4. Autograd against the derivative by hand")
     w, b = (torch.tensor(v, requires_grad=True) for v in (1.5, -0.5))
     loss = (w * 2.0 + b - 4.0) ** 2  # PyTorch records every operation that leads to the loss
     loss.backward()  # and applies the chain rule to them in reverse order
@@ -175,7 +172,7 @@ class Linear(nn.Module):
 
 def show_modules():
     """Print what a module does to shapes, and which of its attributes are trained and saved."""
-    cli.heading("5. nn.Module and nn.Parameter")
+    heading("5. nn.Module and nn.Parameter")
     torch.manual_seed(0)
     layer = Linear(3, 2)
     x = torch.randn(2, 4, 3)  # (B, T, C); the layer does the same at every position
@@ -243,7 +240,7 @@ def sample(model, start, length, generator):
 
 def show_training():
     """Train the bigram on SENTENCE and print its progress. Returns (model, losses, list of characters)."""
-    cli.heading("6. The training loop and the smallest language model")
+    heading("6. The training loop and the smallest language model")
     characters = sorted(set(SENTENCE))
     tokens = torch.tensor([characters.index(c) for c in SENTENCE])  # (T,)
     V, entropy = len(characters), bigram_entropy(SENTENCE)
@@ -268,9 +265,9 @@ def show_training():
 
 
 def draw(model, losses, characters, show):
-    """Draw the loss with its lower bound, and the learned table, into FIGURE. show: also open a window."""
-    figure, (left, right) = figures.pyplot(show).subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    left.semilogx(range(1, len(losses) + 1), losses, color=figures.COLORS["other"], label="training loss")
+    """Draw the loss with its lower bound, and the learned table."""
+    figure, (left, right) = pyplot(show).subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    left.semilogx(range(1, len(losses) + 1), losses, color=COLORS["other"], label="training loss")
     left.axhline(bigram_entropy(SENTENCE), ls="--", color="black", label="bigram entropy, from counts")
     left.set(xlabel="step", ylabel="nats per character", title="The loss falls to the entropy and stops")
     left.legend()
@@ -279,27 +276,68 @@ def draw(model, losses, characters, show):
     right.set(xticks=range(len(names)), xticklabels=names, yticks=range(len(names)), yticklabels=names)
     right.set(xlabel="next character", ylabel="current character", title="Learned: P(next | current)")
     figure.colorbar(image, ax=right)
-    figures.save_figure(figure, FIGURE, show)
+    save_figure(figure, "01_tensors", show)
 
 
-@dataclass(frozen=True)
-class Command:
-    """The flags of this chapter."""
+# What this chapter shares with the next ones: headings, figures and flags
 
-    show: Switch = False  # also open the figure in a window
+# Paul Tol's "high contrast" colours and black. People with colour blindness can tell them apart, and so can a
+# reader of a print in black and white, because each colour has another lightness.
+COLORS = {"dllm": "#004488", "gpt": "#DDAA33", "real": "#000000", "other": "#BB5566"}
 
 
-def main(argv=None):
-    command = settings.parse(Command, argv)
+def heading(text):
+    """Print an empty line, then the text, underlined."""
+    print(f"\n{text}\n{'-' * len(text)}")
+
+
+def read_flags(chapter, **numbers):
+    """Return the command line as an object with the attribute `show`. A wrong flag ends the program with a message.
+
+    chapter: the docstring to print for --help. numbers: {name: default} of whole numbers, which a chapter that draws
+    no figure takes instead of --show.
+    """
+    parser = argparse.ArgumentParser(description=chapter, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if not numbers:
+        parser.add_argument("--show", action="store_true", help="also open the figure in a window")
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"default: {default}")
+    return parser.parse_args()
+
+
+def pyplot(show):
+    """Return the module matplotlib.pyplot. Without `show` it draws to files only, and needs no screen."""
+    import matplotlib  # here and not above, because it takes a second and most programs draw nothing
+
+    if not show:
+        matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def save_figure(figure, name, show):
+    """Write a figure to figures/NAME.png, beside the chapters, and say so. show: also open it in a window."""
+    path = Path(__file__).with_name("figures") / f"{name}.png"
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=110)
+    print(f"\nFigure: figures/{path.name}")
+    if show:
+        pyplot(show).show()
+    pyplot(show).close(figure)
+
+
+def main():
+    flags = read_flags(__doc__)
     torch.set_num_threads(1)  # for such small tensors, one thread is the fastest
     show_shapes()
     show_dtypes()
     show_broadcasting()
     show_autograd()
     show_modules()
-    draw(*show_training(), show=command.show)
+    draw(*show_training(), flags.show)
     print("Next: 02_attention.py, where every position may look at every other position.")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    main()

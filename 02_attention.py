@@ -11,17 +11,15 @@ You should see attention weights as numbers and as a picture, and results comput
 """
 
 import math
-from dataclasses import dataclass
+from importlib import import_module
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from plumbing import cli, figures, files, settings
-from plumbing.settings import Switch
+tensors = import_module("01_tensors")
 
 TEXT = "to be or not to be"
-FIGURE = files.ROOT / "figures" / "02_attention.png"
 
 
 # 1. The three lines
@@ -35,8 +33,18 @@ def attention(q, k, v, mask=None):
     q: (..., T, d), k and v: (..., S, d), mask: boolean, broadcast to (..., T, S), True where a query may look.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (..., T, S)
-    weights = (scores if mask is None else scores.masked_fill(~mask, -math.inf)).softmax(dim=-1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    weights = scores.softmax(dim=-1)
     return weights @ v, weights
+
+
+def by_products(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False):
+    """Compute `attention` with the arguments of PyTorch's kernel, F.scaled_dot_product_attention: (..., T, d)."""
+    if is_causal:
+        attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+    y, weights = attention(q, k, v, attn_mask)
+    return y if dropout_p == 0 else F.dropout(weights, dropout_p) @ v
 
 
 # 2. Rotary positions
@@ -106,7 +114,7 @@ class Attention(nn.Module):
     qk_norm: divide each query and key by its root mean square (QK-norm; Henry et al. 2020, arXiv:2010.04245). The
     scores then stay in a range in which large learning rates are safe.
     kernel: the function that computes softmax(QKᵀ/√d)V. PyTorch's gives the same result as our lines above without
-    storing the weights. Chapter 05 replaces it on some CPUs, where plain products are faster in bfloat16.
+    storing the weights. Chapter 05 replaces it by `by_products` on some CPUs, where that is faster in bfloat16.
     """
 
     kernel = staticmethod(F.scaled_dot_product_attention)
@@ -150,7 +158,7 @@ def report(name, ours, reference, equal=True):
 
 
 def show_three_lines():
-    cli.heading("1. softmax(QKᵀ/√d)V")
+    tensors.heading("1. softmax(QKᵀ/√d)V")
     keys, values = torch.eye(4), torch.tensor([[10.0], [20.0], [30.0], [40.0]])
     print("  A soft look-up: the values are 10, 20, 30 and 40. The query is a multiple of key 2 (counted from 0).\n"
           "  query            weights                     output")
@@ -174,7 +182,7 @@ def show_three_lines():
 
 
 def show_heads():
-    cli.heading("2. Heads: several small attentions side by side")
+    tensors.heading("2. Heads: several small attentions side by side")
     B, T, C, n_head = 2, 5, 12, 3
     layer, x = Attention(C, n_head, rotary=False, qk_norm=False), torch.randn(B, T, C)
     q, k, v = layer.qkv(x).chunk(3, dim=-1)  # (B, T, C) each
@@ -190,22 +198,27 @@ def show_heads():
 def example_weights(text):
     """The weights of two heads whose queries and keys are set by hand: {(head, kind): (T, T)}."""
     T, d = len(text), 32
-    letters, here = F.one_hot(torch.tensor([ord(c) for c in text])).float(), torch.arange(T)  # (T, ·), equal if alike
-    wave = torch.full((T, d), 4.0)  # the same for every token, so only the rotation differs
+    position = torch.arange(T)
+    codes = torch.tensor([ord(character) for character in text])
+    letter = F.one_hot(codes).float()  # (T, ·) equal letters have equal vectors, others are orthogonal
+    # Here every query and every key is the same vector, and only its rotation says where it is. If a query is rotated
+    # one position further, the key of the next position fits it best.
+    same = torch.full((T, d), 4.0)
+    here, next_place = rotary_table(position, d), rotary_table(position + 1, d)
     heads = {
-        "same letter": (8 * letters, 8 * letters),
-        # A query that is rotated one position further matches the key of the next position best.
-        "next letter": (rotate(wave, rotary_table(here + 1, d)), rotate(wave, rotary_table(here, d))),
+        "same letter": (8 * letter, 8 * letter),
+        "next letter": (rotate(same, next_place), rotate(same, here)),
     }
+    causal = torch.ones(T, T, dtype=torch.bool).tril()
     weights = {}
     for head, (q, k) in heads.items():
         weights[head, "bidirectional"] = attention(q, k, k)[1]
-        weights[head, "causal"] = attention(q, k, k, torch.ones(T, T, dtype=torch.bool).tril())[1]
+        weights[head, "causal"] = attention(q, k, k, causal)[1]
     return weights
 
 
 def show_masks():
-    cli.heading("3. Bidirectional (the dLLM) against causal (the GPT)")
+    tensors.heading("3. Bidirectional (the dLLM) against causal (the GPT)")
     weights = example_weights(TEXT)
     pair = weights["same letter", "bidirectional"], weights["same letter", "causal"]
     assert pair[1].triu(1).abs().max() == 0  # no weight on later positions
@@ -228,7 +241,7 @@ def show_masks():
 
 
 def show_rotary():
-    cli.heading("4. Rotary positions")
+    tensors.heading("4. Rotary positions")
     q, k = torch.randn(2, 1, 64)  # (T=1, hd) each
 
     def score(m, n):
@@ -263,23 +276,32 @@ def run(layers, x, positions, buffers=None):
 
 
 def show_buffer():
-    cli.heading("5. The key-value buffer: compute a few rows, attend to all")
-    T, C, n_head, s, e, every = 16, 32, 4, 8, 12, torch.arange(16)
+    tensors.heading("5. The key-value buffer: compute a few rows, attend to all")
+    B, T, C, n_head = 2, 16, 32, 4
+    every = torch.arange(T)
 
     def make(depth, causal):
-        buffers = [KVBuffer(2, n_head, T, C // n_head) for _ in range(depth)]
-        return [Attention(C, n_head, causal) for _ in buffers], buffers, torch.randn(2, T, C)
+        """Return `depth` layers and a buffer for each."""
+        layers = [Attention(C, n_head, causal) for _ in range(depth)]
+        buffers = [KVBuffer(B, n_head, T, C // n_head) for _ in range(depth)]
+        return layers, buffers
 
     print("  Largest difference from a pass over all rows:")
-    gpt, buffers, x = make(2, causal=True)
-    rows = torch.cat([run(gpt, x, position, buffers) for position in every.split(1)], dim=1)  # (B, T, C)
-    report(f"causal, 2 layers, row by row: {T} rows, not 1 + … + {T}", rows, run(gpt, x, every))
+    gpt, buffers = make(2, causal=True)
+    x = torch.randn(B, T, C)
+    rows = [run(gpt, x, position, buffers) for position in every.split(1)]  # T times (B, 1, C)
+    report(f"causal, 2 layers, row by row: {T} rows, not 1 + … + {T}", torch.cat(rows, dim=1), run(gpt, x, every))
+
+    start, end = 8, 12
     for depth in (1, 2):
-        dllm, buffers, x = make(depth, causal=False)
+        dllm, buffers = make(depth, causal=False)
+        x = torch.randn(B, T, C)
         run(dllm, x, every, buffers)
-        x[:, s:e] = torch.randn(2, e - s, C)  # a sampler has just filled in these positions
-        rows, full = run(dllm, x, every[s:e], buffers), run(dllm, x, every)[:, s:e]  # (B, e - s, C)
-        report(f"bidirectional, {depth} layer(s), [{s}:{e}) changed: {e - s} rows, not {T}", rows, full, depth == 1)
+        x[:, start:end] = torch.randn(B, end - start, C)  # a sampler has just filled in these positions
+        rows = run(dllm, x, every[start:end], buffers)  # (B, end - start, C)
+        full = run(dllm, x, every)[:, start:end]
+        name = f"bidirectional, {depth} layer(s), [{start}:{end}) changed: {end - start} rows, not {T}"
+        report(name, rows, full, equal=depth == 1)
     print("  Causal: no position depends on a later one, so kept rows stay right and the cache is exact.")
     print("  Bidirectional: the kept positions look at the changed ones, so in the second layer their keys and values")
     print("  should change too. The buffer holds the old ones: through several layers it is an approximation.")
@@ -287,23 +309,16 @@ def show_buffer():
 
 def draw(show):
     """Draw the weights of two heads, bidirectional and causal."""
-    figure, axes = figures.pyplot(show).subplots(2, 2, figsize=(9, 9), layout="constrained")
+    figure, axes = tensors.pyplot(show).subplots(2, 2, figsize=(9, 9), layout="constrained")
     for axis, ((head, kind), weights) in zip(axes.flat, example_weights(TEXT).items(), strict=True):
         axis.imshow(weights, cmap="Blues", vmin=0, vmax=1)
         axis.set(title=f"{head}, {kind}", xlabel="is looked at", ylabel="looks")
         axis.set(xticks=range(len(TEXT)), xticklabels=list(TEXT), yticks=range(len(TEXT)), yticklabels=list(TEXT))
-    figures.save_figure(figure, FIGURE, show)
+    tensors.save_figure(figure, "02_attention", show)
 
 
-@dataclass(frozen=True)
-class Command:
-    """The flags of this chapter."""
-
-    show: Switch = False  # also open the figure in a window
-
-
-def main(argv=None):
-    command = settings.parse(Command, argv)
+def main():
+    flags = tensors.read_flags(__doc__)
     torch.set_num_threads(1)  # for such small tensors, one thread is the fastest
     torch.manual_seed(0)
     with torch.no_grad():
@@ -312,9 +327,9 @@ def main(argv=None):
         show_masks()
         show_rotary()
         show_buffer()
-        draw(command.show)
+        draw(flags.show)
     print("Next: 03_transformer.py, which builds a whole model from attention.")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    main()

@@ -1,7 +1,7 @@
 """Chapter 03: what is a transformer, part by part?
 
     python 03_transformer.py                            # about 5 seconds on a CPU
-    python 03_transformer.py --n-layer 4 --n-embd 192   # the same for another shape; --help lists the flags
+    python 03_transformer.py --n-layer 4 --n-embd 192   # the same for another size; --help lists the flags
 
 A transformer is a stack of blocks: attention lets positions exchange information, then an MLP (multilayer perceptron)
 works on each position alone. With `causal` it is a GPT, which reads from left to right; without it, a diffusion
@@ -9,6 +9,7 @@ language model (dLLM). You should see the parameters of each part, the cost of a
 """
 
 import math
+import sys
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Literal
@@ -19,37 +20,52 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from plumbing import cli, settings
-from plumbing.settings import Count, Decided, Natural, Switch, number
-
+tensors = import_module("01_tensors")
 attention = import_module("02_attention")
 
 
 # 1. The configuration
-@dataclass(frozen=True)
-class TransformerConfig:
-    """The shape of the model."""
 
-    vocab_size: Decided[Count] = 65  # number of different tokens, without the mask token
-    seq_len: Count = 256  # number of tokens that the model reads at once (its window)
-    n_layer: Count = 6  # number of blocks
-    n_head: Count = 6  # number of attention heads per block
-    n_embd: Count = 384  # size of each position's vector; a multiple of twice n-head
-    causal: Decided[bool] = False  # a position looks at earlier positions only: False for a dLLM, True for a GPT
-    dropout: number(float, 0, 0.99) = 0.0  # share of features set to zero at random in training
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape of the model, as far as one may choose it."""
+
+    seq_len: int = 256  # number of tokens that the model reads at once (its window)
+    n_layer: int = 6  # number of blocks
+    n_head: int = 6  # number of attention heads per block
+    n_embd: int = 384  # size of each position's vector; a multiple of twice n-head
+    dropout: float = 0.0  # share of features set to zero at random in training
     time_conditioned: bool = False  # give the noise level t to the model as an input
     positions: Literal["rope", "learned"] = "rope"  # positions: rotary (rope), or one learned vector per position
     norm: Literal["rms", "layer"] = "rms"  # normalisation: RMSNorm with QK-norm, or LayerNorm without QK-norm
     activation: Literal["relu2", "gelu"] = "relu2"  # nonlinearity of the MLP: squared ReLU, or GELU with biases
-    conv: Natural = 0  # width of a convolution over neighbours, an odd number; 0 for none
+    conv: int = 0  # width of a convolution over neighbours, an odd number; 0 for none
     conv_in: Literal["first", "every"] = "first"  # which blocks begin with this convolution
 
     def __post_init__(self):
-        settings.check(self)
-        if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
+        for name in ("seq_len", "n_layer", "n_head", "n_embd"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if self.n_embd % (2 * self.n_head):
             raise ValueError(f"n_embd {self.n_embd} must be a multiple of twice n_head {self.n_head}")
-        if not self.causal and self.conv and self.conv % 2 == 0:
+        if not 0 <= self.dropout < 1:
+            raise ValueError("dropout must be from 0 to below 1")
+        if self.conv < 0 or self.conv and self.conv % 2 == 0:
             raise ValueError(f"conv must be 0 or an odd number, not {self.conv}")
+
+
+@dataclass(frozen=True)
+class TransformerConfig(Shape):
+    """The shape, and what follows from the text and from the task."""
+
+    vocab_size: int = 65  # number of different tokens, without the mask token
+    causal: bool = False  # a position looks at earlier positions only: False for a dLLM, True for a GPT
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.vocab_size < 1:
+            raise ValueError("vocab_size must be at least 1")
 
     @property
     def mask_id(self):
@@ -58,9 +74,13 @@ class TransformerConfig:
 
 
 # 2. The parts
+
+
 def make_norm(config):
     """Return LayerNorm (arXiv:1607.06450), or RMSNorm: division by the root mean square (arXiv:1910.07467)."""
-    return nn.RMSNorm(config.n_embd, elementwise_affine=False) if config.norm == "rms" else nn.LayerNorm(config.n_embd)
+    if config.norm == "layer":
+        return nn.LayerNorm(config.n_embd)
+    return nn.RMSNorm(config.n_embd, elementwise_affine=False)
 
 
 class MLP(nn.Module):
@@ -68,7 +88,8 @@ class MLP(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.relu2, bias = config.activation == "relu2", config.activation == "gelu"
+        self.relu2 = config.activation == "relu2"
+        bias = not self.relu2
         self.up = nn.Linear(config.n_embd, 4 * config.n_embd, bias=bias)
         self.down = nn.Linear(4 * config.n_embd, config.n_embd, bias=bias)
 
@@ -86,9 +107,10 @@ class Block(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.norm1, self.norm2 = make_norm(config), make_norm(config)
-        self.attn = attention.Attention(config.n_embd, config.n_head, config.causal, config.dropout,
-                                        rotary=config.positions == "rope", qk_norm=config.norm == "rms")
+        rotary, qk_norm = config.positions == "rope", config.norm == "rms"
+        self.norm1 = make_norm(config)
+        self.attn = attention.Attention(config.n_embd, config.n_head, config.causal, config.dropout, rotary, qk_norm)
+        self.norm2 = make_norm(config)
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
@@ -135,6 +157,8 @@ class TimeEmbedding(nn.Module):
 
 
 # 3. The model
+
+
 class Transformer(nn.Module):
     """Tokens (B, T) → logits (B, T, V), where V = vocab_size. Logits are scores; softmax makes them probabilities.
 
@@ -146,9 +170,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.token_emb = nn.Embedding(config.vocab_size + 1, config.n_embd)
-        self.conv = Neighbours(config) if config.conv else None  # of the first block
-        later = range(config.n_layer - 1 if config.conv and config.conv_in == "every" else 0)
-        self.later_convs = nn.ModuleList(Neighbours(config) for _ in later)
+        self.convs = nn.ModuleList(Neighbours(config) for _ in range(count_convs(config)))  # of the first blocks
         self.pos_emb = nn.Embedding(config.seq_len, config.n_embd) if config.positions == "learned" else None
         self.time_emb = TimeEmbedding(config.n_embd) if config.time_conditioned else None
         self.drop = nn.Dropout(config.dropout)
@@ -175,28 +197,28 @@ class Transformer(nn.Module):
         """tokens: (B, T) → logits (B, T, V). t: (B,) noise levels, which only a time-conditioned model reads.
 
         positions: (T,), those of the tokens in the text; 0 … T-1 if not given. cache: from `make_cache`; the model
-        writes the rows `positions` of it, and attends to all rows written so far."""
+        writes the rows `positions` of it, and attends to all rows written so far.
+        """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
+        table = attention.rotary_table(positions, self.config.n_embd // self.config.n_head)
+        x = self.embed(tokens, t, positions)  # (B, T, C)
+        for i, block in enumerate(self.blocks):
+            if i < len(self.convs):
+                x = self.convs[i](x, positions, cache and cache.streams[i])
+            x = block(x, positions, table, cache and cache.layers[i])
+        return self.head(self.norm(x))  # (B, T, V)
+
+    def embed(self, tokens, t, positions):
+        """Return the vectors with which the blocks begin: (B, T, C)."""
         x = self.token_emb(tokens)  # (B, T, C)
         if self.pos_emb is not None:
             x = x + self.pos_emb(positions)
-        table = attention.rotary_table(positions, self.config.n_embd // self.config.n_head)
         if self.time_emb is not None:
             if t is None:
                 raise ValueError("this model is time-conditioned: pass t, one noise level per sequence")
             x = x + self.time_emb(t)[:, None, :]
-        x = self.drop(x)
-        for i, block in enumerate(self.blocks):
-            if i < len(self.convs):
-                x = self.convs[i](x, positions, None if cache is None else cache.streams[i])
-            x = block(x, positions, table, None if cache is None else cache.layers[i])
-        return self.head(self.norm(x))  # (B, T, V)
-
-    @property
-    def convs(self):
-        """The convolutions of the first blocks, a list."""
-        return [] if self.conv is None else [self.conv, *self.later_convs]
+        return self.drop(x)
 
     def make_cache(self, batch, rows):
         """Return an empty `Cache` for `batch` sequences of up to `rows` positions."""
@@ -204,6 +226,13 @@ class Transformer(nn.Module):
         kind = dict(device=weight.device, dtype=weight.dtype)
         layers = [attention.KVBuffer(batch, c.n_head, rows, c.n_embd // c.n_head, **kind) for _ in range(c.n_layer)]
         return Cache(layers, [torch.zeros(batch, rows, c.n_embd, **kind) for _ in self.convs])
+
+
+def count_convs(config):
+    """Return how many blocks begin with a convolution."""
+    if config.conv == 0:
+        return 0
+    return config.n_layer if config.conv_in == "every" else 1
 
 
 @dataclass
@@ -215,6 +244,8 @@ class Cache:
 
 
 # 4. What it costs, and what its switches do
+
+
 def count_parameters(model):
     return sum(p.numel() for p in model.parameters())
 
@@ -232,10 +263,12 @@ def flops_per_token(config):
 def parameters_by_part(config):
     """Return the number of parameters of each part, derived from the config alone: {part: (formula, number)}."""
     V, T, L, C = config.vocab_size, config.seq_len, config.n_layer, config.n_embd
-    gelu, layer, N = config.activation == "gelu", config.norm == "layer", L if config.conv_in == "every" else 1
+    N, K = count_convs(config), config.conv
+    gelu = config.activation == "gelu"
+    layer = config.norm == "layer"  # True counts as 1, and False as 0
     return {
         "token_emb": ("(V+1) C", (V + 1) * C),  # one row more than the head, for the mask token
-        "conv": ("N K C", N * config.conv * C),
+        "conv": ("N K C", N * K * C),
         "pos_emb": ("T C", T * C if config.positions == "learned" else 0),
         "time_emb": ("2 C² + 2 C", 2 * (C**2 + C) if config.time_conditioned else 0),
         "attn": ("L 4 C²", L * 4 * C**2),  # q, k, v and out
@@ -246,7 +279,7 @@ def parameters_by_part(config):
 
 
 def show_costs(config):
-    cli.heading("1. Parameters, and floating-point operations (FLOPs) per token")
+    tensors.heading("1. Parameters, and floating-point operations (FLOPs) per token")
     c = replace(config, time_conditioned=False)  # a noise level costs FLOPs per sequence, not per token
     with torch.device("meta"):  # meta tensors have shapes but no memory: enough to count
         model, counted_model = Transformer(config), Transformer(c)
@@ -258,7 +291,8 @@ def show_costs(config):
     for part, (formula, derived) in parameters_by_part(config).items():
         counted = sum(p.numel() for name, p in model.named_parameters() if part in name)
         assert derived == counted
-        print(f"  {part:11} {formula:15} {derived:13,} {counted:13,} {counted / total:8.1%}")
+        if counted:
+            print(f"  {part:11} {formula:15} {derived:13,} {counted:13,} {counted / total:8.1%}")
     assert total == sum(number for _, number in parameters_by_part(config).values())
     print(f"  {'total':27} {total:13,} {total:13,}   12 C² per layer: {12 * c.n_layer * c.n_embd**2 / total:.1%}")
     assert counter.get_total_flops() == c.seq_len * flops_per_token(c)
@@ -268,8 +302,8 @@ def show_costs(config):
 
 
 def show_switches(config, tokens):
-    cli.heading("2. The switches, and the loss before training")
-    print("  changed                  parameters    loss   (--help says what each switch does)")
+    tensors.heading("2. The switches, and the loss before training")
+    print("  changed                  parameters    loss   (TransformerConfig says what each switch does)")
     for change in ({}, {"positions": "learned"}, {"norm": "layer"}, {"activation": "gelu"}, {"conv": 5},
                    {"conv": 5, "conv_in": "every"}, {"time_conditioned": True}, {"dropout": 0.2}, {"causal": True}):
         torch.manual_seed(0)
@@ -284,7 +318,7 @@ def show_switches(config, tokens):
 
 
 def show_shapes(model, tokens):
-    cli.heading("3. The shapes in one forward pass, module by module")
+    tensors.heading("3. The shapes in one forward pass, module by module")
     for name, module in model.named_modules():
         if name and "drop" not in name and (name.count(".") < 2 or name.startswith("blocks.0.")):
             module.register_forward_hook(lambda _, inputs, y, name=name: print(f"  {name:20} {tuple(y.shape)}"))
@@ -292,21 +326,19 @@ def show_shapes(model, tokens):
     model(tokens, torch.full((len(tokens),), 0.5))
 
 
-@dataclass(frozen=True)
-class Command:
-    """The flags of this chapter."""
-
-    vocab_size: Count = 65  # number of different tokens; TinyShakespeare has 65 characters
-    causal: Switch = False  # a position looks at earlier positions only (a GPT)
-    shape: TransformerConfig = TransformerConfig()
-
-
-def main(argv=None):
-    command = settings.parse(Command, argv)
-    config = replace(command.shape, vocab_size=command.vocab_size, causal=command.causal)
+def main():
+    usual = TransformerConfig()
+    sizes = ("vocab_size", "seq_len", "n_layer", "n_head", "n_embd")
+    flags = tensors.read_flags(__doc__, **{name: getattr(usual, name) for name in sizes})
+    try:
+        config = TransformerConfig(**{name: getattr(flags, name) for name in sizes})
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     torch.set_num_threads(1)  # for such small tensors, one thread is the fastest
     torch.manual_seed(0)
-    if show_costs(config) < 100_000_000:
+    total = show_costs(config)
+    if total < 100_000_000:
         tokens = torch.randint(config.vocab_size, (4, min(64, config.seq_len)))
         with torch.no_grad():
             show_switches(config, tokens)
@@ -317,4 +349,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    main()
