@@ -1,29 +1,31 @@
 """Chapter 05: how does the model learn Shakespeare?
 
-    python 05_train.py                      # no GPU: 6 minutes on two cores
-    python 05_train.py --corpus my.txt      # any text file of your own
-    python 05_train.py --plain 300          # only the plain loop of section 1, with a tiny model: half a minute
+    python 05_train.py                          # no GPU: 6 minutes on two cores
+    python 05_train.py --corpus my.txt          # any text file of your own
+    python 05_train.py --config laptop-large    # a larger model, for a faster CPU or more patience
+    python 05_train.py --plain 300              # only the plain loop of section 1, with a tiny model: half a minute
 
 With a CUDA GPU the same command trains 10.7 million parameters (configs/gpu.yaml). Every setting is a flag and a line
 of a settings file (--config). Press Ctrl-C to save and stop; run the same command again to resume.
 
 The chapter begins with the shortest loop that trains; it gets a tiny model to a loss of about 2.7. Then it adds a
-schedule for the learning rate, Muon, an average of the weights, and 16-bit numbers. You should see the loss fall from
-4.2 nats per character (guessing among 65) through 3.3 (knowing their frequencies) to about 1.85.
+schedule for the learning rate, Muon, an average of the weights, and 16-bit numbers. You should see the NELBO fall from
+4.2 nats per character (guessing among 65) through 3.3 (knowing their frequencies) to about 1.9.
 """
 
 import copy
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+import json
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import Literal
 
+from plumbing import checkpoint, cli, devices, files, text
+from plumbing.run import Run, origin
+
 import torch
 
-from plumbing import checkpoint, cli, corpora, devices, fitting, muon, runs, settings, tokenizers
-from plumbing.settings import Count, Natural, Seed, Share, number
-
+tensors = import_module("01_tensors")
+attention = import_module("02_attention")
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 
@@ -31,25 +33,26 @@ diffusion = import_module("04_diffusion")
 # 1. The plain loop
 
 
-def get_batch(data, n, window):
-    """Return n random windows of the tokens data (N,), in one indexing operation: (n, window)."""
-    start = torch.randint(len(data) - window + 1, (n, 1), device=data.device)
-    return data[start + torch.arange(window, device=data.device)]
+def random_windows(tokens, n, window):
+    """Return n windows from random places of the tokens (N,), in one indexing operation: (n, window)."""
+    start = torch.randint(len(tokens) - window + 1, (n, 1), device=tokens.device)
+    return tokens[start + torch.arange(window, device=tokens.device)]
 
 
-def plain_loop(model, data, steps, batch_size=32, lr=3e-3):
-    """Train `model` on data (N,) for `steps` steps, and return the loss of each step.
+def plain_loop(model, tokens, steps, batch_size=32, lr=3e-3):
+    """Train `model` on tokens (N,) for `steps` steps, and return the loss of each step.
 
     AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) averages the gradients of the last steps and divides each
     average by its usual size, so that all weights move at about the same rate. It also pulls them slightly to zero.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    window = model.config.seq_len
     losses = []
     for step in range(steps):
         # A batch is a few windows of the text, from random places: it stands for the whole text.
-        x0 = get_batch(data, batch_size, model.config.seq_len)  # (B, T)
+        x0 = random_windows(tokens, batch_size, window)  # (B, T)
         # The forward pass hides some tokens and measures how badly the model predicts them.
-        loss = diffusion.diffusion_loss(model, x0)
+        loss = diffusion.simple_loss(model, x0, diffusion.spread_evenly(batch_size, window))
         # The backward pass finds, for every weight, in which direction the loss grows.
         optimizer.zero_grad()
         loss.backward()
@@ -63,34 +66,92 @@ def plain_loop(model, data, steps, batch_size=32, lr=3e-3):
     return losses
 
 
-# 2. Settings
+# 2. The task: what to learn from, and how good a model is
+
+
+class Text:
+    """A text as a long row of tokens: random windows of it to learn from, and windows of unseen text to evaluate on.
+
+    parts: the training text and the validation text. window: the tokens that one window needs.
+    """
+
+    def __init__(self, tokenizer, parts, window, device):
+        train, val = (torch.tensor(tokenizer.encode(part), device=device) for part in parts)  # (N,), (M,)
+        if min(len(train), len(val)) < 2 * window:
+            raise cli.UserError(f"the text is too short for windows of {window} {tokenizer.unit}s: lower --seq-len")
+        self.tokenizer, self.train = tokenizer, train
+        self.windows = val[: len(val) // window * window].view(-1, window)  # (M / window, window)
+
+    def batch(self, n):
+        """Return n windows of the training text: (n, window)."""
+        return random_windows(self.train, n, self.windows.shape[1])
+
+
+class MaskedDiffusion(Text):
+    """The task of a dLLM: restore hidden tokens. t_max: the largest share of hidden tokens in training."""
+
+    measure = "NELBO"
+
+    def __init__(self, tokenizer, parts, window, device, t_max=1.0):
+        super().__init__(tokenizer, parts, window, device)
+        self.t_max = t_max
+
+    def loss(self, model, x0):
+        """Return the loss for a batch (B, T), a scalar."""
+        B, T = x0.shape
+        return diffusion.simple_loss(model, x0, diffusion.spread_evenly(B, self.t_max * T, x0.device))
+
+    def evaluate(self, model, windows, draws):
+        """Return the number to report for windows (N, T): (mean, standard error), in nats per token."""
+        return diffusion.nelbo(model, windows, draws)
+
+    def sample(self, model):
+        """Return a text that the model writes."""
+        canvas = torch.full((1, model.config.seq_len), model.config.mask_id, device=self.train.device)
+        *_, last = diffusion.denoise(model, canvas)
+        return self.tokenizer.decode(last.canvas[0])
+
+
+# 3. The settings
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. The comments become --help, the types give the ranges; configs/laptop.yaml changes some values."""
+    """How to train. configs/laptop.yaml changes some of these values."""
 
-    steps: Count = 50_000  # maximum number of steps
-    minutes: number(float, 0, 1e6) = 0.0  # time budget; sets the number of steps from the measured speed; 0: none
-    batch_size: Count = 64  # windows per step
-    accumulate: Count = 1  # parts into which a step's batch is split, to save memory
+    steps: int = 50_000  # largest number of steps
+    minutes: float = 0.0  # largest number of minutes of training; evaluations come on top. 0: no limit
+    batch_size: int = 64  # windows per step
+    accumulate: int = 1  # parts into which a step's batch is split, to save memory
     optimizer: Literal["muon", "adamw"] = "muon"  # optimizer of the matrices inside the blocks
-    lr_matrix: Share = 0.02  # learning rate of Muon, or of AdamW in its place
-    lr_other: Share = 0.005  # learning rate of AdamW, for embeddings, head and norms
-    momentum: number(float, 0, 0.999) = 0.95  # decay factor of Muon's running average of gradients
-    weight_decay: number(float, 0, 10) = 0.0  # pull towards zero, relative to the learning rate
-    warmup: Natural = 100  # steps in which the learning rate rises
-    cooldown: Share = 0.7  # share of the run, at its end, in which the learning rate falls to 0
-    clip: number(float, 1e-9) = 1.0  # largest norm of the gradient
-    ema: number(float, 0, 0.99999) = 0.995  # decay factor of the averaged weights, which are evaluated and saved
-    evaluate_every: Count = 500  # steps between two evaluations
-    evaluate_windows: number(int, 2) = 256  # windows of validation text per evaluation; the last one uses all it can
+    lr_matrix: float = 0.02  # learning rate of Muon, or of AdamW in its place
+    lr_other: float = 0.005  # learning rate of AdamW, for embeddings, head and norms
+    momentum: float = 0.95  # decay factor of Muon's running average of gradients
+    weight_decay: float = 0.0  # pull towards zero, relative to the learning rate
+    warmup: int = 100  # steps in which the learning rate rises
+    cooldown: float = 0.7  # share of the run, at its end, in which the learning rate falls to 0
+    clip: float = 1.0  # largest norm of the gradient
+    ema: float = 0.995  # decay factor of the averaged weights, which are evaluated and saved
+    evaluations: int = 20  # evaluations during the run
+    evaluate_windows: int = 256  # windows of validation text per evaluation
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # number format of the matrix products
     compile: Literal["auto", "on", "off"] = "auto"  # torch.compile; auto: with CUDA, or a C++ compiler on Linux
-    seed: Seed = 1  # seed of the weights, batches and masks
+    seed: int = 1  # seed of the weights, batches and masks
 
     def __post_init__(self):
-        settings.check(self)
+        for name in ("steps", "batch_size", "accumulate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0")
+        for name in ("minutes", "lr_matrix", "lr_other", "weight_decay", "warmup", "evaluations", "seed"):
+            if not 0 <= getattr(self, name) < 1e9:
+                raise ValueError(f"{name} must be at least 0, and below 1e9")
+        for name in ("momentum", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be from 0 to below 1")
+        if not 0 <= self.cooldown <= 1:
+            raise ValueError("cooldown must be from 0 to 1")
+        if self.evaluate_windows < 2:
+            raise ValueError("evaluate_windows must be at least 2")
         if self.batch_size % self.accumulate:
             raise ValueError("batch_size must be a multiple of accumulate")
 
@@ -99,221 +160,275 @@ class TrainConfig:
 class DiffusionTrainConfig(TrainConfig):
     """How to train a diffusion model."""
 
-    t_max: number(float, 0.01, 1) = 1.0  # highest noise level of the training loss
-    weight: Literal["equal", "1/t"] = "equal"  # weight of a masked token: equal, or 1/t of its text as in the NELBO
+    t_max: float = 1.0  # largest share of hidden tokens in training
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0.01 <= self.t_max <= 1:
+            raise ValueError("t_max must be from 0.01 to 1")
 
 
-def learning_rate_factor(step, steps, config):
-    """Return the factor in (0, 1] of both learning rates: a linear rise, a constant part, then a linear fall to 0.
+def learning_rate(step, progress, config):
+    """Return the factor in [0, 1] of both learning rates: it rises over the first steps, stays, and then falls to 0.
 
     At first the gradients change quickly, so the steps begin small. At the end, small steps let the weights settle.
+    progress: the share of the run that is done, in steps or in time, from 0 to 1.
     """
-    up = (step + 1) / config.warmup if config.warmup else 1.0
-    down = (1 - step / steps) / config.cooldown if config.cooldown else 1.0
-    return min(1.0, up, down)
+    rise = (step + 1) / config.warmup if config.warmup else 1.0
+    fall = (1 - progress) / config.cooldown if config.cooldown else 1.0
+    return min(1.0, rise, fall)
 
 
-# 3. Two optimizers
+# 4. Muon
+
+# A polynomial a x + b x³ + c x⁵ for each step. The first one brings all numbers from 0.01 to 1 as near to 1 as such a
+# polynomial can, and each later one does this with the results of the one before: they end between 0.72 and 1.28.
+# (Found by linear programming. The method is that of Polar Express, Amsel et al. 2025, arXiv:2505.16932.)
+POLYNOMIALS = (8.0934, -23.6205, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526)
+
+
+def orthogonalize(x):
+    """Return the nearest (semi-)orthogonal matrix to each of the matrices x (N, m, n), approximately: (N, m, n).
+
+    A matrix stretches space by a different factor, its singular value, in each of several directions. We bring all
+    factors near 1 and keep the directions. Polynomials of the matrix do just that, and they need only matrix products,
+    which are fast (Newton-Schulz steps, Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+    """
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # now no factor is above 1
+    for a, b, c in POLYNOMIALS:
+        gram = x @ x.mT  # (N, m, m)
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Gradient descent with momentum, whose step for each matrix is made orthogonal (Jordan et al. 2024).
+
+    The gradient of a matrix is usually dominated by a few directions, so AdamW learns little in the others. An
+    orthogonal step moves equally far in all of them. After one minute (docs/ablation.md), AdamW for all weights reaches
+    a NELBO of about 2.31, and Muon 2.15. dtype: the number format of the matrix products.
+    """
+
+    def __init__(self, matrices, lr, momentum, weight_decay=0.0, dtype=torch.float32):
+        super().__init__(matrices, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self):
+        (group,) = self.param_groups
+        shapes = dict.fromkeys(p.shape for p in group["params"])
+        for shape in shapes:  # all matrices of one shape are computed together, which is faster
+            matrices = [p for p in group["params"] if p.shape == shape]
+            ahead = []
+            for p in matrices:
+                average = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                average.lerp_(p.grad, 1 - group["momentum"])
+                ahead.append(p.grad.lerp(average, group["momentum"]))  # Nesterov: look one step ahead
+            update = orthogonalize(torch.stack(ahead).to(self.dtype)).float()  # (N, m, n)
+            rate = group["lr"] * max(1, shape[0] / shape[1]) ** 0.5  # the same change of the output for every shape
+            for p, direction in zip(matrices, update):
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.sub_(rate * direction)
 
 
 def make_optimizers(model, config, dtype):
-    """Return [optimizer of the matrices inside the blocks, AdamW for everything else].
-
-    The gradient of a matrix is often nearly of low rank: it changes the output in few directions, and AdamW learns
-    little in the others. With Muon (plumbing/muon.py) the matrix moves equally far in all directions. After one minute
-    (docs/ablation.md), AdamW for all weights reaches a NELBO of about 2.31, and Muon 2.15.
-    """
+    """Return (optimizer of the matrices inside the blocks, AdamW for everything else)."""
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
-    shared = dict(betas=(0.9, 0.95), weight_decay=config.weight_decay)
-    adamw = torch.optim.AdamW(others, config.lr_other, **shared)
+    inside = set(matrices)
+    others = [p for p in model.parameters() if p not in inside]
+    adamw = dict(betas=(0.9, 0.95), weight_decay=config.weight_decay)
     if config.optimizer == "adamw":
-        return [torch.optim.AdamW(matrices, config.lr_matrix, **shared), adamw]
-    return [muon.Muon(matrices, config.lr_matrix, config.momentum, config.weight_decay, dtype), adamw]
+        of_matrices = torch.optim.AdamW(matrices, config.lr_matrix, **adamw)
+    else:
+        of_matrices = Muon(matrices, config.lr_matrix, config.momentum, config.weight_decay, dtype)
+    return of_matrices, torch.optim.AdamW(others, config.lr_other, **adamw)
 
 
-# 4. The trainer
+# 5. The loop
 
 
-class Trainer:
-    """A model, its averaged copy, its optimizers and the number of steps: everything that a step of training changes.
+def train(model, task, config, run, device, distribute=lambda model: model):
+    """Train `model` on `task`. The folder of the run then holds the averaged weights of the best evaluation.
 
-    Averaging: `averaged` follows the weights slowly (an exponential moving average, EMA), which removes the noise of
-    the last few batches. We evaluate and save it. docs/ablation.md measures what this buys in one minute.
-    Precision: with 16-bit numbers a matrix product is faster, and needs half the memory. torch.autocast chooses the
-    format for each operation, and the weights stay in float32. Small gradients would vanish in float16, so a
-    GradScaler multiplies the loss by a large number and divides the gradients by it.
+    The average follows the weights slowly (an exponential moving average, EMA), which removes the noise of the last few
+    batches. With 16-bit numbers a matrix product is faster and needs half the memory; autocast chooses the format of
+    each operation, and the weights stay in float32. Small gradients would vanish in float16, so a GradScaler multiplies
+    the loss by a large number and divides the gradients by it.
 
-    distribute: wraps the model for several GPUs (chapter 12); by default it changes nothing.
+    distribute: wraps the model for several processes (chapter 12).
     """
+    dtype = devices.pick_dtype(config.dtype, device)
+    if dtype == torch.bfloat16 and device.type == "cpu":  # there, the gradient of plain products is faster
+        for block in model.blocks:
+            block.attn.kernel = attention.by_products
+    averaged = copy.deepcopy(model).eval().requires_grad_(False)
+    # Blocks of one shape share their compiled code, so this takes half the time of compiling the model as a whole.
+    devices.compile_parts([*model.blocks, *model.convs], config.compile, device, config)
+    network = distribute(model)
+    # Muon converts gradients to its format before it scales them, and in float16 small ones would become 0.
+    muon, adamw = make_optimizers(model, config, torch.float32 if dtype == torch.float16 else dtype)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    run.resume(model=model, averaged=averaged, muon=muon, adamw=adamw, scaler=scaler)
 
-    def __init__(self, model, config, device, distribute=lambda model, averaged, dtype: model):
-        self.model, self.config, self.device, self.step = model, config, torch.device(device), 0
-        self.dtype = devices.pick_dtype(config.dtype, self.device)
-        self.averaged = copy.deepcopy(model).eval().requires_grad_(False)
-        network = distribute(model, self.averaged, self.dtype)
-        # Muon converts gradients to this format before it scales them; small ones would become 0 in float16.
-        self.optimizers = make_optimizers(model, config, torch.float32 if self.dtype == torch.float16 else self.dtype)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        if self.dtype == torch.bfloat16 and self.device.type == "cpu":  # plain products have the faster gradient there
-            for block in model.blocks:
-                block.attn.kernel = devices.attention_by_products
-        self.network = devices.compile_model(network, config.compile, self.device)
+    for step in run.steps():
+        if run.is_due():
+            evaluate(averaged, task, config, run)
 
-    def update(self, loss, parts, factor=1.0):
-        """Take one step down the sum of loss(network, part) over the parts of a batch, and return that sum (a scalar).
+        # The learning rate rises, stays and falls.
+        factor = learning_rate(step, run.progress, config)
+        muon.param_groups[0]["lr"] = config.lr_matrix * factor
+        adamw.param_groups[0]["lr"] = config.lr_other * factor
 
-        factor: of both learning rates.
-        """
-        for optimizer, lr in zip(self.optimizers, (self.config.lr_matrix, self.config.lr_other)):
-            optimizer.param_groups[0]["lr"] = lr * factor
-        total = torch.zeros((), device=self.device)
-        for part in parts:
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                value = loss(self.network, part)
-            self.scaler.scale(value).backward()
-            total += value.detach()
-        for optimizer in self.optimizers:
-            self.scaler.unscale_(optimizer)
-        self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
+        # The backward pass finds, for every weight, in which direction the loss grows.
+        for _ in range(config.accumulate):
+            batch = task.batch(config.batch_size // config.accumulate)
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                loss = task.loss(network, batch)
+            scaler.scale(loss / config.accumulate).backward()
+
+        # Limiting the norm of the gradient keeps one unusual batch from undoing the work of many.
+        for optimizer in (muon, adamw):
+            scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+
+        # The optimizers move every weight a small step in the other direction.
+        for optimizer in (muon, adamw):
+            scaler.step(optimizer)
             optimizer.zero_grad()
-        self.scaler.update()
+        scaler.update()
+
         # The first weights are poor, so after n steps the average covers only the last n / 9 or so.
-        decay = min(self.config.ema, (self.step + 1) / (self.step + 10))
-        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
-        self.step += 1
-        return total
+        decay = min(config.ema, (step + 1) / (step + 10))
+        for average, weight in zip(averaged.parameters(), model.parameters()):
+            average.lerp_(weight.detach(), 1 - decay)
+        run.show(loss)
 
-    def state(self):
-        """Return what `restore` needs: tensors and plain values."""
-        return {"model": self.model.state_dict(), "averaged": self.averaged.state_dict(),
-                "optimizers": [o.state_dict() for o in self.optimizers], "scaler": self.scaler.state_dict()}
-
-    def restore(self, state, step):
-        """Continue from `state`. On a CPU with as many threads, every later number is as without the interruption."""
-        self.model.load_state_dict(state["model"])
-        self.averaged.load_state_dict(state["averaged"])
-        for optimizer, values in zip(self.optimizers, state["optimizers"]):
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": values["state"]})
-        self.scaler.load_state_dict(state["scaler"] or self.scaler.state_dict())
-        self.step = step
+    if run.is_over():
+        if run.is_due():
+            evaluate(averaged, task, config, run)
+        report(type(model), task, run, device)
 
 
-# 5. What a run does
+def evenly(windows, count):
+    """Return at most `count` of the windows (N, T), from evenly spaced places of the text."""
+    count = min(count, len(windows))
+    return windows[torch.arange(count, device=windows.device) * len(windows) // count]
 
 
-@dataclass(frozen=True)
-class Objective:
-    """The parts of training that differ between a dLLM and a GPT (chapter 07)."""
-
-    measure: str  # name of the evaluation's number, in nats per token
-    extra: int  # tokens that a training window has beyond the model's seq_len
-    loss: Callable  # (model, x0 (B, seq_len + extra)) → scalar
-    evaluate: Callable  # (model, windows (N, seq_len + extra), draws) → (mean, standard error)
-    sample: Callable  # (model) → tokens (T,)
-    units: Callable = lambda mean: {}  # (the evaluation's mean) → {name: the same in another unit}
+def evaluate(model, task, config, run):
+    """Measure `model` on some unseen text. If no earlier evaluation was as good, save it."""
+    with run.pause():
+        mean, error = task.evaluate(model, evenly(task.windows, config.evaluate_windows), draws=1)
+        numbers = {task.measure: mean, "error": error}
+        if run.is_best(mean):
+            run.save_model(model, task.tokenizer, numbers)
+        run.record(numbers, task.sample(model))
 
 
-def masked_diffusion(config):
-    """Return the Objective of a diffusion model. config: a DiffusionTrainConfig."""
-
-    def sample(model):
-        canvas = torch.full((1, model.config.seq_len), model.config.mask_id, device=model.head.weight.device)
-        return list(diffusion.denoise(model, canvas, steps=64))[-1].canvas[0]
-
-    loss = partial(diffusion.diffusion_loss, t_max=config.t_max, weight=config.weight)
-    return Objective("NELBO", 0, loss, diffusion.nelbo, sample)
+FINAL_WINDOWS = 500  # windows of the last evaluation
 
 
-def windows_of(data, window, limit=None):
-    """Return data (N,) cut into rows (n, window), at most `limit` of them, evenly spaced. A short row is dropped."""
-    rows = data[: len(data) // window * window].view(-1, window)
-    limit = min(limit or len(rows), len(rows))
-    return rows[torch.arange(limit, device=data.device) * len(rows) // max(1, limit)]
+def report(build, task, run, device):
+    """Measure the best weights on more unseen text. This is the number to report, and it is saved with them.
 
-
-def train(trainer, train_data, val_data, objective, run):
-    """Train on train_data (N,), evaluate on val_data (M,), and return the record of the weights that the run keeps.
-
-    The run's folder holds the averaged weights of the best evaluation, since a model that overfits gets worse again.
+    build: the class of the model.
     """
-    config, window = trainer.config, trainer.model.config.seq_len + objective.extra
-    part, some_windows = config.batch_size // config.accumulate, windows_of(val_data, window, config.evaluate_windows)
-    run.begin(trainer, objective.evaluate, some_windows, len(val_data) // window)
-    while run.wants_a_step():
-        torch.manual_seed(run.seed())  # from the step alone, so that a resumed run draws the same numbers
-        batch = (get_batch(train_data, part, window) for _ in range(config.accumulate))
-        factor = learning_rate_factor(trainer.step, run.steps, config)
-        loss = trainer.update(lambda network, x0: objective.loss(network, x0) / config.accumulate, batch, factor)
-        run.count_step(trainer, loss)
-        if not run.wants_an_evaluation():
-            continue
-        model = trainer.averaged
-        mean, error = run.budget.evaluate(objective.evaluate, model, some_windows, 1)
-        keep = run.improved(mean)
-        if run.finished:  # the number to report: the best weights, all windows if there is time, four draws of masks
-            model = model if keep else checkpoint.load(run.folder, trainer.device, type(trainer.model))[0]
-            mean, error = objective.evaluate(model, windows_of(val_data, window, run.budget.affordable()), 4)
-        record = {"step": trainer.step, "best_step": run.progress["best_step"], objective.measure: mean, "error": error,
-                  "train_loss": loss.item(), "tokens": trainer.step * config.batch_size * trainer.model.config.seq_len}
-        run.save(trainer, record | objective.units(mean), model if keep or run.finished else None)
-        text = run.tokenizer.decode(objective.sample(model).tolist()) if not run.quiet else ""
-        run.show(f"step {trainer.step}: {objective.measure} {mean:.4f} ± {error:.4f} nats per token\n{text}")
-    return run.end(trainer)
+    if run.name is None:
+        return
+    print("the last evaluation: the best weights on more unseen text ...", flush=True)
+    model, tokenizer, info = checkpoint.load(run.folder, device, build=build)
+    mean, error = task.evaluate(model, evenly(task.windows, FINAL_WINDOWS), draws=2)
+    checkpoint.save(run.folder, model, tokenizer, info | {task.measure: mean, "error": error})
+    run.end()
+    print(f"{task.measure} {mean:.4f} ± {error:.4f} nats per token, weights of step {info['step']}; {run.folder}")
+
+
+def start(settings, kind, task, config, about, device, build=transformer.Transformer):
+    """Make a model and train it as `settings` say. Returns the folder of the run.
+
+    settings: has the fields train, config, run and fresh. kind: a key of checkpoint.KINDS. config: of the model.
+    about: plain values about the data, which a resumed run must share. build: makes the model from its config.
+    """
+    devices.check_memory(device, settings.train.batch_size // settings.train.accumulate, config)
+    torch.set_float32_matmul_precision("high")  # on a GPU, float32 products may round their inputs to be faster
+    file = settings.config.removesuffix(".yaml").split("/")[-1]
+    name = settings.run or f"{kind}-{about['corpus']}-{file}"
+    wanted = asdict(config) | asdict(settings.train) | about
+    info = {"kind": kind, "settings": settings.config, "train": asdict(settings.train)} | about | origin(device)
+    run = Run(name, settings.train, wanted, info, settings.fresh)
+    torch.manual_seed(settings.train.seed)
+    model = build(config).to(device)
+    size = transformer.count_parameters(model)
+    print(f"{checkpoint.KINDS[kind][0]}, {size:,} parameters, settings {settings.config!r}, {device}; run {name}",
+          flush=True)
+    train(model, task, settings.train, run, device)
+    draw_curves([run.folder], run.folder / "curve.png")
+    return run.folder
+
+
+def draw_curves(folders, path):
+    """Draw how the evaluations of one or more runs fell, by steps and by seconds of training, into a PNG file."""
+    plt = tensors.pyplot(show=False)
+    figure, (by_step, by_second) = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    for folder in folders:
+        records = [json.loads(line) for line in files.read_text(folder / "log.jsonl").splitlines()]
+        measure = "NLL" if "NLL" in records[0] else "NELBO"
+        color = tensors.COLORS["gpt" if measure == "NLL" else "dllm"]
+        for axes, name in ((by_step, "step"), (by_second, "seconds")):
+            x, y = ([record[key] for record in records] for key in (name, measure))
+            axes.plot(x, y, marker="o", markersize=3, color=color, label=f"{folder.name}: {measure}")
+    by_step.set(xlabel="steps", ylabel="nats per token of unseen text")
+    by_second.set(xlabel="seconds of training")
+    by_step.legend()
+    with files.whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=130)
+    plt.close(figure)
 
 
 # 6. The command line
 
 
 @dataclass(frozen=True)
-class Command(runs.RunFlags):
+class Settings:
+    """The flags of every program that trains on a text."""
+
+    corpus: str = "shakespeare"  # the text to learn from: shakespeare, or the path of a text file
+    # a settings file: a name in configs/, or the path of a YAML file
+    config: str = field(default_factory=lambda: "gpu" if torch.cuda.is_available() else "laptop")
+    run: str = ""  # name of the run, which is also its folder under checkpoints/; by default made from the text's name
+    fresh: bool = False  # start the run again instead of resuming it
+    device: str = "auto"  # auto, cpu, cuda or mps
+    model: transformer.Shape = transformer.Shape()
+
+
+@dataclass(frozen=True)
+class Command(Settings):
     """The flags of this chapter."""
 
-    # the settings file: a name in configs/, or the path of a YAML file; without it, a slow CPU takes laptop-small
-    config: str = field(default_factory=lambda: "gpu" if torch.cuda.is_available() else "laptop")
-    plain: Natural = 0  # run only the plain loop of section 1, with a tiny model, for this many steps; save nothing
-    model: transformer.TransformerConfig = transformer.TransformerConfig()
+    plain: int = 0  # run only the plain loop of section 1, with a tiny model, for this many steps; save nothing
     train: DiffusionTrainConfig = DiffusionTrainConfig()
 
 
-def start_run(command, kind, model_config, objective, tokenizer, corpus, parts, build=transformer.Transformer):
-    """Train a model of `kind` on `parts` (training and validation text) with the flags `command`. Return its folder."""
-    device, config = devices.pick_device(command.device), command.train
-    folder = runs.folder_of(command.run, kind, corpus.name, command.config)
-    devices.check_memory(device, config.batch_size // config.accumulate, model_config)
-    torch.set_float32_matmul_precision("high")  # on a GPU, float32 products may round their inputs to be faster
-    data = [torch.tensor(tokenizer.encode(part), device=device) for part in parts]
-    if min(map(len, data)) < 2 * (model_config.seq_len + objective.extra):
-        raise cli.UserError(f"{corpus.name} is too short for windows of {model_config.seq_len}; lower --seq-len")
-    wanted = asdict(model_config) | asdict(config) | {"corpus": corpus.sha256}
-    info = {"kind": kind, "corpus": corpus.name, "corpus_sha256": corpus.sha256, "source": corpus.source,
-            "settings": command.config, "train": asdict(config)} | runs.provenance(device)
-    with runs.Run(folder, wanted, config, tokenizer, info, command.fresh) as run:
-        torch.manual_seed(config.seed)
-        model = build(model_config).to(device)
-        print(f"{kind}, {transformer.count_parameters(model):,} parameters, settings {command.config!r}, {device}\n"
-              f"{corpus.name}: {len(data[0]):,} tokens for training, {len(data[1]):,} for validation; run {run.name}")
-        trainer = Trainer(model, config, device)
-        run.announce(compiled=trainer.network is not model)
-        train(trainer, *data, objective, run)
-        run.report(objective.measure)
-    return folder
-
-
 def main(argv=None):
-    command, corpus = fitting.parse(Command, argv)
-    tokenizer, parts = tokenizers.CharTokenizer.from_text(corpus.text), corpora.split(corpus.text)
-    model_config = replace(command.model, vocab_size=tokenizer.vocab_size)
-    torch.manual_seed(command.train.seed)
-    if command.plain:
+    settings = cli.parse(Command, argv, section="dllm")
+    corpus = text.load(settings.corpus)
+    parts = text.split(corpus.text)
+    tokenizer = text.Characters.of(corpus.text)
+    if settings.plain > 0:
         torch.set_num_threads(1)  # the fastest for such a small model
-        model = transformer.Transformer(replace(model_config, n_layer=2, n_head=2, n_embd=96, seq_len=64))
-        plain_loop(model, torch.tensor(tokenizer.encode(parts[0])), command.plain)
-    else:
-        start_run(command, "dllm", model_config, masked_diffusion(command.train), tokenizer, corpus, parts)
-        print("Next: python 06_generate.py writes with your model.")
+        torch.manual_seed(settings.train.seed)
+        config = transformer.TransformerConfig(64, 2, 2, 96, vocab_size=tokenizer.vocab_size)
+        plain_loop(transformer.Transformer(config), torch.tensor(tokenizer.encode(parts[0])), settings.plain)
+        return
+    device = devices.pick_device(settings.device)
+    config = transformer.TransformerConfig(**asdict(settings.model), vocab_size=tokenizer.vocab_size)
+    task = MaskedDiffusion(tokenizer, parts, config.seq_len, device, settings.train.t_max)
+    about = {"corpus": corpus.name, "corpus_sha256": corpus.sha256}
+    start(settings, "dllm", task, config, about, device)
+    print("Next: python 06_generate.py writes with your model.")
 
 
 if __name__ == "__main__":

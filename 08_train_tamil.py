@@ -26,13 +26,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from importlib import import_module
 
-import torch
-
 import tamil_dataset
 from plumbing import checkpoint, cli, corpora, devices, files, runs, settings, tokenizers
 from plumbing.settings import Natural
 from plumbing.tamil import letters
 from plumbing.tamil import sources as works
+
+import torch
 
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")

@@ -21,12 +21,12 @@ from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
 
-import torch
-
 import tamil_dataset
 from plumbing import checkpoint, cli, measures, settings, tokenizers
 from plumbing.settings import NonNegative, Switch
 from plumbing.tamil import letters
+
+import torch
 
 generation = import_module("06_generate")
 tamil = import_module("08_train_tamil")

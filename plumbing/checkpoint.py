@@ -1,11 +1,7 @@
-"""A model's folder: save a model, load it, find it.
+"""A model's folder: save a model, find it, load it.
 
-    model.safetensors    the weights, and a copy of the config
-    config.json          the model's config, its tokenizer, the origin of its training and its results
-    train_state.pt       only for resuming a run (plumbing/runs.py)
-
-Each file is written under a temporary name and then renamed. So the old file stays whole if the program is killed.
-plumbing/hub.py copies a model to a folder that can be shared, and uploads it.
+    model.safetensors    the weights, and a copy of the config, so that a kill between two writes cannot mix two models
+    config.json          the shape of the model, its tokenizer, and the origin of its training with its results
 """
 
 import dataclasses
@@ -13,130 +9,122 @@ import json
 from importlib import import_module
 from pathlib import Path
 
-import safetensors
+from plumbing import text
+from plumbing.cli import UserError, reason
+from plumbing.files import RUNS, read_bytes, whole_file
+
 import safetensors.torch
 import torch
 
-from plumbing import cli, files, foreign, states, tokenizers
-
 transformer = import_module("03_transformer")
 
-RUNS = files.ROOT / "checkpoints"
-MOST_LAYERS = 500
-KINDS = {  # of models: the name of the shipped one, and the program that trains another
-    "dllm": ("shakespeare", "05_train.py"), "gpt": ("shakespeare-gpt", "07_train_gpt.py"),
-    "tamil": ("tamil", "08_train_tamil.py"), "hybrid": ("shakespeare-hybrid", "13_block_diffusion.py"),
-    "sudoku": ("sudoku", "14_sudoku.py"), "robot-path": ("robot-path", "15_robot_path.py")}
-SHIPPED, SHIPPED_GPT, SHIPPED_TAMIL, SHIPPED_HYBRID, SHIPPED_SUDOKU, SHIPPED_ROBOT_PATH = (
-    RUNS / name for name, _ in KINDS.values())
+# Of each kind of model: what it is, the shipped one, the program that trains another, and the one that uses it.
+KINDS = {
+    "dllm": ("a dLLM", "shakespeare", "05_train.py", "06_generate.py"),
+    "gpt": ("a GPT", "shakespeare-gpt", "07_train_gpt.py", "07_train_gpt.py write"),
+    "tamil": ("a dLLM for Tamil", "tamil", "08_train_tamil.py", "09_generate_tamil.py"),
+    "hybrid": ("a hybrid", "shakespeare-hybrid", "13_block_diffusion.py", "13_block_diffusion.py write"),
+    "sudoku": ("a Sudoku model", "sudoku", "14_sudoku.py", "14_sudoku.py solve"),
+    "sudoku-gpt": ("a GPT for Sudoku", "sudoku-gpt", "14_sudoku.py", "14_sudoku.py"),
+    "robot-path": ("a model of paths", "robot-path", "15_robot_path.py", "15_robot_path.py smooth"),
+}
 
 
 def save(folder, model, tokenizer, info, dtype=torch.float32):
-    """Write a model to `folder`. info: plain values to save with it, such as step, metrics and corpus."""
-    folder = Path(folder)
-    weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
-    config = {
-        "model": dataclasses.asdict(model.config),
-        "tokenizer": {"kind": tokenizer.kind, "vocabulary": tokenizer.vocabulary},
-        "info": info,
-    }
-    if hasattr(model, "wiring"):  # its class is in plumbing/published.py, not in chapter 03
+    """Write a model to `folder`. info: plain values to save with it: its kind, its origin, its results."""
+    config = {"model": dataclasses.asdict(model.config),
+              "tokenizer": {"kind": tokenizer.kind, "vocabulary": tokenizer.vocabulary},
+              "info": info}
+    if hasattr(model, "wiring"):  # its class is not chapter 03's Transformer
         config["wiring"] = model.wiring
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    # The weights file contains the config too, so that a kill between the two renames cannot mix two models.
+    weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"config": json.dumps(config, ensure_ascii=False)}
-    with files.whole_file(folder / "model.safetensors") as path:
-        safetensors.torch.save_file(weights, path, metadata)
-    with files.whole_file(folder / "config.json") as path:
-        path.write_text(text, encoding="utf-8")
+    with whole_file(folder / "model.safetensors") as path:
+        path.write_bytes(safetensors.torch.save(weights, metadata))
+    with whole_file(folder / "config.json") as path:
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def load(folder, device="cpu", build=transformer.Transformer):
-    """Return (model, tokenizer, info), the model in float32 and evaluation mode. UserError if a file is not valid.
+def load(folder, device="cpu", kinds=None, build=transformer.Transformer):
+    """Return (model, tokenizer, info): the model in float32 and in evaluation mode. Nothing in the files is executed.
 
-    build: the class of the model, if it is not chapter 03's Transformer.
+    kinds: those that the program can use; None: any. build: the class of the model. UserError, with the command that
+    uses such a model, if it is of another kind; UserError if it is damaged.
     """
     folder = Path(folder)
     path = folder / "model.safetensors"
+    if not path.is_file():
+        raise UserError(f"no model in {folder}: it needs model.safetensors and config.json")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            embedded = (file.metadata() or {}).get("config")
-            config = json.loads(embedded or (folder / "config.json").read_text(encoding="utf-8"))
-            shape, info = checked_shape(config["model"], len(file.keys())), config["info"]
-            weights = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in file.keys()}
-        states.check_info(info)
-        wiring, wanted = config.get("wiring"), getattr(build, "wiring", None)
-        if "wiring" in config and wiring != "hybrid":
-            build = import_module("plumbing.published").architecture(wiring)
-        with torch.device("meta"):
-            model = build(shape)
-        tokenizer = tokenizers.from_description(config["tokenizer"])
-    except FileNotFoundError:
-        raise cli.UserError(f"no model in {folder} (it needs model.safetensors and config.json)") from None
+            config = read_config(folder, file.metadata())
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}
+        shape, info = transformer.TransformerConfig(**config["model"]), config["info"]
+        kind = info.get("kind", "dllm")
+        if kinds is not None and kind not in kinds:
+            noun, _, _, program = KINDS[kind]
+            wanted = " or ".join(KINDS[other][0] for other in kinds)
+            raise UserError(f"{folder.name} is {noun}, and this program needs {wanted}: use python {program}")
+        model = make_model(shape, config.get("wiring"), build, weights)
+        for name in ("NELBO", "NLL", "error", "step"):
+            if not isinstance(info.get(name, 0), (int, float)):
+                raise ValueError(f"{name} is not a number")
+        tokenizer = text.from_description(config["tokenizer"])
+        if tokenizer.vocab_size != shape.vocab_size:
+            raise ValueError("the vocabulary does not fit the model")
+    except UserError:
+        raise
     except Exception as error:  # damaged bytes raise many kinds of errors
-        raise cli.UserError(f"{folder} holds a damaged model: {foreign.reason(error)}") from None
-    check_hybrid(folder, wiring, wanted)
-    if tokenizer.vocab_size != model.config.vocab_size:
-        raise cli.UserError(f"{folder}: the vocabulary does not fit the model")
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in weights.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise cli.UserError(f"{folder} does not fit its config: weight {foreign.printable(name)}")
-        if not weights[name].isfinite().all():
-            raise cli.UserError(f"{folder} holds a damaged model: weight {name} is not finite")
-    model.load_state_dict(weights, assign=True)
+        raise UserError(f"{folder} holds a damaged model: {reason(error)}") from None
     return model.to(device).eval().requires_grad_(False), tokenizer, info
 
 
-def checked_shape(fields, tensors):
-    """Return the TransformerConfig of the dict `fields`, for a file with so many tensors. TypeError or ValueError."""
-    shape = transformer.TransformerConfig(**fields)
-    for field in dataclasses.fields(shape):
-        value, kind = getattr(shape, field.name), type(field.default)
-        if type(value) is not kind and not (kind is float and type(value) is int):
-            raise TypeError(f"{field.name} is {value!r}")
-    # A damaged config could ask for a billion layers, or for a key-value buffer of a billion positions. Building a
-    # layer takes milliseconds, even if the file has only empty tensors for it.
-    if shape.n_layer > min(tensors, MOST_LAYERS) or shape.seq_len > 1 << 16:
+def make_model(shape, wiring, build, weights):
+    """Return a model of the class `build` with these weights. ValueError or RuntimeError if they do not fit."""
+    if "conv.weight" in weights:  # in older files, the only convolution has this name
+        weights["convs.0.weight"] = weights.pop("conv.weight")
+    if wiring == "published":
+        build = import_module("plumbing.published").PublishedTransformer
+    elif wiring != getattr(build, "wiring", None):
+        raise ValueError(f"its wiring is {wiring!r}")
+    # A damaged config could ask for a billion layers, or for a buffer with a billion positions.
+    if shape.n_layer > min(500, len(weights)) or shape.seq_len > 1 << 16:
         raise ValueError("its config makes no sense")
-    return shape
+    with torch.device("meta"):  # without memory: the weights bring theirs
+        model = build(shape)
+    model.load_state_dict(weights, assign=True)
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise ValueError(f"the weight {name} is not finite")
+    return model
 
 
-def check_hybrid(folder, wiring, wanted):
-    """Raise UserError if the model in `folder` is a hybrid and the program wants none, or the other way round."""
-    if wiring == "hybrid" != wanted:
-        raise cli.UserError(f"{folder} is a hybrid: use python 13_block_diffusion.py --write --run {folder.name}")
-    if wanted == "hybrid" != wiring:
-        raise cli.UserError(f"{folder} is not a hybrid: chapter 13 can use only models that it has trained itself; "
-                            "python 06_generate.py writes with a dLLM, and python 07_train_gpt.py --write with a GPT")
+def read_config(folder, metadata=None):
+    """Return the config of the model in `folder`, a dict. metadata: that of its weights, which usually contains it."""
+    return json.loads((metadata or {}).get("config") or read_bytes(folder / "config.json", limit=1 << 24))
 
 
-def find(name=None, kind="dllm"):
-    """Return the folder of a model. name: a path or a run's name; None: your latest run of `kind`, or the shipped.
-
-    kind: a key of KINDS. UserError, with the command that trains such a model, if there is none.
-    """
-    shipped, command = RUNS / KINDS[kind][0], KINDS[kind][1]
-    models = sorted(RUNS.glob("*/model.safetensors"))
-    if name is not None:
+def find(name, kind):
+    """Return the folder of a model. name: a path or the name of a run; "": your latest run of `kind`, or the shipped
+    model. UserError, with the command that trains such a model, if there is none."""
+    _, shipped, program, _ = KINDS[kind]
+    models = sorted(path.parent for path in RUNS.glob("*/model.safetensors"))
+    if name:
         for folder in (Path(name), RUNS / name):
             if (folder / "model.safetensors").is_file():
                 return folder
-        names = ", ".join(path.parent.name for path in models)
-        hint = f"there are: {names}" if names else f"train one with python {command}"
-        raise cli.UserError(f"no model at {name!r}; {hint}")
-    own = [path for path in models if (path.parent / "train_state.pt").is_file() and kind_of(path.parent) == kind]
+        raise UserError(f"no model at {name!r}; there are: {', '.join(folder.name for folder in models)}")
+    own = [folder for folder in models if (folder / "state.pt").is_file() and kind_of(folder) == kind]
     if own:
-        return max(own, key=lambda path: path.stat().st_mtime).parent
-    if (shipped / "model.safetensors").is_file():
-        return shipped
-    raise cli.UserError(f"no trained {kind} yet: run python {command}")
+        return max(own, key=lambda folder: (folder / "model.safetensors").stat().st_mtime)
+    if RUNS / shipped in models:
+        return RUNS / shipped
+    raise UserError(f"there is no trained model of this kind yet: run python {program}")
 
 
 def kind_of(folder):
-    """Return the kind of a run from its config.json, such as "dllm" or "gpt"."""
+    """Return the kind of the model in `folder`, such as "dllm"; None if its config is damaged."""
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))["info"].get("kind", "dllm")
-    except Exception:  # it is damaged; `load` reports this if the run is used
-        return "dllm"
+        return read_config(folder)["info"].get("kind", "dllm")
+    except Exception:  # whoever loads it reports what is wrong
+        return None

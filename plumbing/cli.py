@@ -1,150 +1,95 @@
-"""How a program of this book starts and ends.
+"""Flags, settings files, and errors in one line."""
 
-A mistake that the user can correct ends the program with one clear message and exit code 2, never with a traceback.
-"""
-
+import argparse
 import contextlib
-import errno
+import dataclasses
+import io
 import os
-import re
 import shlex
-import signal
 import sys
-import threading
-import time
+import unicodedata
 from pathlib import Path
 
-from plumbing import foreign
+# 1. Text of strangers, and errors
+
+
+def printable(text, keep="", limit=None):
+    """Return `text` with an escape for each character that a terminal would obey instead of showing it.
+
+    Such a character could move the cursor, hide text, or begin a line that looks like ours. keep: characters that stay
+    as they are. limit: the largest number of characters to return; the sign … then says that there were more.
+    """
+    shown = "".join(c if c in keep or is_harmless(c) else c.encode("unicode_escape").decode() for c in str(text))
+    return shown if limit is None or len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def is_harmless(character):
+    """Return whether a terminal shows this character. Some scripts need the joiners U+200C and U+200D."""
+    return character.isprintable() or character in "\u200c\u200d" or unicodedata.category(character) == "Zs"
+
+
+def reason(error):
+    """Return the first line of an error's message, made safe to print; the name of its class if it has no message."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return printable(lines[0], limit=200)
 
 
 class UserError(Exception):
-    """A mistake that the user can correct. The message is one line: what is wrong, and what to do.
-
-    The message often quotes a file or a server, so everything in it that a terminal would obey is escaped here.
-    """
+    """A mistake that the user can correct. The message is one line: what is wrong, and what to do."""
 
     def __init__(self, message):
-        super().__init__(foreign.printable(message, foreign.LONGEST_MESSAGE))
-
-
-class Unreachable(UserError):
-    """A server does not answer, so there is no sense in asking it for another file."""
+        super().__init__(printable(message, limit=2000))
 
 
 def run(main, out_of_memory="lower --batch-size, and raise --accumulate by the same factor"):
-    """Call `main()`. An error that the user can correct ends the program with one line on stderr and exit code 2.
+    """Call main(). An error that the user can correct becomes one line on stderr and exit code 2.
 
     out_of_memory: the advice to print if the memory is full.
     """
-    prepare_streams()
-    try:
-        check_words(sys.argv[1:])
-        main()
-        sys.stdout.flush()  # if the pipe is closed, the error comes here and not during shutdown
-    except UserError as error:
-        stop(str(error))
-    except KeyboardInterrupt:
-        stop("interrupted", code=130, label="")
-    except BrokenPipeError:  # the reader of our output has ended (`... | head`)
-        leave(141)  # 128 + SIGPIPE, as other programs report it
-    except Exception as error:
-        line = explain(error, out_of_memory)
-        if line is None:
-            raise
-        stop(str(UserError(line)))
-
-
-def prepare_streams():
-    """Make stdout and stderr usable: both may be closed, and a terminal may not know a character."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed (`>&-`): nobody reads it
+        if getattr(sys, name) is None:  # it was closed (`>&-`), so nobody reads it
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
         if hasattr(getattr(sys, name), "reconfigure"):
-            getattr(sys, name).reconfigure(errors="replace")
-
-
-def check_words(words):
-    """Raise UserError if a word of the command line is not UTF-8. It could be printed and saved nowhere."""
-    for word in words:
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"{foreign.printable(word)} is not UTF-8: rename the file, or name it otherwise") from None
+            getattr(sys, name).reconfigure(errors="replace")  # a terminal may not know a character
+    try:
+        main()
+        sys.stdout.flush()  # if the pipe is closed, the error comes here and not during shutdown
+    except KeyboardInterrupt:
+        leave("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output has ended (`... | head`)
+        leave("", 141)
+    except Exception as error:
+        line = explain(error, out_of_memory)
+        if line is None:  # it is a mistake of the program
+            raise
+        leave(f"error: {line}", 2)
 
 
 def explain(error, out_of_memory):
-    """Return what the user can do about an error that is not a mistake of the program; None if it may be one."""
-    # The class is compared by name, because programs without a model need not wait until torch is imported.
-    full = isinstance(error, RuntimeError) and re.search("out of memory|ALLOC_FAILED", str(error))  # of MPS, of cuBLAS
-    if type(error).__name__ == "OutOfMemoryError" or full:
-        return f"out of GPU memory: {out_of_memory}"
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+    """Return what the user can do about an error, in one line; None if the error is a mistake of the program."""
+    message = str(error)
+    if isinstance(error, (UserError, OSError, FloatingPointError)):  # chapter 04 raises the last one
+        return message if isinstance(error, UserError) else reason(error)
+    full = "out of memory" in message or "ALLOC_FAILED" in message or "DefaultCPUAllocator" in message
+    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and full:
         return f"out of memory: {out_of_memory}"
-    if line := no_room(error):
-        return line
     if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
-        return f"PyTorch cannot compile the model ({foreign.reason(error)}): use --compile off"
-    if isinstance(error, OSError) and error.filename:
-        if error.errno in (errno.EACCES, errno.EROFS):
-            return f"no permission for {error.filename}: change it, or work in a folder of your own"
-        if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR):
-            return f"cannot use {foreign.printable(error.filename)}: {error.strerror}"
+        return f"PyTorch cannot compile the model ({reason(error)}): use --compile off"
     return None
 
 
-# What the system says if there is no room for a file.
-NO_ROOM = {errno.ENOSPC: "the disk is full: free some space",
-           errno.EDQUOT: "your share of the disk is full: free some space",
-           errno.EFBIG: "a file would become larger than this system allows: raise the limit (ulimit -f)"}
-
-
-def no_room(error):
-    """Return one line if `error`, or an error before it that led to it, says that there is no room for a file."""
-    while error is not None:
-        number = re.search(r"\(os error ([0-9]+)\)", str(error))  # libraries in Rust quote the system's own number
-        code = error.errno if isinstance(error, OSError) else int(number[1]) if number else None
-        if code == 112 and os.name == "nt":
-            code = errno.ENOSPC
-        if code in NO_ROOM:
-            return f"{NO_ROOM[code]}, and run the same command again"
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def stop(line, code=2, label="error: "):
-    """Print one line to stderr and end the program with this exit code."""
-    with contextlib.suppress(OSError):  # nobody may be left who reads stderr
-        print(f"{label}{line}", file=sys.stderr)
-    leave(code)
-
-
-def leave(code):
-    """End the program with this exit code, even if stdout cannot take what is still to be written there."""
+def leave(line, code):
+    """End the program with this exit code and, on stderr, this line, even if nobody is left who reads them."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, end="\n" if line else "")
     try:
         sys.stdout.flush()
-    except OSError:
-        # On exit Python flushes stdout again: let it write nowhere.
+    except OSError:  # on exit Python flushes stdout again: let it write nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
-def end_with_parent(pause=1, patience=300):
-    """Watch the process that started this one. When it is gone, ask this process to save and stop, as SIGTERM does.
-
-    Otherwise the processes of a killed torchrun would go on for ever. A process whose parent is gone gets another
-    parent (on Windows that cannot be seen). pause: seconds between two looks. patience: seconds after which a process
-    that still runs is ended, since it may wait for another one that is gone.
-    """
-    parent = os.getppid()
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(pause)
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(patience)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+# 2. The command line
 
 
 def command_line():
@@ -152,6 +97,100 @@ def command_line():
     return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def heading(text):
-    """Print an empty line, then the text, underlined."""
-    print(f"\n{text}\n{'-' * len(text)}")
+def sub_command(names, argv=None):
+    """Return (the sub-command, the words after it). It is the first word; without one, it is the first of `names`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in names:
+        return words[0], words[1:]
+    for name in names:
+        if f"--{name}" in words:
+            words.remove(f"--{name}")
+            example = shlex.join(["python", Path(sys.argv[0]).name, name, *words])
+            raise UserError(f"--{name} is now a sub-command: {example}")
+    return names[0], words
+
+
+def parse(kind, argv=None, configs="", section=""):
+    """Return an instance of the dataclass `kind`: its defaults, then its settings file, then the flags.
+
+    The comment of a field is its text in --help. A dataclass with a field `config` has a settings file, which `read`
+    looks for: configs and section are explained there. A wrong flag ends the program with a message and exit code 2.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    for word in words:
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise UserError(f"{printable(word)} is not UTF-8: rename the file, or name it otherwise")
+    default = kind()
+    if hasattr(default, "config"):
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        finder.add_argument("--config", default=default.config)
+        name = finder.parse_known_args(words)[0].config
+        path, values = read(name, default.config, configs, section)
+        try:
+            default = dataclasses.replace(run_tyro(kind, as_flags(values), default), config=name)
+        except SystemExit:
+            raise UserError(f"the settings file {path} is not valid (see above)") from None
+    return run_tyro(kind, words, default)
+
+
+def run_tyro(kind, words, default):
+    """Let the library tyro turn the dataclass into flags, and read them."""
+    import tyro
+
+    description = sys.modules[kind.__module__].__doc__
+    options = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    said = io.StringIO()
+    odd = any(printable(word, keep="\n", limit=500) != word for word in words)  # tyro quotes words as they are
+    try:
+        with contextlib.redirect_stderr(said) if odd else contextlib.nullcontext():
+            return tyro.cli(kind, args=words, default=default, description=description, config=options)
+    except SystemExit:
+        print(printable(said.getvalue(), keep="\n", limit=2000), end="", file=sys.stderr)
+        raise
+
+
+# 3. Settings files
+
+
+def read(name, own, configs="", section="", depth=0):
+    """Read the settings file `name`: the path of a YAML file, or its name in configs/. Returns (path, {name: text}).
+
+    Its lines have the form `n_layer: 2`, and every name is that of a flag. The line `base: laptop` names another file
+    whose settings hold where this one says nothing. A file outside configs/ without such a line is based on `own`, the
+    program's default. Indented lines below `gpt:` hold only for a program whose `section` is "gpt". configs: the folder
+    in configs/ in which files are looked for first.
+    """
+    from plumbing import files
+
+    folder = files.ROOT / "configs"
+    places = [Path(name), folder / configs / f"{name}.yaml", folder / f"{name}.yaml"]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        known = sorted({place.stem for place in [*folder.glob("*.yaml"), *(folder / configs).glob("*.yaml")]})
+        raise UserError(f"no settings file {name!r}; there are: {', '.join(known)}")
+    values = files.read_yaml(path)
+    for other in ("dllm", "gpt", "hybrid"):
+        lines = values.pop(other, {})
+        if other == section and isinstance(lines, dict):
+            values |= lines
+    for key, value in values.items():
+        if not isinstance(value, str):
+            raise UserError(f"{path}: {key!r} must be followed by one value")
+    base = values.pop("base", "" if folder in path.resolve().parents else own)
+    if not base:
+        return path, values
+    if depth == 5:
+        raise UserError(f"{path} is based on a file that is based on another one, and so on: name fewer bases")
+    return path, read(base, own, configs, section, depth + 1)[1] | values
+
+
+def as_flags(values):
+    """Return the settings {name: text} as words of a command line."""
+    words = []
+    for name, value in values.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value.lower() in ("true", "false"):
+            words += [flag] if value.lower() == "true" else []
+        else:
+            words.append(f"{flag}={value}")
+    return words

@@ -1,17 +1,13 @@
-"""The hardware: its devices, its fast number formats, compilation, a clock, and the speed of matrix products."""
+"""The hardware: its device, its fast number format, its memory, and compilation."""
 
-import ctypes
-import math
 import os
 import platform
 import shutil
 import sys
-import time
+
+from plumbing.cli import UserError
 
 import torch
-import torch.nn.functional as F
-
-from plumbing import cli
 
 
 def pick_device(name):
@@ -24,110 +20,56 @@ def pick_device(name):
     except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:
         if "out of memory" in str(error):  # the device is there, but other programs have filled it
             raise
-        raise cli.UserError(f"no device {name!r} on this machine; try --device cpu") from None
+        raise UserError(f"no device {name!r} on this machine; try --device cpu") from None
 
 
-def processor_name():
-    """Return the name of the processor, or "CPU" if Python cannot find it."""
-    return getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor() or "CPU"
-
-
-def machine(device=None):
-    """Return the name of the GPU, or of the processor with the numbers of its cores and of PyTorch's threads.
-
-    device: the torch.device that does the work, by default the GPU if there is one.
-    """
-    if torch.cuda.is_available() and (device is None or device.type == "cuda"):
+def machine(device):
+    """Return the name of the GPU, or that of the processor with the numbers of its cores and of PyTorch's threads."""
+    if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cores, threads = os.cpu_count(), torch.get_num_threads()
-    return f"{processor_name()}, {platform.machine()}, {cores} cores, {threads} threads"
+    name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or "CPU"
+    return f"{name}, {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
 def pick_dtype(name, device):
-    """Return the number format of matrix products. "auto": 16 bits, if the hardware multiplies such numbers fast."""
+    """Return the number format of matrix products; "auto": 16 bits where the hardware multiplies such numbers fast."""
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
-    if device.type == "cpu":
-        can = getattr(torch.cpu, "get_capabilities", dict)()
-        if can.get("amx_bf16") or can.get("avx512_bf16"):
-            return torch.bfloat16
-    return torch.float32
+    can = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return torch.bfloat16 if can.get("amx_bf16") or can.get("avx512_bf16") else torch.float32
 
 
-def compile_model(model, when, device):
-    """Return the model, compiled if `when` is "on", or if it is "auto" and compiling is likely to work and to pay.
+def compile_parts(parts, when, device, config):
+    """Compile the modules `parts` in place, if `when` is "on", or if it is "auto" and compiling is likely to pay.
 
-    That is the case with CUDA, and on Linux with a C++ compiler (there training is 1.4 times as fast on two cores).
+    That is the case with CUDA, and on Linux with a C++ compiler, if the training is long. config: has steps, minutes.
     """
+    likely = device.type == "cuda" or device.type == "cpu" and sys.platform == "linux" and shutil.which("g++")
+    short = config.steps < 500 or 0 < config.minutes < 3
+    if when == "off" or when == "auto" and (short or not likely):
+        return
     if when == "auto":
-        if device.type != "cuda" and not (device.type == "cpu" and sys.platform == "linux" and shutil.which("g++")):
-            return model
         torch._dynamo.config.suppress_errors = True  # if compiling fails, run the model as it is
-    return torch.compile(model) if when != "off" else model
+    print("compiling the model: the first step may take half a minute (--compile off avoids this)", flush=True)
+    for part in parts:
+        part.compile()
 
 
-def total_memory(device):
-    """Return the bytes of memory that the device has, infinity if that is not known."""
-    try:
-        if device.type == "cuda":
-            return torch.cuda.get_device_properties(device).total_memory
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return math.inf
-
-
-def check_memory(device, rows, shape):
+def check_memory(device, rows, config):
     """Raise UserError if a training step on `rows` windows cannot fit into the memory of the device.
 
-    shape: the TransformerConfig. Only the logits in float32 and the input of each block in 16 bits are counted, so a
+    config: the TransformerConfig. Only the logits in float32 and the input of each block in 16 bits are counted, so a
     step needs several times as much.
     """
-    needed = rows * shape.seq_len * (4 * shape.vocab_size + 2 * shape.n_layer * shape.n_embd)
-    if needed > total_memory(device):
-        raise cli.UserError(f"a step on {rows:,} windows of {shape.seq_len} tokens needs more than "
-                            f"{needed / 1e9:,.0f} GB of memory: lower --batch-size, or raise --accumulate")
-
-
-def now(device):
-    """Return the seconds on a clock, read after the device has finished its work."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
-    return time.perf_counter()
-
-
-def best_product(device, dtype, size=2048, seconds=0.0):
-    """Return the floating-point operations per second (FLOP/s) of a product of two square matrices: the best of 4.
-
-    seconds: repeat it for at least so long. The model FLOPs utilisation (MFU) of a training step is relative to it.
-    """
-    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
-    times, end = [], time.perf_counter() + seconds
-    while len(times) < 4 or time.perf_counter() < end:
-        began = time.perf_counter()
-        (a @ b).sum().item()
-        times.append(time.perf_counter() - began)
-    return 2 * size**3 / min(times)
-
-
-def attention_by_products(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False):
-    """Compute the same as F.scaled_dot_product_attention. q: (..., T, d), k and v: (..., S, d) → (..., T, d).
-
-    In bfloat16 on a CPU, the gradient of these plain products is faster than that of PyTorch's kernel.
-    """
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (..., T, S)
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-    weights = (scores if attn_mask is None else scores.masked_fill(~attn_mask, -math.inf)).softmax(dim=-1)
-    return F.dropout(weights, dropout_p) @ v
-
-
-def return_free_memory():
-    """Return freed memory to the system, where the C library is glibc (on most Linux systems).
-
-    Training frees and allocates large tensors of several sizes in every step. glibc keeps the freed pieces, and a new
-    tensor often fits into none of them, so without this a long run can fill the memory.
-    """
-    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
-        ctypes.CDLL(None).malloc_trim(0)
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+    elif hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:  # Windows
+        return
+    needed = rows * config.seq_len * (4 * config.vocab_size + 2 * config.n_layer * config.n_embd)
+    if needed > memory:
+        raise UserError(f"a step on {rows:,} windows of {config.seq_len} tokens needs more than {needed / 1e9:,.0f} GB "
+                        "of memory: lower --batch-size, or raise --accumulate")

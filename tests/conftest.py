@@ -3,13 +3,11 @@
 import signal
 from types import SimpleNamespace
 
+from helpers import Book, make_model
+from plumbing import checkpoint, files, hub, text
+
 import pytest
 import torch
-from helpers import Book, make_model
-from tamil_verse import SOURCES, poems
-
-import tamil_dataset
-from plumbing import checkpoint, tokenizers
 
 torch.set_num_threads(1)  # the models of the tests are too small to share, and two threads add in another order
 
@@ -29,7 +27,7 @@ def as_it_was():
 @pytest.fixture
 def tiny():
     """A tokenizer of 8 characters and an untrained model of about 4,000 parameters."""
-    tokenizer = tokenizers.CharTokenizer("\n abcdeé")
+    tokenizer = text.Characters("\n abcdeé")
     model = make_model(tokenizer.vocab_size)
     return SimpleNamespace(tokenizer=tokenizer, config=model.config, model=model)
 
@@ -38,25 +36,9 @@ def tiny():
 def runs_folder(tmp_path, monkeypatch):
     """An empty place for runs: no model is found that was trained or shipped."""
     runs = tmp_path / "checkpoints"
-    monkeypatch.setattr(checkpoint, "RUNS", runs)
-    for name in [name for name in dir(checkpoint) if name.startswith("SHIPPED")]:
-        monkeypatch.setattr(checkpoint, name, runs / getattr(checkpoint, name).name)
+    for module in (files, checkpoint, hub):
+        monkeypatch.setattr(module, "RUNS", runs)
     return runs
-
-
-@pytest.fixture
-def tamil_data(tmp_path, monkeypatch):
-    """A data folder with a small data/tamil.txt and a Wikipedia of three articles."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    blocks = {"kural": SOURCES["kural"], "natrinai": SOURCES["sangam"][:30], "purananuru": SOURCES["sangam"][30:]}
-    text = "\n\n".join(f"# {name}\n" + "\n\n".join(poems) for name, poems in blocks.items())
-    (folder / "tamil.txt").write_text(text + "\n", encoding="utf-8")
-    articles = [f"{poem} 2026" for poem in poems(60, (5, 5, 5), seed=2)]
-    (folder / "tamil_wikipedia.txt").write_text("# wikipedia\n" + "\n\n".join(articles) + "\n", encoding="utf-8")
-    monkeypatch.setattr(tamil_dataset, "FILE", folder / "tamil.txt")
-    monkeypatch.setattr(tamil_dataset, "WIKIPEDIA", folder / "tamil_wikipedia.txt")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,10 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+from plumbing import cli
+
 import pytest
 import torch
-
-from plumbing import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,7 +48,7 @@ class Book:
         folder.mkdir()
         for path in ROOT.glob("*.py"):
             shutil.copy(path, folder)
-        for name in ("configs", "plumbing"):
+        for name in ("configs", "plumbing", "tamil", "experiments"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
 
     def start(self, *command):
@@ -61,11 +61,6 @@ class Book:
 # 2. Models, random numbers and texts
 
 
-def seeded(seed=0):
-    """A new random generator."""
-    return torch.Generator().manual_seed(seed)
-
-
 def make_model(vocab_size, seq_len=16, std=0.0, seed=0, **shape):
     """An untrained Transformer of one small layer, in evaluation mode.
 
@@ -73,7 +68,8 @@ def make_model(vocab_size, seq_len=16, std=0.0, seed=0, **shape):
     identity and the prediction is almost uniform. Such a model would hide mistakes.
     """
     torch.manual_seed(seed)
-    config = transformer.TransformerConfig(vocab_size, seq_len, **{"n_layer": 1, "n_head": 2, "n_embd": 16} | shape)
+    shape = {"vocab_size": vocab_size, "seq_len": seq_len, "n_layer": 1, "n_head": 2, "n_embd": 16} | shape
+    config = transformer.TransformerConfig(**shape)
     model = transformer.Transformer(config).eval()
     for parameter in model.parameters() if std else ():
         torch.nn.init.normal_(parameter, std=std)
@@ -106,9 +102,8 @@ class Unigram(torch.nn.Module):
 
 def write_settings(path, **changes):
     """Write a settings file of a model and a training that take about a second."""
-    values = {"base": "defaults", "n_layer": 1, "n_head": 2, "n_embd": 16, "seq_len": 16, "batch_size": 4,
-              "steps": 60, "evaluate_every": 10, "evaluate_windows": 8, "warmup": 5, "dtype": "float32",
-              "compile": "off"}  # fmt: skip
+    values = {"n_layer": 1, "n_head": 2, "n_embd": 16, "seq_len": 16, "batch_size": 4, "steps": 60, "minutes": 0,
+              "evaluations": 6, "evaluate_windows": 8, "warmup": 5, "dtype": "float32", "compile": "off"}
     path.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in (values | changes).items()))
     return path
 

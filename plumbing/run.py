@@ -1,0 +1,234 @@
+"""A training run: its steps, its folder, and how it continues after Ctrl-C or a kill.
+
+    checkpoints/NAME/model.safetensors, config.json    the best weights so far
+    checkpoints/NAME/log.jsonl                         a line per evaluation
+    checkpoints/NAME/state.pt                          everything that is needed to continue
+"""
+
+import json
+import math
+import signal
+import time
+from contextlib import contextmanager
+
+from plumbing import checkpoint, cli, devices, files
+from plumbing.cli import UserError
+
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+
+def origin(device):
+    """Return where a number comes from: {command, commit, machine, torch}. It is saved with every model."""
+    return {"command": cli.command_line(), "commit": files.commit(), "machine": devices.machine(device),
+            "torch": torch.__version__}
+
+
+class Run:
+    """One run. It ends after `steps` steps or after `minutes` of training, whichever comes first; 0: no limit of time.
+
+    name: that of its folder; None: nothing is written or printed (a short training inside another program).
+    config: has the fields steps, minutes, evaluations and seed. settings: {name: value}, with which a run must be
+    continued; those in MAY_CHANGE may differ. info: what to save with the model. fresh: forget what an earlier run with
+    this name has saved.
+    """
+
+    MAY_CHANGE = {"steps", "minutes", "evaluations", "evaluate_windows", "compile"}
+    NUMBERS = ("step", "seconds", "best", "log", "loss", "reported")  # what is saved besides models and optimizers
+
+    def __init__(self, name, config, settings=(), info=(), fresh=False):
+        self.name, self.info = name, dict(info)
+        self.limit_steps, self.limit_seconds = config.steps, 60 * config.minutes
+        self.evaluations, self.seed = config.evaluations, config.seed
+        self.settings = dict(settings)
+        self.step = 0
+        self.seconds = 0.0  # of training: evaluations do not count
+        self.paused = 0.0  # seconds of evaluations
+        self.progress = 0.0  # the share of the run that is done
+        self.loss = 0.0  # of a recent step
+        self.log = []  # one record per evaluation
+        self.best = math.inf  # the lowest number of all evaluations
+        self.reported = False  # whether the last number has been measured
+        self.stopped = False  # by Ctrl-C
+        self.saved = None
+        if name is not None:
+            self.folder = files.RUNS / name
+            self.claim()
+            self.saved = None if fresh else self.load_state()
+
+    def claim(self):
+        """Lock the folder. UserError if it cannot be one, or if another program trains this run."""
+        name = self.name
+        strange = cli.printable(name) != name or set(name) & set('/\\:*?"<>|') or name.startswith(".")
+        if strange or not name.strip() or len(name.encode()) > 200:
+            raise UserError(f"{name!r} cannot name a run: give it another name with --run")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = FileLock(self.folder / ".lock", blocking=False)
+        try:
+            self.lock.acquire()
+        except Timeout:
+            raise UserError(f"another program trains the run {name}: wait for it, or use --run NEW_NAME") from None
+
+    # Continuing
+
+    def load_state(self):
+        """Return the saved state, or None if there is none. Nothing in the file is executed."""
+        path = self.folder / "state.pt"
+        if not path.is_file():
+            if (self.folder / "model.safetensors").is_file():
+                raise UserError(f"{self.folder} holds a finished model: use --run NEW_NAME, or --fresh to replace it")
+            return None
+        with self.reading_state():
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            old = dict(saved["settings"])
+        changed = [name for name, value in self.settings.items() if old.get(name) != value]
+        changed = [name for name in changed if name not in self.MAY_CHANGE]
+        if changed:
+            raise UserError(f"the run {self.name} was started with another {', '.join(changed)}: "
+                            "use --run NEW_NAME, or --fresh to start this run again")
+        return saved
+
+    @contextmanager
+    def reading_state(self):
+        """Turn any error into a UserError. Damaged bytes raise many kinds of errors."""
+        try:
+            yield
+        except Exception:
+            path = self.folder / "state.pt"
+            raise UserError(f"{path} is damaged: use --fresh to start this run again") from None
+
+    def resume(self, **parts):
+        """Continue from the saved state, if there is one. parts: {name: model or optimizer}, also for later saving."""
+        self.parts = parts
+        if self.saved is None:
+            return
+        with self.reading_state():
+            for name, part in parts.items():
+                part.load_state_dict(self.saved[name])
+            for name in self.NUMBERS:
+                kind = type(getattr(self, name))
+                setattr(self, name, kind(self.saved[name]))
+            self.progress = self.progress_now()
+        self.saved = None
+        if self.is_over() and self.reported:
+            raise UserError(f"the run {self.name} is finished: a larger --steps or --minutes continues it, "
+                            "--fresh starts it again")
+        self.reported = False
+        print(f"resuming from step {self.step}")
+
+    def save_state(self):
+        """Write everything that is needed to continue."""
+        if self.name is None:
+            return
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {name: getattr(self, name) for name in ("settings", *self.NUMBERS)}
+        with files.whole_file(self.folder / "state.pt") as path, open(path, "wb") as file:
+            torch.save(state, file)  # given a path instead, PyTorch hides why it could not write
+        with files.whole_file(self.folder / "log.jsonl") as path:
+            path.write_text("".join(json.dumps(record) + "\n" for record in self.log), encoding="utf-8")
+
+    # Running
+
+    def steps(self):
+        """Yield the number of each step until the run ends. Ctrl-C ends it after the current step, with all saved."""
+        before = signal.signal(signal.SIGINT, self.stop)
+        torch.set_flush_denormal(True)  # numbers below 1e-38 become 0: with them, CPUs are very slow
+        self.began = time.monotonic() - self.seconds
+        self.bar = tqdm(initial=self.step, unit="step", mininterval=1, dynamic_ncols=True, disable=self.name is None)
+        try:
+            while True:
+                self.seconds = time.monotonic() - self.began
+                self.progress = self.progress_now()
+                if self.is_over() or self.must_stop():
+                    break
+                self.seed_step()
+                yield self.step
+                self.step += 1
+                self.bar.update()
+        finally:
+            self.bar.close()
+            torch.set_flush_denormal(False)
+            signal.signal(signal.SIGINT, before)
+        if not self.is_over():
+            self.save_state()
+            print(f"saved at step {self.step}; the same command resumes")
+
+    def seed_step(self):
+        """Make the random numbers of this step depend on nothing before it, so that a resumed run draws the same."""
+        torch.manual_seed(self.seed * 1_000_003 + self.step)
+
+    def progress_now(self):
+        """Return the share of the run that is done, by its steps or by its time, whichever is larger."""
+        share = self.step / self.limit_steps
+        return max(share, self.seconds / self.limit_seconds) if self.limit_seconds else share
+
+    def is_over(self):
+        return self.progress >= 1
+
+    def must_stop(self):
+        return self.stopped
+
+    def stop(self, *_):
+        """Ask the run to end after its current step. A second Ctrl-C ends the program at once."""
+        self.stopped = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def show(self, loss):
+        """Show the loss beside the progress bar now and then, since reading it waits for the device."""
+        if self.step % 20 == 0:
+            self.loss = loss.item()
+            if not math.isfinite(self.loss):
+                raise UserError(f"the loss is not finite at step {self.step}: lower --lr-matrix or --lr-other")
+            self.bar.set_postfix_str(f"{self.progress:.0%} of the run, loss {self.loss:.3f}")
+
+    # Evaluating
+
+    def is_due(self):
+        """Return whether it is time for an evaluation: before the first step, and then at equal shares of the run.
+
+        If evaluations take more than a twentieth of a limited time, some are left out, but not the last one.
+        """
+        if not self.evaluations:
+            return False
+        if not self.log:
+            return True
+        if self.limit_seconds and not self.is_over() and self.paused > 0.05 * self.seconds:
+            return False
+        number = math.floor(self.log[-1]["progress"] * self.evaluations + 1e-9) + 1
+        return self.progress * self.evaluations + 1e-9 >= number
+
+    @contextmanager
+    def pause(self):
+        """Stop the clock of training for a `with` block. The step then draws the numbers that it would have drawn."""
+        began = time.monotonic()
+        yield
+        self.seed_step()
+        self.paused += time.monotonic() - began
+        self.began += time.monotonic() - began
+
+    def is_best(self, number):
+        """Return whether an evaluation is the best one so far (lower is better), and remember it if so."""
+        if not number < self.best:  # it is higher, or not a number
+            return False
+        self.best = number
+        return True
+
+    def save_model(self, model, tokenizer, numbers):
+        if self.name is not None:
+            about = {"step": self.step, "seconds": round(self.seconds, 1)}
+            checkpoint.save(self.folder, model, tokenizer, self.info | about | numbers)
+
+    def record(self, numbers, text):
+        """Add an evaluation to the log and save the state. Print the numbers, and a text that the model wrote."""
+        line = {"step": self.step, "progress": self.progress, "seconds": round(self.seconds, 1), "loss": self.loss}
+        self.log.append(line | numbers)
+        self.save_state()
+        if self.name is not None:
+            shown = "   ".join(f"{name} {value:.4g}" for name, value in self.log[-1].items() if name != "progress")
+            self.bar.write(f"\n{shown}\n{cli.printable(text, keep=chr(10))}\n")
+
+    def end(self):
+        """Note that the last number is saved with the model, so that nothing is left to do."""
+        self.reported = True
+        self.save_state()

@@ -1,0 +1,64 @@
+"""The letters (எழுத்து) of the Tamil script."""
+
+import re
+import unicodedata
+
+from plumbing.cli import printable
+from plumbing.text import Characters
+
+# A letter is a consonant with its vowel sign or its pulli (the dot that removes the vowel), a vowel, or the aytham.
+# Two conjuncts count as one letter. Everything else is an item of one code point: also a sign without a consonant.
+SIGN = "[\u0bcd\u0bbe-\u0bc2\u0bc6-\u0bc8\u0bca-\u0bcc]"
+CONSONANT = "[கஙசஜஞடணதநனபமயரறலளழவஶஷஸஹ]"  # not [க-ஹ]: that range has unassigned code points
+# A zero-width non-joiner (U+200C) keeps the letters of a conjunct apart: the text க், U+200C, ஷ has two letters. It
+# belongs to the first of them.
+LETTER = re.compile(f"க்ஷ{SIGN}?|[ஸஶ]்ரீ|[கஸஶ]்\u200c|{CONSONANT}{SIGN}?|.", re.DOTALL)
+NON_JOINERS = re.compile(r"((?<=க்)\u200c+(?=ஷ|\Z)|(?<=[ஸஶ]்)\u200c+(?=ரீ|\Z))|\u200c+")
+INVISIBLE = re.compile("[\u00ad\u200b\u200d-\u200f\u2060\ufeff]")
+
+
+def normalise(text):
+    """Return `text` in Unicode form NFC (composed characters), without zero-width characters.
+
+    Only the non-joiner stays that keeps the letters of க்ஷ, ஸ்ரீ or ஶ்ரீ apart, also at the end of the text, where one of
+    these letters is the whole text.
+    """
+    text = NON_JOINERS.sub(lambda match: "\u200c" if match[1] else "", INVISIBLE.sub("", text))
+    return unicodedata.normalize("NFC", text)
+
+
+def split(text):
+    """Return the Tamil letters (எழுத்து) and the other characters of `text`, a list. Joined, they give `text`."""
+    return LETTER.findall(text)
+
+
+def ill_formed(letter):
+    """Return whether one item of `split(text)` is invalid: a sign without its consonant, or an unassigned code point."""
+    return len(letter) == 1 and (unicodedata.category(letter) in "Mn Mc Me Cn Cs Co" or letter == "\ufffd")
+
+
+class TamilLetters(Characters):
+    """A tokenizer: one token per Tamil letter or other character. `vocabulary` is a list of letters.
+
+    Every entry is a whole letter, and whole letters in any order are well-formed text. So a model with this tokenizer
+    can write only well-formed text.
+    """
+
+    kind, unit = "tamil", "letter"
+
+    def __init__(self, vocabulary):
+        if not isinstance(vocabulary, list):
+            raise ValueError("its vocabulary is not a list of letters")
+        for letter in vocabulary:
+            if split(letter) != [letter] or ill_formed(letter):
+                raise ValueError(f"the vocabulary contains {printable(letter, limit=80)!r}, which is not a letter")
+        super().__init__(vocabulary)
+
+    @classmethod
+    def of(cls, text):
+        """Return the tokenizer of the letters in `text`."""
+        return cls(sorted(set(split(normalise(text)))))
+
+    def split(self, text):
+        """Return the letters of `text`, normalised."""
+        return split(normalise(text))
