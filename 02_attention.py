@@ -26,7 +26,7 @@ TEXT = "to be or not to be"
 
 
 def attention(q, k, v, mask=None):
-    """softmax(QKᵀ/√d)V: the output (..., T, d) and the weights (..., T, S), whose rows sum to 1.
+    """Return softmax(QKᵀ/√d)V: the output (..., T, d) and the weights (..., T, S), whose rows sum to 1.
 
     The query q says what a position looks for, a key k what a position offers, its value v what it gives. The output is
     the mean of the values, weighted by how well the keys match the query (arXiv:1706.03762, equation 1).
@@ -51,9 +51,10 @@ def by_products(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False):
 
 
 def rotary_table(positions, head_dim, base=10000.0):
-    """The cosine and sine of position × frequency, each (T, head_dim / 2) (RoFormer, Su et al. 2021, arXiv:2104.09864).
+    """Return the cosine and sine of position × frequency, each (T, head_dim / 2).
 
     positions: (T,). Frequencies fall from 1 to about 1 / base: high ones tell near positions apart, low ones far ones.
+    (RoFormer, Su et al. 2021, arXiv:2104.09864.)
     """
     frequency = base ** (-torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
     angle = positions.float()[:, None] * frequency[None, :]  # (T, head_dim/2)
@@ -61,7 +62,7 @@ def rotary_table(positions, head_dim, base=10000.0):
 
 
 def rotate(x, table):
-    """x (..., T, hd) with each pair (x_i, x_{i+hd/2}) rotated by the angle of its position. hd: size of a head.
+    """Rotate each pair (x_i, x_{i+hd/2}) of x (..., T, hd) by the angle of its position. hd: size of a head.
 
     Rotary positions work because the product of a query at position m and a key at position n then depends on m and n
     only through n - m. Proof: let R_m be the rotation matrix of position m. R_mᵀ turns back by m, and R_n turns forward
@@ -97,7 +98,7 @@ class KVBuffer:
         self.valid.index_fill_(0, positions, True)
 
     def mask(self, positions, causal):
-        """(T, rows), True where a query may look: at all written rows; if causal, up to its own position."""
+        """Return (T, rows), True where a query may look: at all written rows; if causal, up to its own position."""
         mask = self.valid.expand(len(positions), -1)
         if causal:
             rows = torch.arange(len(self.valid), device=positions.device)
@@ -196,7 +197,7 @@ def show_heads():
 
 
 def example_weights(text):
-    """The weights of two heads whose queries and keys are set by hand: {(head, kind): (T, T)}."""
+    """Return the weights of two heads whose queries and keys are set by hand: {(head, kind): (T, T)}."""
     T, d = len(text), 32
     position = torch.arange(T)
     codes = torch.tensor([ord(character) for character in text])
@@ -268,7 +269,7 @@ def show_rotary():
 
 
 def run(layers, x, positions, buffers=None):
-    """The outputs (B, T, C) of a stack of layers at `positions` (T,) of x; each layer adds its output to its input."""
+    """Return the outputs (B, T, C) of a stack of layers at `positions` (T,) of x. Each layer adds to its input."""
     x, table = x[:, positions], rotary_table(positions, x.shape[-1] // layers[0].n_head)
     for layer, buffer in zip(layers, buffers or [None] * len(layers), strict=True):
         x = x + layer(x, positions, table, buffer)

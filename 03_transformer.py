@@ -10,9 +10,9 @@ language model (dLLM). You should see the parameters of each part, the cost of a
 
 import math
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn as nn
@@ -29,7 +29,7 @@ attention = import_module("02_attention")
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of the model, as far as one may choose it."""
+    """The shape of the model: what a user may choose."""
 
     seq_len: int = 256  # number of tokens that the model reads at once (its window)
     n_layer: int = 6  # number of blocks
@@ -49,6 +49,10 @@ class Shape:
                 raise ValueError(f"{name} must be at least 1")
         if self.n_embd % (2 * self.n_head):
             raise ValueError(f"n_embd {self.n_embd} must be a multiple of twice n_head {self.n_head}")
+        for field in fields(Shape):
+            choices = get_args(field.type)
+            if choices and getattr(self, field.name) not in choices:
+                raise ValueError(f"{field.name} must be one of {', '.join(choices)}")
         if not 0 <= self.dropout < 1:
             raise ValueError("dropout must be from 0 to below 1")
         if self.conv < 0 or self.conv and self.conv % 2 == 0:

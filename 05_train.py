@@ -107,7 +107,7 @@ class MaskedDiffusion(Text):
 
     def sample(self, model):
         """Return a text that the model writes."""
-        canvas = torch.full((1, model.config.seq_len), model.config.mask_id, device=self.train.device)
+        canvas = torch.full((1, model.config.seq_len), model.config.mask_id, device=model.head.weight.device)
         *_, last = diffusion.denoise(model, canvas)
         return self.tokenizer.decode(last.canvas[0])
 
@@ -306,7 +306,7 @@ def train(model, task, config, run, device, distribute=lambda model: model):
             average.lerp_(weight.detach(), 1 - decay)
         run.show(loss)
 
-    if run.is_over():
+    if run.is_over() and not run.reported:
         if run.is_due():
             evaluate(averaged, task, config, run)
         report(type(model), task, run, device)
@@ -325,7 +325,7 @@ def evaluate(model, task, config, run):
         numbers = {task.measure: mean, "error": error}
         if run.is_best(mean):
             run.save_model(model, task.tokenizer, numbers)
-        run.record(numbers, task.sample(model))
+        run.record(numbers, task.sample(model) if run.name else "")
 
 
 FINAL_WINDOWS = 500  # windows of the last evaluation
@@ -346,11 +346,13 @@ def report(build, task, run, device):
     print(f"{task.measure} {mean:.4f} ± {error:.4f} nats per token, weights of step {info['step']}; {run.folder}")
 
 
-def start(settings, kind, task, config, about, device, build=transformer.Transformer):
-    """Make a model and train it as `settings` say. Returns the folder of the run.
+def start(settings, kind, task, config, about, device, build=transformer.Transformer, make_run=Run,
+          distribute=lambda model: model):
+    """Make a model and train it as `settings` say. Returns the folder of the run, or None if Ctrl-C ended it.
 
     settings: has the fields train, config, run and fresh. kind: a key of checkpoint.KINDS. config: of the model.
     about: plain values about the data, which a resumed run must share. build: makes the model from its config.
+    make_run, distribute: replace Run, and wrap the model, for several processes (chapter 12).
     """
     devices.check_memory(device, settings.train.batch_size // settings.train.accumulate, config)
     torch.set_float32_matmul_precision("high")  # on a GPU, float32 products may round their inputs to be faster
@@ -358,13 +360,15 @@ def start(settings, kind, task, config, about, device, build=transformer.Transfo
     name = settings.run or f"{kind}-{about['corpus']}-{file}"
     wanted = asdict(config) | asdict(settings.train) | about
     info = {"kind": kind, "settings": settings.config, "train": asdict(settings.train)} | about | origin(device)
-    run = Run(name, settings.train, wanted, info, settings.fresh)
-    torch.manual_seed(settings.train.seed)
-    model = build(config).to(device)
-    size = transformer.count_parameters(model)
-    print(f"{checkpoint.KINDS[kind][0]}, {size:,} parameters, settings {settings.config!r}, {device}; run {name}",
-          flush=True)
-    train(model, task, settings.train, run, device)
+    with make_run(name, settings.train, wanted, info, settings.fresh) as run:
+        torch.manual_seed(settings.train.seed)
+        model = build(config).to(device)
+        size = transformer.count_parameters(model)
+        print(f"{checkpoint.KINDS[kind][0]}, {size:,} parameters, settings {settings.config!r}, {device}; run {name}",
+              flush=True)
+        train(model, task, settings.train, run, device, distribute)
+    if not run.is_over() or run.name is None:
+        return None
     draw_curves([run.folder], run.folder / "curve.png")
     return run.folder
 
@@ -427,8 +431,8 @@ def main(argv=None):
     config = transformer.TransformerConfig(**asdict(settings.model), vocab_size=tokenizer.vocab_size)
     task = MaskedDiffusion(tokenizer, parts, config.seq_len, device, settings.train.t_max)
     about = {"corpus": corpus.name, "corpus_sha256": corpus.sha256}
-    start(settings, "dllm", task, config, about, device)
-    print("Next: python 06_generate.py writes with your model.")
+    if start(settings, "dllm", task, config, about, device):
+        print("Next: python 06_generate.py writes with your model.")
 
 
 if __name__ == "__main__":

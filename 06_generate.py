@@ -5,7 +5,7 @@
     python 06_generate.py --infill "To be, or not to be, ____ is the question"
     python 06_generate.py --num 2 --seed 1 --gif out.gif --html out.html
     python 06_generate.py --fast                                 # a third of the passes
-    python 06_generate.py --hub published                        # the published model, from the Hugging Face Hub
+    python 06_generate.py --hub                                  # the published model, from the Hugging Face Hub
 
 A text takes a few seconds on two cores. In a terminal, each grey block is a masked character. Blocks all over the text
 turn into letters, and the newest letters are highlighted. Then the later half of the passes corrects letters that the
@@ -120,11 +120,13 @@ def watch(states, canvas, tokenizer, settings, title):
         viewers.append(views.Page(settings.html, canvas, tokenizer.shown, title))
 
     for state in states:
-        state = diffusion.State(state.canvas.cpu(), state.confidence.cpu(), state.committed.cpu())
+        state = replace(state, **{name: tensor.cpu() for name, tensor in vars(state).items()})
         for viewer in viewers:
             viewer.show(state)
     for viewer in viewers:
-        viewer.close()
+        path = viewer.close()
+        if path and not settings.quiet:
+            print(f"wrote {path}")
 
     on_screen = viewers and isinstance(viewers[0], views.Terminal)
     if not on_screen:
@@ -198,7 +200,7 @@ def open_model(settings, kind):
     model, tokenizer, _ = checkpoint.load(folder, devices.pick_device(settings.device), kinds=("dllm", "tamil"))
     shipped = checkpoint.KINDS[kind][1]
     if not settings.checkpoint and folder.name != shipped and not settings.quiet:
-        print(f"This is {folder.name}, your latest run. --checkpoint {shipped} names the shipped model.")
+        print(f"This is {cli.printable(folder.name)}, your latest run. --checkpoint {shipped} names the shipped model.")
     return folder, model, tokenizer
 
 
@@ -214,11 +216,11 @@ class Command(Writing):
     """The flags of this chapter. Without --steps and --temp, 96 passes at temperature 1.05, with --fast 32 at 0.85."""
 
     fast: bool = False  # a third of the passes, at a lower temperature (docs/fast_decoding.md)
-    hub: str = ""  # a model on the Hugging Face Hub, OWNER/NAME; published: the model of the original tiny-dllm
+    hub: str = ""  # OWNER/NAME of a model on the Hugging Face Hub; --hub alone: that of the original tiny-dllm
 
 
 def main(argv=None):
-    settings = cli.parse(Command, argv)
+    settings = cli.parse(Command, argv, alone={"--hub": "published"})
     if settings.hub and settings.checkpoint:
         raise cli.UserError("--hub and --checkpoint both name a model: leave one out")
     if settings.hub:
@@ -230,7 +232,7 @@ def main(argv=None):
         temperature = 0.85 if settings.fast else 1.05
     canvas = make_canvas(settings, tokenizer).to(model.head.weight.device)
     seed = pick_seed(settings)
-    title = f"seed {seed} · {folder.name}"
+    title = f"seed {seed} · {cli.printable(folder.name)} · temperature {temperature:g}"
     states = generate(model, canvas, steps, temperature, settings.topk)
     watch(states, canvas, tokenizer, settings, title)
     if not settings.quiet:

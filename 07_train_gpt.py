@@ -83,7 +83,7 @@ class NextToken(training.Text):
         return nll(model, windows)
 
     def sample(self, model):
-        first = torch.tensor([[opening(self.tokenizer)]], device=self.train.device)
+        first = torch.tensor([[opening(self.tokenizer)]], device=model.head.weight.device)
         return self.tokenizer.decode(write(model, first, model.config.seq_len - 1)[0])
 
 
@@ -115,6 +115,8 @@ def stream(model, canvas, temperature=0.8, top_k=None, cached=True):
     row depends on a later one.
     """
     given = canvas != model.config.mask_id
+    if not given[:, 0].all():
+        raise ValueError("a GPT continues a text: give it at least one token")
     confidence = given.float()
     window = model.config.seq_len
     start, cache = 0, None  # the model sees canvas[:, start:end]
@@ -141,8 +143,9 @@ def stream(model, canvas, temperature=0.8, top_k=None, cached=True):
 def write(model, tokens, count, temperature=0.8, top_k=None, cached=True):
     """Continue tokens (B, P), P at least 1, by `count` tokens: (B, P + count). See `stream`."""
     canvas = F.pad(tokens, (0, count), value=model.config.mask_id)  # (B, P + count)
-    *_, last = stream(model, canvas, temperature, top_k, cached)
-    return last.canvas
+    for state in stream(model, canvas, temperature, top_k, cached):
+        canvas = state.canvas
+    return canvas
 
 
 def opening(tokenizer):
@@ -186,7 +189,7 @@ class Write:
     quiet: bool = False  # print the text and nothing else
     gif: Path | None = None  # save the run as an animation: a path that ends in .gif
     html: Path | None = None  # save the run as a web page with a player: a path that ends in .html
-    hub: str = ""  # a GPT on the Hugging Face Hub, OWNER/NAME; published: that of the original tiny-dllm
+    hub: str = ""  # OWNER/NAME of a GPT on the Hugging Face Hub; --hub alone: that of the original tiny-dllm
 
     def __post_init__(self):
         generation.check_ranges(self)
@@ -217,8 +220,9 @@ def train_gpt(settings):
     task = NextToken(tokenizer, text.split(corpus.text), config.seq_len, device, teachers)
     about = {"corpus": corpus.name, "corpus_sha256": corpus.sha256}
     folder = training.start(settings, "gpt", task, config, about, device)
-    compare(folder, corpus)
-    print("Next: 08_train_tamil.py, where the dLLM learns classical Tamil in its own letters.")
+    if folder:
+        compare(folder, corpus)
+        print("Next: 08_train_tamil.py, where the dLLM learns classical Tamil in its own letters.")
 
 
 def compare(folder, corpus):
@@ -243,13 +247,14 @@ def write_text(settings):
     canvas = torch.tensor([tokens] * settings.num, device=model.head.weight.device)  # (B, T)
     seed = generation.pick_seed(settings)
     states = stream(model, canvas, settings.temp, settings.topk)
-    generation.watch(states, canvas, tokenizer, settings, f"seed {seed} · {folder.name}")
+    title = f"seed {seed} · {cli.printable(folder.name)} · temperature {settings.temp:g}"
+    generation.watch(states, canvas, tokenizer, settings, title)
 
 
 def main(argv=None):
     command, words = cli.sub_command(("train", "write"), argv)
     if command == "write":
-        write_text(cli.parse(Write, words))
+        write_text(cli.parse(Write, words, alone={"--hub": "published"}))
     else:
         train_gpt(cli.parse(Train, words, section="gpt"))
 

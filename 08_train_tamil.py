@@ -12,36 +12,34 @@ six bytes of UTF-8. A diffusion model writes many positions in the same pass, an
 If a token were a part of a letter, parts that do not fit together could meet. Here a token is a whole letter, so every
 text that the model writes is well-formed.
 
-You should see the loss fall, in nats per letter; the end of the run also gives it in bits per code point. At every
+You should see the NELBO fall, in nats per letter; the end of the run also gives it in bits per code point. At every
 evaluation the program prints a sample: first the lines look right, then the words, then the poems.
 """
 
-import dataclasses
 import hashlib
 import math
 import re
 import sys
-import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 
 import tamil_dataset
-from plumbing import checkpoint, cli, corpora, devices, files, runs, settings, tokenizers
-from plumbing.settings import Natural
-from plumbing.tamil import letters
-from plumbing.tamil import sources as works
+from plumbing import checkpoint, cli, devices, text
+from plumbing.run import Run
+from tamil import letters, works
 
 import torch
 
+tensors = import_module("01_tensors")
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 
-LEAST = 50  # a symbol that is not Tamil must occur this often in a source to be in the vocabulary
-
 
 # 1. Letters
+
+LEAST = 50  # a symbol that is not Tamil must occur this often in a source to be in the vocabulary
 
 
 def drop_rare(poems, least=LEAST):
@@ -60,8 +58,8 @@ def drop_rare(poems, least=LEAST):
             kept.add(letter)
     cleaned = []
     for poem in cut:
-        text = "".join(letter for letter in poem if letter in kept)
-        lines = [" ".join(line.split()) for line in text.split("\n")]
+        rest = "".join(letter for letter in poem if letter in kept)
+        lines = [" ".join(line.split()) for line in rest.split("\n")]
         if any(lines):
             cleaned.append("\n".join(filter(None, lines)))
     return cleaned
@@ -89,9 +87,9 @@ def read_poems(names):
     return sources
 
 
-def plain(text):
-    """Return the Tamil characters of `text`, without spaces and punctuation, which differ between editions."""
-    return re.sub("[^\u0b80-\u0bff]", "", text)
+def plain(poem):
+    """Return the Tamil characters of a text, without spaces and punctuation, which differ between editions."""
+    return re.sub("[^\u0b80-\u0bff]", "", poem)
 
 
 def split(sources):
@@ -125,57 +123,55 @@ def joined(sources):
 
 def load(names):
     """Return (Corpus, training poems, validation poems) for the sources in `names`. The poems are {source: list}."""
-    found = read_poems(names)
-    sources = {name: drop_rare(poems) for name, poems in found.items()}
+    sources = {name: drop_rare(poems) for name, poems in read_poems(names).items()}
     train, val = split(sources)
-    name, parts = "-".join(sources), (joined(train), joined(val))
-    if not all(parts):
+    name = "-".join(sources)
+    if not joined(train) or not joined(val):
         raise cli.UserError(f"{name} has too few poems for training and validation: choose more sources")
-    counts = ", ".join(f"{name} {len(train[name]):,} + {len(val[name]):,}" for name in sources)
-    text, given = "".join(parts), len(joined(found))
-    source = (f"poems for training + for validation: {counts}; {given - len(text):,} of {given:,} code points were "
-              f"dropped (symbols that are not Tamil and occur fewer than {LEAST} times in a source, invalid letters, "
-              "superfluous spaces)")
-    return corpora.Corpus(name, text, source, files.sha256_of(text)), train, val
+    return text.Corpus(name, joined(train) + joined(val)), train, val
 
 
 # 3. Why letters
 
 
-def ill_formed_share(text):
-    """Return the share (0 to 1) of invalid letters in `text`: signs without a consonant, bytes that are not UTF-8."""
-    pieces = letters.split(text)
+class Utf8(text.Characters):
+    """A tokenizer with one token per byte of UTF-8. Python's latin-1 gives each byte a character of its own."""
+
+    @classmethod
+    def of(cls, text):
+        return super().of(text.encode().decode("latin-1"))
+
+    def split(self, text):
+        return text.encode().decode("latin-1")
+
+    def decode(self, tokens):
+        return super().decode(tokens).encode("latin-1", "replace").decode(errors="replace")
+
+
+def alphabets(poems):
+    """Return three ways to cut a text into tokens: {what a token is: tokenizer}."""
+    return {"letters": letters.TamilLetters.of(poems), "code points": text.Characters.of(poems),
+            "UTF-8 bytes": Utf8.of(poems)}
+
+
+def ill_formed_share(poems):
+    """Return the share (0 to 1) of invalid letters in a text: signs without a consonant, bytes that are not UTF-8."""
+    pieces = letters.split(poems)
     return sum(letters.ill_formed(piece) for piece in pieces) / len(pieces)
 
 
-def alphabets(text):
-    """Return three ways to cut `text` into tokens, each as (name, tokenizer, encode, decode).
-
-    encode turns Tamil text into the string that the tokenizer reads. decode turns that string back into Tamil text.
-    """
-
-    def to_bytes(text):
-        return text.encode().decode("latin-1")  # one character for each byte
-
-    def from_bytes(text):
-        return text.encode("latin-1").decode(errors="replace")
-
-    return [
-        ("letters", tokenizers.TamilTokenizer.from_text(text), str, str),
-        ("code points", tokenizers.CharTokenizer.from_text(text), str, str),
-        ("UTF-8 bytes", tokenizers.CharTokenizer.from_text(to_bytes(text)), to_bytes, from_bytes),
-    ]
-
-
-def small_model(ids, vocab_size, steps, window=128, batch_size=8):
-    """Return a diffusion model trained for `steps` steps on ids (N,). Its size is the same for every tokenizer."""
-    model = transformer.Transformer(transformer.TransformerConfig(vocab_size, window, n_layer=3, n_head=3, n_embd=96))
-    config = training.DiffusionTrainConfig(warmup=20, momentum=0.9, t_max=0.8, dtype="float32", compile="off")
-    trainer, objective = training.Trainer(model, config, "cpu"), training.masked_diffusion(config)
-    for step in range(steps):
-        batch = training.get_batch(ids, batch_size, window)
-        trainer.update(objective.loss, [batch], training.learning_rate_factor(step, steps, config))
-    return model.eval()
+def small_model(tokenizer, poems, steps):
+    """Return a diffusion model that has learned a text for `steps` steps, and its task. Its size is always the same."""
+    config = training.DiffusionTrainConfig(steps=steps, batch_size=8, warmup=20, momentum=0.9, evaluations=0,
+                                           dtype="float32", compile="off")  # fmt: skip
+    shape = transformer.TransformerConfig(128, n_layer=3, n_head=3, n_embd=96, vocab_size=tokenizer.vocab_size)
+    device = torch.device("cpu")
+    task = training.MaskedDiffusion(tokenizer, (poems, poems), shape.seq_len, device, t_max=0.8)
+    torch.manual_seed(1)
+    model = transformer.Transformer(shape)
+    with Run(None, config) as run:
+        training.train(model, task, config, run, device)
+    return model.eval(), task
 
 
 def compare(couplets, steps, passes=(16, 128), texts=16):
@@ -184,25 +180,21 @@ def compare(couplets, steps, passes=(16, 128), texts=16):
     steps: training steps of each model. passes: the numbers of passes in which the models write. texts: how many texts
     each model writes.
     """
-    text = "".join(f"{couplet}\n\n" for couplet in couplets)
-    cli.heading(f"Why letters: {len(couplets)} couplets of the Kural, {steps} steps for each kind of token")
+    poems = joined({"kural": couplets})
+    tensors.heading(f"Why letters: {len(couplets)} couplets of the Kural, {steps} steps for each kind of token")
     print(f"  {'':12} {'symbols':>8} {'tokens per':>11} | {'share of invalid letters':24}\n"
           f"  {'token':12} {'':8} {'couplet':>11} | {'unigram':>10}" + "".join(f"{n:4} passes" for n in passes))
-    for name, tokenizer, encode, decode in alphabets(text):
-        began = time.perf_counter()
-        torch.manual_seed(1)
-        ids = torch.tensor(tokenizer.encode(encode(text)))
-        model = small_model(ids, tokenizer.vocab_size, steps)
-        unigram = decode(tokenizer.decode(ids[torch.randint(len(ids), (20_000,))]))
-        shares = [ill_formed_share(unigram)]
+    for name, tokenizer in alphabets(poems).items():
+        model, task = small_model(tokenizer, poems, steps)
+        unigram = task.train[torch.randint(len(task.train), (20_000,))]
+        shares = [ill_formed_share(tokenizer.decode(unigram))]
         for n in passes:
             canvas = torch.full((texts, model.config.seq_len), model.config.mask_id)
             *_, last = diffusion.denoise(model, canvas, n)
-            shares.append(ill_formed_share("\n".join(decode(tokenizer.decode(row)) for row in last.canvas)))
-        cost = sum(len(tokenizer.encode(encode(couplet))) for couplet in couplets) / len(couplets)
+            shares.append(ill_formed_share("\n".join(tokenizer.decode(row) for row in last.canvas)))
+        cost = sum(len(tokenizer.encode(couplet)) for couplet in couplets) / len(couplets)
         print(f"  {name:12} {tokenizer.vocab_size:8} {cost:11.1f} | {shares[0]:10.1%}"
-              + "".join(f"{share:11.1%}" for share in shares[1:])
-              + f"   {time.perf_counter() - began:4.0f} s", flush=True)
+              + "".join(f"{share:11.1%}" for share in shares[1:]), flush=True)
     print("The column unigram is about tokens that were drawn independently, by their frequency. The other columns\n"
           "are about what a small model writes in the given number of passes.")
 
@@ -210,23 +202,29 @@ def compare(couplets, steps, passes=(16, 128), texts=16):
 # 4. Training
 
 
-def objective(config, text):
-    """Return the objective of chapter 05 that also logs the NELBO in bits per code point of `text`.
+class Poems(training.MaskedDiffusion):
+    """The task of chapter 05 on poems, {source: list}. It also knows how to compare models with different tokens."""
 
-    NELBO: negative evidence lower bound, in nats per letter (chapter 04). text: the validation text. Bits per code
-    point are comparable between models that use different tokens.
-    """
-    bits_per_nat = len(letters.split(text)) / len(text) / math.log(2)
-    return dataclasses.replace(training.masked_diffusion(config),
-                               units=lambda nelbo: {"bits_per_code_point": nelbo * bits_per_nat})
+    def __init__(self, tokenizer, train, val, window, device, t_max=1.0):
+        unseen = joined(val)
+        super().__init__(tokenizer, (joined(train), unseen), window, device, t_max)
+        self.letters_per_code_point = len(tokenizer.encode(unseen)) / len(unseen)
+
+    def bits_per_code_point(self, nelbo):
+        """Return a NELBO in nats per letter as bits per code point of the validation poems.
+
+        A model with larger tokens has more to guess in each of them. The number of code points is the same for all
+        models, and so this number can be compared.
+        """
+        return nelbo / math.log(2) * self.letters_per_code_point
 
 
-def by_source(folder, val, device):
-    """Print the NELBO of the validation poems of each source, under the model in `folder`."""
-    model, tokenizer, _ = checkpoint.load(folder, device)
+def show_sources(model, tokenizer, val, device):
+    """Print the NELBO of the validation poems of each source."""
+    size = model.config.seq_len
     for name, poems in val.items():
-        ids = torch.tensor(tokenizer.encode(joined({name: poems})), device=device)
-        windows = training.windows_of(ids, model.config.seq_len)
+        tokens = torch.tensor(tokenizer.encode(joined({name: poems})), device=device)
+        windows = tokens[: len(tokens) // size * size].view(-1, size)
         if len(windows):
             mean, error = diffusion.nelbo(model, windows, draws=max(4, -(-256 // len(windows))))
             print(f"  {name:10} {len(poems):5} poems: NELBO {mean:.4f} ± {error:.4f} nats per letter")
@@ -236,33 +234,39 @@ def by_source(folder, val, device):
 
 
 @dataclass(frozen=True)
-class Command(runs.RunFlags):
+class Command(training.Settings):
     """The flags of this chapter."""
 
     corpus: str = "kural,sangam"  # sources to learn from, with commas between: kural, sangam, wikipedia
-    # the settings file: a name in configs/, or the path of a YAML file
-    config: str = field(default_factory=lambda: "tamil-gpu" if torch.cuda.is_available() else "tamil-laptop")
-    compare: Natural = 0  # only compare letters, code points and bytes, by models trained for this many steps
-    model: transformer.TransformerConfig = transformer.TransformerConfig()
+    # a settings file: a name in configs/tamil/, or the path of a YAML file
+    config: str = field(default_factory=lambda: "gpu" if torch.cuda.is_available() else "laptop")
+    compare: int = 0  # only compare letters, code points and bytes on the Kural, by small models of this many steps
     train: training.DiffusionTrainConfig = training.DiffusionTrainConfig()
+
+    def __post_init__(self):
+        if self.compare < 0:
+            raise ValueError("compare must be at least 0")
 
 
 def main(argv=None):
-    command = settings.parse(Command, argv)
-    if command.compare:
-        if command != dataclasses.replace(settings.parse(Command, []), compare=command.compare):
-            raise cli.UserError("--compare has no other flags: it always reads the Kural, with small models")
-        compare(drop_rare(read_poems("kural")["kural"]), command.compare)
+    settings = cli.parse(Command, argv, configs="tamil", section="dllm")
+    if settings.compare:
+        compare(drop_rare(read_poems("kural")["kural"]), settings.compare)
         return
-    corpus, train, val = load(command.corpus)
-    tokenizer = tokenizers.TamilTokenizer.from_text(corpus.text)
-    model_config = dataclasses.replace(command.model, vocab_size=tokenizer.vocab_size)
-    print(f"{corpus.source}\n{tokenizer.vocab_size} different letters and symbols")
-    folder = training.start_run(command, "tamil", model_config, objective(command.train, joined(val)), tokenizer,
-                                corpus, (joined(train), joined(val)))
-    if bits := checkpoint.load(folder)[2].get("bits_per_code_point"):  # of the weights that were kept
-        print(f"{bits:.4f} bits per code point. By source, on the validation poems:")
-        by_source(folder, val, devices.pick_device(command.device))
+    corpus, train, val = load(settings.corpus)
+    tokenizer = letters.TamilLetters.of(corpus.text)
+    counts = ", ".join(f"{name} {len(train[name]):,} + {len(val[name]):,}" for name in train)
+    print(f"poems for training + for validation: {counts}; {tokenizer.vocab_size} different letters and symbols")
+    device = devices.pick_device(settings.device)
+    config = transformer.TransformerConfig(**asdict(settings.model), vocab_size=tokenizer.vocab_size)
+    task = Poems(tokenizer, train, val, config.seq_len, device, settings.train.t_max)
+    about = {"corpus": corpus.name, "corpus_sha256": corpus.sha256}
+    folder = training.start(settings, "tamil", task, config, about, device)
+    if folder is None:
+        return
+    model, tokenizer, info = checkpoint.load(folder, device)
+    print(f"{task.bits_per_code_point(info['NELBO']):.4f} bits per code point. By source, on the validation poems:")
+    show_sources(model, tokenizer, val, device)
     print("Next: python 09_generate_tamil.py writes verse with your model.")
 
 

@@ -5,10 +5,10 @@
     python 09_generate_tamil.py --prompt "யாதும் ஊரே" --steps 128
     python 09_generate_tamil.py --infill "அகர முதல {10} ஆதி" --gif out.gif --html out.html
 
-The flags, all but --fast and --hub, and the three ways to watch are those of chapter 06. A token is a letter of Tamil.
-A canvas can hold more than a prompt: --kural gives the model the form of a real couplet. The spaces and the line break
-are in place, each letter of a word is masked, and the model writes new letters. docs/tamil_couplets.md compares its
-couplets with the Kural.
+The flags are those of chapter 06, without --fast and --hub, and there are the same three ways to watch. A token is a
+letter of Tamil. A canvas can hold more than a prompt: --kural gives the model the form of a real couplet. The spaces
+and the line break are in place, each letter of a word is masked, and the model writes new letters.
+docs/tamil_couplets.md compares its couplets with the Kural.
 
 A text takes a few seconds on two cores. At the end a table compares the written texts with real poems that the model
 has never seen.
@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from importlib import import_module
 
 import tamil_dataset
-from plumbing import checkpoint, cli, measures, settings, tokenizers
-from plumbing.settings import NonNegative, Switch
-from plumbing.tamil import letters
+from plumbing import checkpoint, cli, measures
+from tamil import letters
 
 import torch
 
@@ -44,20 +43,21 @@ def word_counts(poem):
 
 
 def blank_couplet(couplet, tokenizer):
-    """Return the form of a real couplet as ids: its letters are masked, its spaces and line break are given.
+    """Return the form of a real couplet as tokens, a list: its letters are masked, its spaces and line break are given.
 
     The couplet has an empty line on both sides, as in the training text.
     """
-    mask_id = tokenizer.vocab_size
-    ids = [tokenizer.encode(letter)[0] if letter.isspace() else mask_id for letter in tokenizer.split(couplet)]
     end = tokenizer.encode("\n\n")
-    return end + ids + end
+    tokens = tokenizer.encode(couplet)
+    spaces = [token for token in set(tokens) if tokenizer.shown[token].isspace()]
+    return end + [token if token in spaces else tokenizer.mask_id for token in tokens] + end
 
 
 def couplet_rows(couplets, number, tokenizer, seed):
-    """Return `number` canvases, lists of ids of one length, with the forms of random couplets of 4 + 3 words.
+    """Return `number` canvases, lists of tokens of one length, with the forms of random couplets of 4 + 3 words.
 
-    The first form is drawn from all, and the others from those of the same length. UserError if there are none.
+    The first form is drawn from all couplets, and every further one from those of the same length. UserError if there
+    are no couplets.
     """
     canvases = [blank_couplet(couplet, tokenizer) for couplet in couplets if word_counts(couplet) == COUPLET]
     if not canvases:
@@ -70,7 +70,7 @@ def couplet_rows(couplets, number, tokenizer, seed):
 
 @contextlib.contextmanager
 def only_letters(model, tokenizer):
-    """Inside this context, the model gives probability 0 to all tokens but Tamil letters, so no word is split."""
+    """In a `with` block, the model gives probability 0 to all tokens but Tamil letters, so that no word is split."""
     banned = torch.tensor([not "\u0b80" <= letter[0] <= "\u0bff" for letter in tokenizer.vocabulary])
 
     def without(module, arguments, logits):  # (B, T, V)
@@ -86,31 +86,22 @@ def only_letters(model, tokenizer):
 # 2. Measures
 
 
-def well_formed(samples):
-    """Return the share of the letters in a list of texts that are well-formed."""
-    pieces = [letter for text in samples for letter in letters.split(text)]
-    return 1 - sum(map(letters.ill_formed, pieces)) / max(1, len(pieces))
-
-
 def whole_poems(samples):
     """Return the poems in a list of texts that have both ends: each has an empty line before and after it."""
     return [poem for text in samples for poem in text.split("\n\n")[1:-1] if poem.strip("\n")]
 
 
 def measure(samples, vocabulary, text):
-    """Return all measures of a list of texts, {name: number}.
+    """Return measures of any texts, {name: number}.
 
-    vocabulary: the set of the words of the training poems; text: these poems. The first and the last word of a text
-    may be cut off, so they are not counted.
+    vocabulary: the set of the words of the training poems; text: these poems. The first and the last word of a text may
+    be cut off, so they are not counted.
     """
-    symbols, known = as_symbols(samples, text)
     whole_words = [re.sub(r"^\S+|\S+$", "", sample) for sample in samples]
     poems = whole_poems(samples)
     return {
-        "letters": sum(map(len, symbols)),
-        "well-formed": well_formed(samples),
-        "words": measures.known_words(whole_words, vocabulary),
-        "copied": measures.longest_copy(symbols, known),
+        "train": measures.known_words(whole_words, vocabulary),
+        "copied": measures.longest_copy(*as_symbols(samples, text)),
         "poems": len(poems),
         "couplets": sum(word_counts(poem) == COUPLET for poem in poems),
     }
@@ -138,16 +129,17 @@ def verse_measures(couplets, vocabulary, reader):
     held: words known to a reader of all held-out poems. reader: a Counter {word: number of held-out poems with it}.
     For a held-out couplet, the reader has read all of these poems but this one.
     """
-    words = [measures.words_of(couplet) for couplet in couplets]
-    every = [word for of_couplet in words for word in of_couplet]
-    own = [couplet in reader.poems for couplet in couplets]
-    held = sum(reader[word] > mine for mine, of_couplet in zip(own, words) for word in of_couplet)
+    words, known = [], 0
+    for couplet in couplets:
+        own = couplet in reader.poems
+        words += measures.words_of(couplet)
+        known += sum(reader[word] > own for word in measures.words_of(couplet))
     pairs = [[second_consonant(line) for line in couplet.split("\n")] for couplet in couplets]
     return {
         "rhyme": sum(first == second != "" for first, second in pairs) / len(couplets),
-        "um": sum(word.endswith("ும்") for word in every) / len(every),
-        "train": sum(word in vocabulary for word in every) / len(every),
-        "held": held / len(every),
+        "um": sum(word.endswith("ும்") for word in words) / len(words),
+        "train": sum(word in vocabulary for word in words) / len(words),
+        "held": known / len(words),
     }
 
 
@@ -162,16 +154,6 @@ class Reader(Counter):
 # 3. The report
 
 
-def read_corpus(info, needed):
-    """Return (Corpus, training poems, validation poems) of the model whose checkpoint has this `info`.
-
-    If the poems are not on this machine, they are downloaded, but only if they are `needed`; otherwise UserError.
-    """
-    if not needed and not tamil_dataset.FILE.is_file():
-        raise cli.UserError(f"there is no {tamil_dataset.FILE}: run python tamil_dataset.py")
-    return tamil.load(str(info.get("corpus")).replace("-", ","))
-
-
 def real_texts(val, length, number, kural):
     """Return at most `number` texts from the validation poems: couplets if `kural`, else texts of `length` letters."""
     if kural:
@@ -184,95 +166,95 @@ def real_texts(val, length, number, kural):
     return ["".join(pieces[start : start + length]) for start in starts]
 
 
-def report_couplets(samples, real, vocabulary, val):
-    """Print the measures of style of the couplets `samples` and of as many held-out couplets, `real`."""
-    print(f"\n{'':16} rhyme  words in -um  known from held-out poems")
-    for name, couplets in (("written here", samples), ("held-out poems", real)):
-        found = verse_measures(couplets, vocabulary, Reader(val))
-        print(f"{name:16} {found['rhyme']:5.0%}  {found['um']:12.1%}  {found['held']:25.1%}")
-    print("Rhyme: the second letters of both lines have the same consonant. Few couplets say little about a model:\n"
-          "docs/tamil_couplets.md measures those of several seeds, with errors.")
+def report(samples, train, val, kural, length):
+    """Print the measures of `samples`, and those of as many unseen poems.
 
-
-def report(samples, data, kural, length):
-    """Print the measures of `samples`, and those of as many real texts that the model has not seen.
-
-    data: what `read_corpus` returns; kural: whether the samples are couplets; length: letters in each sample.
+    kural: whether the samples are couplets in a given form. length: letters in each sample.
     """
-    _, train, val = data
     text = tamil.joined(train)
     vocabulary = set(measures.words_of(text))
-    real = real_texts(val, length, len(samples), kural)
+    rows = {"written here": samples, "unseen poems": real_texts(val, length, len(samples), kural)}
+    columns = "rhyme  words in -um  known words  known to a reader" if kural else "known words  couplets"
+    print(f"\n{'':14}{columns}  longest copy")
+    for name, texts in rows.items():
+        if not texts:
+            continue
+        found = measure(texts, vocabulary, text)
+        if kural:
+            found |= verse_measures([text.strip("\n") for text in texts], vocabulary, Reader(val))
+            numbers = f"{found['rhyme']:5.0%}{found['um']:14.1%}{found['train']:13.1%}{found['held']:19.1%}"
+        else:
+            numbers = f"{found['train']:11.1%}{found['couplets']:5} of {found['poems']:2}"
+        print(f"{name:14}{numbers}{found['copied']:6} letters")
     if kural:
-        report_couplets([text.strip("\n") for text in samples], [text.strip("\n") for text in real], vocabulary, val)
-    print(f"\n{'':16} letters  well-formed  known words  longest copy      4 + 3 form")
-    for name, texts in (("written here", samples), ("held-out poems", real)):
-        if texts:
-            found = measure(texts, vocabulary, text)
-            form = "given" if kural and texts is samples else f"{found['couplets']} of {found['poems']}"
-            print(f"{name:16} {found['letters']:7,}  {found['well-formed']:11.1%}  {found['words']:11.1%}  "
-                  f"{found['copied']:4} letters  {form:>14}")
-    print("Known words occur in the training poems too. The longest copy is the longest sequence of letters that also\n"
-          "occurs there.")
-    if kural:
-        print("The program gave the form of the couplets to the model, so it is not evidence of skill.")
+        print("Rhyme (எதுகை): the second letters of both lines have the same consonant. Words in -um (-உம்): this\n"
+              'ending means "and", and a model that chains such words writes no sentence. Known to a reader: words\n'
+              "that occur in other unseen poems. The form of 4 + 3 words was given, so it is no evidence of skill.")
     else:
-        print("The last column counts the whole poems in the texts, and how many are couplets of 4 + 3 words.")
-    if len(samples) <= 20:
-        print("With --num 50 the numbers have a smaller error.")
+        print("Couplets: how many of the whole poems in the texts have lines of 4 + 3 words.")
+    print("Known words also occur in the training poems. The longest copy is the longest run of letters that does.\n"
+          "Good verse has numbers near those of unseen poems, not above them. More texts (--num) say more.")
 
 
-# 4. The command
+# 4. The command line
 
 
 @dataclass(frozen=True)
-class Command(generation.Flags):
-    """The flags of this chapter: those of chapter 06 with another temperature, and one more."""
+class Command(generation.Writing):
+    """The flags of this chapter. Without --steps and --temp, 64 passes at temperature 0.8."""
 
-    temp: NonNegative = 0.8  # temperature; 0 always takes the likeliest letter, 1 leaves the model as it is
-    kural: Switch = False  # write couplets of 4 and 3 words; the model fills in the letters
+    kural: bool = False  # write couplets of 4 and 3 words; the model fills in the letters
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.kural and (self.prompt or self.infill or self.len is not None):
+            raise ValueError("kural makes the canvas itself: leave out prompt, infill and len")
 
 
-def choose_data(info, command):
-    """Return (what `read_corpus` returns, or None; a remark for the user, or "").
+def read_corpus(info, needed):
+    """Return (Corpus, training poems, validation poems) of the model whose checkpoint has this `info`.
 
-    UserError if --kural needs the poems and they cannot be read.
+    If the poems are not on this machine, they are downloaded, but only if they are `needed`; otherwise UserError.
     """
-    if command.quiet and not command.kural:
-        return None, ""
-    try:
-        data = read_corpus(info, command.kural)
-    except cli.UserError as error:
-        if command.kural:
-            raise
-        return None, f"no report: {error}"
-    if data[0].sha256 != info.get("corpus_sha256"):
-        return data, "The poems on this machine are not quite those that the model learned from."
-    return data, ""
+    if not needed and not tamil_dataset.FILE.is_file():
+        raise cli.UserError(f"there is no {tamil_dataset.FILE}: run python tamil_dataset.py")
+    return tamil.load(str(info.get("corpus")).replace("-", ","))
 
 
 def main(argv=None):
-    command = settings.parse(Command, argv)
-    if command.kural and (command.prompt or command.infill is not None or command.len is not None):
-        raise cli.UserError("--kural makes the canvas itself: leave out --prompt, --infill and --len")
-    command = generation.prepare(command)
-    folder = checkpoint.find(command.checkpoint, "tamil")
-    model, tokenizer, info = generation.open_model(folder, command.device)
-    if not isinstance(tokenizer, tokenizers.TamilTokenizer):
+    settings = cli.parse(Command, argv)
+    folder, model, tokenizer = generation.open_model(settings, "tamil")
+    if tokenizer.kind != "tamil":
         raise cli.UserError(f"the tokens of {folder} are not Tamil letters: use python 06_generate.py")
-    data, remark = choose_data(info, command)
-    if command.kural:
-        rows = couplet_rows(data[1].get("kural", []), command.num, tokenizer, command.seed)
+    info = checkpoint.read_config(folder)["info"]
+    corpus, remark = None, ""
+    if settings.kural or not settings.quiet:
+        try:
+            corpus, train, val = read_corpus(info, settings.kural)
+        except cli.UserError as error:
+            if settings.kural:
+                raise
+            remark = f"no report: {error}"
+    if corpus and corpus.sha256 != info.get("corpus_sha256"):
+        remark = "The poems on this machine are not quite those that the model learned from."
+
+    seed = generation.pick_seed(settings)
+    if settings.kural:
+        canvas = torch.tensor(couplet_rows(train.get("kural", []), settings.num, tokenizer, seed))
     else:
-        rows = generation.canvas_rows(command, tokenizer, LENGTH)
-    with only_letters(model, tokenizer) if command.kural else contextlib.nullcontext():
-        samples = generation.watch(model, tokenizer, rows, command, folder.resolve().name)
-    if command.quiet:
+        canvas = generation.make_canvas(settings, tokenizer, LENGTH)
+    canvas = canvas.to(model.head.weight.device)
+    temperature = 0.8 if settings.temp is None else settings.temp
+    title = f"seed {seed} · {cli.printable(folder.name)} · temperature {temperature:g}"
+    with only_letters(model, tokenizer) if settings.kural else contextlib.nullcontext():
+        states = generation.generate(model, canvas, settings.steps or 64, temperature, settings.topk)
+        last = generation.watch(states, canvas, tokenizer, settings, title)
+    if settings.quiet:
         return
     if remark:
         print(f"\n{remark}")
-    if data:
-        report(samples, data, command.kural, len(rows[0]))
+    if corpus:
+        report([tokenizer.decode(row) for row in last.canvas], train, val, settings.kural, canvas.shape[1])
     print("\nNext: 10_dllm_vs_gpt.py compares the diffusion model with a GPT.")
 
 

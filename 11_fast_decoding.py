@@ -1,303 +1,388 @@
 """Chapter 11: how few forward passes does a text need, and how cheap can a pass be?
 
-    python 11_fast_decoding.py    # measure; 15 minutes on two cores (--size full: an hour)
-    python 11_fast_decoding.py --write --steps 32 --remask 32    # the default of chapter 06
-    python 11_fast_decoding.py --write --apart 12 --temp 0.6
-    python 11_fast_decoding.py --write --order margin --threshold 0.9 --block 32 --cache dual
-    python 11_fast_decoding.py --write --prompt "ROMEO:" --guidance 1 --remask 16
+    python 11_fast_decoding.py                                    # compare the rules on a few texts: a minute
+    python 11_fast_decoding.py write --steps 32 --correction 32   # chapter 06 with 64 passes, and a lower temperature
+    python 11_fast_decoding.py write --threshold 0.9 --block 32 --cached
+    python 11_fast_decoding.py write --entropy 0.5 --prompt "ROMEO:" --correction 16
 
-Chapter 04's sampler commits a planned number of characters per pass, and each pass computes all positions. This chapter
-adds orders that ask how certain the model is, rules that commit more where that is safe, blocks, caches that let a pass
-skip positions, and guidance by the prompt. It measures all of them against real text, with passes of correction or
-without. A fast and good choice is `python 06_generate.py --fast`.
+Chapter 04's sampler writes a planned number of tokens in each pass, and each pass computes all positions. This chapter
+keeps that sampler and gives it other parts: rules that write more tokens where the model is certain, blocks that are
+finished from left to right, and a cache, with which a pass computes only the positions of its block.
+
+You should see that no rule wins everywhere. Rules that wait until the model is certain spell best, but they need many
+passes, and their texts repeat themselves. Scattered positions with correction afterwards come nearest to real text, so
+a fast and good choice is `python 06_generate.py --fast`. A few texts prove little: docs/fast_decoding.md has the
+careful measurement, also of the rules and caches that do not win (experiments/decoding_rules.py).
 """
 
 import functools
-import itertools
-from dataclasses import dataclass, fields, replace
+import math
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal
+from itertools import pairwise
+
+from plumbing import checkpoint, cli, devices, measures, text
 
 import torch
 
-from plumbing import checkpoint, cli, sampling, settings
-
+tensors = import_module("01_tensors")
 diffusion = import_module("04_diffusion")
+training = import_module("05_train")
 generation = import_module("06_generate")
 
 
-# 1. Selection rules: which proposals of a pass to commit
-
-@dataclass(frozen=True)
-class Proposals:
-    """What one forward pass proposes for a block of b positions: all information that a selection rule may use."""
-
-    logits: torch.Tensor  # (B, b, V)
-    before: torch.Tensor | None  # (B, b, V) the logits of the previous pass; None in the first pass of a block
-    confidence: torch.Tensor  # (B, b) probability of the proposed token
-    masked: torch.Tensor  # (B, b) True where no token is committed yet
-    quota: torch.Tensor  # (B,) how many positions to commit; a rule in RULES may commit more
-    alphas: tuple  # chapter 04's alpha(t), the share of visible tokens, before and after this pass
-    generator: torch.Generator | None
-
-    @functools.cached_property
-    def probability(self):
-        return self.logits.float().softmax(-1)  # (B, b, V)
+# 1. Rules: which proposals of a pass to write
+#
+# All rules have the interface of chapter 04: (logits, confidence, masked, count) → True where to write. Two are there:
+#
+#   scattered      Writes far apart, in random order. Random positions prefer nothing, so the texts are as varied as the
+#                  model's idea of real text; and tokens that are far apart hardly depend on each other, so it does
+#                  little harm that those of one pass do not see each other. It also writes what the model is not sure
+#                  of. Those mistakes are found later, with text on both sides: it wins if correction follows.
+#   by_confidence  Writes the most confident proposals. It wins where one answer is right: a blank in a known text
+#                  (chapter 10), a digit of a Sudoku (chapter 14). In free text the model is certain of what is common,
+#                  such as spaces and "the". Written first, everywhere, it becomes more common still.
+#
+# Both write as many tokens as was planned. The rules below ask in each pass how many are safe. Each has a number, so
+# each is made by a function: threshold(0.9) is a rule.
 
 
-def noisy(seen):
-    """Log-confidence plus Gumbel noise that falls with the number of masks (MaskGIT, Chang et al. 2022,
-    arXiv:2202.04200): (B, b). Without the noise, early passes write spaces and short words between them."""
-    noise = sampling.gumbel(seen.confidence, seen.generator)
-    return seen.confidence.log() + seen.masked.float().mean(1, keepdim=True) * noise
+def top_up(chosen, confidence, masked, count):
+    """Add the most confident proposals to `chosen` (B, T), until `count` (B,) of them are chosen, at least one: (B, T).
+
+    A rule that finds nothing safe must still write something, or the text would never be finished.
+    """
+    missing = count.clamp(min=1) - chosen.sum(1)
+    return chosen | diffusion.highest(confidence, masked & ~chosen, missing)
 
 
-def random_scores(seen):
-    return torch.rand(seen.masked.shape, device=seen.masked.device, generator=seen.generator)  # (B, b)
+def before_first_false(fits, order):
+    """Return True at the positions order (B, T) that come before the first False in `fits` (B, T): (B, T)."""
+    keep = fits.long().cumprod(1).bool()
+    return torch.zeros_like(keep).scatter(1, order, keep)
 
 
-def ancestral(seen):
-    """Commit each mask independently with probability (α_s - α_t) / (1 - α_t), where the pass goes from noise level t
-    to s (MDLM, Sahoo et al. 2024, arXiv:2406.07524). This reverses the masking of training; it ignores the quota."""
-    alpha_t, alpha_s = seen.alphas
-    return random_scores(seen) < (alpha_s - alpha_t) / (1 - alpha_t)
+def threshold(tau):
+    """Make a rule that writes every proposal with a probability of at least tau (Fast-dLLM, arXiv:2505.22618).
+
+    If the model is nearly certain of each of two tokens, it is nearly certain of both together, so it does no harm that
+    they do not see each other. The rule is fast where most of a text follows from the rest, and slow in verse, where
+    often several words would do.
+    """
+
+    def rule(logits, confidence, masked, count):
+        chosen = masked & (confidence >= tau)
+        return top_up(chosen, confidence, masked, count)
+
+    return rule
 
 
-# An order by certainty writes common characters first, wherever they may belong. So the texts repeat themselves: at
-# temperature 0.8, 26.2 % of their runs of four characters are distinct. With the order `ancestral` and correction it is
-# 40.6 %, and in real text 42.9 % (docs/fast_decoding.md).
-SCORES = {  # how certain the model is at each position: (B, b). The margin is from arXiv:2502.06768
-    "peak": lambda seen: seen.probability.amax(-1),  # of the likeliest token, whichever token was drawn
-    "margin": lambda seen: -seen.probability.topk(2).values.diff()[..., 0],  # p1 - p2 (Kim et al. 2025)
-    "confidence": lambda seen: seen.confidence}
-ORDERS = {  # each pass commits the positions with the highest scores, up to its quota; `ancestral` has no quota
-    "scattered": lambda seen: (score := random_scores(seen)) + sampling.distance_to_surer(score, seen.masked),
-    "isolated": lambda seen: sampling.distance_to_surer(noisy(seen), seen.masked) + seen.confidence,
-    "random": random_scores,
-    **SCORES, "noisy": noisy, "ancestral": ancestral}
+def factor(f):
+    """Make a rule that writes the n most confident proposals, as long as the m-th has at least 1 - f / (m + 1).
+
+    With f = 1 the n tokens are together the likeliest choice: if each has a probability above 1 - 1 / (n + 1), all are
+    right at once with a probability above 1 - n / (n + 1), and no other choice can reach that. So a pair may be
+    less certain than a group of ten. This needs no guess of a threshold (Fast-dLLM, Wu et al. 2025, arXiv:2505.22618).
+    """
+
+    def rule(logits, confidence, masked, count):
+        sorted_confidence, order = confidence.masked_fill(~masked, -math.inf).sort(1, descending=True)
+        m = torch.arange(1, masked.shape[1] + 1, device=masked.device)
+        chosen = before_first_false(sorted_confidence >= 1 - f / (m + 1), order)
+        return top_up(chosen, confidence, masked, count)
+
+    return rule
 
 
-def longest_prefix(score, masked, fits):
-    """The longest run of lowest scores (B, b) for which fits(sorted scores) is True."""
-    sorted_score, order = score.masked_fill(~masked, torch.inf).sort(1)
-    keep = (fits(sorted_score) & sorted_score.isfinite()).long().cumprod(1).bool()  # False after the first False
-    return torch.zeros_like(masked).scatter(1, order, keep)
+def entropy_bound(gamma):
+    """Make a rule that writes proposals in order of certainty, as long as Σ H - max H is at most gamma nats.
+
+    H is the entropy at a position, and the sum is over the proposals to write. The error of drawing several tokens
+    independently is their mutual information, and Σ H - max H is a bound on it (EB-Sampler, Ben-Hamu et al. 2025,
+    arXiv:2505.24857). The rule looks at all probabilities of a position, not at the token that was drawn there. So it
+    does not sort out unlikely draws, as the two rules above do, and its texts stay more varied.
+    """
+
+    def rule(logits, confidence, masked, count):
+        entropy = torch.special.entr(logits.float().softmax(-1)).sum(-1)  # (B, T)
+        entropy, order = entropy.masked_fill(~masked, math.inf).sort(1)
+        bound = entropy.cumsum(1) - entropy  # (B, T) the sum up to each position, without its own
+        chosen = before_first_false((bound <= gamma) & entropy.isfinite(), order)
+        return top_up(chosen, confidence, masked, count)
+
+    return rule
 
 
-def factor(seen, f):
-    """The n most confident proposals, n the largest number with c_m ≥ 1 - f / (m + 1) for all m ≤ n (Fast-dLLM).
-    If n tokens each have a probability above 1 - 1 / (n + 1), they are jointly the likeliest; f scales that bound."""
-    n = torch.arange(1, seen.masked.shape[1] + 1, device=seen.masked.device)
-    return longest_prefix(-seen.confidence, seen.masked, lambda c: -c >= 1 - f / (n + 1))
+# 2. Blocks, from left to right
 
 
-def entropy_bound(seen, gamma):
-    """Positions of rising entropy H, as long as Σ H - max H ≤ γ nats. This bounds their mutual information, the
-    error of sampling them independently (EB-Sampler, Ben-Hamu et al. 2025, arXiv:2505.24857)."""
-    entropy = torch.special.entr(seen.probability).sum(-1)  # (B, b)
-    return longest_prefix(entropy, seen.masked, lambda h: h.cumsum(1) - h <= gamma)
+def plan_blocks(masked, size, steps):
+    """Return the blocks of `size` columns in which masked (B, T) has masks: a list of (start, end, passes), in order.
 
-
-def stable(seen, epsilon, tau=0.9):
-    """Confident proposals whose distribution p is close to that of the previous pass, q: their Kullback-Leibler (KL)
-    divergence Σ p log(p / q), which is 0 only where p = q, is at most ε (KLASS, Kim et al. 2025, arXiv:2511.05664)."""
-    if seen.before is None:
-        return torch.zeros_like(seen.masked)
-    log_p, log_q = seen.logits.float().log_softmax(-1), seen.before.float().log_softmax(-1)
-    divergence = (seen.probability * (log_p - log_q)).sum(-1)  # (B, b)
-    return (seen.confidence >= tau) & (divergence <= epsilon)
-
-
-def apart(seen, distance):
-    """Every proposal that is the most confident, after noise, within `distance` positions on both sides. Tokens of one
-    pass do not see each other, and neighbours depend on each other most. So this rule asks how far apart the proposals
-    are, and not how certain. (Luxembourg et al. 2025, arXiv:2506.19037, use fixed distances.)"""
-    return sampling.distance_to_surer(noisy(seen), seen.masked) > distance
-
-
-RULES = {  # each has a number, and commits more than its quota where it can: an adaptive rule
-    "threshold": lambda seen, tau: seen.confidence >= tau,  # (Fast-dLLM, Wu et al. 2025, arXiv:2505.22618)
-    "factor": factor, "entropy": entropy_bound, "stable": stable, "apart": apart}
-
-
-# 2. Blocks, caches, guidance
-
-@dataclass(frozen=True)
-class Decoding:
-    """How to fill a canvas. Give at most one of the rules --threshold … --apart; without one, --order decides alone."""
-
-    order: Literal[tuple(ORDERS)] = "scattered"  # what to commit first; a rule can use peak, margin or confidence
-    threshold: settings.number(float, 0, 1, optional=True) = None  # commit every proposal with at least this confidence
-    factor: settings.number(float, 0, optional=True) = None  # commit n proposals if all are above 1 - factor / (n + 1)
-    entropy: settings.number(float, 0, optional=True) = None  # commit the most certain up to this Σ H - max H, in nats
-    stable: settings.number(float, 0, optional=True) = None  # commit confident proposals up to this KL to the last pass
-    apart: settings.number(float, 1, 10_000, optional=True) = None  # commit the most confident within this distance
-    block: settings.Natural = 0  # positions to finish before the next ones begin; 0: all at once
-    cache: Literal["none", "prefix", "dual", "delayed"] = "none"  # which rows a pass does not compute
-    refresh: settings.Natural = 0  # compute all rows again after so many passes; 0: only once in a block
-    guidance: settings.NonNegative = 0.0  # how much more closely to follow the given text; 0: no guidance
-    remask: settings.Natural = 0  # passes of correction at the end of a window, besides --steps
-    schedule: settings.Decided[str] = "linear"  # of the order `ancestral`
-
-    def __post_init__(self):
-        settings.check(self)
-        diffusion.NoiseSchedule(self.schedule)  # ValueError if there is no such schedule
-        if len(self.rules) > 1:
-            raise ValueError(f"--{self.rules[0]} and --{self.rules[1]} exclude each other: choose one")
-        if self.rules and self.order not in ("scattered", *SCORES):
-            raise ValueError(f"--{self.rules[0]} can use only one of these as --order: {', '.join(SCORES)}")
-        if self.refresh and self.cache == "none":
-            raise ValueError("--refresh renews a cache: add --cache")
-        if self.cache == "dual" and not self.block:
-            raise ValueError("--cache dual keeps the rows outside of a block: add --block")
-
-    @property
-    def rules(self):  # the adaptive rules that have a number: one or none
-        return [name for name in RULES if getattr(self, name) is not None]
-
-    def choose(self, seen):
-        """Which of the Proposals to commit: (B, b). A rule is topped up to the quota with the highest scores."""
-        if self.order == "ancestral":
-            return ancestral(seen) & seen.masked
-        if not self.rules:
-            return sampling.top_ranked(ORDERS[self.order](seen), seen.masked, seen.quota)
-        seen = replace(seen, confidence=SCORES.get(self.order, SCORES["confidence"])(seen))
-        chosen = RULES[self.rules[0]](seen, getattr(self, self.rules[0])) & seen.masked
-        return chosen | sampling.top_ranked(seen.confidence, seen.masked & ~chosen, seen.quota - chosen.sum(1))
-
-
-def plan_blocks(masked, size, steps=None):
-    """[(start, end, passes)]: the blocks of `size` columns that contain masks, from the first mask of masked (B, T) on.
-    Size 0 is one block. The blocks share `steps` passes by their masks, with at least one each; None: one per mask."""
-    first, length = int(masked.any(0).long().argmax()), masked.shape[1]
+    The first block starts at the first mask. size: 0 for one block, the whole canvas. The blocks share `steps` passes
+    in proportion to their masks, but each gets at least one pass, and at most one per mask.
+    """
+    length = masked.shape[1]
+    first = int(masked.any(0).long().argmax())
     edges = [*range(first, length, size), length] if size else [0, length]
-    masks = [int(masked[:, start:end].sum(1).max()) for start, end in itertools.pairwise(edges)]
-    done = [0, *itertools.accumulate(masks)]  # masks before each edge
-    steps = done[-1] if steps is None else min(steps, done[-1])
-    due = [-(-steps * n // max(1, done[-1])) for n in done]  # passes before each edge, rounded up
-    return [(edges[i], edges[i + 1], max(1, due[i + 1] - due[i])) for i, n in enumerate(masks) if n]
+    masks = [int(masked[:, start:end].sum(1).max()) for start, end in pairwise(edges)]
+    steps = min(steps, sum(masks))
+    blocks = []
+    done = used = 0  # masks and passes of the blocks so far
+    for (start, end), n in zip(pairwise(edges), masks):
+        if n:
+            done += n
+            due = -(-steps * done // sum(masks))  # rounded up
+            blocks.append((start, end, max(1, due - used)))
+            used = due
+    return blocks
 
 
-class Network:
-    """The model with a cache: it computes the logits of a block from as few rows as the cache allows.
+class BlockModel:
+    """Looks to `unmask` like a model whose text is one block. In truth the model reads the whole canvas in each pass.
 
-    A pass computes one row per position. In each layer a row has a key and a value, which attention reads from other
-    rows. A cache keeps keys and values, so that later passes compute only some rows:
+    So chapter 04's loop writes blocks too, and does not know of it.
+    """
 
-      prefix   computes the block and what follows it, and keeps the rows before the block (Fast-dLLM)
-      dual     computes the block, and keeps all rows outside of it (Fast-dLLM)
-      delayed  computes the masks and the newest characters (after dKV-Cache, Ma et al. 2025, arXiv:2505.15781)
+    def __init__(self, model):
+        self.model = model
+        self.config = model.config
 
-    A cache is exact where kept rows cannot change: in a causal model such as the GPT, where a row sees only the tokens
-    to its left, which are final. In a dLLM every committed token changes the keys and values of all rows, from the
-    second layer on, so kept rows belong to an older text. `dual` risks most: no row outside of the block learns what
-    the block says, and errors accumulate until the next block or refresh."""
+    def enter(self, canvas, start, end):
+        """Begin to write the columns [start, end) of canvas (B, T)."""
+        self.canvas = canvas
+        self.start, self.end = start, end
 
-    def __init__(self, model, canvas, how):
-        self.model, self.how, self.mask_id = model, how, model.config.mask_id
-        self.nfe = 0  # number of function evaluations: forward passes so far
-        self.given, (B, T) = canvas != self.mask_id, canvas.shape
-        self.positions = torch.arange(T, device=canvas.device)
-        self.cache = model.make_cache(2 * B if how.guidance else B, T) if how.cache != "none" else None
+    def put(self, block):
+        """Return the canvas with these tokens (B, b) in the block (B, T), and its share of masks (B,)."""
+        canvas = self.canvas.slice_scatter(block, 1, self.start, self.end)
+        return canvas, (canvas == self.config.mask_id).float().mean(1)
 
-    def __call__(self, canvas, start, end, fresh):
-        """Logits (B, end - start, V) of the columns [start, end) of canvas (B, T). fresh: compute all rows, and not
-        only those that the cache asks for; the other logits are 0."""
-        masked = (canvas == self.mask_id).any(0)  # (T,) masked in some text of the batch
-        rows, x, kind = self.positions, canvas, self.how.cache
-        if kind != "none" and not fresh:
-            rows = {"prefix": rows[start:], "dual": rows[start:end], "delayed": rows[masked | self.before]}[kind]
-        self.before = masked
-        if self.how.guidance:  # with and without the given text, as one batch of 2 B texts
-            x = torch.cat((canvas, canvas.masked_fill(self.given, self.mask_id)))
-        logits = self.model(x[:, rows], (x == self.mask_id).float().mean(1), positions=rows, cache=self.cache)
-        self.nfe += len(x) // len(canvas)
-        logits = logits.new_zeros(*x.shape, logits.shape[-1]).index_copy(1, rows, logits)[:, start:end]
-        if self.how.guidance:
-            # Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598): exaggerate what the given text changes
-            # in the logits, w + 1 times, as LLaDA does (Nie et al. 2025, arXiv:2502.09992).
-            known, unknown = logits.chunk(2)
-            logits = unknown + (self.how.guidance + 1) * (known - unknown)
-        return logits
+    def __call__(self, block, t):
+        """block: (B, b) → logits (B, b, V). `unmask` passes the share of masks in the block as t, which we replace."""
+        canvas, t = self.put(block)
+        return self.model(canvas, t)[:, self.start : self.end]
 
-
-# 3. The sampler
 
 @torch.no_grad()
-def decode(model, canvas, steps=None, temperature=0.8, top_k=None, generator=None, how=Decoding(), network=Network):
-    """Fill the masks of `canvas` (B, T), T at most seq_len, as `how` says. Yields States like `diffusion.denoise`.
-    steps: maximum number of passes, shared out among the blocks; None: one per mask. A text of the batch that has
-    finished a block waits for the others. Its passes are the States that commit to it."""
+def denoise_blocks(model, canvas, steps, temperature=1.0, top_k=None, select=diffusion.scattered, block=0,
+                   reader=BlockModel, correction=0):
+    """Fill the masks of canvas (B, T) block by block, then correct what was written. Yields States.
+
+    steps: passes that write, shared by all blocks. block: the size of a block, 0 for the whole canvas. reader: makes of
+    the model what `unmask` calls. correction: passes of correction, in addition to `steps`.
+    """
     masked = canvas == model.config.mask_id
-    network, alpha = network(model, canvas, how), diffusion.NoiseSchedule(how.schedule).alpha
-    state = diffusion.State(canvas=canvas, confidence=(~masked).float(), committed=masked & False, step=0, nfe=0)
-    yield state
-    for start, end, passes in plan_blocks(masked, how.block, steps):
-        here, total, before = slice(start, end), masked[:, start:end].sum(1), None
-        for step in range(1, passes + 1):
-            hidden = state.canvas[:, here] == network.mask_id  # (B, b)
-            logits = network(state.canvas, start, end, fresh=(step - 1) % (how.refresh or passes) == 0)  # (B, b, V)
-            token, confidence = diffusion.propose(logits, temperature, top_k, generator)  # (B, b) each
-            quota = hidden.sum(1) - total * (passes - step) // passes  # (B,)
-            levels = torch.tensor([1 - (step - 1) / passes, 1 - step / passes])  # noise before and after this pass
-            chosen = how.choose(Proposals(
-                logits=logits, before=before, confidence=confidence, masked=hidden, generator=generator,
-                quota=quota.clamp(min=1) if how.rules else quota, alphas=alpha(levels).tolist()))
-            state, before = commit(state, here, token, confidence, chosen, network), logits
+    confidence = (~masked).float()
+    reader = reader(model)
+    state = None
+    for start, end, passes in plan_blocks(masked, block, steps):
+        reader.enter(canvas, start, end)
+        for part in diffusion.unmask(reader, canvas[:, start:end], passes, temperature, top_k, select):
+            state = diffusion.State(
+                canvas.slice_scatter(part.canvas, 1, start, end),
+                confidence.slice_scatter(part.confidence, 1, start, end),
+                torch.zeros_like(masked).slice_scatter(part.committed, 1, start, end))
             yield state
-            if how.rules and torch.equal(chosen, hidden):  # the block is finished early
-                break
-    def predict(canvas, _):
-        return network(canvas, 0, canvas.shape[1], fresh=True)  # all rows
-
-    passes = max(0, min(how.remask, int(masked.sum(1).max()) - 1))  # a few characters need few passes
-    for later in diffusion.correct(predict, network.mask_id, state, masked, passes, temperature, top_k, generator):
-        yield replace(later, nfe=network.nfe)
+        canvas, confidence = state.canvas, state.confidence
+    if state is not None:  # there was a mask
+        correction = min(correction, int(masked.sum(1).max()) - 1)  # a few tokens need few passes
+        yield from diffusion.correct(model, state, masked, correction, temperature, top_k)
 
 
-def commit(state, here, token, confidence, chosen, network):
-    """The next State: `token` (B, b) is committed where `chosen` (B, b) is True, in the columns of the slice `here`."""
-    canvas, known, committed = state.canvas.clone(), state.confidence.clone(), torch.zeros_like(state.committed)
-    known[:, here] = torch.where(canvas[:, here] == network.mask_id, confidence, known[:, here])
-    canvas[:, here] = torch.where(chosen, token, canvas[:, here])
-    committed[:, here] = chosen
-    return replace(state, canvas=canvas, confidence=known, committed=committed, step=state.step + 1, nfe=network.nfe)
+# 3. A cache
 
 
-# 4. The program
+class CachedBlockModel(BlockModel):
+    """Computes only the rows of the block, except in its first pass. (Fast-dLLM calls this the dual cache.)
+
+    In each layer a row, which is a position of a pass, has a key and a value, and the other rows read them. A cache
+    keeps them for later passes. In a GPT that is exact: no row depends on a later token, and earlier ones are final. In
+    a dLLM every row depends on every token. When the block changes, all rows outside of it should change, too, but
+    their keys and values stay those of an older text. In the first layer they are still right, because they are made of
+    the row's own token; from the second layer on they are wrong. With a convolution, which mixes neighbours, those
+    beside the block are wrong from the first layer on. The errors last until the next block begins with a full pass.
+
+    Why this cache? Of the three that docs/fast_decoding.md measures, it alone computes far fewer rows, and so it pays
+    most, both for one text and for a batch. A cache that also computes all rows to the right of the block saves little.
+    One that computes the masks wherever they are costs time in a batch, whose texts have them in different places.
+    """
+
+    def enter(self, canvas, start, end):
+        super().enter(canvas, start, end)
+        self.cache = None
+
+    def __call__(self, block, t):
+        canvas, t = self.put(block)
+        if self.cache is None:
+            self.cache = self.model.make_cache(*canvas.shape)
+            return self.model(canvas, t, cache=self.cache)[:, self.start : self.end]
+        positions = torch.arange(self.start, self.end, device=block.device)
+        return self.model(block, t, positions, self.cache)
+
+
+# 4. The demonstration
+
 
 @dataclass(frozen=True)
-class Command(generation.Flags):
-    steps: settings.OptionalCount = None  # maximum passes per window; usually 64, with --threshold … --apart no maximum
-    write: settings.Switch = False  # write a text, instead of measuring
-    decoding: Decoding = Decoding()
-    dllm: settings.OptionalText = None  # measured dLLM: name or folder of a run; by default your latest, or the shipped
-    gpt: settings.OptionalText = None  # measured GPT: the same
-    corpus: str = "shakespeare"  # the text on which both models were trained: a name or a file
-    size: Literal["auto", "quick", "full", "gpu"] = "auto"  # how much to measure; auto: gpu with CUDA, otherwise quick
-    out: settings.OptionalPath = None  # folder for the page; by default report/ in the folder of the dLLM's run
+class Show:
+    """The flags of the demonstration."""
+
+    checkpoint: str = ""  # name or folder of a run; by default your latest, or the shipped model
+    corpus: str = "shakespeare"  # the text from which it learned: shakespeare, or the path of a text file
+    texts: int = 8  # texts for each way to write
+    seed: int = 1  # the same seed writes the same texts
+    device: str = "auto"  # auto, cpu, cuda or mps
+
+    def __post_init__(self):
+        if not 1 <= self.texts <= 256:
+            raise ValueError("texts must be from 1 to 256")
+        generation.check_ranges(self)
+
+
+LENGTH = 64  # characters of a text
+WAYS = {  # name: arguments of `denoise_blocks`
+    "scattered, 32 passes": dict(steps=32),
+    "scattered, 16 passes, 16 of correction": dict(steps=16, correction=16),
+    "by_confidence, 32 passes": dict(steps=32, select=diffusion.by_confidence),
+    "threshold(0.9)": dict(steps=LENGTH, select=threshold(0.9)),
+    "factor(1)": dict(steps=LENGTH, select=factor(1)),
+    "entropy_bound(0.5)": dict(steps=LENGTH, select=entropy_bound(0.5)),
+    "scattered, blocks of 16, 32 passes": dict(steps=32, block=16),
+    "scattered, blocks of 16, 32 passes, cached": dict(steps=32, block=16, reader=CachedBlockModel),
+}
+
+
+def show_ways(name, model, tokenizer, corpus, settings):
+    """Write some texts in each way, and print what they cost and how real they look."""
+    learned, unseen = text.split(corpus.text)
+    vocabulary = set(measures.words_of(learned))
+    length = min(LENGTH, model.config.seq_len)
+    tokens = torch.tensor(tokenizer.encode(unseen), device=model.head.weight.device)
+    real = training.evenly(tokens[: len(tokens) // length * length].view(-1, length), settings.texts)  # (B, T)
+    canvas = torch.full_like(real, tokenizer.mask_id)
+    canvas[:, 0] = real[:, 0]
+
+    tensors.heading(f"{name} writes {len(real)} texts of {length} characters in each way, at temperature 0.8")
+    print(f"   {'':42} passes   rows per character   known words   distinct runs of 4")
+    line = "   {:42} {:>6} {:>20} {:13.1%} {:20.1%}"
+    samples = [tokenizer.decode(row) for row in real]
+    print(line.format("real text", "", "", measures.known_words(samples, vocabulary), measures.distinct(samples)))
+    rows = []  # that each forward pass computes
+    hook = model.register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].numel()))
+    for way, how in WAYS.items():
+        torch.manual_seed(settings.seed)
+        rows.clear()
+        passes = 0.0
+        for state in denoise_blocks(model, canvas, temperature=0.8, **how):
+            passes += state.committed.any(1).float().mean().item()  # a text that waits for others needs no pass
+        samples = [tokenizer.decode(row) for row in state.canvas]
+        print(line.format(way, f"{passes:.0f}", f"{sum(rows) / canvas[:, 1:].numel():.1f}",
+                          measures.known_words(samples, vocabulary), measures.distinct(samples)), flush=True)
+    hook.remove()
+    print("   Known words: the share that is in the training text. Distinct runs: low where texts repeat themselves.\n"
+          "   The rules that wait for certainty spell well, but need many passes, and look at their distinct runs.\n"
+          "   With so few texts, differences of a few percent are chance: docs/fast_decoding.md has measured more.")
+
+
+def show(settings):
+    device = devices.pick_device(settings.device)
+    folder = checkpoint.find(settings.checkpoint, "dllm")
+    model, tokenizer, info = checkpoint.load(folder, device, kinds=("dllm",))
+    corpus = text.load(settings.corpus)
+    if info.get("corpus_sha256") != corpus.sha256:
+        raise cli.UserError(f"{folder.name} learned from another text than {corpus.name}: name it with --corpus")
+    show_ways(folder.name, model, tokenizer, corpus, settings)
+    print("\nNext: 12_scale.py, where model and text outgrow this machine.")
+
+
+# 5. The command line
+
+
+RULES = {"threshold": threshold, "factor": factor, "entropy": entropy_bound}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The flags that name a rule, one at most. Without them, scattered proposals are written, as in chapter 04."""
+
+    confidence: bool = False  # write the proposals with the highest probability first
+    threshold: float | None = None  # write every proposal that the model gives at least this probability
+    # write proposals in order of their probability while the n-th one has at least 1 - factor / (n + 1)
+    factor: float | None = None
+    # write proposals in order of certainty while the bound on their mutual information is at most this many nats
+    entropy: float | None = None
+
+    def __post_init__(self):
+        numbers = {name: getattr(self, name) for name in RULES if getattr(self, name) is not None}
+        if len(numbers) + self.confidence > 1:
+            raise ValueError("confidence, threshold, factor and entropy are different rules: choose one")
+        for name, number in numbers.items():
+            highest = 1 if name == "threshold" else 10**6
+            if not 0 <= number <= highest:
+                raise ValueError(f"{name} must be from 0 to {highest}")
+
+    def select(self):
+        """Return the rule, and whether it decides by itself how many proposals a pass writes."""
+        for name, make in RULES.items():
+            if getattr(self, name) is not None:
+                return make(getattr(self, name)), True
+        return diffusion.by_confidence if self.confidence else diffusion.scattered, False
+
+
+@dataclass(frozen=True)
+class Write(generation.Writing):
+    """The flags of writing."""
+
+    # passes that write a window of the model; usually 64, and with threshold, factor or entropy as many as are needed
+    steps: int | None = None
+    temp: float | None = None  # temperature, usually 0.8; 0 always takes the most likely token
+    rule: Rule = Rule()
+    block: int = 0  # finish this many positions before the next ones begin; 0: all of them are one block
+    cached: bool = False  # within a block, compute only its own rows: faster, and slightly wrong
+    correction: int = 0  # passes of correction at the end of a window, in addition to --steps
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("block", "correction"):
+            if not 0 <= getattr(self, name) <= 10**6:
+                raise ValueError(f"{name} must be from 0 to 1000000")
+        if self.cached and not self.block:
+            raise ValueError("cached keeps the rows outside of a block: name its size with --block")
+
+
+def write(settings):
+    folder, model, tokenizer = generation.open_model(settings, "dllm")
+    select, adaptive = settings.rule.select()
+    steps = settings.steps or (model.config.seq_len if adaptive else 64)
+    temperature = 0.8 if settings.temp is None else settings.temp
+    canvas = generation.make_canvas(settings, tokenizer).to(model.head.weight.device)
+    sampler = functools.partial(
+        denoise_blocks, select=select, block=settings.block,
+        reader=CachedBlockModel if settings.cached else BlockModel, correction=settings.correction)
+    seed = generation.pick_seed(settings)
+    states = generation.generate(model, canvas, steps, temperature, settings.topk, sampler)
+    generation.watch(states, canvas, tokenizer, settings, f"seed {seed} · {folder.name}")
+
+
+# Flags of earlier versions of this chapter: where their work is done now.
+MOVED = {"--remask": "is now --correction", "--size": "belongs to python -m experiments.fast_decoding"}
+MOVED |= dict.fromkeys(("--order", "--apart", "--stable", "--cache", "--refresh", "--guidance", "--schedule"),
+                       "is not a flag any more: see experiments/decoding_rules.py")
+MOVED |= dict.fromkeys(("--dllm", "--gpt", "--out"), MOVED["--size"])
 
 
 def main(argv=None):
-    command = settings.parse(Command, argv)
-    changed = {field.name for field in fields(command) if getattr(command, field.name) != field.default}
-    measuring, how = changed & {"dllm", "gpt", "corpus", "size", "out"}, command.decoding
-    if not command.write:
-        if changed - measuring - {"seed", "device"}:
-            raise cli.UserError("a flag that describes a text, or how to write it, needs --write: add it")
-        import_module("plumbing.reports.decoding_ways").run(command)  # imported late, because it imports this chapter
-        print("\nNext: 12_scale.py, where model and text outgrow this machine.")
-        return
-    if measuring:
-        raise cli.UserError(f"--{min(measuring)} is a flag of measuring: leave out --write")
-    command = generation.prepare(replace(command, steps=command.steps or (generation.MAX_LENGTH if how.rules else 64)))
-    folder = checkpoint.find(command.checkpoint)
-    model, tokenizer, _ = generation.open_model(folder, command.device)
-    rows = generation.canvas_rows(command, tokenizer)
-    if how.guidance and set(rows[0]) == {model.config.mask_id}:
-        raise cli.UserError("--guidance follows the text that is given: add --prompt or --infill")
-    generation.watch(model, tokenizer, rows, command, folder.resolve().name, functools.partial(decode, how=how))
+    command, words = cli.sub_command(("show", "write"), argv)
+    for word in words:
+        name = word.partition("=")[0]
+        if name in MOVED:
+            raise cli.UserError(f"{name} {MOVED[name]}")
+    if command == "write":
+        write(cli.parse(Write, words))
+    else:
+        show(cli.parse(Show, words))
 
 
 if __name__ == "__main__":
-    cli.run(main, "lower --num, or use --device cpu")
+    cli.run(main, out_of_memory="lower --num, or use --device cpu")

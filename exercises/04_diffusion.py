@@ -1,4 +1,4 @@
-"""Exercises for chapter 04: how many masks there are, the bound by hand, and two rules for the order of writing.
+"""Exercises for chapter 04: how many masks there are, the bound by hand, and two rules that say where to write.
 
 Read 04_diffusion.py first. Replace each `raise NotImplementedError` with your own lines, and then run
 
@@ -12,61 +12,59 @@ from itertools import combinations, permutations
 
 import torch
 
-from plumbing import sampling
-
 diffusion = import_module("04_diffusion")
 
 
 def predict_masks():
-    """Predict how many characters of a short text are masked. (10 minutes)
+    """Predict how many characters of a text of three characters are hidden. (10 minutes)
 
-    A text has three characters, and each of them is masked independently with probability t. Return four numbers:
+    Return four numbers.
 
-        the mean number of masks for t = 1/4,
-        the probability that no character is masked for t = 1/4,
-        the mean number of masks if t is drawn evenly between 0 and 1, as in chapter 04's `simple_loss`,
-        the probability that no character is masked if t is drawn evenly between 0 and 1.
+        `hide` hides k of the three, and `any_number` draws k. What is the mean number of masks?
+        And what is the probability that the first character is hidden?
+        `mask_tokens` hides each character with probability 1/4. What is the probability that none is hidden?
+        The same, but the rate is not 1/4: it is drawn evenly between 0 and 1.
 
-    Hint: give each character a random number between 0 and 1, and mask it if that number is below t. If t is a random
-    number too, there are four random numbers, and each of the four is equally likely to be the smallest.
+    Hint for the last one: a character is hidden if a random number between 0 and 1 is below the rate. With a random
+    rate there are four random numbers, and each of them is equally likely to be the smallest.
     """
     raise NotImplementedError
 
 
-def nelbo_by_hand(model, x0):
-    """Return the NELBO of a text of a few characters, exactly, from all of its masks. (30 minutes)
+def nelbo_by_hand(model, x0, given):
+    """Return the NELBO of a short text whose first `given` characters are known, exactly. (30 minutes)
 
-    model: called with tokens (B, T) and t (B,), it returns logits (B, T, V); model.config.mask_id is the mask token.
-    x0: (T,) the text. The model writes one character per pass, in a random order, and all orders are equally likely.
-    The NELBO is the mean over the orders of -log p(text | order), in nats for the whole text. Return a float. Derive it
-    yourself, without chapter 04's `derive_bound`: the check compares with it. The model is not time-conditioned, so any
-    t will do.
-    Hint: one way is a loop over all orders, with one pass per character. The other is a sum over all sets of masked
-    positions: when k characters are masked, what is the probability of each set, and of each of the k to be next?
+    x0: (T,). The model writes the T - given other characters, one per pass; all orders are equally likely.
+    The NELBO is the mean over the orders of -log p(others | order), in nats for all of them: a float.
+    Calculate it from the model: model(tokens (B, T), t (B,)) → logits (B, T, V). It ignores t.
+    Do not call the functions of chapter 04's section 3, with which the check compares.
+
+    Hint: a loop over all orders, with one pass per character; or a sum over all sets of hidden characters.
     """
     raise NotImplementedError
 
 
-def least_confident(confidence, masked, count, generator=None):
-    """Select the proposals to write: those of which the model is least sure. (10 minutes)
+def by_margin(logits, confidence, masked, count):
+    """Rule: write where the most likely token is furthest ahead of the second most likely one. (10 minutes)
 
-    This is a selection rule like chapter 04's `by_confidence`, in the opposite order, and `denoise` can use it as its
-    argument `select`. confidence: (B, T), from 0 to 1. masked: (B, T) boolean, True where a token is still masked.
-    count: (B,) how many tokens each row must write, at most as many as it has masks. Return (B, T), boolean: True at
-    exactly `count` masked positions of each row, those with the lowest confidence.
-    Hint: read the function `sampling.top_ranked`, which `by_confidence` calls.
+    "Furthest ahead" means the largest difference of their probabilities (Kim et al. 2025, arXiv:2502.06768).
+    logits: (B, T, V), V at least 2. confidence: (B, T), which this rule ignores.
+    masked: (B, T), True where a mask is left. count: (B,), how many masks each row writes.
+    Return (B, T), True at exactly `count` masked positions of each row.
+
+    Hint: read chapter 04's `by_confidence`. tensor.topk(2).values holds the two largest numbers.
     """
     raise NotImplementedError
 
 
 def in_blocks(size):
-    """Return a selection rule that writes a text block by block, from left to right. (20 minutes)
+    """Return a rule that writes a text block by block, from left to right. (20 minutes)
 
-    A block is `size` positions long; the first one begins at position 0, and the last one can be shorter. The result is
-    a function with the arguments of `least_confident`. In each row it selects masked positions of the leftmost block
-    that has masks, in the order of confidence, the most confident ones first. If `count` is larger than the number of
-    masks in that block, it goes on with the next block in the same way. With size=1 the text is written from left to
-    right, as by a GPT. With a size of T or more the rule is `by_confidence`.
-    Hint: give each position one score that ranks first by its block and then by its confidence, which is at most 1.
+    A rule is a function with the arguments of `by_margin`. A block is `size` positions long; the last can be shorter.
+    In each row, the rule chooses masks of the leftmost block that has any, those of the highest confidence first.
+    If `count` is larger than the number of masks in that block, it goes on in the next block in the same way.
+    With size=1 the text is written from left to right, as by a GPT.
+
+    Hint: give each position one score, which ranks first by the block and then by the confidence (at most 1).
     """
     raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Exercises for chapter 11: forward passes, the factor rule, remasking, and a selection rule of your own.
+"""Exercises for chapter 11: forward passes, what two tokens say about each other, and a rule of your own.
 
 Read 11_fast_decoding.py first. Replace each `raise NotImplementedError` with your own lines, and then run
 
@@ -6,60 +6,52 @@ Read 11_fast_decoding.py first. Replace each `raise NotImplementedError` with yo
 """
 # ruff: noqa: F401 - the functions that you write use these imports
 
+from importlib import import_module
+
 import torch
+
+fast = import_module("11_fast_decoding")
 
 
 def predict_passes():
-    """Predict how many forward passes (NFE) chapter 11's `decode` needs for a text. (10 minutes)
+    """Predict how many forward passes chapter 11's `denoise_blocks` needs for a text. (10 minutes)
 
-    The canvas has 20 positions: 4 given tokens, and then 16 masks. The model is not trained, so it is never certain:
-    all its probabilities are above 0 and below 1. Return a list of six numbers, the `nfe` of the last State for
+    The canvas has 20 positions: 4 given tokens, and then 16 masks.
+    The model is not trained: all its probabilities are above 0 and below 1. Return six numbers, for
 
-        1. decode(model, canvas, steps=8)
-        2. decode(model, canvas, steps=1, how=Decoding(block=8))
-        3. decode(model, canvas, steps=8, how=Decoding(guidance=1.0))
-        4. decode(model, canvas, how=Decoding(threshold=0.0))
-        5. decode(model, canvas, how=Decoding(threshold=0.0, block=4))
-        6. decode(model, canvas, how=Decoding(threshold=1.0))
+        1. denoise_blocks(model, canvas, steps=8)
+        2. denoise_blocks(model, canvas, steps=1, block=8)
+        3. denoise_blocks(model, canvas, steps=8, correction=6)
+        4. denoise_blocks(model, canvas, steps=16, select=threshold(0.0), block=4)
+        5. denoise_blocks(model, canvas, steps=16, select=threshold(1.0))
+        6. denoise_blocks(model, canvas, steps=8, select=threshold(1.0))
 
-    Hint: `plan_blocks` gives each block at least one pass, and each pass of a rule commits at least one token.
+    Hint: `plan_blocks` gives each block at least one pass, and a rule is told how many tokens were planned.
     """
     raise NotImplementedError
 
 
-def factor_count(confidences, f):
-    """Return how many tokens the factor rule of Fast-dLLM commits in one pass. (15 minutes)
+def mutual_information(joint):
+    """Return how much is lost if two tokens are drawn independently of each other, in nats: a float. (15 minutes)
 
-    confidences: a list of at least one float, one for each mask, in the order of the text. Let c_1 ≥ c_2 ≥ … be the
-    same numbers, sorted. The rule commits the n most confident proposals, where n is the largest number for which
-    c_m ≥ 1 - f / (m + 1) holds for every m from 1 to n. A pass commits at least one token. Return n, an int.
-    Hint: which of the tokens does a pass still commit if c_3 is the first confidence that is too low?
+    joint: (V, V), the probabilities of all pairs of a first and a second token; some can be 0.
+    One pass draws the first token from its own distribution, and the second one from its own.
+    The loss is the mean, over pairs from `joint`, of log(joint / what the pass gives the pair).
+    This is the error that the rule `entropy_bound` keeps small.
+
+    Hint: which sums of `joint` are the two distributions? A pair of probability 0 adds 0.
     """
     raise NotImplementedError
 
 
-def unmasking_probability(alpha_t, alpha_s, sigma):
-    """Return the probability with which a sampler that also remasks must write a masked token. (20 minutes)
+def threshold_apart(tau):
+    """Return a rule that writes what is confident, but no two neighbours in the same pass. (30 minutes)
 
-    A pass goes from noise level t to a lower one, s. Before the pass each token is visible with probability alpha_t,
-    and after it with probability alpha_s, where 0 ≤ alpha_t < alpha_s ≤ 1. In the pass each visible token is masked
-    again with probability sigma. Each token that was masked before the pass is written with the probability that this
-    function returns, a float. With sigma=0 this is the order `ancestral` of chapter 11. If sigma is so large that even
-    a probability of 1 is too small, raise ValueError.
-    Hint: write down the expected share of visible tokens after the pass, from both sources, and set it to alpha_s.
-    """
-    raise NotImplementedError
+    A rule is a function of logits, confidence (B, T), masked (B, T) and count (B,). It returns (B, T) bool.
+    Go through the masks of a row from the most to the least confident one, as long as the confidence is at least tau.
+    Choose a mask unless the rule has already chosen the position directly before or after it in this pass.
+    In the end, let chapter 11's `top_up` add proposals if fewer than `count` are chosen.
 
-
-def threshold_apart(seen, tau):
-    """A selection rule of your own: commit what is confident, but no two neighbours in the same pass. (30 minutes)
-
-    Tokens of one pass do not see each other, and neighbours depend on each other most. So go through the masked
-    positions from the most to the least confident one, as long as the confidence is at least tau. Commit a position
-    unless this pass already commits the position directly before or after it. Neighbours that earlier passes have
-    committed do not matter.
-    seen: chapter 11's Proposals, with seen.confidence (B, b) and seen.masked (B, b). Return (B, b) bool: True where a
-    token is committed. A row can be False everywhere; then `decode` commits the most confident token by itself.
     Hint: argsort(descending=True), and one loop over the rows and their positions. Speed does not matter here.
     """
     raise NotImplementedError

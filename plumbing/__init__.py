@@ -8,6 +8,13 @@
     checkpoint     a model's folder: save, load, find
     hub            models from the Hugging Face Hub and to it; ONNX files
     views          a text while it is written: in a terminal, as a GIF, as a web page
+    measures       how near texts are to real text (chapters 09 and 10); a mean and its error
+    parallel       several processes that act as one (chapter 12)
+    token_files    texts of any size as one file of tokens (chapter 12)
+    sudoku         rules, an exact solver, a generator (chapter 14)
+    robot          maps, a planner, measures of paths (chapter 15)
+    shakespeare    where TinyShakespeare comes from
+    published      the models that the original tiny-dllm published
 """
 
 import os

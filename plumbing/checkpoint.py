@@ -58,11 +58,11 @@ def load(folder, device="cpu", kinds=None, build=transformer.Transformer):
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             config = read_config(folder, file.metadata())
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}
+            weights = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in file.keys()}
         shape, info = transformer.TransformerConfig(**config["model"]), config["info"]
         kind = info.get("kind", "dllm")
+        noun, _, _, program = KINDS[kind]
         if kinds is not None and kind not in kinds:
-            noun, _, _, program = KINDS[kind]
             wanted = " or ".join(KINDS[other][0] for other in kinds)
             raise UserError(f"{folder.name} is {noun}, and this program needs {wanted}: use python {program}")
         model = make_model(shape, config.get("wiring"), build, weights)
@@ -88,11 +88,12 @@ def make_model(shape, wiring, build, weights):
     elif wiring != getattr(build, "wiring", None):
         raise ValueError(f"its wiring is {wiring!r}")
     # A damaged config could ask for a billion layers, or for a buffer with a billion positions.
-    if shape.n_layer > min(500, len(weights)) or shape.seq_len > 1 << 16:
-        raise ValueError("its config makes no sense")
-    with torch.device("meta"):  # without memory: the weights bring theirs
-        model = build(shape)
-    model.load_state_dict(weights, assign=True)
+    needed = sum(number for _, number in transformer.parameters_by_part(shape).values())
+    held = sum(weight.numel() for weight in weights.values())
+    if needed > held or shape.n_layer > min(500, len(weights)) or shape.seq_len > 1 << 16:
+        raise ValueError("its config asks for more numbers than the file holds")
+    model = build(shape)
+    model.load_state_dict(weights)
     for name, weight in weights.items():
         if not weight.isfinite().all():
             raise ValueError(f"the weight {name} is not finite")

@@ -110,13 +110,17 @@ def sub_command(names, argv=None):
     return names[0], words
 
 
-def parse(kind, argv=None, configs="", section=""):
+def parse(kind, argv=None, configs="", section="", alone=()):
     """Return an instance of the dataclass `kind`: its defaults, then its settings file, then the flags.
 
     The comment of a field is its text in --help. A dataclass with a field `config` has a settings file, which `read`
-    looks for: configs and section are explained there. A wrong flag ends the program with a message and exit code 2.
+    looks for: configs and section are explained there. alone: {flag: its value if it is given without one}. A wrong
+    flag ends the program with a message and exit code 2.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    for flag, value in dict(alone).items():
+        if flag in words and (words[-1] == flag or words[words.index(flag) + 1].startswith("--")):
+            words.insert(words.index(flag) + 1, value)
     for word in words:
         if any("\ud800" <= character <= "\udfff" for character in word):
             raise UserError(f"{printable(word)} is not UTF-8: rename the file, or name it otherwise")

@@ -4,14 +4,16 @@
     python -m plumbing.hub RUN --push OWNER/NAME   the same, and upload the folder (with a token in HF_TOKEN)
     python -m plumbing.hub RUN --onnx FILE         write a run to an ONNX file
 
-We do not trust what we download: its size is limited, nothing in it is executed, and every weight must have the
-expected name and shape. A model appears in checkpoints/ whole or not at all.
+We do not trust what we download: its size is limited, its checksum is compared, nothing in it is executed, and every
+weight must have the expected name and shape. A model appears in checkpoints/ whole or not at all.
 """
 
+import hashlib
 import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -20,13 +22,15 @@ from pathlib import Path
 
 from plumbing import checkpoint, cli
 from plumbing.cli import UserError, reason
-from plumbing.files import RUNS, whole_file
+from plumbing.files import RUNS, get, whole_file, within
 
 import torch
 import tyro
 from filelock import FileLock
 
 # 1. From the Hub
+
+PATIENCE = 10  # seconds in which the Hub must answer, so that nobody waits for long without a network
 
 
 def library():
@@ -60,34 +64,34 @@ def fetch(repo, kind="dllm"):
             return folder
         if folder.exists():
             raise UserError(f"{folder} is in the way and holds no model: move it away")
-        new = Path(tempfile.mkdtemp(prefix=".fetching-", dir=RUNS))
+        new = RUNS / ".fetched"
+        shutil.rmtree(new, ignore_errors=True)  # a program that was killed may have left it
         try:
             if repo == "published":
-                import_module("plumbing.published").fetch(kind, new, download)
+                checkpoint.save(new, *import_module("plumbing.published").fetch(kind, download))
             else:
-                commit = download(repo, "model.safetensors", new)
-                download(repo, "config.json", new, commit)
-            checkpoint.load(new)
-            shutil.rmtree(new / ".cache", ignore_errors=True)
-            new.chmod(0o755)
+                data, _ = download(repo, "model.safetensors")
+                new.mkdir()
+                (new / "model.safetensors").write_bytes(data)
+            checkpoint.save(new, *checkpoint.load(new))  # what has been checked, and nothing else
             new.rename(folder)
         except UserError as error:
             raise UserError(str(error).replace(str(new), repo)) from None
         finally:
             shutil.rmtree(new, ignore_errors=True)
-    print(f"fetched {repo}; from now on it is in {folder}")
+    print(f"fetched {repo}; from now on it is in {folder}", file=sys.stderr)
     return folder
 
 
-def download(repo, file, folder, revision="main", limit=1 << 30):
-    """Download a file of at most `limit` bytes of the model `repo` to `folder`, and return the commit it is from."""
+def download(repo, file, limit=1 << 30):
+    """Return the bytes of a large file of the model `repo`, and the commit it is from. limit: the most bytes.
+
+    The Hub knows the checksum of each large file. The file itself is on another host, which must not see the token.
+    """
     hub = library()
+    name = f"{file} of {repo}"
     try:
-        found = hub.get_hf_file_metadata(hub.hf_hub_url(repo, file, revision=revision), timeout=5)
-        if not found.commit_hash or (found.size or 0) > limit:
-            raise ValueError(f"{found.size or 0:,} bytes at commit {found.commit_hash}")
-        hub.hf_hub_download(repo, file, revision=found.commit_hash, local_dir=folder)
-        return found.commit_hash
+        found = within(PATIENCE, hub.get_hf_file_metadata, hub.hf_hub_url(repo, file))
     except hub.errors.GatedRepoError:
         raise UserError(f"{repo} is gated: accept its terms on the Hub, then set HF_TOKEN to your token") from None
     except hub.errors.RepositoryNotFoundError:
@@ -95,8 +99,19 @@ def download(repo, file, folder, revision="main", limit=1 << 30):
     except hub.errors.EntryNotFoundError:
         raise UserError(f"{repo} has no file {file}") from None
     except (hub.errors.HTTPError, OSError, ValueError) as error:
-        raise UserError(f"cannot fetch {file} of {repo} from {hub.constants.ENDPOINT} ({reason(error)}): "
+        raise UserError(f"cannot fetch {name} from {hub.constants.ENDPOINT} ({reason(error)}): "
                         "try again later, or use a local model") from None
+    if not (found.commit_hash and found.etag):
+        raise UserError(f"{hub.constants.ENDPOINT} does not answer like the Hub: does this network want you to log in?")
+    if (found.size or 0) > limit:
+        raise UserError(f"{name} has {found.size:,} bytes, but the limit is {limit:,}")
+    try:
+        data = get(found.location, limit, seconds=600)
+    except UserError as error:  # the address is long, and signed for this download
+        raise UserError(str(error).replace(found.location, name)) from None
+    if hashlib.sha256(data).hexdigest() != found.etag:
+        raise UserError(f"{name} has other bytes than the Hub says: try again later")
+    return data, found.commit_hash
 
 
 # 2. To the Hub, and to other programs
@@ -119,14 +134,15 @@ What is known about it, from its config.json:
 
 
 def export(run, folder, repo):
-    """Copy the model in the folder `run` to the new folder `folder`, with a page about it. repo: its address."""
-    _, _, info = checkpoint.load(run)
-    noun, _, _, command = checkpoint.KINDS[info.get("kind", "dllm")]
+    """Write the model in the folder `run` to the new folder `folder`, with a page about it. repo: its address."""
+    model, tokenizer, info = checkpoint.load(run, kinds=("dllm", "tamil", "gpt"))  # what chapters 06 and 07 write with
+    kind = info.get("kind", "dllm")
+    noun = checkpoint.KINDS[kind][0]
+    command = checkpoint.KINDS["gpt" if kind == "gpt" else "dllm"][3]
     facts = json.dumps(info, indent=2, ensure_ascii=False).replace("\n", "\n    ")
-    folder.mkdir(parents=True)
-    for file in ("model.safetensors", "config.json"):
-        shutil.copy(run / file, folder)
     card = CARD.format(name=repo.split("/")[-1], noun=noun, command=command, repo=repo, facts=facts)
+    folder.mkdir(parents=True)
+    checkpoint.save(folder, model, tokenizer, info)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

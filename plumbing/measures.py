@@ -1,15 +1,17 @@
-"""Measures of text: known words, distinct runs, the longest copy and a judge. Means and their standard errors.
+"""Measures of written text, and their standard errors. Chapter 10 explains them.
 
-No measure alone is a score. A good text has values near those of real text. A bad one can have 100 % known words, if it
-repeats one of them, and it can read well because it is copied.
+Known words, distinct runs, divergence and a judge say how real a text looks; no measure alone is a score. The Yardstick
+puts all four in one unit: the distance from real text. The longest copy says how much of a text was learned by heart.
 """
 
+import functools
 import math
+import random
 import re
 import statistics
 from collections import Counter
 
-import torch
+# 1. Means and standard errors
 
 
 def mean_and_error(values):
@@ -27,10 +29,21 @@ def jackknife_error(values):
     """Return the standard error of a measure of N texts from the N values of `left_out`.
 
     The jackknife (Tukey 1958) observes how much the value changes when a text is missing. It also works if the measure
-    is not a mean over the texts. For such a mean it equals `mean_and_error`.
+    is not a mean over the texts; for a mean, it gives the error of `mean_and_error`.
     """
     N = len(values)
     return ((N - 1) / N) ** 0.5 * math.dist(values, [statistics.fmean(values)] * N)
+
+
+def with_errors(measure, samples):
+    """Return {name: value, name_error: its standard error over the texts}. measure(samples) returns {name: value}."""
+    values = measure(samples)
+    without = left_out(measure, samples)
+    errors = {f"{name}_error": jackknife_error([others[name] for others in without]) for name in values}
+    return values | errors
+
+
+# 2. Words and runs of characters
 
 
 def words_of(text):
@@ -49,15 +62,33 @@ def runs_of(text, n):
     return [text[i : i + n] for i in range(len(text) - n + 1)]
 
 
+def count_runs(samples, n=4):
+    """Return how often each run of n characters occurs in a list of texts: a Counter."""
+    return Counter(run for text in samples for run in runs_of(text, n))
+
+
 def distinct(samples, n=4):
     """Return the number of different runs of n characters in `samples`, divided by the number of all runs.
 
-    The value is low where texts repeat themselves or each other. It also falls with the number and length of the texts,
-    so compare only values of equally many texts of one length. (This is "distinct-n" of Li et al. 2015,
-    arXiv:1510.03055, for characters instead of words.)
+    The share also falls with the number and the length of the texts, because every text repeats something. So compare
+    it only between sets of the same size. (Li et al. 2015, arXiv:1510.03055, count runs of words in this way.)
     """
-    runs = [run for text in samples for run in runs_of(text, n)]
-    return len(set(runs)) / max(1, len(runs))
+    runs = count_runs(samples, n)
+    return len(runs) / max(1, runs.total())
+
+
+def divergence(samples, reference):
+    """Return the Jensen-Shannon divergence between two Counters of runs of characters, in nats.
+
+    With p and q, the shares of a run in the two, and m = (p + q) / 2, it is the mean of Σ p log(p / m) and
+    Σ q log(q / m): 0 if the shares are equal, log 2 if no run is in both. (MAUVE, Pillutla et al. 2021,
+    arXiv:2102.01454, compares clusters of a language model in this spirit.)
+    """
+    total, reference_total = samples.total(), reference.total()
+    both = [(n / total, reference[run] / reference_total) for run, n in samples.items() if run in reference]
+    value = sum(p * math.log(2 * p / (p + q)) + q * math.log(2 * q / (p + q)) for p, q in both)
+    alone = 2 - sum(p + q for p, q in both)  # the shares of all runs that only one of the two has
+    return (value + math.log(2) * alone) / 2
 
 
 def longest_copy(samples, text):
@@ -74,6 +105,9 @@ def longest_copy(samples, text):
         else:
             low = n
     return low
+
+
+# 3. The judge
 
 
 class Judge:
@@ -100,53 +134,81 @@ class Judge:
         p = 1 / self.symbols
         for n in range(min(self.order - 1, len(context)) + 1):
             h = context[len(context) - n :]
-            if kinds := self.followers[n][h]:
-                p = (self.counts[n + 1][h + character] + kinds * p) / (self.counts[n][h] + kinds)
+            different = self.followers[n][h]
+            if different:
+                p = (self.counts[n + 1][h + character] + different * p) / (self.counts[n][h] + different)
         return p
 
     def nll(self, samples):
-        """Return the negative log-likelihood (NLL): the mean of -log p over all characters of `samples` but the first
-        of each text, in nats per character. A low value means that the judge finds the texts likely."""
-        losses = [-math.log(self.probability(text[max(0, i - self.order + 1) : i], text[i]))
-                  for text in samples for i in range(1, len(text))]
+        """Return the negative log-likelihood (NLL) of texts, in nats per character. The first one of each is given."""
+        losses = []
+        for text in samples:
+            for i in range(1, len(text)):
+                context = text[max(0, i - self.order + 1) : i]
+                losses.append(-math.log(self.probability(context, text[i])))
         return statistics.fmean(losses)
 
 
-def quality(samples, judge, vocabulary):
-    """Return known words, distinct runs and the judge's NLL of a list of N texts of one length, each with its standard
-    error over the texts: {"words", "words_error", "distinct", "distinct_error", "judge", "judge_error"}."""
-    judged, error = mean_and_error(torch.tensor([judge.nll([text]) for text in samples], dtype=torch.float64))
-    found = {"judge": judged, "judge_error": error}
-    for name, measure in (("words", lambda texts: known_words(texts, vocabulary)), ("distinct", distinct)):
-        found |= {name: measure(samples), f"{name}_error": jackknife_error(left_out(measure, samples))}
-    return found
+# 4. Distances from real text
+
+MEASURES = ("words", "judge", "distinct", "divergence")
+SPLITS = 30  # random splits of real text, which say how far apart two sets of real texts are
 
 
-class Bigram:
-    """Fills a blank with the character that most often follows the one before. A model should do better than this.
+class Yardstick:
+    """Measures texts, and their distances from the real texts `real`.
 
-    ids: the tokens (N,) of the training text. symbols: the size of the vocabulary.
+    real: the N texts to compare with. held_out: all texts that no model has seen, of the same length, `real` among
+    them. training: texts of the same length that the models have learned from. vocabulary: the words of that text.
     """
 
-    def __init__(self, ids, symbols):
-        pairs = torch.bincount(ids[:-1] * symbols + ids[1:], minlength=symbols**2).view(symbols, symbols)
-        self.next = pairs.argmax(1)  # (symbols,)
+    def __init__(self, real, held_out, training, judge, vocabulary, seed=0):
+        chance = random.Random(seed)
+        others = [text for text in held_out if text not in set(real)]
+        chance.shuffle(others)
+        half = len(others) // 2
+        # Half of the reference is training text, since a model cannot know the names in a play that it has not read.
+        self.reference = count_runs(others[:half] + chance.sample(training, min(half, len(training))))
+        self.vocabulary = vocabulary
+        self.judged = functools.cache(lambda text: judge.nll([text]))
+        self.spread = self.measure_spread(real, others[half:], chance)
+        self.real = with_errors(self.values, real)
 
-    def fill(self, rows, start, end):
-        """Return tokens (B, end - start) for the blank [start, end) of rows (B, T), chosen from left to right."""
-        guesses = [rows[:, start - 1]]
-        for _ in range(start, end):
-            guesses.append(self.next[guesses[-1]])
-        return torch.stack(guesses[1:], dim=1)
+    def measure_spread(self, real, others, chance):
+        """Return how far apart two sets of N real texts usually are: {measure: root mean square over random splits}."""
+        pool = list(real) + others
+        n = min(len(real), len(pool) // 2)
+        squares = dict.fromkeys(MEASURES, 0.0)
+        for _ in range(SPLITS):
+            chance.shuffle(pool)
+            one, other = self.values(pool[:n]), self.values(pool[n : 2 * n])
+            for name in MEASURES:
+                squares[name] += (one[name] - other[name]) ** 2
+        # Where there are too few texts for two sets of N, the sets are smaller, and their differences larger.
+        # With a few short texts all values may be equal; then a thousandth stands in for their spread.
+        return {name: max(1e-3, math.sqrt(square / SPLITS * n / len(real))) for name, square in squares.items()}
 
+    def values(self, samples):
+        """Return {measure: value} of a list of texts."""
+        return {
+            "words": known_words(samples, self.vocabulary),
+            "judge": statistics.fmean(map(self.judged, samples)),
+            "distinct": distinct(samples),
+            "divergence": divergence(count_runs(samples), self.reference),
+        }
 
-def exact_characters(filler, windows, blank, batch_size=64):
-    """Measure which share of the characters of a blank in the middle of windows (N, T) `filler` restores exactly.
+    def quality(self, samples):
+        """Return the values of N texts and their errors, and their distances from real text.
 
-    filler: function (rows (B, T), start, end) → (B, end - start). blank: its length. Returns (mean, standard error over
-    the windows).
-    """
-    start = (windows.shape[1] - blank) // 2
-    end = start + blank
-    right = [filler(rows, start, end) == rows[:, start:end] for rows in windows.split(batch_size)]
-    return mean_and_error(torch.cat(right).cpu().double().mean(1))
+        The distances are under "gaps", {measure: (distance with its sign, error)}, and under "largest" and "mean":
+        (distance without sign, error). The error of the largest one is that of its measure.
+        """
+        found = with_errors(self.values, samples)
+        gaps = {}
+        for name in MEASURES:
+            error = math.hypot(found[f"{name}_error"], self.real[f"{name}_error"])
+            gaps[name] = (found[name] - self.real[name]) / self.spread[name], error / self.spread[name]
+        largest, its_error = max(gaps.values(), key=lambda gap: abs(gap[0]))
+        mean = sum(abs(gap) for gap, _ in gaps.values()) / len(gaps)
+        its_mean_error = math.hypot(*(error for _, error in gaps.values())) / len(gaps)
+        return found | {"gaps": gaps, "largest": (abs(largest), its_error), "mean": (mean, its_mean_error)}

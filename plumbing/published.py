@@ -1,8 +1,9 @@
 """The models that the original tiny-dllm published, and how to read their files safely."""
 
+import io
 import re
-import shutil
 import string
+import zipfile
 from importlib import import_module
 
 from plumbing import checkpoint, text
@@ -33,44 +34,47 @@ class PublishedTransformer(transformer.Transformer):
         self.blocks = torch.nn.ModuleList(PublishedBlock(config) for _ in self.blocks)
 
 
-def fetch(kind, folder, download):
-    """Download the published model of this kind, and write it to `folder` as a model of this book.
-
-    kind: "dllm" or "gpt". download: hub.download.
-    """
+def fetch(kind, download):
+    """Return (model, tokenizer, info) of the published model of this kind, "dllm" or "gpt". download: hub.download."""
     name = f"{kind}_step50000.pt"
     addresses = [(repo, file) for repo in ("sutharsan-311/tiny-dllm", "sutharsan311/tiny-dllm")
                  for file in (f"checkpoints/{name}", name)]  # it has moved more than once
     for repo, file in addresses:
         try:
-            commit = download(repo, file, folder)
+            data, commit = download(repo, file)
             break
         except UserError as error:
             failure = error
     else:
         raise UserError(f"{failure}. Train your own model with python {checkpoint.KINDS[kind][2]}")
-    model, step = read_published(folder / file, causal=kind == "gpt")
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    model, step = read_published(data, causal=kind == "gpt")
     info = {"kind": kind, "corpus": "shakespeare", "source": f"{repo}/{file} at commit {commit[:12]}", "step": step}
-    checkpoint.save(folder, model, text.Characters(VOCABULARY), info)
+    return model, text.Characters(VOCABULARY), info
 
 
-def read_published(path, causal):
-    """Return (model, step) from a .pt file in the published format. Nothing in it is executed.
+def read_published(data, causal):
+    """Return (model, step) from the bytes of a .pt file in the published format. Nothing in it is executed.
 
-    Such a file is a pickle, a list of instructions that rebuild Python objects. With weights_only=True, PyTorch accepts
-    only tensors and plain values.
+    Such a file is a zip file with tensors and a pickle, a list of instructions that rebuild Python objects. With
+    weights_only=True, PyTorch accepts only tensors and plain values.
     """
     if torch.__version__ < (2, 10):  # in older versions, weights_only=True has known security holes
         raise UserError("PyTorch before 2.10 cannot read an untrusted file safely: install a newer version")
     try:
+        if any(member.compress_type for member in zipfile.ZipFile(io.BytesIO(data)).infolist()):
+            raise ValueError("it is compressed")  # it could be a thousand times larger than it seems
         with torch.sparse.check_sparse_tensor_invariants():
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-        if saved["n_heads"] * 64 != saved["hidden"]:  # no shape depends on this number
-            raise ValueError(f"it has {saved['n_heads']} heads for {saved['hidden']} channels")
+            saved = dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+        if saved["hidden"] == 384 and saved["n_heads"] != 6:  # no shape depends on the number of heads
+            raise ValueError(f"it claims {saved['n_heads']} heads, and the published model has 6")
+        if not 0 <= saved["step"] < 10**9:
+            raise ValueError("its step makes no sense")
+        if sum(tensor.nbytes for tensor in saved["model"].values()) > 2 * len(data):  # some tensors may share memory
+            raise ValueError("its tensors claim more numbers than it holds")
+        layers = min(saved["n_layers"], len(saved["model"]))
         config = transformer.TransformerConfig(
-            saved["seq_len"], min(100, saved["n_layers"]), saved["n_heads"], saved["hidden"], positions="learned",
-            norm="layer", activation="gelu", vocab_size=len(VOCABULARY), causal=causal)
+            saved["seq_len"], layers, saved["n_heads"], saved["hidden"], positions="learned", norm="layer",
+            activation="gelu", vocab_size=len(VOCABULARY), causal=causal)
         with torch.device("meta"):
             model = PublishedTransformer(config)
         weights = {}
@@ -78,7 +82,7 @@ def read_published(path, causal):
             name = re.sub(r"^(module\.|_orig_mod\.)+", "", name)  # PyTorch's wrappers add these prefixes
             name = name.replace("ff.net.0", "mlp.up").replace("ff.net.2", "mlp.down")
             if not (causal and name.endswith("attn.mask")):  # our causal attention needs no table
-                weights[name] = tensor.float().clone()
+                weights[name] = torch.empty(tensor.shape).copy_(tensor.detach())
         if causal and len(weights["token_emb.weight"]) == len(VOCABULARY):  # ours has a row for the mask
             weights["token_emb.weight"] = torch.nn.functional.pad(weights["token_emb.weight"], (0, 0, 0, 1))
         model.load_state_dict(weights, assign=True)
@@ -87,4 +91,4 @@ def read_published(path, causal):
         why = reason(error)
         if "weights only" in why.lower():  # PyTorch's own message explains how to execute the file
             why = "it holds more than tensors and plain values, and none of that was executed"
-        raise UserError(f"{path.name} is not a checkpoint that we can read: {why}") from None
+        raise UserError(f"the published file is not a checkpoint that we can read: {why}") from None

@@ -26,8 +26,9 @@ def origin(device):
 
 
 class Run:
-    """One run. It ends after `steps` steps or after `minutes` of training, whichever comes first; 0: no limit of time.
+    """One run, to be used as `with Run(…) as run`.
 
+    It ends after `steps` steps or after `minutes` of training, whichever comes first; 0 minutes: no limit of time.
     name: that of its folder; None: nothing is written or printed (a short training inside another program).
     config: has the fields steps, minutes, evaluations and seed. settings: {name: value}, with which a run must be
     continued; those in MAY_CHANGE may differ. info: what to save with the model. fresh: forget what an earlier run with
@@ -38,10 +39,9 @@ class Run:
     NUMBERS = ("step", "seconds", "best", "log", "loss", "reported")  # what is saved besides models and optimizers
 
     def __init__(self, name, config, settings=(), info=(), fresh=False):
-        self.name, self.info = name, dict(info)
+        self.name, self.settings, self.info = name, dict(settings), dict(info)
         self.limit_steps, self.limit_seconds = config.steps, 60 * config.minutes
         self.evaluations, self.seed = config.evaluations, config.seed
-        self.settings = dict(settings)
         self.step = 0
         self.seconds = 0.0  # of training: evaluations do not count
         self.paused = 0.0  # seconds of evaluations
@@ -55,10 +55,14 @@ class Run:
         if name is not None:
             self.folder = files.RUNS / name
             self.claim()
-            self.saved = None if fresh else self.load_state()
+            try:
+                self.saved = None if fresh else self.load_state()
+            except BaseException:
+                self.lock.release()
+                raise
 
     def claim(self):
-        """Lock the folder. UserError if it cannot be one, or if another program trains this run."""
+        """Lock the folder. UserError if no folder can have this name, or if another program trains this run."""
         name = self.name
         strange = cli.printable(name) != name or set(name) & set('/\\:*?"<>|') or name.startswith(".")
         if strange or not name.strip() or len(name.encode()) > 200:
@@ -69,6 +73,14 @@ class Run:
             self.lock.acquire()
         except Timeout:
             raise UserError(f"another program trains the run {name}: wait for it, or use --run NEW_NAME") from None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        """Let other programs train this run."""
+        if self.name is not None:
+            self.lock.release()
 
     # Continuing
 
@@ -91,7 +103,7 @@ class Run:
 
     @contextmanager
     def reading_state(self):
-        """Turn any error into a UserError. Damaged bytes raise many kinds of errors."""
+        """Turn any error into a UserError, since damaged bytes raise many kinds of errors."""
         try:
             yield
         except Exception:
@@ -111,11 +123,11 @@ class Run:
                 setattr(self, name, kind(self.saved[name]))
             self.progress = self.progress_now()
         self.saved = None
-        if self.is_over() and self.reported:
-            raise UserError(f"the run {self.name} is finished: a larger --steps or --minutes continues it, "
-                            "--fresh starts it again")
-        self.reported = False
-        print(f"resuming from step {self.step}")
+        self.reported = self.reported and self.is_over()
+        if self.reported:
+            print("this run is finished: a larger --steps or --minutes continues it, --fresh starts it again")
+        else:
+            print(f"resuming from step {self.step}")
 
     def save_state(self):
         """Write everything that is needed to continue."""
@@ -150,7 +162,7 @@ class Run:
             self.bar.close()
             torch.set_flush_denormal(False)
             signal.signal(signal.SIGINT, before)
-        if not self.is_over():
+        if not self.is_over() and self.name is not None:
             self.save_state()
             print(f"saved at step {self.step}; the same command resumes")
 
@@ -159,9 +171,12 @@ class Run:
         torch.manual_seed(self.seed * 1_000_003 + self.step)
 
     def progress_now(self):
+        return self.share(self.step, self.seconds)
+
+    def share(self, step, seconds):
         """Return the share of the run that is done, by its steps or by its time, whichever is larger."""
-        share = self.step / self.limit_steps
-        return max(share, self.seconds / self.limit_seconds) if self.limit_seconds else share
+        by_steps = step / self.limit_steps
+        return max(by_steps, seconds / self.limit_seconds) if self.limit_seconds else by_steps
 
     def is_over(self):
         return self.progress >= 1
@@ -178,9 +193,13 @@ class Run:
         """Show the loss beside the progress bar now and then, since reading it waits for the device."""
         if self.step % 20 == 0:
             self.loss = loss.item()
-            if not math.isfinite(self.loss):
-                raise UserError(f"the loss is not finite at step {self.step}: lower --lr-matrix or --lr-other")
+            self.check_finite(self.loss)
             self.bar.set_postfix_str(f"{self.progress:.0%} of the run, loss {self.loss:.3f}")
+
+    def check_finite(self, number):
+        """Raise UserError if a number is infinite or NaN, before anything of it is saved."""
+        if not math.isfinite(number):
+            raise UserError(f"the loss is not finite at step {self.step}: lower --lr-matrix or --lr-other")
 
     # Evaluating
 
@@ -195,7 +214,8 @@ class Run:
             return True
         if self.limit_seconds and not self.is_over() and self.paused > 0.05 * self.seconds:
             return False
-        number = math.floor(self.log[-1]["progress"] * self.evaluations + 1e-9) + 1
+        last = self.share(self.log[-1]["step"], self.log[-1]["seconds"])  # of a run that may have become longer
+        number = math.floor(last * self.evaluations + 1e-9) + 1
         return self.progress * self.evaluations + 1e-9 >= number
 
     @contextmanager
@@ -209,10 +229,10 @@ class Run:
 
     def is_best(self, number):
         """Return whether an evaluation is the best one so far (lower is better), and remember it if so."""
-        if not number < self.best:  # it is higher, or not a number
-            return False
-        self.best = number
-        return True
+        self.check_finite(number)
+        is_best = number < self.best
+        self.best = min(self.best, number)
+        return is_best
 
     def save_model(self, model, tokenizer, numbers):
         if self.name is not None:
@@ -221,11 +241,10 @@ class Run:
 
     def record(self, numbers, text):
         """Add an evaluation to the log and save the state. Print the numbers, and a text that the model wrote."""
-        line = {"step": self.step, "progress": self.progress, "seconds": round(self.seconds, 1), "loss": self.loss}
-        self.log.append(line | numbers)
+        self.log.append({"step": self.step, "seconds": round(self.seconds, 1), "loss": self.loss} | numbers)
         self.save_state()
         if self.name is not None:
-            shown = "   ".join(f"{name} {value:.4g}" for name, value in self.log[-1].items() if name != "progress")
+            shown = "   ".join(f"{name} {value:.4g}" for name, value in self.log[-1].items())
             self.bar.write(f"\n{shown}\n{cli.printable(text, keep=chr(10))}\n")
 
     def end(self):

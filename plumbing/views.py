@@ -1,7 +1,8 @@
 """Ways to watch a text while a sampler writes it: in a terminal, as a line on stderr, as a GIF, as a web page.
 
-Each has `show(state)`, for the States of chapter 04 in their order, and `close()`. `canvas` (B, T) is what the sampler
-begins with; what is not masked there was given. `shown` lists what each token looks like, and ends with the mask.
+Each has `show(state)`, for the States of chapter 04 in their order, and `close()`, which returns the path of the file
+if it wrote one. `canvas` (B, T) is what the sampler begins with; what is not masked there was given. `shown` lists what
+each token looks like, and ends with the mask.
 """
 
 import functools
@@ -12,6 +13,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -33,7 +35,7 @@ def page(state, given, shown, width, measure=len):
     parts = zip(state.canvas.tolist(), drafts.tolist(), given.tolist(), state.committed.tolist())
     for number, cells in enumerate(parts, 1):
         if len(given) > 1:
-            rows += [[(character, "note") for character in f"sample {number} of {len(given)}"]]
+            rows.append([(f"sample {number} of {len(given)}", "note")])
         rows.append([])
         for token, draft, is_given, is_new in zip(*cells):
             style = "given" if is_given else "new" if is_new else "old"
@@ -115,7 +117,8 @@ class Terminal(Line):
         return line
 
     def close(self):
-        self.show(self.state, whole=True)
+        nothing = self.state.committed & False
+        self.show(replace(self.state, committed=nothing), whole=True)
 
 
 # Files
@@ -158,7 +161,7 @@ class Gif:
         times = [max(40, min(200, 6000 // len(frames)))] * (len(frames) - 1) + [2000]  # milliseconds
         with whole_file(self.path) as path:
             frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
-        print(f"wrote {self.path}")
+        return self.path
 
     def draw_cell(self, text, style):
         """Return a picture of a letter, or of the mask, which is a box."""
@@ -222,12 +225,13 @@ class Page:
         player = (ROOT / "plumbing" / "player.html").read_text(encoding="utf-8")
         with whole_file(self.path) as path:
             path.write_text(player.replace("__RUN__", data), encoding="utf-8")
-        print(f"wrote {self.path}")
+        return self.path
 
 
 def check_path(path, suffix):
     """Raise UserError if no file with this suffix can be written at `path`. Call it before minutes of sampling."""
     if path.suffix.lower() != suffix:
         raise UserError(f"the path {str(path)!r} must end in {suffix}")
-    if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
         raise UserError(f"cannot write {str(path)!r}: it is a folder or write-protected, or its folder is not there")

@@ -33,7 +33,7 @@ def split(text):
 
 
 def ill_formed(letter):
-    """Return whether one item of `split(text)` is invalid: a sign without its consonant, or an unassigned code point."""
+    """Return whether an item of `split(text)` is invalid: a sign without its consonant, or an unassigned code point."""
     return len(letter) == 1 and (unicodedata.category(letter) in "Mn Mc Me Cn Cs Co" or letter == "\ufffd")
 
 

@@ -7,16 +7,15 @@ from types import SimpleNamespace
 import torch
 
 transformer = import_module("03_transformer")
-answers = import_module("exercises.checks.01_tensors")
+tools = import_module("exercises.checks.tools")
 
 
 def check_predict_growth(f):
     config, answer = transformer.TransformerConfig(), f()
-    assert isinstance(answer, (list, tuple)) and len(answer) == 5, "The function must return a list of five numbers."
-    assert all(map(answers.is_number, answer)), "Each entry of the list must be a number."
+    assert tools.are_numbers(answer, 5), "The function must return a list of five numbers."
     for name, factor in zip(("n_layer", "n_embd", "n_head", "seq_len", "vocab_size"), answer):
         true = in_blocks(replace(config, **{name: 2 * getattr(config, name)})) / in_blocks(config)
-        assert answers.close(factor, true), f"If {name} is doubled, the number grows by another factor."
+        assert tools.close(factor, true), f"If {name} is doubled, the number grows by another factor."
 
 
 def in_blocks(config):
@@ -24,35 +23,9 @@ def in_blocks(config):
     return parts["attn"][1] + parts["mlp"][1]
 
 
-def count(n_embd, vocab_size, n_layer):
-    """The number of parameters of a whole model. Chapter 03 asserts that its formulas agree with a real model."""
-    config = transformer.TransformerConfig(vocab_size, n_layer=n_layer, n_head=1, n_embd=n_embd)
-    return sum(number for _, number in transformer.parameters_by_part(config).values())
-
-
-def check_largest_width(f):
-    for width, vocab_size, n_layer in ((64, 65, 1), (128, 65, 4), (384, 65, 6), (192, 5000, 2)):
-        exact, more = count(width, vocab_size, n_layer), count(width + 64, vocab_size, n_layer)
-        for budget in (exact, (exact + more) // 2, more - 1):
-            answer = f(budget, vocab_size, n_layer)
-            assert isinstance(answer, int) and answer > 0 and answer % 64 == 0, "The result must be a multiple of 64."
-            assert count(answer, vocab_size, n_layer) <= budget, "A model of this width has too many parameters."
-            assert answer >= width, "A wider model would not exceed the budget either."
-
-
-def small_model(seed=0, **settings):
-    """An untrained model with large random weights, so that every part of it changes the logits."""
-    torch.manual_seed(seed)
-    config = transformer.TransformerConfig(5, 8, n_head=2, n_embd=16, **settings)
-    model = transformer.Transformer(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model.requires_grad_(False)
-
-
 def check_logits_by_depth(f):
-    for n_layer, T, settings in ((3, 8, {}), (1, 5, {"causal": True}), (2, 6, {"norm": "layer", "activation": "gelu"})):
-        model = small_model(n_layer=n_layer, **settings)
+    for n_layer, T, settings in ((3, 8, {}), (2, 6, {"norm": "layer", "activation": "gelu", "causal": True})):
+        model = tools.small_model(5, std=0.3, n_layer=n_layer, n_head=2, n_embd=16, **settings).requires_grad_(False)
         tokens = torch.randint(6, (2, T))
         answer = f(model, tokens)
         assert torch.is_tensor(answer) and answer.dim() == 4, "The result must be one tensor with four dimensions."
@@ -70,13 +43,12 @@ def check_logits_by_depth(f):
 
 
 def reader(look, causal):
-    """A model without weights. look(i, T): the positions that position i reads. causal: what its config says."""
+    """Return a model without weights. look(i): the positions that position i reads. causal: what its config says."""
 
     def model(tokens):
-        B, T = tokens.shape
-        logits = torch.zeros(B, T, 5)
-        for i in range(T):
-            for j in look(i, T):
+        logits = torch.zeros(*tokens.shape, 5)
+        for i in range(tokens.shape[1]):
+            for j in look(i):
                 logits[:, i] += ((tokens[:, j, None] + 1) * (j + 2) * torch.arange(1, 6)).sin()
         return logits
 
@@ -85,26 +57,16 @@ def reader(look, causal):
 
 
 def check_sees_the_future(f):
-    T = 8
-    causal = {"a GPT": small_model(n_layer=2, causal=True),
-              "a GPT with a convolution": small_model(n_layer=2, causal=True, conv=3),
-              "a model that reads one token only": reader(lambda i, T: [i], False),
-              "a model that reads only earlier tokens": reader(lambda i, T: range(i), False)}  # fmt: skip
-    looking = {"a dLLM": small_model(n_layer=2),
-               "a model that reads the next token": reader(lambda i, T: range(min(i + 2, T)), True),
-               "a model whose first position reads the last one": reader(lambda i, T: [i, -1][: 1 + (i == 0)], True),
-               "a model whose first position reads the second one": reader(lambda i, T: [i, 1][: 1 + (i == 0)], True),
-               "a model in which only one position, in the middle, reads the next one":
-               reader(lambda i, T: [i, i + 1] if i == T // 2 else range(i + 1), True)}  # fmt: skip
-    for name, model in causal.items():
-        assert not said(f, model, T), f"You say that {name} sees the future, but it does not."
-    for name, model in looking.items():
-        assert said(f, model, T), f"You say that {name} does not see the future."
-
-
-def said(f, model, T):
-    torch.manual_seed(0)
-    answer = f(model, T)
-    boolean = isinstance(answer, bool) or torch.is_tensor(answer) and answer.dtype == torch.bool and answer.numel() == 1
-    assert boolean, "The function must return True or False."
-    return bool(answer)
+    causal = {"a GPT": tools.small_model(5, n_layer=2, causal=True),
+              "a model that reads one token only": reader(lambda i: [i], False),
+              "a model that reads only earlier tokens": reader(lambda i: range(i), False)}
+    looking = {"a dLLM": tools.small_model(5, n_layer=2),
+               "a model whose first position reads the last one": reader(lambda i: [0, 7] if i == 0 else [i], True),
+               "a model whose first position reads the second one": reader(lambda i: [0, 1] if i == 0 else [i], True),
+               "a model whose position 4 reads the next one": reader(lambda i: [4, 5] if i == 4 else range(i), True)}
+    for name, model in (causal | looking).items():
+        answer = f(model, 8)
+        right = isinstance(answer, bool) or tools.is_tensor(answer, (), torch.bool)
+        assert right, "The function must return True or False."
+        said = "sees the future, but it does not" if answer else "does not see the future, but it does"
+        assert bool(answer) == (name in looking), f"You say that {name} {said}."

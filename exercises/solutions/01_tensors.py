@@ -19,14 +19,6 @@ def stable_softmax(logits):
     return weights / weights.sum(-1, keepdim=True)
 
 
-def sgd_step(w, b, x, y, lr):
-    # The derivative of a mean is the mean of the derivatives, so we average those of the single points. Both are
-    # calculated before w changes; otherwise the step for b would belong to another line.
-    residual = w * x + b - y
-    slope_w, slope_b = (2 * residual * x).mean().item(), (2 * residual).mean().item()
-    return w - lr * slope_w, b - lr * slope_b
-
-
 def entropy_given(text, n):
     # A context counts only where a character follows it, so the last n characters of the text are not counted as one.
     # With more context the entropy of a text falls towards 0, because soon most contexts occur only once. The

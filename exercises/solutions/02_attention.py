@@ -1,6 +1,5 @@
 """Our solutions of the exercises for chapter 02. Other solutions can be as good."""
 
-import math
 from importlib import import_module
 
 import torch
@@ -22,17 +21,10 @@ def window_mask(T, width):
     return (distance >= 0) & (distance < width)
 
 
-def one_head(x, w_q, w_k, w_v, mask):
-    # Products of random vectors of d numbers have a standard deviation of √d, and the division keeps the softmax from
-    # choosing one key only. The mask comes before the softmax, so that the weights of the visible positions sum to 1.
-    q, k, v = x @ w_q, x @ w_k, x @ w_v  # (T, d) each
-    scores = q @ k.T / math.sqrt(q.shape[-1])  # (T, T): rows look, columns are looked at
-    return scores.masked_fill(~mask, -math.inf).softmax(-1) @ v
-
-
 def look_back(x, distance):
     # The product is largest where the rotations of the query and of the key agree, since the vectors are equal before
     # the rotation. A query at position i that is rotated as if it stood at i - distance agrees with the key there.
     here, d = torch.arange(len(x)), x.shape[-1]
     queries = attention.rotate(x, attention.rotary_table(here - distance, d))
-    return queries, attention.rotate(x, attention.rotary_table(here, d))
+    keys = attention.rotate(x, attention.rotary_table(here, d))
+    return queries, keys

@@ -14,15 +14,6 @@ def predict_growth():
     return [2, 4, 1, 1, 1]
 
 
-def largest_width(budget, vocab_size, n_layer):
-    # The blocks have 12 L C² parameters, the embedding (V + 1) C and the head V C: the mask token is read, and never
-    # predicted. The number grows with C, so the first C that is too large ends the search.
-    width = 64
-    while 12 * n_layer * (width + 64) ** 2 + (2 * vocab_size + 1) * (width + 64) <= budget:
-        width += 64
-    return width
-
-
 def logits_by_depth(model, tokens):
     # Every block only adds to the residual stream, so norm and head can read the stream after any block. The stream
     # itself goes on without the norm. A model that was trained shows in this way at which depth it knows a token.

@@ -5,43 +5,47 @@ from itertools import combinations
 
 import torch
 
-from plumbing import sampling
-
 diffusion = import_module("04_diffusion")
 
 
 def predict_masks():
-    # Three characters with the rate 1/4 give 3/4 masks, and none of them is masked with probability (3/4)³. If t is
-    # random too, the mean rate is 1/2, and there is no mask if t is the smallest of four random numbers. So a text of T
-    # tokens has no mask in one of T + 1 cases, which is why chapter 04 then masks an exact number of tokens.
-    return [3 / 4, 27 / 64, 3 / 2, 1 / 4]
+    # Each k from 1 to 3 is equally likely, so the mean is 2, and a position is one of the two with probability 2/3.
+    # With the rate 1/4, none is hidden with probability (3/4)³. With a random rate, none is hidden if the rate is the
+    # smallest of four random numbers. So a text of T tokens would have no mask in one of T + 1 cases, and nothing to
+    # learn from. This is why chapter 04 trains with an exact number of masks, which is never 0.
+    return [2, 2 / 3, 27 / 64, 1 / 4]
 
 
 @torch.no_grad()
-def nelbo_by_hand(model, x0):
-    # When k characters are still masked, all sets of k positions are equally likely, and each of the k is the next one
-    # with probability 1/k. So the loss of a set is the mean over its masks, the loss at k is the mean over its sets,
-    # and the NELBO is the sum over k: the model writes one character at each k from T down to 1.
-    T, total = len(x0), 0.0
-    for k in range(1, T + 1):
-        sets = torch.tensor(list(combinations(range(T), k)))  # (n, k)
-        xt = x0.expand(len(sets), T).scatter(1, sets, model.config.mask_id)  # (n, T)
-        losses = diffusion.masked_cross_entropy(model, x0.expand_as(xt), xt, torch.full((len(sets),), k / T))
-        total += (losses.sum(1) / k).mean().item()
+def nelbo_by_hand(model, x0, given):
+    # When k characters are still hidden, all sets of k positions are equally likely, and each of the k is the next one
+    # with probability 1/k. So the loss of a set is the mean over its characters, the loss at k is the mean over its
+    # sets, and the NELBO is the sum over k: the model writes one character at each k from T - given down to 1.
+    T = len(x0)
+    total = 0.0
+    for k in range(1, T - given + 1):
+        losses = []
+        for hidden in combinations(range(given, T), k):
+            places = torch.tensor(hidden)
+            xt = x0.index_fill(0, places, model.config.mask_id)
+            log_p = model(xt[None], torch.tensor([k / T]))[0].log_softmax(-1)  # (T, V)
+            losses.append(-log_p[places, x0[places]].mean())
+        total += torch.stack(losses).mean().item()
     return total
 
 
-def least_confident(confidence, masked, count, generator=None):
-    # The highest of the negative scores is the lowest confidence, and top_ranked leaves out the visible positions. In
-    # a sampler this is a bad rule: it writes first what the model knows least, and everything later depends on it.
-    return sampling.top_ranked(-confidence, masked, count)
+def by_margin(logits, confidence, masked, count):
+    # Where two tokens are almost equally likely, one of them would be a guess. A confidence of 0.4 can be such a case,
+    # or one in which no other token comes near.
+    most, second = logits.softmax(-1).topk(2).values.unbind(-1)  # (B, T) each
+    return diffusion.highest(most - second, masked, count)
 
 
 def in_blocks(size):
     # A confidence is at most 1, so with a distance of 2 between blocks even the least confident position of a block
-    # ranks before the next block. Chapter 11 uses such blocks, because text that is finished can be kept in a cache.
-    def select(confidence, masked, count, generator=None):
+    # ranks before the next block. Blocks matter for speed: text that is finished can be kept in a buffer.
+    def select(logits, confidence, masked, count):
         block = torch.arange(confidence.shape[1], device=confidence.device) // size  # (T,)
-        return sampling.top_ranked(confidence - 2 * block, masked, count)
+        return diffusion.highest(confidence - 2 * block, masked, count)
 
     return select

@@ -1,6 +1,5 @@
 """Our solutions of the exercises for chapter 05. Other solutions can be as good."""
 
-import math
 from importlib import import_module
 
 import torch
@@ -15,31 +14,25 @@ def predict_factors():
     return [0.01, 0.5, 1.0, 0.5, 0.25]
 
 
-def cosine_factor(step, steps, warmup):
-    # The two formulas meet at step `warmup`, where both give 1, so the factor makes no jump. The cosine is flat at both
-    # of its ends: the learning rate stays high for a while, and the last steps are very small.
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / (steps - warmup)
-    return (1 + math.cos(math.pi * done)) / 2
-
-
-@torch.no_grad()
-def ema_update(averaged, weights, decay):
-    # lerp_ moves a tensor in place by a share of the way to another tensor. The share is 1 - decay: with a decay of
-    # 0.995 the weights of this step count for half a percent. Assigning to a new name would leave the model's own
-    # tensors as they were.
-    for a, w in zip(averaged, weights, strict=True):
-        a.lerp_(w, 1 - decay)
+def hide_run(x0, k, mask_id):
+    # A run of k tokens fits at T - k + 1 places. A random number u below 1, multiplied by this count and rounded down,
+    # is one of the places 0 … T - k. With this in place of `hide`, simple_loss is the loss of another task, and
+    # everything else of chapter 05 stays.
+    B, T = x0.shape
+    start = (torch.rand(B, device=x0.device) * (T - k + 1)).long()[:, None]  # (B, 1)
+    place = torch.arange(T, device=x0.device)
+    hidden = (place >= start) & (place < start + k[:, None])  # (B, T)
+    return torch.where(hidden, mask_id, x0)
 
 
 def gradient_in_parts(model, x0, xt, parts):
     # The loss of the batch is a sum over tokens, divided by one number: the masks of the whole batch. If each part is
     # divided by that same number, then the losses of the parts add up to the loss of the batch, and so do the
     # gradients, because backward() adds to `.grad`. A part without a mask adds 0.
-    masks, total = (xt == model.config.mask_id).sum(), 0.0
+    masks = (xt == model.config.mask_id).sum()
+    total = 0.0
     for rows, masked_rows in zip(x0.chunk(parts), xt.chunk(parts)):
-        loss = diffusion.masked_cross_entropy(model, rows, masked_rows, None).sum() / masks
+        loss = diffusion.hidden_losses(model, rows, masked_rows, None).sum() / masks
         loss.backward()
         total += loss.item()
     return total

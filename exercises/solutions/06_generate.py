@@ -1,28 +1,15 @@
 """Our solutions of the exercises for chapter 06. Other solutions can be as good."""
 
 import math
-from importlib import import_module
 
 import torch
 
-generation = import_module("06_generate")
-
 
 def predict_windows():
-    # The second window begins at 128 - 32 = 96 and adds 96 positions, so it gets 96 / 128 of 64 steps. The third one
+    # The second window begins at 128 - 32 = 96 and adds 96 positions, so it gets 96 / 128 of 64 passes. The third one
     # would begin at 224 - 32 = 192, but it is moved to 230 - 128 = 102, because a full window shows the model more
-    # text. It adds 6 positions, and 6 / 128 of 64 steps are 3.
+    # text. It adds 6 positions, and 6 / 128 of 64 passes are 3.
     return [(0, 128, 64), (96, 224, 48), (102, 230, 3)]
-
-
-def canvas_with_ends(start, end, length, tokenizer):
-    # A diffusion model needs no other sampler for this: a prompt, an ending and a blank differ only in which positions
-    # are masked. A GPT cannot do it, because it does not see the end while it writes the middle.
-    first, last = tokenizer.encode(start), tokenizer.encode(end)
-    masks = length - len(first) - len(last)
-    if masks < 0:
-        raise ValueError("the two ends are longer than the canvas")
-    return first + [tokenizer.mask_id] * masks + last
 
 
 class Without:
@@ -47,7 +34,8 @@ def template_perplexity(model, canvas, filling):
     # In pass i the first i masks contain their tokens and the others are still masked. These are the conditional
     # probabilities of the chain rule, so their product is the probability of the whole filling in this order. In
     # another order, a dLLM may give another number.
-    canvas, total = canvas.clone(), 0.0
+    canvas = canvas.clone()
+    total = 0.0
     masks = (canvas == model.config.mask_id).nonzero()[:, 0]  # (M,)
     for place, token in zip(masks, filling):
         total -= model(canvas[None])[0, place].log_softmax(-1)[token].item()

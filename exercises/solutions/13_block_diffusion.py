@@ -25,7 +25,8 @@ def block_mask(T, size):
     # seen, and a noisy row may not even see the clean rows of its own block, since they contain its answer.
     block = (torch.arange(T) // size).repeat(2)  # (2T,)
     clean = torch.arange(2 * T) >= T  # (2T,)
-    same, earlier = block[:, None] == block, block[:, None] > block  # (2T, 2T): is the second block the same, earlier?
+    same = block[:, None] == block  # (2T, 2T): is it the same block?
+    earlier = block[:, None] > block  # is the second block earlier?
     return same & (clean[:, None] == clean) | earlier & clean
 
 
@@ -35,4 +36,5 @@ def acceptance(p, q):
     # refused. A token with q = 0 is never drafted, so any number is right there.
     accept = torch.where(q > 0, p / q.clamp(min=1e-30), 0).clamp(max=1)
     missing = (p - q).clamp(min=0)
-    return accept, missing / missing.sum() if missing.sum() > 0 else p
+    replace = missing / missing.sum() if missing.sum() > 0 else p
+    return accept, replace

@@ -1,0 +1,364 @@
+"""The page docs/fast_decoding.md: ways to write a text, their quality and their speed.
+
+    python -m experiments.fast_decoding --dllm shakespeare --gpt shakespeare-gpt --size full    # hours on two cores
+    python -m experiments.fast_decoding              # your latest models, few texts: half an hour on two cores
+    python -m experiments.fast_decoding --render     # only write the page again, from docs/fast_decoding.json
+
+Chapter 11 explains the rules that win, and decoding_rules.py has all others.
+"""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Literal
+
+from experiments import decoding_rules as appendix
+from experiments import pages
+from experiments.dllm_vs_gpt import nearer, with_error
+from plumbing import cli, devices, measures, text, views
+
+import torch
+import torch.nn.functional as F
+
+tensors = import_module("01_tensors")
+diffusion = import_module("04_diffusion")
+training = import_module("05_train")
+generation = import_module("06_generate")
+gpt_training = import_module("07_train_gpt")
+comparison = import_module("10_dllm_vs_gpt")
+fast = import_module("11_fast_decoding")
+
+NAME = "fast_decoding"
+LENGTHS = (256, 1024)  # of the texts, in characters
+SIZES = {"quick": (16, 4), "full": (64, 64), "gpu": (200, 64)}  # number of texts of each length
+REPEATS = 3  # measurements of each speed
+MEASURES = {"words": "known words", "judge": "judge's NLL", "distinct": "distinct runs of 4",
+            "divergence": "divergence"}
+COLORS = {"default": tensors.COLORS["dllm"], "fast": "tab:cyan", "GPT": tensors.COLORS["gpt"], "order": "tab:green",
+          "correction": "tab:pink", "block": "tab:purple", "cache": "tab:brown", "rule": tensors.COLORS["other"]}
+
+
+@dataclass(frozen=True)
+class Command(pages.Settings):
+    """The flags of this program."""
+
+    dllm: str = ""  # name or folder of the dLLM's run; by default your latest, or the shipped one
+    gpt: str = ""  # name or folder of the GPT's run
+    corpus: str = "shakespeare"  # the text from which both have learned: shakespeare, or the path of a text file
+    size: Literal["auto", "quick", "full", "gpu"] = "auto"  # how much to measure; auto: gpu with CUDA, otherwise quick
+    seed: int = 1  # seed of all random numbers
+    device: str = "auto"  # auto, cpu, cuda or mps
+
+
+# 1. What to measure
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to write texts: a line of the tables."""
+
+    kind: str  # its color in the figure, a key of COLORS
+    name: str
+    model: torch.nn.Module  # a dLLM, or a GPT, which writes as in chapter 07
+    steps: int  # the largest number of passes for a window
+    temperature: float
+    denoise: Callable  # of a dLLM: the sampler of chapter 04, or one that takes the same arguments
+    same_without: str | None = None  # for a cache: the name of the way that differs only in having no cache
+
+    def write(self, prompts, length, seed):
+        """Continue prompts (B, P): tokens (B, length), and the number of passes per text.
+
+        A text that is longer than the window of a dLLM is written in windows, as in chapter 06. A text that waits for
+        others in its batch needs no pass.
+        """
+        torch.manual_seed(seed)
+        missing = length - prompts.shape[1]
+        if self.model.config.causal:
+            return gpt_training.write(self.model, prompts, missing, self.temperature), missing
+        canvas = F.pad(prompts, (0, missing), value=self.model.config.mask_id)  # (B, T)
+        passes = 0.0
+        for state in generation.generate(self.model, canvas, self.steps, self.temperature, None, self.denoise):
+            passes += state.committed.any(1).float().mean().item()
+        return state.canvas, passes
+
+
+def ways(dllm, gpt, length):
+    """Yield every Way that is measured for texts of this length."""
+
+    def way(kind, name, steps=None, temperature=0.8, same_without=None, model=dllm, **how):
+        own = functools.partial(fast.denoise_blocks, **how) if how else diffusion.denoise
+        return Way(kind, name, model, steps or length, temperature, own, same_without)
+
+    yield way("default", "default", 96, 1.05)  # these two are chapter 06
+    yield way("fast", "--fast", 32, 0.85)
+    for temperature in (0.8, 0.9, 0.95, 1.0):
+        yield way("GPT", "GPT with KV cache", temperature=temperature, model=gpt)
+    yield way("order", "confidence, 64 passes", 64, select=diffusion.by_confidence)
+    if length > dllm.config.seq_len:
+        return
+    for passes in (64, 16):
+        yield way("default", f"default with {passes} passes", passes, 1.05)
+    yield way("order", "scattered, 64 passes, no correction", 64, select=diffusion.scattered)
+    yield from ways_of_the_literature(way)
+
+
+def ways_of_the_literature(way):
+    """Yield rules, blocks, caches and correction as other work uses them: measured within one window."""
+    for name, rule in (("random", appendix.at_random), ("peak", appendix.by_peak), ("margin", appendix.by_margin),
+                       ("noisy", appendix.noisy), ("isolated", appendix.isolated),
+                       ("ancestral", appendix.Ancestral(64))):
+        yield way("order", f"{name}, 64 passes", 64, select=rule)
+    for name, rule in (("ancestral", appendix.Ancestral(32)), ("confidence", diffusion.by_confidence),
+                       ("isolated", appendix.isolated)):
+        yield way("correction", f"{name}, 32 passes and 32 of correction", 32, select=rule, correction=32)
+    name = "confidence, blocks of 32, 64 passes"
+    for kind, cache, reader in (("block", "", fast.BlockModel), ("cache", ", prefix", appendix.PrefixBlockModel),
+                                ("cache", ", dual", fast.CachedBlockModel)):
+        yield way(kind, name + cache, 64, same_without=name, select=diffusion.by_confidence, block=32, reader=reader)
+    for rule, select in (("threshold 0.9", fast.threshold(0.9)), ("factor 1", fast.factor(1.0)),
+                         ("entropy 0.5", fast.entropy_bound(0.5)), ("stable 0.01", appendix.Stable(0.01))):
+        yield way("block", f"{rule}, blocks of 32, dual", select=select, block=32, reader=fast.CachedBlockModel)
+    apart = appendix.apart(12)
+    yield way("rule", "apart 12", select=apart)
+    for name, refresh in (("delayed", 0), ("delayed, refreshed", 8)):
+        reader = functools.partial(appendix.DelayedBlockModel, refresh=refresh)
+        yield way("cache", f"apart 12, {name}", same_without="apart 12", select=apart, reader=reader)
+    yield way("correction", "apart 12, and 16 of correction", select=apart, correction=16)
+
+
+# 2. How to measure
+
+
+def measure(settings):
+    """Measure every way with the models that the settings name, and print a line for each. Returns all numbers."""
+    device = devices.pick_device(settings.device)
+    torch.set_float32_matmul_precision("high")
+    size = settings.size
+    if size == "auto":
+        size = "gpu" if device.type == "cuda" else "quick"
+    corpus = text.load(settings.corpus)
+    dllm, gpt, tokenizer, about = comparison.load_pair(settings.dllm, settings.gpt, corpus, device)
+    learned, unseen = text.split(corpus.text)
+    tokens = torch.tensor(tokenizer.encode(unseen), device=device)
+    judge = measures.Judge(learned, tokenizer.vocab_size)
+    vocabulary = set(measures.words_of(learned))
+    parts = []
+    for length, texts in zip(LENGTHS, SIZES[size]):
+        windows = tokens[: len(tokens) // length * length].view(-1, length)
+        rows = training.evenly(windows, texts)  # (N, T)
+        if len(rows) < 2:
+            raise cli.UserError(f"{corpus.name} is too short to measure on: its last tenth must fill several texts")
+        tensors.heading(f"{len(rows)} texts of {length} characters")
+        real, held_out = ([tokenizer.decode(row) for row in part] for part in (rows, windows))
+        cut = [learned[i : i + length] for i in range(0, len(learned) - length, length)]
+        yardstick = measures.Yardstick(real, held_out, cut, judge, vocabulary)
+        parts.append(measure_part(list(ways(dllm, gpt, length)), rows, yardstick, tokenizer, settings.seed))
+    animate(dllm, tokenizer, settings.seed, settings.out / "figures" / f"{NAME}.gif")
+    return {"origin": pages.origin(NAME, device), "seed": settings.seed, **about, "size": size, "parts": parts}
+
+
+def measure_part(ways, rows, yardstick, tokenizer, seed):
+    """Measure quality and speed of each of `ways` for texts of the length of rows (N, T).
+
+    Each way continues the first token of all rows in one batch. Then all ways take turns to continue a single row, and
+    the median is the speed for one text: other work on the machine hits all ways alike.
+    """
+    N, T = rows.shape
+    table = [measure_batch(way, rows, yardstick, tokenizer, seed) for way in ways]
+    times = [[] for _ in ways]
+    for turn in range(REPEATS):
+        for way, seconds in zip(ways, times):
+            seconds.append(write_timed(way, rows[turn % N : turn % N + 1, :1], T, seed + turn)[2])
+    for row, seconds in zip(table, times):
+        row["rate"] = (T - 1) / statistics.median(seconds)
+    return {"length": T, "texts": N, "real": yardstick.real, "spread": yardstick.spread, "table": table}
+
+
+def write_timed(way, prompts, length, seed):
+    """Return (tokens, number of passes, seconds) of texts that continue prompts (B, P)."""
+    began = time.perf_counter()
+    tokens, passes = way.write(prompts, length, seed)
+    tokens = tokens.cpu()  # this waits for a GPU
+    return tokens, passes, time.perf_counter() - began
+
+
+def measure_batch(way, rows, yardstick, tokenizer, seed):
+    """Return the line of one way in the table: what it writes after the first token of rows (N, T), and its cost."""
+    N, T = rows.shape
+    computed = []  # rows of each forward pass
+    hook = way.model.register_forward_pre_hook(lambda module, inputs: computed.append(inputs[0].numel()))
+    tokens, passes, seconds = write_timed(way, rows[:, :1], T, seed)
+    hook.remove()
+    texts = [tokenizer.decode(row) for row in tokens]
+    row = {"kind": way.kind, "name": way.name, "temperature": way.temperature, "nfe": passes,
+           "rows": sum(computed) / N / (T - 1), "batch_rate": N * (T - 1) / seconds,
+           "same_without": way.same_without, **yardstick.quality(texts), "first": texts[0]}
+    print("  {name:44} {temperature:<4} {nfe:6.0f} passes   known words {words:.1%}   judge {judge:.3f}   "
+          "distinct {distinct:.1%}   {batch_rate:,.0f} characters/s".format(**row), flush=True)
+    return row
+
+
+def animate(model, tokenizer, seed, path, length=160):
+    """Save a GIF in which the model writes a text in blocks of four characters."""
+    canvas = torch.full((1, length), model.config.mask_id, device=model.head.weight.device)
+    torch.manual_seed(seed)
+    gif = views.Gif(path, canvas.cpu(), tokenizer.shown)
+    how = dict(select=fast.threshold(0.9), block=4, reader=fast.CachedBlockModel)
+    for state in fast.denoise_blocks(model, canvas, length, 0.8, **how):
+        gif.show(diffusion.State(state.canvas.cpu(), state.confidence.cpu(), state.committed.cpu()))
+    gif.close()
+
+
+# 3. Reading the numbers
+
+
+def further(row, base, real):
+    """Return the measures in which `row` is further from real text than `base`, by more than two standard errors."""
+    return [key for key in MEASURES if nearer(row, base, real, key) == "GPT"]  # there, the second one is a GPT
+
+
+def fastest(part, base):
+    """Return the fastest line of a dLLM that is nowhere further from real text than the line `base`, or None."""
+    rows = [row for row in part["table"] if row["kind"] != "GPT" and not further(row, base, part["real"])]
+    return max(rows, key=lambda row: row["rate"], default=None)
+
+
+def best_gpt(part):
+    """Return the line of the GPT at the temperature at which its largest distance is smallest."""
+    return min((row for row in part["table"] if row["kind"] == "GPT"), key=lambda row: row["largest"][0])
+
+
+def find(part, name):
+    return next(row for row in part["table"] if row["name"] == name)
+
+
+def title(row):
+    name = "`--fast`" if row["name"] == "--fast" else row["name"]
+    return f"{name}, temperature {row['temperature']:g}"
+
+
+# 4. Tables
+
+
+def tables(values):
+    """Return the tables of the page, and a text of the default and one of the GPT."""
+    short, long = values["parts"]
+    return {
+        "short": ways_table(short), "short_distances": distances_table(short),
+        "long": ways_table(long), "long_distances": distances_table(long),
+        "fastest": fastest_table(values["parts"]),
+        "repetition": repetition_table(short),
+        "caches": caches_table(values["parts"]),
+        "text_default": find(short, "default")["first"], "title_default": title(find(short, "default")),
+        "text_gpt": best_gpt(short)["first"], "title_gpt": title(best_gpt(short)),
+    }
+
+
+def quality_cells(row, names=MEASURES):
+    return [with_error(row, key, ".1%" if key in ("words", "distinct") else ".3f") for key in names]
+
+
+def ways_table(part):
+    """Return the table of all ways for texts of one length, after real text."""
+    rows = [["real text", "", "", "", *quality_cells(part["real"]), "", "", "", ""]]
+    for row in part["table"]:
+        distances = ["{:.1f} ± {:.1f}".format(*row[key]) for key in ("largest", "mean")]
+        name = "`--fast`" if row["name"] == "--fast" else row["name"]
+        rows.append([name, f"{row['temperature']:g}", f"{row['nfe']:.0f}", f"{row['rows']:.1f}", *quality_cells(row),
+                     *distances, f"{row['rate']:,.0f}", f"{row['batch_rate']:,.0f}"])
+    return pages.table(rows, ["", "temperature", "passes", "rows", *MEASURES.values(), "largest distance",
+                              "mean distance", "characters/s, one text", f"characters/s, {part['texts']} texts"])
+
+
+def distances_table(part):
+    """Return the distances of default, --fast and GPT from real text, and who is further than whom."""
+    gpt, default = best_gpt(part), find(part, "default")
+    rows = []
+    for row in (default, find(part, "--fast"), gpt):
+        gaps = ["{:+.1f} ± {:.1f}".format(*row["gaps"][key]) for key in MEASURES]
+        compared = [] if row is gpt else [("the GPT", gpt)]
+        if row["kind"] == "fast":
+            compared.append(("the default", default))
+        verdicts = []
+        for name, base in compared:
+            names = [MEASURES[key] for key in further(row, base, part["real"])]
+            verdicts.append(f"further than {name} in {', '.join(names)}" if names else f"as near as {name}")
+        rows.append([title(row), f"{row['nfe']:.0f}", *gaps, "; ".join(verdicts)])
+    return pages.table(rows, ["", "passes", *MEASURES.values(), "verdict"])
+
+
+def fastest_table(parts):
+    """Return, for each length, the fastest way of the dLLM that is nowhere further from real text than the GPT."""
+    rows = []
+    for part in parts:
+        gpt = best_gpt(part)
+        row = fastest(part, gpt)
+        found = ["none", "", ""]
+        if row is not None:
+            found = [title(row), f"{row['nfe']:.0f}", f"{row['rate'] / gpt['rate']:.1f} ×"]
+        rows.append([part["length"], *found])
+    return pages.table(rows, ["characters", "fastest way", "passes", "speed for one text, beside the GPT's"])
+
+
+def repetition_table(part):
+    """Return the rules that show why an order by confidence repeats itself."""
+    names = ("confidence, 64 passes", "scattered, 64 passes, no correction", "noisy, 64 passes",
+             "isolated, 64 passes", "ancestral, 32 passes and 32 of correction")
+    rows = [part["real"] | {"name": "real text"}, *(find(part, name) for name in names)]
+    measured = list(MEASURES)[:3]
+    return pages.table([[row["name"], *quality_cells(row, measured)] for row in rows],
+                       ["", *(MEASURES[key] for key in measured)])
+
+
+def caches_table(parts):
+    """Return how much faster each way is with its cache than without."""
+    rows = []
+    for part in parts:
+        lines = {(row["name"], row["temperature"]): row for row in part["table"]}
+        for row in part["table"]:
+            plain = lines.get((row["same_without"], row["temperature"]), row)
+            if plain is not row:
+                gains = [f"{row[key] / plain[key]:.2f} ×" for key in ("rate", "batch_rate")]
+                lost = ", ".join(MEASURES[key] for key in further(row, plain, part["real"])) or "nowhere"
+                rows.append([part["length"], title(row), f"{plain['rows']:.1f} → {row['rows']:.1f}", *gains, lost])
+    return pages.table(rows, ["characters", "", "rows per character", "one text", "a batch",
+                              "further from real text than without"])
+
+
+# 5. Figures
+
+
+def draw(values, folder):
+    """Save the figure of the page: distances from real text against passes and against speed, for the short texts."""
+    from matplotlib.ticker import LogLocator  # imported here because it takes a second
+
+    plt = tensors.pyplot(show=False)
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7), sharex="col", sharey="row", layout="constrained")
+    for axis_row, key in zip(axes, ("largest", "mean")):
+        for axis, x in zip(axis_row, ("nfe", "rate")):
+            for kind, color in COLORS.items():
+                rows = [row for row in values["parts"][0]["table"] if row["kind"] == kind]
+                distances, errors = zip(*(row[key] for row in rows)) if rows else ((), ())
+                axis.errorbar([row[x] for row in rows], distances, errors, fmt="o", ms=5, color=color, label=kind)
+            axis.set(xscale="log", yscale="log")
+            for scale in (axis.xaxis, axis.yaxis):
+                scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                scale.set_major_formatter("{x:g}")
+                scale.set_minor_formatter("")
+            axis.grid(alpha=0.3, which="both")
+    axes[0, 0].set(ylabel="largest distance from real text")
+    axes[1, 0].set(ylabel="mean distance", xlabel="forward passes (NFE)")
+    axes[1, 1].set(xlabel="characters/s, one text")
+    axes[0, 0].legend(fontsize=8)
+    pages.save_figure(figure, folder / f"{NAME}_quality.png")
+
+
+def main(argv=None):
+    pages.run(NAME, Command, measure, draw, tables, argv)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,119 @@
+"""How a page of docs/ is made: a program measures, and its numbers fill a template that a person has written.
+
+    docs/NAME.json             the numbers, and tables made of them
+    docs/templates/NAME.md     the page, with a place for each number, as in "a loss of {likelihood[gpt][NLL]:.3f}"
+    docs/NAME.md               the template with its numbers
+    docs/figures/NAME_*.png    figures
+
+The places are those of Python's str.format, and literal braces are doubled. A sentence never stands in a program, and a
+number never in a template. A program of this folder looks like this:
+
+    @dataclass(frozen=True)
+    class Command(pages.Settings):
+        seed: int = 1  # its own flags
+
+    def measure(settings):
+        return {"origin": pages.origin("name", device), "seed": settings.seed, "nelbo": nelbo, "nll": nll}
+
+    def draw(values, folder):
+        figure, axes = tensors.pyplot(show=False).subplots()
+        ...
+        pages.save_figure(figure, folder / "name_losses.png")
+
+    def tables(values):
+        rows = [["dLLM", f"{values['nelbo']:.3f}"], ["GPT", f"{values['nll']:.3f}"]]
+        return {"losses": pages.table(rows, ["model", "nats per character"])}
+
+    if __name__ == "__main__":
+        cli.run(lambda: pages.run("name", Command, measure, draw, tables))
+
+Its template shows the table with {tables[losses]}, and a text of several lines between ``` and ```.
+"""
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+
+from plumbing import cli, files
+from plumbing import run as runs
+
+tensors = import_module("01_tensors")
+
+DOCS = files.ROOT / "docs"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The flags of every program that writes a page."""
+
+    render: bool = False  # only write the page and its figures again, from the numbers of an earlier run
+    out: Path = DOCS  # the folder of the page
+
+
+def run(name, kind, measure, draw=None, tables=None, argv=None):
+    """Run the program of the page `name`: measure (unless --render is given), draw, and write the page.
+
+    kind: the dataclass of the flags, a subclass of Settings. measure: a function of the settings that returns the
+    numbers. draw: a function of the numbers and a folder that saves figures there. tables: a function of the numbers
+    that returns {name: Markdown}: tables that --render makes again.
+    """
+    settings = cli.parse(kind, argv)
+    figures = settings.out / "figures"
+    figures.mkdir(parents=True, exist_ok=True)  # before the work, so that an error comes early
+    values = read(name, settings.out) if settings.render else measure(settings)
+    if tables:
+        values["tables"] = tables(values)
+    measured(name, values, settings.out)
+    if draw:
+        draw(read(name, settings.out), figures)
+    render(name, settings.out)
+
+
+def measured(name, values, folder=DOCS):
+    """Write the numbers of a page. values: a dict of plain values."""
+    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    with files.whole_file(folder / f"{name}.json") as path:
+        path.write_text(text, encoding="utf-8")
+
+
+def read(name, folder=DOCS):
+    """Return the numbers of a page."""
+    return json.loads(files.read_text(folder / f"{name}.json"))
+
+
+def fill(name, values):
+    """Return the template of a page with these numbers."""
+    try:
+        return files.read_text(DOCS / "templates" / f"{name}.md").format(**values)
+    except (KeyError, IndexError) as error:
+        raise cli.UserError(f"the numbers of the page {name} lack {error}: measure them again") from None
+
+
+def render(name, folder=DOCS):
+    """Write the page from its template and its numbers."""
+    with files.whole_file(folder / f"{name}.md") as path:
+        path.write_text(fill(name, read(name, folder)), encoding="utf-8")
+    print(f"wrote {folder / name}.md")
+
+
+def origin(name, device):
+    """Return where the numbers of a page come from: {command, commit, machine, torch, date}."""
+    command = shlex.join(["python", "-m", f"experiments.{name}", *sys.argv[1:]])
+    return runs.origin(device) | {"command": command, "date": datetime.now(UTC).date().isoformat()}
+
+
+def table(rows, columns):
+    """Return a Markdown table. columns: their names; the first is aligned to the left, all others to the right."""
+    line = ["---"] + ["---:"] * (len(columns) - 1)
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [columns, line, *rows])
+
+
+def save_figure(figure, path):
+    """Write a figure to a PNG file."""
+    with files.whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
+    tensors.pyplot(show=False).close(figure)

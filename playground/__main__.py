@@ -1,0 +1,58 @@
+"""The models in a web page: watch them write, fill blanks, race, and compose a couplet.
+
+    python -m playground                     # opens your browser; works without a network
+    python -m playground --host 0.0.0.0      # other machines in your network can open the page too
+
+docs/playground.md explains the page, and how to put it on a Hugging Face Space.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib import import_module
+
+from plumbing import cli
+
+
+@dataclass(frozen=True)
+class Command:
+    """The flags of this program."""
+
+    host: str | None = None  # address to listen at; by default 127.0.0.1, which only this machine reaches
+    port: int | None = None  # by default the first free one from 7860 on
+
+    def __post_init__(self):
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise ValueError(f"port must be from 1 to 65535, not {self.port}")
+
+
+class Log:
+    """A stream that escapes what is written to it. A log can quote what a visitor has sent (cli.printable)."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        return self.stream.write(cli.printable(text, keep="\n"))
+
+
+def main(argv=None):
+    settings = cli.parse(Command, argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder is deleted then, too
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="playground-", ignore_cleanup_errors=True))
+        os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")
+        stack.enter_context(contextlib.redirect_stdout(Log(sys.stdout)))
+        stack.enter_context(contextlib.redirect_stderr(Log(sys.stderr)))
+        page = import_module("playground.page")  # after the environment is set, which Gradio reads when it is imported
+        page.serve(settings.host, settings.port, inbrowser=settings.host is None)
+
+
+if __name__ == "__main__":
+    cli.run(main, out_of_memory="close other programs that use the GPU, or set CUDA_VISIBLE_DEVICES to nothing")

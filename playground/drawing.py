@@ -1,0 +1,144 @@
+"""Texts as HTML: while they are written, and afterwards in a player. All text is escaped, so that none becomes markup.
+
+(The rows of views.page suit a terminal. A browser breaks lines itself, and the colours of this page need the
+probability and the pass of each token.)
+"""
+
+import base64
+import html
+import itertools
+import re
+from pathlib import Path
+
+from plumbing import files, views
+
+FOLDER = Path(__file__).parent
+LEGEND = """<div class="legend text" role="group" aria-label="Legend">
+  <span><i class="new">&nbsp;&nbsp;</i> just written</span>
+  <span class="by-probability">0 % <b class="ramp"></b> 100 %</span>
+  <span class="by-pass">first <b class="ramp"></b> newest</span>
+  <span><i class="mask">&nbsp;&nbsp;</i> masked</span>
+  <span><i class="given">Abc</i> given</span>
+</div>"""
+
+
+# 1. While a text is written
+
+
+def message(words, wrong=False):
+    """Return a message as HTML. wrong: it reports an error."""
+    return f'<p class="wrong" role="alert">{html.escape(words)}</p>' if wrong else f"<p>{html.escape(words)}</p>"
+
+
+def spans(recording, row, drawn):
+    """Return a text of a Recording as HTML. drawn: the last pass that was already drawn.
+
+    What the model wrote has its probability and its pass beside its class, so that the page can colour it by them.
+    """
+    state = recording.states[-1]
+    parts = (state.canvas, state.confidence, recording.written_in, recording.given)
+    cells = []
+    for token, sure, written_in, given in zip(*(part[row].tolist() for part in parts)):
+        shade = ""
+        if token == recording.tokenizer.mask_id:
+            style = "mask"
+        elif given:
+            style = "given"
+        else:
+            style = "new" if written_in > drawn else "old"
+            shade = f' style="--sure:{sure:.0%};--pass:{written_in / recording.passes:.0%}"'
+        cells.append((style, shade, recording.shown[token]))
+    markup = ""
+    for (style, shade), group in itertools.groupby(cells, key=lambda cell: cell[:2]):
+        letters = "".join(letters for _, _, letters in group)
+        markup += f'<i class="{style}"{shade}>{html.escape(letters)}</i>'
+    return markup
+
+
+def texts(recordings, drawn):
+    """Return the texts of Recordings side by side, as HTML.
+
+    drawn: for each Recording, the last pass that was already drawn; what was written later is highlighted.
+    """
+    figures = []
+    for recording, last in zip(recordings, drawn):
+        facts = f"{recording.passes} {'pass' if recording.passes == 1 else 'passes'}{recording.remark}"
+        length, unit = recording.canvas.shape[1], recording.tokenizer.unit
+        for row, label in enumerate(recording.labels):
+            figures.append(figure(label, spans(recording, row, last), facts, length, unit))
+    return side_by_side(figures)
+
+
+def figure(label, body, facts, length, unit):
+    """Return a text, with a label above it and facts below, as HTML. body: HTML of `length` tokens of the kind `unit`.
+
+    Its height is reserved, so that nothing below it moves while it is written.
+    """
+    label = html.escape(label)
+    return (f'<figure class="sheet {unit}" style="--lines:{lines(length)}"><figcaption>{label}</figcaption>'
+            f'<div class="text" role="region" aria-label="{label}" tabindex="0" translate="no">{body}</div>'
+            f'<p class="facts">{html.escape(facts) or "&nbsp;"}</p></figure>')
+
+
+def lines(length):
+    """Return the number of lines for which a text of `length` tokens gets room. A longer text scrolls."""
+    return min(22, 3 + length // 20)
+
+
+def side_by_side(figures):
+    return f'<div class="sheets">{"".join(figures)}</div>'
+
+
+def masks(labels, length, unit):
+    """Return a text of `length` masks for each label, as HTML: what the page shows at first."""
+    body = f'<i class="mask">{"░" * length}</i>'
+    return side_by_side(figure(label, body, "", length, unit) for label in labels)
+
+
+# 2. When it is finished
+
+
+def save(recording, path):
+    """Write a page with a player of a Recording, and return its path. It contains the Tamil font if it needs it."""
+    viewer = views.Page(path, recording.canvas, recording.tokenizer.shown, recording.facts)
+    for state in recording.states[1:]:
+        viewer.show(state)
+    viewer.close()
+    if recording.tokenizer.kind == "tamil":
+        page = path.read_text(encoding="utf-8")
+        page = page.replace("default-src 'none';", "default-src 'none'; font-src data:;", 1)
+        page = page.replace("</style>", f"{font_face()}\n#canvas {{ font-family: Tamil, sans-serif; }}\n</style>", 1)
+        path.write_text(page, encoding="utf-8")
+    return path
+
+
+def player(page, length):
+    """Return a frame with the page at this path, in which `length` tokens are written. It is a sandbox."""
+    return (f'<iframe class="player" sandbox="allow-scripts" title="Player: the text pass by pass" '
+            f'style="--lines:{lines(length)}" srcdoc="{html.escape(page.read_text(encoding="utf-8"))}"></iframe>')
+
+
+# 3. Style
+
+
+def font_face():
+    """Return the style that defines the font "Tamil", which is part of the page and needs no network."""
+    data = base64.b64encode(Path(views.open_font(True, 16).fname).read_bytes()).decode()
+    # Only Tamil: the other characters of this font would differ from those around it.
+    return f"@font-face {{ font-family: Tamil; unicode-range: U+0B80-0BFF; src: url(data:font/ttf;base64,{data}); }}"
+
+
+def style():
+    """Return the style sheet of the page: the colours of the player, light and dark, then style.css."""
+    player = files.read_text(files.ROOT / "plumbing" / "player.html")
+    light, dark = re.findall(r":root \{(.*?)\}", player, re.S)[:2]
+    colours = f":root {{ {light} color-scheme: light; }}\n.dark {{ {dark} color-scheme: dark; }}\n"
+    return colours + files.read_text(FOLDER / "style.css")
+
+
+def head():
+    """Return what stands in the head of the page: the script and the font.
+
+    The font is not in `style`, because Gradio puts that into the page twice, once with a class before each selector.
+    """
+    return f"<style>{font_face()}</style><script>{files.read_text(FOLDER / 'page.js')}</script>"

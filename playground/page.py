@@ -1,0 +1,281 @@
+"""The page: what its buttons do, and its four tabs. Gradio reads GRADIO_TEMP_DIR: set it before you import this."""
+
+import functools
+import html
+import itertools
+import os
+import tempfile
+import time
+import traceback
+from importlib import import_module
+from pathlib import Path
+
+from playground import drawing, writing
+from plumbing import checkpoint, cli, files
+
+import gradio as gr
+import torch
+
+verse = import_module("09_generate_tamil")
+
+FRAME = 1 / 30  # seconds between two drawings of a text
+AT_ONCE, WAITING = 4, 40  # visitors whose texts are written, and visitors who wait for their turn
+WRITERS, FILLERS = ("dllm", "gpt", "hybrid", "tamil"), ("dllm", "tamil")  # kinds of models
+RACERS = {"dllm": "dLLM", "gpt": "GPT", "hybrid": "Hybrid"}
+FOUR = [f"Alternative {number}" for number in (1, 2, 3, 4)]
+COUPLETS = {  # of the Kural; the model gets their form and writes other letters
+    "Kural 1": "அகர முதல எழுத்தெல்லாம் ஆதி\nபகவன் முதற்றே உலகு",
+    "Kural 110": "எந்நன்றி கொன்றார்க்கும் உய்வுண்டாம் உய்வில்லை\nசெய்ந்நன்றி கொன்ற மகற்கு",
+    "Kural 391": "கற்க கசடறக் கற்பவை கற்றபின்\nநிற்க அதற்குத் தக",
+}
+
+
+# 1. What a visitor can do. Each function yields the first of a tab's outputs: a message, texts, …
+
+
+def write(name, prompt, length, sampler, passes, temperature, top_k, seed):
+    """Write a text."""
+    options = writing.Options(sampler, passes, temperature, top_k, seed)
+    model, tokenizer, _ = writing.opened(name, *WRITERS)
+    canvas = writing.prompt_canvas(prompt, length, model, tokenizer)
+    recording = writing.Recording(canvas, tokenizer, ["Text"], options.facts(name))
+    yield from live(recording, options.states(model, canvas), options.seed)
+
+
+def fill(name, text, sampler, passes, temperature, top_k, seed):
+    """Fill the blanks of a text in four ways."""
+    options = writing.Options(sampler, passes, temperature, top_k, seed)
+    model, tokenizer, _ = writing.opened(name, *FILLERS)
+    canvas = writing.infill_canvas(text, len(FOUR), model, tokenizer)
+    recording = writing.Recording(canvas, tokenizer, FOUR, options.facts(name))
+    yield from live(recording, options.states(model, canvas), options.seed)
+
+
+def compose(name, couplet, temperature, seed):
+    """Write a couplet with the form of a real one, a letter in each pass, and then correct it."""
+    options = writing.Options("with correction", writing.LONGEST, temperature, 0, seed)
+    model, tokenizer, _ = writing.opened(name, "tamil")
+    canvas = torch.tensor([verse.blank_couplet(COUPLETS[couplet], tokenizer)], device=model.head.weight.device)
+    label = f"The form of {couplet}: 4 + 3 words"
+    poem = slice(2, -2)  # without the empty lines around it
+    recording = writing.Recording(canvas, tokenizer, [label], options.facts(name), poem)
+    with verse.only_letters(model, tokenizer):
+        yield from live(recording, options.states(model, canvas), options.seed, pause=0.15)
+
+
+def live(recording, states, seed, pause=0):
+    """Draw texts while they are written, then offer a page with a player. pause: seconds to wait after each pass."""
+    drawn = 0
+    for _ in paced(recording.record(states, seed)):
+        yield drawing.message("Writing …"), drawing.texts([recording], [drawn])
+        drawn = recording.passes
+        time.sleep(pause)
+    said = drawing.message(f"Finished. {recording.facts}")
+    texts = drawing.texts([recording], [recording.passes])
+    with tempfile.TemporaryDirectory() as folder:  # Gradio copies the page before it asks for the next value
+        page = drawing.save(recording, Path(folder) / "text.html")
+        player = drawing.player(page, recording.canvas.shape[1])
+        yield said, texts, player, gr.DownloadButton(value=page, interactive=True)
+
+
+def race(prompt, length, sampler, passes, temperature, top_k, seed, *names):
+    """Let models write side by side, each at its own speed."""
+    options = writing.Options(sampler, passes, temperature, top_k, seed)
+    writers, infos = {}, []
+    for name in names:
+        model, tokenizer, info = writing.opened(name, *RACERS)
+        canvas = writing.prompt_canvas(prompt or "\n", length, model, tokenizer)
+        for _ in itertools.islice(writing.in_turn(options.states(model, canvas), options.seed), 2):
+            pass  # the first pass of a model is slower, so it does not count
+        recording = writing.Recording(canvas, tokenizer, [RACERS[info.get("kind", "dllm")]], options.facts(name))
+        writers[recording] = recording.record(options.states(model, canvas), options.seed)
+        infos.append(info)
+    recordings = list(writers)
+    drawn = [0] * len(recordings)
+    for _ in paced(writing.take_turns(writers)):
+        for recording in recordings:
+            recording.remark = f" · {recording.speed}"
+        yield drawing.message("Writing …"), drawing.texts(recordings, drawn)
+        drawn = [recording.passes for recording in recordings]
+    for recording, info in zip(recordings, infos):
+        recording.remark = f" · {recording.speed}{writing.known_words(recording.texts[0][len(prompt) :], info)}"
+    order = sorted(recordings, key=lambda recording: recording.seconds)
+    places = ", then ".join(f"{recording.labels[0]} after {recording.seconds:.2f} s" for recording in order)
+    everything = [recording.passes for recording in recordings]
+    yield drawing.message(f"First: {places}."), drawing.texts(recordings, everything)
+
+
+def paced(steps):
+    """Yield those of `steps` that come at least a FRAME after the last one."""
+    last = -FRAME
+    for step in steps:
+        if time.monotonic() - last >= FRAME:
+            last = time.monotonic()
+            yield step
+
+
+def answering(work, outputs):
+    """Return a function like `work` that yields `outputs` values: those that `work` leaves out stay as they are.
+
+    An error becomes a message, and the server stays up.
+    """
+
+    @functools.wraps(work)
+    def answer(*values):
+        try:
+            for first in work(*values):
+                yield *first, *[gr.skip()] * (outputs - len(first))
+        except Exception as error:
+            yield drawing.message(explanation(error), wrong=True), *[gr.skip()] * (outputs - 1)
+
+    return answer
+
+
+def explanation(error):
+    """Return what to say about an error. The page has fields for flags, and does not say where its files are."""
+    if not isinstance(error, (cli.UserError, FloatingPointError)):
+        traceback.print_exc()
+        return f"the server cannot do this ({type(error).__name__})"
+    line = str(error).replace(f"{files.RUNS}{os.sep}", "")
+    return line.replace("--infill", "the text").replace("--len", "the length")
+
+
+# 2. The page
+
+
+def choices(kinds):
+    """Return the settings of a list of models of these kinds. It says so if its first model is not a shipped one."""
+    names = writing.names(*kinds)
+    remark = None
+    if names:
+        shipped = checkpoint.KINDS[checkpoint.kind_of(files.RUNS / names[0])][1]
+        if names[0] != shipped:
+            remark = f"{html.escape(names[0])} is yours. The shipped model is {shipped}."
+    return {"choices": names, "value": names[0] if names else None, "info": remark}
+
+
+def model_list(kinds, label="Model"):
+    """Return a list of models. It is read again whenever somebody opens the page."""
+    found = gr.Dropdown(label=label, render=False, **choices(kinds))
+    gr.on(None, lambda: gr.Dropdown(**choices(kinds)), None, found, show_progress="hidden", api_visibility="private")
+    return found
+
+
+def prompt_field():
+    return gr.Textbox("ROMEO:", label="Prompt", info="how the text begins", lines=2, render=False)
+
+
+def length_field():
+    return gr.Slider(8, writing.LONGEST, 256, step=1, label="Length", info="tokens, with the prompt", render=False)
+
+
+def temperature_field(usual):
+    return gr.Slider(0, 2, usual, step=0.05, label="Temperature", info="0: always the most likely token", render=False)
+
+
+def seed_field():
+    return gr.Textbox(label="Seed", placeholder="random", info="the same number writes the same text", render=False)
+
+
+def sampling():
+    """Return the fields of Options."""
+    samplers = list(writing.SAMPLERS)
+    return [
+        gr.Dropdown(samplers, value=samplers[0], label="Sampler", info="with correction: the later passes correct",
+                    render=False),
+        gr.Slider(1, writing.LONGEST, 96, step=1, label="Passes", info="a GPT needs one for each character",
+                  render=False),
+        temperature_field(1.05),
+        gr.Slider(0, 100, 0, step=1, label="Top-k", info="how many tokens to choose from; 0: all", render=False),
+        seed_field(),
+    ]
+
+
+def tab(name, work, asked, settings, labels, size, unit="character", note="Ready.", offers=True):
+    """Lay out a tab: what is asked, what comes back, and settings. Return the column with what is asked.
+
+    asked, settings: the components with the arguments of `work`. labels, size, unit: of the texts that come back. note:
+    what to say before that. offers: offer a player, and a page with it.
+    """
+    key = name.lower().replace(" ", "-")
+    with gr.Tab(name, id=key, render_children=True), gr.Row(elem_classes="desk", elem_id=key):
+        with gr.Column(elem_classes="ask") as column:
+            for field in asked:
+                field.render()
+            with gr.Row(elem_classes="buttons"):
+                start = gr.Button(name, variant="primary")
+                stop = gr.Button("Stop")
+        with gr.Column(elem_classes="shown"):
+            said = gr.HTML(drawing.message(note), elem_classes="said")
+            outputs = [said, gr.HTML(drawing.masks(labels, size, unit))]
+            if offers:
+                with gr.Row(elem_classes="keep"):
+                    gr.Button("Copy", size="sm").click(None, None, said, js=f"() => copyTexts('{key}')")
+                    page = gr.DownloadButton("Page", size="sm", interactive=False)
+                outputs += [gr.HTML(elem_classes="last"), page]
+        with gr.Column(elem_classes="settings"):
+            for field in settings:
+                field.render()
+    running = gr.on(
+        [start.click] + [field.submit for field in asked if isinstance(field, gr.Textbox)],
+        answering(work, len(outputs)), [*asked, *settings], outputs, concurrency_id="texts", concurrency_limit=AT_ONCE,
+        show_progress="minimal", show_progress_on=said)
+    # The message must come when nothing is cancelled any more: a drawing on its way would overwrite it.
+    hidden = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    stopped = stop.click(lambda: None, cancels=running, **hidden)
+    stopped.then(lambda: drawing.message("Stopped."), None, said, **hidden)
+    return column
+
+
+def tabs():
+    """Lay out all tabs."""
+    tab("Write", write, [model_list(WRITERS), prompt_field()], [length_field(), *sampling()], ["Text"], 256)
+    text = gr.Textbox("My lord, {20} the king.", lines=3, elem_id="blanks", label="Text with blanks", render=False,
+                      info="_ is one character, {20} is twenty; or mark a word and press Try again here")
+    with tab("Fill in", fill, [model_list(FILLERS), text], sampling(), FOUR, 60):
+        again = gr.Button("Try again here")
+        again.click(None, text, text, js="blankOut").success(
+            None, js="() => document.querySelector('#fill-in .primary').click()")
+        with gr.Row(elem_classes="keep"):
+            for i in range(len(FOUR)):
+                gr.Button(f"Keep {i + 1}", size="sm").click(
+                    None, None, text, js=f"() => document.querySelectorAll('#fill-in .text')[{i}].textContent")
+    kinds = [kind for kind in RACERS if writing.names(kind)]  # those that have a model when the page starts
+    racers = [model_list([kind], RACERS[kind]) for kind in kinds]
+    lanes = [RACERS[kind] for kind in kinds]
+    note = ("The next pass is always that of the model which has used the least time. So you see their own speeds, in "
+            "slow motion.")
+    tab("Race", race, [prompt_field()], [length_field(), *sampling(), *racers], lanes, 256, note=note, offers=False)
+    couplet = gr.Dropdown(list(COUPLETS), label="With the form of", info="its spaces are given, and no letter",
+                          render=False)
+    settings = [temperature_field(0.8), seed_field()]
+    tab("Compose", compose, [model_list(["tamil"]), couplet], settings, ["Couplet"], 30, "letter")
+
+
+def build():
+    """Return the page as gradio.Blocks. Gradio deletes each file that it offers after an hour."""
+    with gr.Blocks(title="tiny-dllm", delete_cache=(600, 3600)) as page, gr.Column(elem_classes="whole"):
+        gr.HTML("<h1>tiny-dllm</h1><p class=soft>A diffusion language model begins with masks and uncovers the text in "
+                "any order. Everything on this page runs on the machine that serves it.</p>", elem_classes="plain")
+        with gr.Row(elem_classes="colours"):
+            colour = gr.Radio(["nothing", "probability", "pass"], value="nothing", label="Colour each character by",
+                              elem_classes="colour")
+            gr.HTML(drawing.LEGEND, elem_classes="plain")
+        colour.change(None, colour, js="colour => { document.querySelector('.whole').dataset.colour = colour }")
+        tabs()
+    return page
+
+
+def serve(host, port, **options):
+    """Show the page in the browser until Ctrl-C. It accepts no uploads. options: further ones of Gradio's launch.
+
+    host, port: where to listen; None means 127.0.0.1, and the first free port from 7860 on.
+    """
+    # Fonts of the system: those of Gradio's usual themes would come from the network.
+    theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    try:
+        return build().queue(max_size=WAITING).launch(
+            server_name=host, server_port=port, theme=theme, css=drawing.style(), head=drawing.head(), footer_links=[],
+            max_file_size=0, share=False, run_history=False, enable_monitoring=False, **options)
+    except OSError as error:
+        raise cli.UserError(f"cannot listen at {host or '127.0.0.1'}: {error}") from None

@@ -1,0 +1,446 @@
+"""Maps and paths of a robot: map files, A*, exact checks of collisions, measures of a path, and files of a path.
+
+A position on a map is (x, y) in cells: x counts columns from the left and y counts rows from below, so the cell in
+column 3 of row 5 reaches from (3, 5) to (4, 6). `GridMap` converts positions to metres and back. A path is an array of
+positions (N, 2).
+"""
+
+import heapq
+import io
+import json
+import math
+import warnings
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+
+from plumbing import files
+from plumbing.cli import UserError, reason
+from plumbing.text import Tokenizer
+
+import numpy as np
+
+# 1. Maps
+
+
+@dataclass(frozen=True)
+class GridMap:
+    """A map of square cells."""
+
+    blocked: np.ndarray  # (H, W) bool: True where the robot must not be; row 0 is the lowest
+    resolution: float = 0.1  # metres per cell
+    origin: tuple = (0.0, 0.0, 0.0)  # x and y of the lower left corner in metres, and the yaw of the map in radians
+
+    def to_metres(self, points):
+        """Return positions (..., 2) in cells as (x, y) in metres, in the frame of the map."""
+        x, y, yaw = self.origin
+        return np.asarray(points) * self.resolution @ rotation(yaw).T + (x, y)
+
+    def to_cells(self, points):
+        """Return positions (..., 2) in metres as positions in cells."""
+        x, y, yaw = self.origin
+        return (np.asarray(points) - (x, y)) @ rotation(yaw) / self.resolution
+
+
+def rotation(angle):
+    """Return the matrix (2, 2) that turns a column vector counterclockwise by `angle` radians."""
+    return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+
+
+def inflate(blocked, radius):
+    """Return blocked (H, W) grown by `radius` cells: (H, W), True where the robot's middle must not be.
+
+    That is where the centre of a cell is at most this far from a blocked cell, or from the outside of the map.
+    """
+    reach = math.ceil(radius)
+    padded = np.pad(blocked, reach + 1, constant_values=True)
+    row = np.arange(len(padded), dtype=np.int32)[:, None]
+    below = row - np.maximum.accumulate(np.where(padded, row, -1))  # rows down to the nearest blocked cell
+    above = np.minimum.accumulate(np.where(padded, row, len(padded))[::-1])[::-1] - row
+    distance = np.minimum(below, above)[reach + 1 : -reach - 1]  # (H, W + 2 reach + 2)
+    grown = blocked.copy()
+    for dx in range(-reach, reach + 1):
+        across = max(0, abs(dx) - 0.5)  # from the centre of a cell to the edge of the column dx away
+        if across <= radius:
+            column = distance[:, reach + 1 + dx :][:, : blocked.shape[1]]
+            grown |= column <= math.sqrt(radius**2 - across**2) + 0.5
+    return grown
+
+
+# 2. The files of ROS's map server: a YAML file, and an image whose dark pixels are obstacles
+
+LARGEST = 1 << 22  # cells of a map: 2048 × 2048; in a larger one, A* in Python could take minutes
+FIELDS = "image", "resolution", "origin", "occupied_thresh", "free_thresh", "negate"
+
+
+def load_map(path):
+    """Return the GridMap in a YAML file and its image. UserError if it cannot be read.
+
+    The map server calls a pixel occupied, free or unknown, depending on its darkness (mode trinary). The robot may only
+    be where the map is free.
+    """
+    fields = files.read_yaml(path)
+    for name in FIELDS:
+        if name not in fields:
+            raise UserError(f"{path} has no line {name}:")
+    resolution = number(path, "resolution", fields["resolution"])
+    occupied = number(path, "occupied_thresh", fields["occupied_thresh"])
+    free = number(path, "free_thresh", fields["free_thresh"])
+    origin = fields["origin"]
+    if not isinstance(origin, list) or len(origin) != 3:
+        raise UserError(f"{path}: origin needs three numbers, [x, y, yaw]")
+    origin = tuple(number(path, "origin", value) for value in origin)
+    if not 1e-4 <= resolution <= 1e4:
+        raise UserError(f"{path}: resolution must be from 0.0001 to 10000 metres")
+    if not 0 <= free < occupied <= 1:
+        raise UserError(f"{path}: free_thresh must be below occupied_thresh, and both from 0 to 1")
+    if fields["negate"] not in ("0", "1", "false", "true") or fields.get("mode", "trinary") != "trinary":
+        raise UserError(f"{path}: negate must be 0 or 1, and the mode trinary")
+    darkness = 1 - read_image(Path(path).parent / str(fields["image"]))
+    if fields["negate"] in ("1", "true"):
+        darkness = 1 - darkness
+    return GridMap(darkness[::-1] >= free, resolution, origin)  # the image's last row is y = 0
+
+
+def number(path, name, value):
+    """Return a value of a map's YAML file as a number. UserError if it is none, or has no sensible size."""
+    try:
+        if abs(float(value)) < 1e9:  # also false for "nan"
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise UserError(f"{path}: {name} cannot be {value!r}")
+
+
+def read_image(path):
+    """Return the lightness of the pixels of a PGM, PNG or BMP file, from 0 to 1: (H, W). UserError if it is damaged."""
+    from PIL import Image  # imported here because it takes a moment
+
+    data = files.read_bytes(path, limit=1 << 26)
+    try:
+        with warnings.catch_warnings(action="error"):  # Pillow warns of images that are too large
+            image = Image.open(io.BytesIO(data), formats=("PPM", "PNG", "BMP"))
+            if image.width * image.height > LARGEST:
+                raise ValueError(f"{image.width} × {image.height} pixels are too many")
+            if image.mode.startswith(("I", "F")):
+                raise ValueError("it needs 8 bits per colour")
+            if image.mode not in ("L", "LA", "RGB", "RGBA"):
+                image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+            pixels = np.asarray(image).reshape(image.height, image.width, -1)
+    except Exception as error:  # damaged bytes raise many kinds of errors
+        raise UserError(f"{path} cannot be used as the image of a map: {reason(error)}") from None
+    return pixels.mean(-1) / 255  # the map server also counts opacity as a colour
+
+
+# 3. A*
+
+
+def astar(blocked, start, goal):
+    """Return the shortest path over eight neighbours as centres of cells (N, 2), or an empty array if there is none.
+
+    start, goal: positions in cells. A diagonal step needs both cells beside it to be free. (Hart, Nilsson and Raphael
+    1968, "A Formal Basis for the Heuristic Determination of Minimum Cost Paths".)
+    """
+    root2 = math.sqrt(2)
+    free = ~np.pad(blocked, 1, constant_values=True)  # with the border, no step leaves the map
+    width = free.shape[1]
+    free = free.tobytes()  # cells are now numbers, and their neighbours differ by 1 and by the width
+    first, last = ((int(y) + 1) * width + int(x) + 1 for x, y in (start, goal))
+    last_y, last_x = divmod(last, width)
+    steps = [(dx, dy * width, math.hypot(dx, dy)) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dx or dy]
+    cost = array("d", [math.inf]) * len(free)
+    before = array("q", [0]) * len(free)
+    closed = bytearray(len(free))
+    cost[first] = 0.0
+    queue = [(0.0, 0.0, first)]
+    while queue and free[first] and not closed[last]:
+        here = heapq.heappop(queue)[2]
+        if closed[here]:
+            continue
+        closed[here] = True
+        for dx, dy, distance in steps:
+            there = here + dx + dy
+            if not free[there] or dx and dy and not (free[here + dx] and free[here + dy]):
+                continue
+            known = cost[here] + distance
+            if known < cost[there] - 1e-9:
+                cost[there] = known
+                before[there] = here
+                y, x = divmod(there, width)
+                down, across = abs(y - last_y), abs(x - last_x)
+                ahead = max(down, across) + (root2 - 1) * min(down, across)  # the distance if nothing is in the way
+                heapq.heappush(queue, (known + ahead, ahead, there))
+    if not closed[last]:
+        return np.zeros((0, 2))
+    cells = [last]
+    while cells[-1] != first:
+        cells.append(before[cells[-1]])
+    y, x = np.divmod(cells[::-1], width)
+    return np.stack((x, y), -1) - 0.5
+
+
+# 4. Collisions
+
+
+def collides(blocked, starts, ends):
+    """Return whether each segment from starts (S, 2) to ends (S, 2) enters a blocked cell or leaves the map: (S,) bool.
+
+    The check is exact. Every crossing of a segment with a line between cells cuts it into pieces, and a piece lies in
+    the cell of its middle.
+    """
+    step = ends - starts  # (S, 2)
+    low, high = np.minimum(starts, ends), np.maximum(starts, ends)
+    count = int((np.floor(high) - np.floor(low)).max(initial=0))  # K
+    lines = np.floor(low)[..., None] + np.arange(1, count + 1)  # (S, 2, K)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cuts = np.where(lines < high[..., None], (lines - starts[..., None]) / step[..., None], 1.0)
+    cuts = np.sort(cuts.reshape(len(starts), 2 * count), axis=1)
+    edges = np.concatenate((np.zeros((len(starts), 1)), cuts, np.ones((len(starts), 1))), axis=1)  # (S, 2 K + 2)
+    middle = (edges[:, 1:] + edges[:, :-1]) / 2  # (S, 2 K + 1)
+    return at(blocked, starts[:, None] + middle[..., None] * step[:, None]).any(1)
+
+
+def at(blocked, points):
+    """Return whether each of points (..., 2) lies in a blocked cell or outside of the map: (...,) bool."""
+    cells = np.floor(points).astype(int)
+    H, W = blocked.shape
+    inside = (cells >= 0).all(-1) & (cells[..., 0] < W) & (cells[..., 1] < H)
+    cells = np.where(inside[..., None], cells, 0)
+    return ~inside | blocked[cells[..., 1], cells[..., 0]]
+
+
+# 5. Measures of a path
+
+
+def distances(path):
+    """Return the distance between each point of a path (N, 2) and the next one: (N - 1,)."""
+    return np.hypot(*np.diff(path, axis=0).T)
+
+
+def length(path):
+    """Return the length of a path, in the unit of its points."""
+    return distances(path).sum()
+
+
+def without_repeats(path):
+    """Return a path without points that repeat the point before them. They have no direction."""
+    return path[np.r_[True, distances(path) > 1e-9]]
+
+
+def turns(path):
+    """Return by how many radians a path (N, 2) turns at each inner point, (N - 2,): from -π to π, to the left above 0.
+
+    Points that repeat the point before them are left out.
+    """
+    step = np.diff(without_repeats(path), axis=0)
+    angle = np.diff(np.arctan2(step[:, 1], step[:, 0]))
+    return (angle + np.pi) % (2 * np.pi) - np.pi
+
+
+def total_turning(path):
+    """Return the sum of the angles by which a path turns, to the left or to the right, in radians."""
+    return np.abs(turns(path)).sum()
+
+
+# 6. Frames
+
+
+class Frames:
+    """Squares of side × side cells, one over each of windows (B, T, 2) of a path.
+
+    Each is scaled so that its window almost fills it, turned by a random angle, and moved by a random part of a cell.
+    So its cells are not those of the map, and the error of rounding a point to a cell is different in each frame.
+    """
+
+    def __init__(self, windows, side, draw):
+        self.side = side
+        self.middle = (windows.max(1) + windows.min(1))[:, None] / 2  # (B, 1, 2)
+        reach = np.linalg.norm(windows - self.middle, axis=-1).max(1)  # (B,) from the middle to the farthest point
+        self.scale = (reach / (0.85 * side / 2)).clip(1e-6)[:, None, None]  # cells of the map per cell of the frame
+        self.turn = np.stack([rotation(angle) for angle in draw.uniform(0, 2 * math.pi, len(windows))])
+        self.shift = side / 2 + draw.uniform(-0.5, 0.5, (len(windows), 1, 2))
+
+    def enter(self, points):
+        """Return positions (B, N, 2) on the map as positions in the frames."""
+        return (points - self.middle) / self.scale @ self.turn + self.shift
+
+    def leave(self, points):
+        """Return positions (B, N, 2) in the frames as positions on the map."""
+        return (points - self.shift) @ self.turn.transpose(0, 2, 1) * self.scale + self.middle
+
+    def centres(self):
+        """Return the centres of all cells, row by row, as positions on the map: (B, side × side, 2)."""
+        row, column = np.divmod(np.arange(self.side**2), self.side)
+        return self.leave(np.stack((column, row), -1)[None] + 0.5)
+
+
+# 7. The planner's path
+
+
+def point(flag, text):
+    """Return the position (2,) that a text such as "-1.5,2" means, in metres. UserError if it means none."""
+    try:
+        x, y = map(float, text.split(","))
+        if abs(x) < 1e9 and abs(y) < 1e9:  # also false for "nan"
+            return np.array([x, y])
+    except ValueError:
+        pass
+    raise UserError(f"{flag} must be two numbers in metres such as {flag} -1.5,2, not {text!r}")
+
+
+def plan(grid, blocked, start, goal):
+    """Return the A* path (N, 2) in cells between two points, texts such as "-1.5,2". UserError if there is none.
+
+    grid: the GridMap; blocked: its inflated cells. The path ends exactly at the points, not at centres of cells.
+    """
+    ends = []
+    for flag, text in (("--start", start), ("--goal", goal)):
+        end = grid.to_cells(point(flag, text))
+        if not ((end >= 0) & (end < blocked.shape[::-1])).all():
+            raise UserError(f"{flag} {text} is outside of the map: {extent(grid)}")
+        if at(blocked, end):
+            is_obstacle = at(grid.blocked, end)
+            where = "in an obstacle or in unknown space" if is_obstacle else "too near an obstacle or the map's edge"
+            raise UserError(f"{flag} {text} is {where}: choose another point, or lower --radius")
+        ends.append(end)
+    cells = astar(blocked, *ends)
+    if not len(cells):
+        raise UserError("no path leads from --start to --goal: choose other points, or lower --radius")
+    return np.concatenate((ends[:1], cells[1:-1], ends[1:]))
+
+
+def extent(grid):
+    """Return which positions in metres a GridMap covers, as a text."""
+    H, W = grid.blocked.shape
+    corners = grid.to_metres([(0, 0), (W, 0), (0, H), (W, H)])
+    (left, low), (right, high) = corners.min(0), corners.max(0)
+    return f"x is from {left:g} to {right:g}, y from {low:g} to {high:g}"
+
+
+def evenly(path, count):
+    """Return `count` points at equal distances along a path, with both of its ends: (count, 2)."""
+    along = np.r_[0, distances(path).cumsum()]
+    places = np.linspace(0, along[-1], count)
+    points = np.stack([np.interp(places, along, axis) for axis in path.T], -1)
+    points[[0, -1]] = path[[0, -1]]
+    return points
+
+
+def waypoints(path, blocked, least, spacing):
+    """Return points at equal distances of about `spacing` along a path: at least `least`, and more if lines between
+    them collide. If no number of points is enough, the path itself is returned."""
+    count = max(least, math.ceil(length(path) / spacing) + 1)
+    while count < 20 * len(path):
+        points = evenly(path, count)
+        if not collides(blocked, points[:-1], points[1:]).any():
+            return points
+        count += 1 + count // 8
+    return path
+
+
+# 8. Generated maps
+
+
+def random_map(seed, side=100):
+    """Return a generated GridMap of side × side cells of 0.1 m: walls with doors, boxes and round pillars."""
+    draw = np.random.default_rng(seed)
+    blocked = np.zeros((side, side), bool)
+    y, x = np.mgrid[:side, :side] + 0.5
+    for _ in range(draw.integers(0, 4)):  # walls from one side to the other, each with one or two doors
+        lowest = draw.integers(side // 5, side * 4 // 5)
+        thickness = draw.integers(1, 4)
+        wall = np.zeros((side, side), bool)
+        wall[lowest : lowest + thickness] = True
+        for _ in range(draw.integers(1, 3)):
+            door = draw.integers(0, side - 14)
+            wall[:, door : door + draw.integers(9, 15)] = False
+        blocked |= wall if draw.random() < 0.5 else wall.T
+    for _ in range(draw.integers(6, 22)):
+        centre_x, centre_y = draw.uniform(0, side, 2)
+        size = draw.uniform(2, 9)
+        if draw.random() < 0.5:
+            blocked |= np.hypot(x - centre_x, y - centre_y) < size * 0.7
+        else:
+            turn = draw.uniform(0, np.pi / 2)
+            height = draw.uniform(1, 4)
+            along, across = np.stack((x - centre_x, y - centre_y), -1).dot(rotation(turn)).transpose(2, 0, 1)
+            blocked |= (np.abs(along) < size) & (np.abs(across) < height)
+    return GridMap(blocked)
+
+
+def random_problem(seed, radius=2.0, apart=50):
+    """Return (GridMap, inflated cells, start, goal). The ends are free cells' centres, `apart` cells or more apart."""
+    for attempt in range(1000):
+        draw = np.random.default_rng((seed, attempt))
+        grid = random_map(draw.integers(1 << 30))
+        inflated = inflate(grid.blocked, radius)
+        free = np.argwhere(~inflated)[:, ::-1] + 0.5  # (N, 2)
+        if len(free):
+            start, goal = free[draw.integers(len(free), size=2)]
+            if math.dist(start, goal) >= apart and len(astar(inflated, start, goal)):
+                return grid, inflated, start, goal
+    raise AssertionError("no problem found")
+
+
+# 9. Files of a path, and its picture
+
+
+def write_csv(path, points):
+    """Write positions (N, 2) in metres as lines x,y below a line that names the columns."""
+    with files.whole_file(path) as partial:
+        partial.write_text("x,y\n" + "".join(f"{x:.4f},{y:.4f}\n" for x, y in points), encoding="utf-8")
+
+
+def write_message(path, points):
+    """Write positions (N, 2) in metres as the JSON of a ROS 2 message nav_msgs/Path in the frame "map".
+
+    Each pose looks towards the next one, and the last one as the one before it. The time stamps are zero.
+    """
+    header = {"stamp": {"sec": 0, "nanosec": 0}, "frame_id": "map"}
+    step = np.diff(points, axis=0)
+    heading = np.arctan2(step[:, 1], step[:, 0]).tolist()
+    poses = []
+    for (x, y), yaw in zip(points.tolist(), [*heading, heading[-1]]):
+        orientation = {"x": 0.0, "y": 0.0, "z": math.sin(yaw / 2), "w": math.cos(yaw / 2)}
+        pose = {"position": {"x": x, "y": y, "z": 0.0}, "orientation": orientation}
+        poses.append({"header": header, "pose": pose})
+    with files.whole_file(path) as partial:
+        partial.write_text(json.dumps({"header": header, "poses": poses}, indent=1) + "\n", encoding="utf-8")
+
+
+def draw_map(axes, blocked, inflated, paths):
+    """Draw a map (H, W), its inflated cells and paths {(name, colour): (N, 2)} in cells into matplotlib's `axes`."""
+    H, W = blocked.shape
+    shade = np.where(blocked, 0.35, np.where(inflated, 0.8, 1.0))
+    axes.imshow(shade, origin="lower", extent=(0, W, 0, H), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    for (name, color), path in paths.items():
+        axes.plot(*path.T, "-", lw=1.6, color=color, label=name)
+    axes.plot(*path[[0, -1]].T, "o", ms=4, color="black")
+    axes.set(xticks=[], yticks=[], xlim=(0, W), ylim=(0, H))
+
+
+# 10. The tokenizer
+
+
+class Cells(Tokenizer):
+    """One token per cell of a square of side × side cells: row × side + column. `vocabulary` is the side."""
+
+    kind, unit = "cells", "waypoint"
+
+    def __init__(self, side):
+        if type(side) is not int or not 1 <= side <= 256:
+            raise ValueError(f"the side of a square of cells must be from 1 to 256, not {side!r}")
+        self.vocabulary = side
+        self.vocab_size = side * side
+
+    def decode(self, tokens):
+        """Return a picture of a list or 1-D tensor of tokens: one line of text for two rows, with o in their cells.
+
+        Row 0 is at the bottom. Masks do not appear.
+        """
+        side = self.vocabulary
+        lines = [[" "] * side for _ in range((side + 1) // 2)]
+        for token in self.checked(tokens):
+            if token != self.mask_id:
+                lines[token // side // 2][token % side] = "o"
+        return "\n".join("".join(line).rstrip() for line in reversed(lines))

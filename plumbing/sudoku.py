@@ -1,0 +1,305 @@
+"""Sudoku without a model: the rules, an exact solver, a generator, the usual format, and a view of a grid.
+
+A grid is a list of 81 cells, row by row: 1 to 9, and 0 for a blank. In a row, a column or a box of three by three
+cells, no digit may occur twice. These are the units, and cells that share a unit are peers. A puzzle is a grid with
+blanks; its digits are the hints.
+"""
+
+import os
+import random
+from dataclasses import replace
+
+from plumbing import files
+from plumbing.cli import UserError
+from plumbing.text import Characters
+
+import torch
+from tqdm import tqdm
+
+CELLS = 81
+ROW = [i // 9 for i in range(CELLS)]
+COLUMN = [i % 9 for i in range(CELLS)]
+BOX = [i // 27 * 3 + i % 9 // 3 for i in range(CELLS)]
+UNITS = [[i for i in range(CELLS) if kind[i] == n] for kind in (ROW, COLUMN, BOX) for n in range(9)]
+PEERS = [sorted({j for unit in UNITS if i in unit for j in unit} - {i}) for i in range(CELLS)]
+DIGITS, BLANKS = "123456789", ".0_"
+
+
+# 1. The rules
+
+
+def to_tokens(cells):
+    """Return the tokens of cells: 0 … 8 for the digits 1 … 9, and 9, the mask, for a blank. `to_cells` undoes this."""
+    return (torch.as_tensor(cells) - 1) % 10
+
+
+def to_cells(tokens):
+    return (tokens + 1) % 10
+
+
+def conflicts(cells):
+    """Return where a digit of cells (B, 81) occurs again in its row, column or box: bools (B, 81)."""
+    again = cells[:, :, None] == cells[:, torch.tensor(PEERS)]  # (B, 81, 20)
+    return again.any(2) & (cells > 0)
+
+
+def is_solution(cells, puzzles):
+    """Return which grids (B, 81) are complete, obey the rules and keep the digits of `puzzles` (B, 81): bools (B,)."""
+    kept = (puzzles == 0) | (puzzles == cells)
+    return ((cells > 0) & ~conflicts(cells) & kept).all(1)
+
+
+# 2. The exact solver. A set of cells is a number: its bit i stands for cell i.
+
+ALL = (1 << CELLS) - 1
+UNIT_SETS = [sum(1 << i for i in unit) for unit in UNITS]
+PEER_SETS = [sum(1 << i for i in peers) for peers in PEERS]
+
+
+def members(cells):
+    """Yield the numbers of the cells in a set."""
+    while cells:
+        lowest = cells & -cells
+        yield lowest.bit_length() - 1
+        cells ^= lowest
+
+
+def places_of(cells):
+    """Return the set of cells that may hold each of the nine digits, a list. A digit that is there excludes others."""
+    places = [ALL] * 9
+    held = [0] * 9
+    for i, digit in enumerate(cells):
+        if digit:
+            places[digit - 1] &= ~PEER_SETS[i]
+            held[digit - 1] |= 1 << i
+    filled = sum(held)
+    return [free & ~(filled ^ own) for free, own in zip(places, held)]
+
+
+def write(places, i, digit):
+    """Write `digit` into cell i: remove all other digits from this cell, and this digit from its peers."""
+    for other in range(9):
+        places[other] &= ~(1 << i) if other != digit - 1 else ~PEER_SETS[i]
+
+
+def with_candidates(places):
+    """Return a list whose entry n is the set of cells that may hold at least n digits (n from 0 to 10)."""
+    at_least = [ALL] + [0] * 10
+    for cells in places:
+        for n in range(9, 0, -1):
+            at_least[n] |= at_least[n - 1] & cells
+    return at_least
+
+
+def fill_singles(places):
+    """Write naked and hidden singles, the first two rules that people learn, until no more is found.
+
+    A naked single is the only digit that its peers allow in a cell. A hidden single is a digit for which a unit has
+    only one place. Returns False if a cell, or a digit in a unit, has no possibility left.
+    """
+    undecided = ALL  # the cells with several possibilities
+    while True:
+        possible = several = 0
+        for cells in places:
+            several |= possible & cells
+            possible |= cells
+        if possible != ALL:
+            return False
+        naked = undecided & ~several
+        undecided = several
+        for digit in range(9):
+            for i in members(places[digit] & naked):
+                places[digit] &= ~PEER_SETS[i]
+        if naked:
+            continue
+        hidden = []
+        for digit in range(9):
+            for unit in UNIT_SETS:
+                here = places[digit] & unit
+                if not here:
+                    return False
+                if not here & (here - 1) and here & undecided:  # one cell, and it is not yet known
+                    hidden.append((digit, here))
+        if not hidden:
+            return True
+        for digit, here in hidden:
+            write(places, here.bit_length() - 1, digit + 1)
+
+
+def solutions(cells, draw=None):
+    """Yield every solution of `cells`, each a list of 81 digits. draw: a random.Random that mixes their order."""
+    yield from search(places_of(cells), draw)
+
+
+def search(places, draw=None):
+    """Yield the grids that `places` allow: fill in singles, then try all possibilities where there are the fewest."""
+    if not fill_singles(places):
+        return
+    choice = smallest_choice(places, by_unit=draw is None)  # a random grid grows cell by cell
+    if not choice:
+        yield [next(digit + 1 for digit in range(9) if places[digit] >> i & 1) for i in range(CELLS)]
+    if draw:
+        draw.shuffle(choice)
+    for i, digit in choice:
+        further = list(places)
+        write(further, i, digit)
+        yield from search(further, draw)
+
+
+def smallest_choice(places, by_unit):
+    """Return the fewest pairs (cell, digit) of which exactly one is right, a list; [] if every cell has one digit.
+
+    They are the digits that one cell may hold, or, if `by_unit`, perhaps the cells of a unit that may hold one digit.
+    """
+    at_least = with_candidates(places)
+    for n in range(2, 10):
+        exactly = at_least[n] & ~at_least[n + 1]
+        if exactly:
+            break
+    else:
+        return []
+    cell = next(members(exactly))
+    choice = [(cell, digit + 1) for digit in range(9) if places[digit] >> cell & 1]
+    for digit in range(9 if by_unit else 0):
+        for unit in UNIT_SETS:
+            here = places[digit] & unit
+            if 1 < here.bit_count() < len(choice):
+                choice = [(i, digit + 1) for i in members(here)]
+    return choice
+
+
+def reason(cells, i, digit):
+    """Return how a person sees that blank i holds `digit`: as a "naked single", a "hidden single", or with "more"."""
+    places = places_of(cells)
+    here = places[digit - 1] & 1 << i
+    if here and sum(cells >> i & 1 for cells in places) == 1:
+        return "naked single"
+    if here and any(places[digit - 1] & unit == here for unit in UNIT_SETS):
+        return "hidden single"
+    return "more"
+
+
+# 3. The generator
+
+
+def make_puzzle(draw, hints):
+    """Return (puzzle, its only solution), with this number of hints. draw: a random.Random.
+
+    It removes the digits of a full grid in random order, except where a second solution would appear. It begins again
+    with another grid if it cannot remove enough of them.
+    """
+    while True:
+        first_row = draw.sample(range(1, 10), 9)
+        solution = next(solutions(first_row + [0] * 72, draw))
+        puzzle = list(solution)
+        for i in draw.sample(range(CELLS), CELLS):
+            puzzle[i] = 0
+            places = places_of(puzzle)
+            places[solution[i] - 1] &= ~(1 << i)  # is there a solution with another digit in this cell?
+            if next(search(places), None):
+                puzzle[i] = solution[i]
+            elif CELLS - puzzle.count(0) == hints:
+                return puzzle, solution
+
+
+def training_puzzles(number, seed=1, hints=range(24, 36)):
+    """Return the tokens of `number` puzzles and of their solutions, (number, 81) each.
+
+    Every number of hints is equally likely. A puzzle takes about 20 milliseconds, so they are kept in a file in data/.
+    """
+    path = files.DATA / f"sudoku-{number}-{hints[0]}-{hints[-1]}-{seed}.txt"
+    if not path.is_file():
+        draw = random.Random(seed)
+        lines = []
+        for _ in tqdm(range(number), "puzzles", dynamic_ncols=True, delay=2):
+            pair = make_puzzle(draw, draw.choice(hints))
+            lines.append(" ".join("".join(map(str, cells)) for cells in pair))
+        with files.whole_file(path) as partial:
+            partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    cells = torch.tensor([read_cells(line) for line in files.read_text(path).split()])  # puzzle, solution, puzzle, …
+    return to_tokens(cells[::2]), to_tokens(cells[1::2])
+
+
+# 4. The usual format: 81 characters
+
+
+def read_cells(line):
+    """Return the cells of a puzzle of 81 characters. UserError if `line` is none."""
+    unknown = "".join(sorted(set(line) - set(DIGITS + BLANKS)))
+    if unknown:
+        raise UserError(f"a puzzle has digits, and {' or '.join(BLANKS)} for blanks, but not {unknown[:10]!r}")
+    if len(line) != CELLS:
+        raise UserError(f"a puzzle has 81 characters, row by row, but this one has {len(line)}")
+    return [0 if character in BLANKS else int(character) for character in line]
+
+
+def cell_name(i):
+    return f"row {ROW[i] + 1}, column {COLUMN[i] + 1}"
+
+
+def read_puzzle(line):
+    """Return the cells of a puzzle. UserError if `line` is none, or has no solution."""
+    cells = read_cells(line)
+    wrong = conflicts(torch.tensor([cells]))[0].nonzero().flatten().tolist()
+    if wrong:
+        i = wrong[0]
+        other = next(j for j in PEERS[i] if cells[j] == cells[i])
+        raise UserError(f"the hints contradict each other: {cells[i]} in {cell_name(i)} and in {cell_name(other)}")
+    if next(solutions(cells), None) is None:
+        raise UserError("this puzzle has no solution")
+    return cells
+
+
+def read_puzzles(source):
+    """Return a list of puzzles. source: a puzzle, or the path of a file with one puzzle on each line.
+
+    Empty lines and lines that begin with # do not count. UserError, with the number of the line, for the first line
+    that is no puzzle.
+    """
+    is_file = os.path.exists(source)
+    lines = files.read_text(source, limit=1 << 20).split("\n") if is_file else [source]
+    puzzles = []
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if is_file and (not line or line.startswith("#")):
+            continue
+        try:
+            puzzles.append(read_puzzle(line))
+        except UserError as error:
+            where = f"{source}, line {number}" if is_file else f"{source[:90]!r} (no file has this name)"
+            raise UserError(f"{where}: {error}") from None
+    if not puzzles:
+        raise UserError(f"{source} has no puzzle: write one on each line")
+    return puzzles
+
+
+# 5. The view: a grid as text, with lines between the boxes
+
+
+def picture(cells):
+    """Return a grid as eleven lines of 21 characters, with a point for a blank."""
+    lines = []
+    for row in range(9):
+        if row in (3, 6):
+            lines.append("------+-------+------")
+        signs = [str(digit or ".") for digit in cells[9 * row : 9 * row + 9]]
+        lines.append(" | ".join(" ".join(signs[column : column + 3]) for column in (0, 3, 6)))
+    return "\n".join(lines)
+
+
+PAPER = Characters(DIGITS + " |-+\n")  # the tokens of a picture
+LINES = torch.tensor(PAPER.encode(picture([1] * CELLS)))  # (231,) a picture without its digits
+PLACES = torch.tensor([i for i, sign in enumerate(picture([1] * CELLS)) if sign == "1"])  # (81,) where they are
+
+
+def on_paper(canvas):
+    """Return the tokens of the pictures of grids, canvas (B, 81): (B, 231)."""
+    tokens = torch.where(canvas == 9, PAPER.mask_id, canvas)
+    return LINES.repeat(len(canvas), 1).index_copy(1, PLACES, tokens)
+
+
+def state_on_paper(state):
+    """Return chapter 04's State of grids as one of their pictures, on the CPU. The lines count as given."""
+    B = len(state.canvas)
+    confidence = torch.ones(B, len(LINES)).index_copy(1, PLACES, state.confidence.cpu())
+    committed = torch.zeros(B, len(LINES), dtype=torch.bool).index_copy(1, PLACES, state.committed.cpu())
+    return replace(state, canvas=on_paper(state.canvas.cpu()), confidence=confidence, committed=committed)

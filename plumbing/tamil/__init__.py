@@ -1,1 +1,0 @@
-"""Tamil: the letters of its script, and the sources of its classical poetry."""
