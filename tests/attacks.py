@@ -6,7 +6,6 @@ file, fill the memory or change a file. The other tests prove what single functi
 """
 
 import bz2
-import io
 import json
 import os
 import pickle
@@ -155,27 +154,30 @@ def map_file(**changes):
     return "".join(f"{name}: {value}\n" for name, value in values.items())
 
 
-def png(kind, body):
-    """Return a PNG file of 9 × 9 pixels with a chunk of this kind."""
-    data = b"\x89PNG\r\n\x1a\n"
-    head = struct.pack(">IIBBBBB", 9, 9, 8, 0, 0, 0, 0)
-    for name, content in ((b"IHDR", head), (kind, body), (b"IEND", b"")):
-        data += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-    return data
+def png(kind, start=b""):
+    """Return a function that makes a PNG file of 9 × 9 pixels with a chunk of this kind, which unpacks to 512 MB."""
+
+    def make(path):
+        data = b"\x89PNG\r\n\x1a\n"
+        head = struct.pack(">IIBBBBB", 9, 9, 8, 0, 0, 0, 0)
+        zeros = zlib.compress(bytes(1 << 29), 1)
+        for name, body in ((b"IHDR", head), (kind, start + zeros), (b"IEND", b"")):
+            data += struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        path.write_bytes(data)
+
+    return make
 
 
-def zip_file(name, body):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(name, body)
-    return file.getvalue()
+def spreadsheet(path):
+    """Make a spreadsheet that unpacks to 512 MB."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("xl/workbook.xml", bytes(1 << 29))
 
 
 LETTER, OBJECT = "அ", "!!python/object/apply:os.mkdir [EXECUTED]"
 BRACKETS, DIGITS = "[" * 900, "9" * 400
 UNSOLVABLE = ".....5.8....6.1.43..........1.5........1.6...3.......553.....61........4........."
-ZEROS = zlib.compress(bytes(1 << 28), 9)
-TAGS = "<![", "<", "&#", "<a ", "<!--", "<table>", "<br>1. ", "1", " ", "-"
+TAGS = "<![", "<", "&#", "<a ", "<!--", "<table>", "1", " "
 CONTENTS = {  # {what is attacked: rows (the attack, what stands there, what the program says)}
     "settings": [
         ("a bomb", bomb(), "one value"), ("an object", f"steps: {OBJECT}", "one value"),
@@ -212,7 +214,7 @@ CONTENTS = {  # {what is attacked: rows (the attack, what stands there, what the
     "image": [
         ("a claim", b"P5\n100000 100000\n255\n", "image"), ("a part", b"P5\n40 40\n255\n" + bytes(99), "truncated"),
         ("many pixels", b"P5\n4096 4096\n255\n" + bytes(1 << 24), "too many"),
-        ("a text of 256 MB", png(b"zTXt", b"a\0\0" + ZEROS), "image"), ("256 MB", png(b"IDAT", ZEROS), "outside"),
+        ("a large text", png(b"zTXt", b"a\0\0"), "too large"), ("more pixels than it says", png(b"IDAT"), "outside"),
     ],
     "puzzles": [
         ("no solution", UNSOLVABLE, "no solution"), ("other digits", "١" * 81, "puzzle"),
@@ -224,7 +226,7 @@ CONTENTS = {  # {what is attacked: rows (the attack, what stands there, what the
         ("commands", f"<br>1.<br>{LETTER}\x9b{HOSTILE}<br>" * 500, "no source"),
         *((f"many {tag}", tag * 100_000, "no source") for tag in TAGS),
     ],
-    "sheet": [("512 MB", zip_file("xl/workbook.xml", bytes(1 << 29)), "no source")],
+    "sheet": [("a bomb", spreadsheet, "no source")],
     "dump": [("no article", bz2.compress(HOSTILE.encode() * 999), "no articles")],
 }
 
@@ -261,8 +263,8 @@ def servers():
 
 COMMANDS = {  # {program and words that work: words to add, with | between}
     f"05_train --corpus text.txt {TINY}": "--batch-size 100000000|--seq-len 1000000000|--n-embd 1000000|--n-head 0|"
-    "--n-layer 1000000000|--steps 1e3|--lr 3|--lr-other inf|--run ../x|--run 'a\x1b[2J'|--corpus .|--device cuda:99|"
-    "--device meta|--warmup 99999999999|--fresh yes|extra|--train.steps 4",
+    "--n-layer 1000000000|--steps 1e3|--lr 3|--lr-other inf|--run ../x|--run 'a\x1b[2J'|--device cuda:99|--device meta|"
+    "--fresh yes|extra",
     "06_generate --checkpoint run --len 9": "--num 100000000|--len 100000000|--steps 100000000|--temp nan|--temp inf|"
     "--temperature 1|--topk 0|--top-k 5|--seed -1|--infill {99999999}|--gif /proc/x.gif|--html a/b.html|--prompt|"
     "--checkpoint /dev/zero|--hub|--hub ../x|hello",
@@ -308,7 +310,7 @@ def commands():
         for words in added.split("|"):
             yield Attack(f"{command} {words}"[:150], f"{command} {words}")
     for command, kinds in USERS.items():
-        for kind in checkpoint.KINDS.keys() - set(kinds):
+        for kind in sorted(checkpoint.KINDS.keys() - set(kinds)):
             yield Attack(f"{command} {kind}", f"{command} {kind}")
 
 

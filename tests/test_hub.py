@@ -423,17 +423,19 @@ def test_bytes_that_are_no_published_file():
         assert "not a checkpoint that we can read" in line and "weights_only" not in line and len(line) < 300
 
 
-@pytest.mark.parametrize("change", [
-    {"head.weight": None}, {"extra": torch.zeros(2)}, {7: torch.zeros(2)}, {HOSTILE + "x" * 10**6: torch.zeros(2)},
-    {"head.weight": torch.zeros(16, 65)}, {"norm.bias": [0.0] * 16}, {"norm.bias": torch.zeros(16).to_sparse()},
-    {"norm.bias": torch.zeros(16, device="meta")}, {"norm.bias": torch.zeros(1).expand(10**12)},
-    {"token_emb.weight": torch.zeros(65, 16)}, {"blocks.0.attn.mask": torch.ones(8, 8)},  # only a GPT has such ones
-    {"n_heads": 3}, {"n_heads": 0}, {"n_heads": 4, "hidden": 384}, {"hidden": 10**12}, {"hidden": "16"}, {"n_layers": 0},
-    {"n_layers": 3}, {"n_layers": 10**12}, {"seq_len": 9}, {"seq_len": 10**15}, {"seq_len": None}, {"step": 10**5000},
+@pytest.mark.parametrize("said, change", [
+    ("", {"head.weight": None}), ("", {"extra": torch.zeros(2)}), ("", {7: torch.zeros(2)}),
+    ("", {HOSTILE + "x" * 10**6: torch.zeros(2)}), ("", {"head.weight": torch.zeros(16, 65)}),
+    ("", {"norm.bias": [0.0] * 16}), ("", {"norm.bias": torch.zeros(16).to_sparse()}),
+    ("", {"norm.bias": torch.zeros(16, device="meta")}), ("claim more", {"norm.bias": torch.zeros(1).expand(10**12)}),
+    ("", {"token_emb.weight": torch.zeros(65, 16)}), ("", {"blocks.0.attn.mask": torch.ones(8, 8)}),  # for a GPT
+    ("", {"n_heads": 3}), ("", {"n_heads": 0}), ("4 heads", {"n_heads": 4, "hidden": 384}), ("", {"hidden": 10**12}),
+    ("", {"hidden": "16"}), ("", {"n_layers": 0}), ("", {"n_layers": 3}), ("", {"n_layers": 10**12}),
+    ("", {"seq_len": 9}), ("", {"seq_len": 10**15}), ("", {"seq_len": None}), ("its step", {"step": 10**30}),
 ])
-def test_sizes_and_weights_that_should_not_be(change):
+def test_sizes_and_weights_that_should_not_be(said, change):
     saved, _ = make_published()
     for name, value in change.items():
         (saved if name in saved else saved["model"])[name] = value
     line = refusal(published.read_published, as_bytes(saved), False)
-    assert len(line) < 400 and not COMMANDS.search(line)
+    assert said in line and len(line) < 400 and not COMMANDS.search(line)
