@@ -166,8 +166,8 @@ class TimeEmbedding(nn.Module):
 class Transformer(nn.Module):
     """Tokens (B, T) → logits (B, T, V), where V = vocab_size. Logits are scores; softmax makes them probabilities.
 
-    The mask token has a row in the embedding, but no logit. Embedding and head are two matrices, not one (weight tying,
-    Press and Wolf 2016, arXiv:1608.05859), because they begin at different scales here.
+    The mask token has a row in the embedding, but no logit. Many models use one matrix as embedding and as head (weight
+    tying, Press and Wolf 2016, arXiv:1608.05859). Ours has two, because they begin at different scales.
     """
 
     def __init__(self, config):

@@ -41,24 +41,23 @@ def ranks(score):
 
 
 def simple_loss(model, x0, k):
-    """Return the loss that trains: hide k (B,) tokens of each text in x0 (B, T). In nats per hidden token."""
+    """Return the loss that trains: hide k (B,) tokens of each text in x0 (B, T). In nats per hidden token.
+
+    All hidden tokens count alike. In the bound of section 3 all texts do, however few of their tokens are hidden.
+    """
     xt = hide(x0, k, model.config.mask_id)  # (B, T)
-    logits = model(xt, k / x0.shape[1])  # predict every token from the visible ones: (B, T, V)
-    hidden = xt == model.config.mask_id
+    t = k / x0.shape[1]  # (B,) the noise level, the share of hidden tokens; our models see it from xt alone
+    logits = model(xt, t)  # predict every token from the visible ones: (B, T, V)
+    hidden = xt == model.config.mask_id  # (B, T)
     return F.cross_entropy(logits[hidden].float(), x0[hidden])  # compare only where the answer was hidden
 
 
-def any_number(n, highest, device=None):
-    """Draw n numbers of tokens to hide, each from 1 to `highest`: (n,)."""
-    u = torch.rand(n, device=device)
-    return 1 + (u * highest).long()
-
-
 def spread_evenly(n, highest, device=None):
-    """Draw n numbers like `any_number`, but one from each of n equal parts of the range, in random order: (n,).
+    """Draw n numbers of tokens to hide, from 1 to `highest`: one from each of n equal parts of the range: (n,).
 
-    Texts with few masks are easy and texts with many are hard. If every batch holds all kinds, its loss depends less on
-    luck and more on the model. (Statisticians call such draws stratified.) highest: a number, or one for each row (n,).
+    Texts with few masks are easy and texts with many are hard. If every batch holds all kinds, in random order, its
+    loss depends less on luck and more on the model. (Statisticians call such draws stratified.) highest: a number, or
+    one for each row (n,).
     """
     u = torch.rand(n, device=device)
     part = torch.randperm(n, device=device)
@@ -82,13 +81,21 @@ def draw(logits, temperature=1.0, top_k=None):
     temperature: below 1, likely tokens become even likelier; 0 takes the most likely one. top_k: draw only among this
     many most likely tokens.
     """
-    if temperature < 0.001:  # dividing by less would overflow, and the most likely token wins anyway
+    if temperature < COLDEST:
         check_finite(logits.amax(-1))
         return logits.argmax(-1)
+    return pick(probabilities(logits, temperature, top_k))
+
+
+COLDEST = 0.001  # dividing by less would overflow, and the most likely token wins anyway
+
+
+def probabilities(logits, temperature, top_k=None):
+    """Return the probability with which `draw` takes each token of logits (…, V), at a temperature above 0: (…, V)."""
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
-    return pick((logits.float() / temperature).softmax(-1))
+    return (logits.float() / temperature).softmax(-1)
 
 
 def pick(weights):
@@ -179,14 +186,14 @@ def unmask(model, canvas, steps, temperature=1.0, top_k=None, select=scattered):
             break
 
 
-REACH = 4  # tokens that one pass of correction hides are further apart than this
+REACH = 4  # any two tokens that one pass of correction hides are further apart than this
 
 
 def doubtful(confidence, written):
     """Choose which of the positions `written` (B, T) to write again: (B, T). They are more than REACH apart.
 
-    A position is chosen the more often, the less probable the model found its token. The noise does this: with Gumbel
-    noise added to the logarithms of some weights, each of them is the highest in proportion to its weight.
+    A position is chosen the more often, the less probable the model found its token. The noise does this: if we add
+    Gumbel noise to the logarithm of each weight, a weight has the highest sum with a chance in proportion to it.
     """
     doubt = (1 - confidence).clamp(min=1e-6)  # (B, T)
     u = torch.rand(doubt.shape, device=doubt.device).clamp(1e-6, 1 - 1e-6)
@@ -199,7 +206,7 @@ def correct(model, state, written, steps, temperature=1.0, top_k=None):
     """Write some of the positions `written` (B, T) again in each of `steps` passes. Yields a State per pass.
 
     A token may not fit what was written later, or in the same pass. So each pass hides doubtful tokens and draws them
-    again, now with the text around them (after ReMDM, Wang et al. 2025, arXiv:2503.00307). The temperature falls to 0.
+    again, now with the text around them (after ReMDM, Wang et al. 2025, arXiv:2503.00307), at falling temperatures.
     """
     for step in range(steps):
         hidden = doubtful(state.confidence, written)  # (B, T)
@@ -259,9 +266,12 @@ def same_numbers(seed, device):
 def nelbo(model, x0, draws=1, batch_size=64, given=0, seed=0):
     """Estimate the NELBO of x0 (N, T), an upper bound on the NLL: (mean, standard error) in nats per token.
 
-    It averages Σ loss / k over `draws` random masks per row (LLaDA, Nie et al. 2025, arXiv:2502.09992, equation 6); the
-    functions below derive this. The first `given` tokens are never hidden and do not count. The seed fixes the masks,
-    so that all models meet the same ones. The error is that of random masks, enlarged by differences between texts.
+    It hides k random tokens of each row, for k from 1 to T, and averages the mean loss of a hidden token (LLaDA, Nie et
+    al. 2025, arXiv:2502.09992, equation 6). Why that is the NELBO, the functions below show for a short text.
+
+    draws: masks per row. The first `given` tokens are never hidden and do not count. The seed fixes the masks, so that
+    all models meet the same ones. The error comes from the random masks; differences between texts make it a little
+    larger than that.
     """
     x0 = x0.repeat(draws, 1)
     N, T = x0.shape
@@ -334,12 +344,14 @@ def nelbo_by_counts(table, T):
 
 
 def ell(table, T, t):
-    """Return ℓ(t) for the noise levels t (n,): the mean loss of a hidden token if each of the other T - 1 tokens is
-    hidden with probability t: (n,)."""
+    """Return ℓ(t) for the noise levels t (n,): (n,).
+
+    ℓ(t) is the mean loss of a hidden token if each of the other T - 1 tokens is hidden with probability t.
+    """
     total = torch.zeros_like(t)
     for hidden, losses in table.items():
         others = len(hidden) - 1
-        probability = t**others * (1 - t) ** (T - 1 - others)  # that of the other tokens just these are hidden
+        probability = t**others * (1 - t) ** (T - 1 - others)  # of hiding exactly these of the other tokens
         total = total + probability * losses.sum()
     return total / T
 
@@ -401,8 +413,9 @@ def mask_tokens(x0, rate, mask_id):
 def nelbo_by_schedule(model, x0, schedule, seed=0):
     """Estimate the NELBO of x0 (N, T) from random t, as MDLM does: (mean, standard error) in nats per token.
 
-    For the schedules linear and sqrt, the weight grows so fast near t = 0 that rare draws decide the mean, and its
-    error comes out too small. That is one reason to count masks instead, as `nelbo` does.
+    Near t = 0 a hidden token has a huge weight. With the schedules linear and sqrt, the mean depends on such rare draws
+    and its error comes out too small; with cosine, hardly any token is hidden there. That is one reason to count masks
+    instead, as `nelbo` does.
     """
     N = len(x0)
     with same_numbers(seed, x0.device):
@@ -535,7 +548,7 @@ def show_likelihood(model, x0):
     mean, error = nelbo(model, x0, draws=100)
     lowest = math.log(4) / LENGTH
     print(f"   NELBO {mean:.3f} ± {error:.3f}. No model can give each of four texts more than 1/4, so\n"
-          f"   NELBO ≥ NLL ≥ ln 4 / {LENGTH} = {lowest:.3f}. The loss of section 2 is higher than the NELBO, because\n"
+          f"   NELBO ≥ NLL ≥ ln 4 / {LENGTH} = {lowest:.3f}. The loss that trains was higher, because\n"
           "   it gives more weight to texts with many masks, which are harder to predict.")
 
 

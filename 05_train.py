@@ -11,6 +11,9 @@ of a settings file (--config). Press Ctrl-C to save and stop; run the same comma
 The chapter begins with the shortest loop that trains; it gets a tiny model to a loss of about 2.7. Then it adds a
 schedule for the learning rate, Muon, an average of the weights, and 16-bit numbers. You should see the NELBO fall from
 4.2 nats per character (guessing among 65) through 3.3 (knowing their frequencies) to about 1.9.
+
+The way of a batch: `main` reads the settings and the text, and makes a task (section 2), which draws batches and knows
+their loss. `start` makes the model, and a Run, which keeps the time, the log and the folder. `train` is the loop.
 """
 
 import copy
@@ -72,19 +75,19 @@ def plain_loop(model, tokens, steps, batch_size=32, lr=3e-3):
 class Text:
     """A text as a long row of tokens: random windows of it to learn from, and windows of unseen text to evaluate on.
 
-    parts: the training text and the validation text. window: the tokens that one window needs.
+    parts: the training text and the validation text. window: the number of tokens in a window.
     """
 
     def __init__(self, tokenizer, parts, window, device):
         train, val = (torch.tensor(tokenizer.encode(part), device=device) for part in parts)  # (N,), (M,)
         if min(len(train), len(val)) < 2 * window:
             raise cli.UserError(f"the text is too short for windows of {window} {tokenizer.unit}s: lower --seq-len")
-        self.tokenizer, self.train = tokenizer, train
+        self.tokenizer, self.train, self.window = tokenizer, train, window
         self.windows = val[: len(val) // window * window].view(-1, window)  # (M / window, window)
 
     def batch(self, n):
         """Return n windows of the training text: (n, window)."""
-        return random_windows(self.train, n, self.windows.shape[1])
+        return random_windows(self.train, n, self.window)
 
 
 class MaskedDiffusion(Text):
@@ -271,9 +274,11 @@ def train(model, task, config, run, device, distribute=lambda model: model):
     # Muon converts gradients to its format before it scales them, and in float16 small ones would become 0.
     muon, adamw = make_optimizers(model, config, torch.float32 if dtype == torch.float16 else dtype)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    run.resume(model=model, averaged=averaged, muon=muon, adamw=adamw, scaler=scaler)
+    run.resume(model=model, averaged=averaged, muon=muon, adamw=adamw, scaler=scaler)  # where it was interrupted
 
+    # `steps` seeds the random numbers of each step, and ends when the steps or the minutes are over, or after Ctrl-C.
     for step in run.steps():
+        # There is an evaluation before the first step, and then at equal shares of the run.
         if run.is_due():
             evaluate(averaged, task, config, run)
 
@@ -306,6 +311,7 @@ def train(model, task, config, run, device, distribute=lambda model: model):
             average.lerp_(weight.detach(), 1 - decay)
         run.show(loss)
 
+    # Nothing is left to do after Ctrl-C, or if this run had ended before and was only started again.
     if run.is_over() and not run.reported:
         if run.is_due():
             evaluate(averaged, task, config, run)
@@ -320,7 +326,7 @@ def evenly(windows, count):
 
 def evaluate(model, task, config, run):
     """Measure `model` on some unseen text. If no earlier evaluation was as good, save it."""
-    with run.pause():
+    with run.pause():  # the time of an evaluation is no time of training
         mean, error = task.evaluate(model, evenly(task.windows, config.evaluate_windows), draws=1)
         numbers = {task.measure: mean, "error": error}
         if run.is_best(mean):
@@ -343,26 +349,27 @@ def report(build, task, run, device):
     mean, error = task.evaluate(model, evenly(task.windows, FINAL_WINDOWS), draws=2)
     checkpoint.save(run.folder, model, tokenizer, info | {task.measure: mean, "error": error})
     run.end()
-    print(f"{task.measure} {mean:.4f} ± {error:.4f} nats per token, weights of step {info['step']}; {run.folder}")
+    print(f"{task.measure} {mean:.4f} ± {error:.4f} nats per {tokenizer.unit}, weights of step {info['step']}.\n"
+          f"They are in {run.folder}.")
 
 
-def start(settings, kind, task, config, about, device, build=transformer.Transformer, make_run=Run,
+def start(settings, kind, task, model_config, about, device, build=transformer.Transformer, make_run=Run,
           distribute=lambda model: model):
     """Make a model and train it as `settings` say. Returns the folder of the run, or None if Ctrl-C ended it.
 
-    settings: has the fields train, config, run and fresh. kind: a key of checkpoint.KINDS. config: of the model.
-    about: plain values about the data, which a resumed run must share. build: makes the model from its config.
-    make_run, distribute: replace Run, and wrap the model, for several processes (chapter 12).
+    settings: has the fields train, config, run and fresh. kind: what the model is, a key of checkpoint.KINDS. about:
+    plain values about the data, which a resumed run must share. build: makes the model from model_config. make_run,
+    distribute: replace Run, and wrap the model, for several processes (chapter 12).
     """
-    devices.check_memory(device, settings.train.batch_size // settings.train.accumulate, config)
+    devices.check_memory(device, settings.train.batch_size // settings.train.accumulate, model_config)
     torch.set_float32_matmul_precision("high")  # on a GPU, float32 products may round their inputs to be faster
     file = settings.config.removesuffix(".yaml").split("/")[-1]
     name = settings.run or f"{kind}-{about['corpus']}-{file}"
-    wanted = asdict(config) | asdict(settings.train) | about
+    must_match = asdict(model_config) | asdict(settings.train) | about  # if the run is resumed
     info = {"kind": kind, "settings": settings.config, "train": asdict(settings.train)} | about | origin(device)
-    with make_run(name, settings.train, wanted, info, settings.fresh) as run:
+    with make_run(name, settings.train, must_match, info, settings.fresh) as run:
         torch.manual_seed(settings.train.seed)
-        model = build(config).to(device)
+        model = build(model_config).to(device)
         size = transformer.count_parameters(model)
         print(f"{checkpoint.KINDS[kind][0]}, {size:,} parameters, settings {settings.config!r}, {device}; run {name}",
               flush=True)

@@ -1,4 +1,4 @@
-"""Chapter 06: how does noise become text, and what does it look like while it happens?
+"""Chapter 06: how do masks become text, and what does that look like?
 
     python 06_generate.py                                        # your latest run; if you have none, the shipped model
     python 06_generate.py --prompt "ROMEO:" --steps 128 --topk 5
@@ -65,7 +65,7 @@ def plan_windows(masked, size, steps):
 
     masked: (B, T), True where something is to be written. A window begins a quarter of its size before the text that
     it adds, so that the model continues from known text. The last one is moved to the left until it is full. `steps` is
-    the number of passes for a window full of masks; a window with fewer masks gets fewer.
+    the number of passes for a window. If a text needs several windows, one with fewer masks gets fewer passes.
     """
     length = masked.shape[1]
     windows = []
@@ -78,7 +78,7 @@ def plan_windows(masked, size, steps):
         if length > size:
             passes = -(-steps * masks // size)  # steps * masks / size, rounded up
         if masks:
-            windows.append((left, right, min(passes, 2 * masks - 1)))  # one pass per mask, and as many to correct
+            windows.append((left, right, min(passes, 2 * masks - 1)))  # n to write, n - 1 to correct
         done = right
     return windows
 
@@ -94,7 +94,7 @@ def generate(model, canvas, steps, temperature=1.0, top_k=None, denoise=diffusio
         window = canvas[:, left:right]
         blank = window == model.config.mask_id
         for state in denoise(model, window, passes, temperature, top_k):
-            # For this window, the text of an earlier one is given. That text keeps its own confidence.
+            # The text of earlier windows counts as given in this one, and keeps the confidence that it had.
             sure = torch.where(blank, state.confidence, confidence[:, left:right])
             canvas = canvas.slice_scatter(state.canvas, 1, left, right)
             confidence = confidence.slice_scatter(sure, 1, left, right)
@@ -106,8 +106,9 @@ def generate(model, canvas, steps, temperature=1.0, top_k=None, denoise=diffusio
 
 
 def watch(states, canvas, tokenizer, settings, title):
-    """Show the States of a sampler in every way that `settings` ask for, then print the texts. Returns the last State.
+    """Show the States of a sampler in every way that `settings` ask for. Returns the last State.
 
+    Where no terminal has shown the texts, they are printed at the end.
     canvas: (B, T), with which the sampler begins. settings: has quiet, gif and html. title: what to say about the run.
     """
     canvas = canvas.cpu()
@@ -226,6 +227,7 @@ def main(argv=None):
     if settings.hub:
         settings = replace(settings, checkpoint=str(hub.fetch(settings.hub)))
     folder, model, tokenizer = open_model(settings, "dllm")
+    # Of the settings that were tried, these write texts that are nearest to real text (docs/fast_decoding.md).
     steps = settings.steps or (32 if settings.fast else 96)
     temperature = settings.temp
     if temperature is None:

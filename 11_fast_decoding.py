@@ -365,19 +365,8 @@ def write(settings):
     generation.watch(states, canvas, tokenizer, settings, f"seed {seed} · {folder.name}")
 
 
-# Flags of earlier versions of this chapter: where their work is done now.
-MOVED = {"--remask": "is now --correction", "--size": "belongs to python -m experiments.fast_decoding"}
-MOVED |= dict.fromkeys(("--order", "--apart", "--stable", "--cache", "--refresh", "--guidance", "--schedule"),
-                       "is not a flag any more: see experiments/decoding_rules.py")
-MOVED |= dict.fromkeys(("--dllm", "--gpt", "--out"), MOVED["--size"])
-
-
 def main(argv=None):
     command, words = cli.sub_command(("show", "write"), argv)
-    for word in words:
-        name = word.partition("=")[0]
-        if name in MOVED:
-            raise cli.UserError(f"{name} {MOVED[name]}")
     if command == "write":
         write(cli.parse(Write, words))
     else:

@@ -367,14 +367,10 @@ DRAFTS = 3  # proposals per pass; docs/block_diffusion.md compares other numbers
 
 
 def probabilities(logits, temperature, top_k):
-    """Return the probabilities with which chapter 04's `draw` takes each token, for logits (…, V): (…, V)."""
-    if temperature < 0.001:
-        diffusion.check_finite(logits.amax(-1))
-        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
-    if top_k is not None:
-        least = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    return (logits.float() / temperature).softmax(-1)
+    """Return the probability with which chapter 04's `draw` takes each token, for logits (…, V): (…, V)."""
+    if temperature < diffusion.COLDEST:  # then it takes the most likely one
+        return F.one_hot(diffusion.draw(logits, 0), logits.shape[-1]).to(logits.dtype)
+    return diffusion.probabilities(logits, temperature, top_k)
 
 
 def verify(p, q, drafts):

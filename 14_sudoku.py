@@ -5,14 +5,15 @@
     python 14_sudoku.py solve puzzles.txt --quiet                 # a file with one puzzle on each line
     python 14_sudoku.py solve --gif out.gif --html out.html       # watch the puzzle above being solved
 
-A Sudoku is a text of 81 characters, and its blanks are masks. So chapter 04's model, loss and sampler solve it without
-any change. The model learns from every order in which the blanks can be filled. A solver can therefore ask it for the
-digit that it is most certain of. Usually some blank is easy, because eight digits are excluded there, and each digit
-that is written makes another blank easy. A GPT must begin with the first blank, however hard it is, and it cannot
-correct itself.
+A Sudoku is a text of 81 characters, and its blanks are masks. So chapter 04's loss and sampler fit it as they are. The
+model of chapter 03 begins with vectors that say which cells share a row, a column or a box; it is not told what that
+means. It learns from every order in which the blanks can be filled, so we can ask it for the digit that it is most
+certain of. Usually some blank is easy, because eight digits are excluded there, and each digit that is written makes
+another blank easy. A GPT must begin with the first blank, however hard it is, and it cannot correct itself.
 
-You should see how many new puzzles are solved if the most certain digit comes first, in a random order, in one pass,
-and by the GPT. The worked example below that table shows why the order matters.
+You should see how many new puzzles are solved if the most certain digit comes first, from left to right, in a random
+order, and in one pass, all by the same dLLM, and then by a GPT. The worked example below that table shows why the order
+matters.
 """
 
 import random
@@ -165,6 +166,12 @@ def solve(model, canvas, select=diffusion.by_confidence, passes=CELLS):
     return diffusion.unmask(model, canvas, passes, temperature=0.0, select=select)
 
 
+def leftmost(logits, confidence, masked, count):
+    """Rule: write the first blanks, as a GPT must. (Chapter 04 explains what a selection rule is.)"""
+    place = torch.arange(masked.shape[1], device=masked.device)
+    return diffusion.highest(-place.float().expand(masked.shape), masked, count)
+
+
 class Without:
     """A model that never proposes the digits banned (B, 81, 9)."""
 
@@ -184,7 +191,7 @@ def solve_and_correct(model, canvas, budget=BUDGET):
     The first wrong digit is rarely one of those in conflict: later digits fit it, until none fits any more. But the
     model was less certain of it than of most digits. So attempt n takes back the n-th least certain digit of the first
     attempt and all later ones, does not write that digit there again, and solves the rest as before. (This is a limited
-    discrepancy search, Harvey and Ginsberg 1995.)
+    discrepancy search, Harvey and Ginsberg 1995, with one discrepancy.)
     """
     turn = torch.zeros_like(canvas)  # (B, 81) the pass that wrote each cell; 0: given
     passes = 0
@@ -237,11 +244,12 @@ def compare(dllm, other):
     causal, _, _ = checkpoint.load(other, kinds=("sudoku-gpt",))
     torch.manual_seed(1)
     tensors.heading(f"How many of {len(pairs)} new puzzles, with 25 to 35 hints, are solved")
-    for name, options in (("the most certain digit first", {}), ("in a random order", {"select": diffusion.scattered}),
+    for name, options in (("the most certain digit first", {}), ("from left to right", {"select": leftmost}),
+                          ("in a random order", {"select": diffusion.scattered}),
                           ("all blanks in one pass", {"passes": 1})):
         *_, last = solve(model, puzzles, **options)
         print(f"   {name:32} {(last.canvas == solutions).all(1).sum():3}", flush=True)
-    print(f"   {'left to right, by the GPT':32} {(read_and_write(causal, puzzles) == solutions).all(1).sum():3}")
+    print(f"   {'from left to right, by the GPT':32} {(read_and_write(causal, puzzles) == solutions).all(1).sum():3}")
     tensors.heading("A worked example: the most certain digit first")
     print(sudoku.picture(sudoku.read_cells(EXAMPLE)) + "\n")
     print(show_order(model, sudoku.to_tokens(sudoku.read_cells(EXAMPLE))))
@@ -360,15 +368,10 @@ def solve_given(settings):
 
 
 def main(argv=None):
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["--solve"]:  # its name before it was a sub-command
-        words[0] = "solve"
-    command, words = cli.sub_command(("train", "solve"), words)
+    command, words = cli.sub_command(("train", "solve"), argv)
     if command == "train":
         train_both(cli.parse(Train, words, configs="sudoku"))
         return
-    if "--run" in words:
-        raise cli.UserError("--run names a run to train; solve takes --checkpoint NAME")
     sys.exit(0 if solve_given(cli.parse(Solve, words)) else 1)
 
 

@@ -20,7 +20,7 @@ def predict_masks():
 
     Return four numbers.
 
-        `hide` hides k of the three, and `any_number` draws k. What is the mean number of masks?
+        `hide` hides k of the three, and k is 1, 2 or 3, each equally often. What is the mean number of masks?
         And what is the probability that the first character is hidden?
         `mask_tokens` hides each character with probability 1/4. What is the probability that none is hidden?
         The same, but the rate is not 1/4: it is drawn evenly between 0 and 1.

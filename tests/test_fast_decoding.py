@@ -347,10 +347,8 @@ def test_chapter_06_writes_the_same_with_the_same_settings(write):
     ("write --threshold 0.9 --entropy 1", "choose one"), ("write --confidence --factor 1", "choose one"),
     ("write --cached", "block"), ("write --block -1", "block"), ("write --correction -1", "correction"),
     ("write --steps 0", "steps"), ("--texts 0", "texts"), ("--threshold 0.9", "threshold"),
-    ("--write --steps 32", "11_fast_decoding.py write"), ("write --remask 32", "--correction"),
-    ("write --apart 12", "decoding_rules"), ("write --cache=dual", "decoding_rules"),
-    ("--dllm shakespeare", "experiments.fast_decoding")])  # fmt: skip
-def test_a_wrong_or_old_flag_ends_with_a_message(flags, word, monkeypatch):
+    ("--write --steps 32", "11_fast_decoding.py write"), ("write --remask 32", "--remask"),])  # fmt: skip
+def test_a_wrong_flag_ends_with_a_message(flags, word, monkeypatch):
     monkeypatch.setattr("sys.argv", ["11_fast_decoding.py"])
     assert word in refusal(fast.main, flags.split())
 

@@ -357,7 +357,8 @@ def test_the_command_trains_both_models_and_compares_them(place, monkeypatch, ca
         model, tokenizer, info = checkpoint.load(place.runs / name)
         assert model.config.causal == causal and info["step"] <= 6 and len(log_of(place.runs / name)) == 3
         assert tokenizer.vocabulary == sudoku.DIGITS + "." * causal
-    for line in ("the most certain digit first", "left to right, by the GPT", "a person sees it as"):
+    for line in ("the most certain digit first", "from left to right  ", "from left to right, by the GPT",
+                 "all blanks in one pass", "a person sees it as"):
         assert line in out
     # A finished run is not trained again, but a larger limit would continue it.
     monkeypatch.setattr(chapter, "compare", lambda *folders: print("compared", *(folder.name for folder in folders)))
@@ -384,7 +385,7 @@ def test_solve_prints_the_solution_and_whether_it_is_valid(trained, monkeypatch,
     (line,) = re.findall(r"^\d{81}", out, re.M)
     assert line[6:] == SOLUTION[6:]
     monkeypatch.setattr(chapter, "solve", lambda model, *more, solve=chapter.solve: solve(Oracle(), *more))
-    code, out = solve_line(["--solve", PUZZLE], capsys)  # its name before it was a sub-command
+    code, out = solve_line(["solve", PUZZLE], capsys)
     assert code == 0 and f"{SOLUTION}  valid\n" in out and sudoku.picture(cells(SOLUTION)) in out
     file = trained.folder / "puzzles.txt"
     file.write_text(f"{PUZZLE}\n{SOLUTION}\n{'.' + SOLUTION[1:]}\n")
@@ -406,7 +407,7 @@ def test_gif_and_html(trained, monkeypatch, capsys):
 
 @pytest.mark.parametrize("flags, message", [
     (["solve", PUZZLE[:80]], "81 characters"), (["solve", PUZZLE, "--steps", "5"], "--steps"),
-    (["solve", PUZZLE, "--run", "x"], "--checkpoint"), (["solve", PUZZLE, "--gif", "x.png"], ".gif"),
+    (["--solve", PUZZLE], "sub-command"), (["solve", PUZZLE, "--gif", "x.png"], ".gif"),
     (["solve", PUZZLE, "--checkpoint", "none"], "no model"), (["solve", PUZZLE, "--checkpoint", "gpt"], "a GPT for"),
     (["--quiet"], "--quiet"), (["--seq-len", "80"], "81"), (["--positions", "rope"], "learned"),
     (["--time-conditioned"], "time_conditioned"), (["--puzzles", "5"], "puzzles must be")])  # fmt: skip
