@@ -10,7 +10,8 @@ each block by unmasking. If a block is one token, this is a GPT. If a block is t
 
 The model of this chapter learns all sizes of blocks. So it can do two jobs in one pass: as a GPT it verifies tokens
 that were proposed before, and as a dLLM it proposes the next ones (TiDAR, Liu et al. 2025, arXiv:2511.08923). The text
-then has exactly the distribution of the GPT. In a terminal, accepted proposals are highlighted, and refused ones red.
+then has exactly the distribution of the GPT. In a terminal, accepted proposals are highlighted, and refused ones are
+red.
 
 After training you should see how the NELBO grows with the size of a block. For blocks of a whole window it is far above
 that of chapter 05's dLLM, because this model has spent only a small part of its training on them.
@@ -38,39 +39,61 @@ fast = import_module("11_fast_decoding")
 
 
 # 1. Who sees whom
+#
+# A pass computes rows. Each row is a token at a position, in one of two streams. The clean stream is a GPT: a clean row
+# sees the clean rows up to its own position, and predicts the next token. The noisy stream consists of blocks, in which
+# some tokens are masked. A noisy row sees all rows of its own block and the clean rows before the block, and predicts
+# its own token. These are the rows of the text "abcde" in blocks of two:
+#
+#                    clean rows        noisy rows
+#                    a   b   c   d     (b)  (c)   (d)  (e)
+#        position    0   1   2   3      1    2     3    4
+#        a sees      x
+#        b sees      x   x
+#        c sees      x   x   x
+#        d sees      x   x   x   x
+#      (b) sees      x                  x    x
+#      (c) sees      x                  x    x
+#      (d) sees      x   x   x                     x    x
+#      (e) sees      x   x   x                     x    x
 
 CLEAN = -1  # the `start` of a clean row; a noisy row has that of its block
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The R rows that one pass computes. Each row is a token at a position, in one of two streams.
-
-    The clean stream is a GPT: a clean row sees the clean rows up to its own position. The noisy stream consists of
-    blocks with masks. A noisy row sees all rows of its own block, and the clean rows before the block.
-    """
+    """The R rows that one pass computes, and which of them each row reads."""
 
     positions: torch.Tensor  # (R,)
-    visible: torch.Tensor  # (R, R) True where row i sees row j
-    near: torch.Tensor  # (R, width) for a convolution: the visible rows at the positions p - width + 1 … p
+    visible: torch.Tensor  # (R, R) True where row i sees row j, in attention
+    near: torch.Tensor  # (R, width) the rows that a convolution adds up: see `rows_before`
 
 
 def make_rows(positions, start, width):
     """Return the Rows at `positions` (R,). start (R,): where the block of each row starts, or CLEAN.
 
-    Positions are counted from the first row. All rows also see the clean rows of earlier passes, at negative positions.
-    A convolution of this width reads width - 1 of those, so the indices in `near` are counted from there.
+    Positions are counted from the first row. All rows also see the clean rows that earlier passes have computed.
     """
     is_clean = start == CLEAN
     before = torch.where(is_clean, positions + 1, start)  # a row sees the clean rows at positions below this
     sees_clean = is_clean & (positions < before[:, None])  # (R, R)
     sees_noisy = ~is_clean & (start == start[:, None])  # (R, R)
     visible = sees_clean | sees_noisy
+    return Rows(positions, visible, rows_before(positions, visible, width))
 
-    wanted = positions[:, None] - torch.arange(width - 1, -1, -1, device=positions.device)  # (R, width)
-    is_near = visible[:, None, :] & (positions == wanted[..., None])  # (R, width, R), at most one True of R
-    row = torch.where(is_near.any(-1), is_near.int().argmax(-1), wanted)  # a negative position stays: it is kept
-    return Rows(positions, visible, row + width - 1)
+
+def rows_before(positions, visible, width):
+    """Return which rows a convolution of this width reads for each row: (R, width).
+
+    For the row at position p, these are the rows at p - width + 1 … p that it sees. Of the rows above, (d) reads b, c
+    and (d) itself if the width is 3. The position of a row from an earlier pass is negative. The last width - 1 of
+    those stand before the new rows, so the result counts from the first of them.
+    """
+    wanted = positions[:, None] - torch.arange(width - 1, -1, -1, device=positions.device)  # (R, width) positions
+    stands_there = visible[:, None, :] & (positions == wanted[..., None])  # (R, width, R): at most one of R is True
+    row = stands_there.int().argmax(-1)  # (R, width)
+    row = torch.where(wanted < 0, wanted, row)
+    return row + width - 1
 
 
 def two_streams(starts, width):
@@ -411,8 +434,13 @@ def rows_of_pass(known, drafts, size, width, device):
     """Return the Rows of one pass: `known` tokens of the text and then `drafts` drafts, all clean, and blocks of masks.
 
     There is a block of `size` masks for each number of drafts that may be accepted, from none to all. It starts at the
-    position behind those drafts, and it sees them. Its first mask stands for the token that this pass draws; the masks
-    behind it will become the next drafts.
+    position behind those drafts, and it sees them. Its first mask stands for the token that this pass draws, and the
+    masks behind it will become the next drafts. With two drafts x and y of the text behind "k":
+
+        clean rows:   k x y
+        noisy rows:     _ _ _      if x is refused
+                          _ _ _    if x is accepted, and y is refused
+                            _ _ _  if both are accepted
     """
     positions = list(range(known + drafts))
     starts = [CLEAN] * (known + drafts)
@@ -442,15 +470,17 @@ def draft_and_verify(model, prompt, length, temperature=0.8, top_k=None, drafts=
     text = list(prompt)
     window, width, device = model.config.seq_len, model.config.conv, model.head.weight.device
     size = drafts + 1  # of a block of masks
-    start, kept = 0, None  # the model sees text[start:]
+    start = 0  # the model sees text[start:]
+    kept = None
     proposed, q = [], torch.zeros(0, model.config.vocab_size, device=device)
     while len(text) < length:
         if len(text) - start > window:
-            start, kept = len(text) - max(1, window // 2), None
+            start = len(text) - max(1, window // 2)
+            kept = None
         if kept is None:
-            kept = KeptRows(model, 1, window + size**2)
-        room = min(length - len(text) - 1, start + window - len(text))
-        proposed = proposed[:room]
+            kept = KeptRows(model, 1, window + size * size)  # room for a full window, and `size` blocks of masks
+        fit = min(length - len(text) - 1, start + window - len(text))  # drafts that fit the text and the window
+        proposed = proposed[:fit]
         known = text[start + kept.n :]  # the tokens whose rows are not kept
 
         masks = [model.config.mask_id] * (size * (len(proposed) + 1))
@@ -463,7 +493,7 @@ def draft_and_verify(model, prompt, length, temperature=0.8, top_k=None, drafts=
         accepted, token = verify(p, q, proposed)
         new = [*proposed[:accepted], token]
         text += new
-        kept.n += len(known) + accepted
+        kept.n += len(known) + accepted  # the next pass writes over all rows behind these
         yield Pass(proposed, new, p[range(len(new)), new])
 
         block = len(known) + len(proposed) + size * accepted  # the first row of the block behind the accepted drafts
@@ -593,8 +623,9 @@ def stream_blocks(model, canvas, settings):
     steps = settings.steps or settings.block
     masks = int((canvas == model.config.mask_id).sum(1).max())
     if canvas.shape[1] > model.config.seq_len:
-        masks = model.config.seq_len  # chapter 06 wants the passes of a window that is full of masks
-    passes = steps * -(-masks // settings.block)  # by the number of blocks, rounded up
+        masks = model.config.seq_len  # of several windows, each has its share of what a full window would need
+    blocks = -(-masks // settings.block)  # rounded up
+    passes = steps * blocks
     select, _ = settings.rule.select()
     denoise = functools.partial(fast.denoise_blocks, select=select, block=settings.block, reader=CleanBlockModel)
     return generation.generate(model, canvas, passes, settings.temp, settings.topk, denoise)
