@@ -14,6 +14,7 @@ model doubts. The page that --html writes has a slider over the passes.
 The chapter has three parts: what to write (a canvas), how to write texts of any length (windows), and how to watch.
 """
 
+import math
 import random
 import re
 from dataclasses import dataclass, replace
@@ -76,7 +77,7 @@ def plan_windows(masked, size, steps):
         masks = int(masked[:, done:right].sum(1).max())
         passes = steps
         if length > size:
-            passes = -(-steps * masks // size)  # steps * masks / size, rounded up
+            passes = math.ceil(steps * masks / size)
         if masks:
             windows.append((left, right, min(passes, 2 * masks - 1)))  # n to write, n - 1 to correct
         done = right

@@ -10,7 +10,7 @@ effect of reading a small corpus for many epochs. Each part prints its numbers a
 are in a JSON file.
 
 A comparison says little about the two kinds of model if one of them is larger, or has read more. So the program first
-prints how large both models are, and how many characters each has read.
+prints how large both models are, and how many characters each has read, and warns if these numbers differ much.
 """
 
 import functools
@@ -58,7 +58,11 @@ class Size:
     train: dict = field(default_factory=lambda: dict(batch_size=8, steps=1000, evaluations=10, compile="off"))
 
 
-SIZES = {"quick": Size(), "gpu": Size(64, 400, 256, 256, (16, 96, 256), {}, dict(steps=4000, evaluations=40))}
+SIZES = {
+    "quick": Size(),
+    "gpu": Size(draws=64, windows=400, samples=256, batch=256, steps=(16, 96, 256), shape={},
+                train=dict(steps=4000, evaluations=40)),
+}
 
 
 # 1. Likelihood
@@ -87,7 +91,7 @@ def likelihood(dllm, gpt, windows, size, seed):
     """Return both losses on all but the first character of windows (N, T), also by the number of visible characters."""
     T = windows.shape[1]
     bound, error = diffusion.nelbo(dllm, windows, size.draws, given=1, seed=seed)
-    exact, spread = gpt_training.nll(gpt, windows)
+    exact, exact_error = gpt_training.nll(gpt, windows)
 
     powers = [2**i for i in range(T.bit_length()) if 2**i < T]
     levels = []
@@ -97,21 +101,22 @@ def likelihood(dllm, gpt, windows, size, seed):
 
     by_position = gpt_training.nll_by_position(gpt, windows)  # (N, T - 1)
     positions = []
-    for low, high in pairwise([*powers, T]):
+    for low, high in pairwise([*powers, T]):  # column i has i + 1 visible characters
         loss, its_error = measures.mean_and_error(by_position[:, low - 1 : high - 1].mean(1))
         positions.append({"visible": [low, high - 1], "loss": loss, "error": its_error})
 
     tensors.heading(f"1. Likelihood of {len(windows)} windows of {T} characters, the first character given")
     print("Lower is better: the average cost of one character, in nats (natural-logarithm units).")
-    print(f"  dLLM  NELBO {bound:.4f} ± {error:.4f}, an upper bound on its NLL; the error comes from the random masks")
-    print(f"  GPT   NLL   {exact:.4f}, exact; on other text it would differ by about {spread:.4f}")
+    print(f"  dLLM  NELBO {bound:.4f} ± {error:.4f}, an upper bound on its NLL; its error is mainly that of the masks")
+    print(f"  GPT   NLL   {exact:.4f}, exact; on other text it would differ by about {exact_error:.4f}")
     return {"windows": len(windows), "length": T, "dllm": {"NELBO": bound, "error": error, "levels": levels},
-            "gpt": {"NLL": exact, "error": spread, "positions": positions}}
+            "gpt": {"NLL": exact, "error": exact_error, "positions": positions}}
 
 
 # 2. Samples
 #
-# How good is a written text? No number says it, so we take four, and compare each with its value for real text.
+# How good is a written text? No single number says it, so we measure four things, and compare each with its value for
+# real text.
 #
 # Known words: the share of the words that occur in the training text. A model that cannot spell invents words. But a
 #   text that repeats one word has only known words.
@@ -123,6 +128,8 @@ def likelihood(dllm, gpt, windows, size, seed):
 # Judge: a model that has counted which characters follow each five characters of the training text. Its NLL is the mean
 #   of -log p(character | the five before it). Noise has a high NLL. If the NLL is lower than that of real text, the
 #   model writes what is common, and too seldom what is rare.
+# Two more numbers sum up what these four say, and look for cheating:
+#
 # Distance: (value - value of real text) / (how far two sets of real texts of this size usually are apart). In this unit
 #   all four can be compared: 1 is chance, 10 is clearly not. We print the largest of the four, and their mean.
 # Copy: the length of the longest run of characters that also occurs in the training text. A model can write well
@@ -218,14 +225,15 @@ def speed(dllm, gpt, windows, size):
 # 4. Filling blanks
 #
 # We hide characters in the middle of a window, and count which share of them a model restores exactly. A dLLM sees both
-# sides of the blank, a GPT only the left one. A table of the most common followers (chapter 01's bigrams) says how much
-# can be had for nothing.
+# sides of the blank. Our GPT continues the left side. (It could also try all fillings and take the one that makes the
+# whole window most likely. For one character that is a batch of 65 windows, but for two characters of 65 × 65.) A table
+# of the most common followers (chapter 01's bigrams) says how much can be restored without a model.
 
 
 def fill(model, rows, start, end):
     """Fill the blank [start, end) of rows (B, T) with likely characters, one per pass. Returns (B, end - start).
 
-    A dLLM commits the character of highest confidence first. A GPT can only continue the left side.
+    A dLLM commits the character of highest confidence first. A GPT continues the left side.
     """
     if model.config.causal:
         return gpt_training.write(model, rows[:, :start], end - start, temperature=0)[:, start:]
@@ -355,7 +363,7 @@ def load_pair(dllm, gpt, corpus, device):
     """Return (dLLM, GPT, tokenizer, about) of two runs that learned from the Corpus `corpus`.
 
     dllm, gpt: name or folder of a run; "": your latest one, or the shipped one. about: what to know about each of them,
-    {"dllm": {…}, "gpt": {…}}. It is printed too, with a warning if the models differ much in size.
+    {"dllm": {…}, "gpt": {…}}. It is printed too, with a warning if the models differ much in size or in reading.
     """
     models = {}
     about = {}
@@ -370,10 +378,12 @@ def load_pair(dllm, gpt, corpus, device):
                        "characters_read": info.get("step", 0) * batch * model.config.seq_len,
                        "model": asdict(model.config), "info": info}
         print("{name}: {parameters:,} parameters, {characters_read:,} characters read".format(**about[kind]))
-    ratio = about["dllm"]["parameters"] / about["gpt"]["parameters"]
-    if not 1 / 1.2 < ratio < 1.2:
-        print(f"Warning: the dLLM has {ratio:.2f} times the parameters of the GPT, which alone can decide the result. "
-              "Train both with the same --config, or name other runs with --dllm and --gpt.")
+    for key, noun in (("parameters", "has {:.2f} times the parameters of the GPT"),
+                      ("characters_read", "has read {:.2f} times as many characters as the GPT")):
+        ratio = about["dllm"][key] / max(1, about["gpt"][key])
+        if not 1 / 1.2 < ratio < 1.2:
+            print(f"Warning: the dLLM {noun.format(ratio)}, which alone can decide the result. "
+                  "Train both with the same --config, or name other runs with --dllm and --gpt.")
     return models["dllm"], models["gpt"], tokenizer, about
 
 
@@ -406,9 +416,10 @@ def compare(settings):
     dllm, gpt, tokenizer, about = load_pair(settings.dllm, settings.gpt, corpus, device)
     parts = text.split(corpus.text)
     train_tokens, val_tokens = (torch.tensor(tokenizer.encode(part), device=device) for part in parts)
-    # Both models must fit. Rotary positions let the dLLM read one character more; a GPT predicts one after its input.
-    room = dllm.config.seq_len + (dllm.config.positions == "rope")
-    T = min(room, gpt.config.seq_len + 1)
+    # The longest window for both: a GPT reads all characters but the last, which it only predicts. A dLLM reads all of
+    # them; with rotary positions it can read one more than in training.
+    longest = dllm.config.seq_len + (dllm.config.positions == "rope")
+    T = min(longest, gpt.config.seq_len + 1)
     windows = val_tokens[: len(val_tokens) // T * T].view(-1, T)  # (N, T)
     if len(windows) < 2 or min(FRACTIONS) * len(train_tokens) <= 2 * size.shape.get("seq_len", 256) + 2:
         raise cli.UserError(f"{corpus.name} is too short for a comparison: 5 % of it must fill several windows")

@@ -9,10 +9,10 @@ Chapter 04's sampler writes a planned number of tokens in each pass, and each pa
 keeps that sampler and gives it other parts: rules that write more tokens where the model is certain, blocks that are
 finished from left to right, and a cache, with which a pass computes only the positions of its block.
 
-You should see that no rule wins everywhere. Rules that wait until the model is certain spell best, but they need many
-passes, and their texts repeat themselves. Scattered positions with correction afterwards come nearest to real text, so
-a fast and good choice is `python 06_generate.py --fast`. A few texts prove little: docs/fast_decoding.md has the
-careful measurement, also of the rules and caches that do not win (experiments/decoding_rules.py).
+You should see that rules which wait until the model is certain spell best, but need many passes, and that their texts
+repeat themselves. These are only a few texts. docs/fast_decoding.md measures many, also with the rules and caches that
+do not win (experiments/decoding_rules.py): there, scattered positions with correction afterwards come nearest to real
+text, and so `python 06_generate.py --fast` writes that way.
 """
 
 import functools
@@ -35,7 +35,7 @@ generation = import_module("06_generate")
 #
 # All rules have the interface of chapter 04: (logits, confidence, masked, count) → True where to write. Two are there:
 #
-#   scattered      Writes far apart, in random order. Random positions prefer nothing, so the texts are as varied as the
+#   scattered      Writes far apart, in random order. Such an order favours no token, so the texts are as varied as the
 #                  model's idea of real text; and tokens that are far apart hardly depend on each other, so it does
 #                  little harm that those of one pass do not see each other. It also writes what the model is not sure
 #                  of. Those mistakes are found later, with text on both sides: it wins if correction follows.
@@ -65,9 +65,9 @@ def before_first_false(fits, order):
 def threshold(tau):
     """Make a rule that writes every proposal with a probability of at least tau (Fast-dLLM, arXiv:2505.22618).
 
-    If the model is nearly certain of each of two tokens, it is nearly certain of both together, so it does no harm that
-    they do not see each other. The rule is fast where most of a text follows from the rest, and slow in verse, where
-    often several words would do.
+    If the model is nearly certain of each of two tokens, it is nearly certain of both together, so it does little harm
+    that they do not see each other. With many tokens, small doubts add up; the next two rules allow for that. The rule
+    is fast where most of a text follows from the rest, and slow in verse, where often several words would do.
     """
 
     def rule(logits, confidence, masked, count):
@@ -132,16 +132,16 @@ def plan_blocks(masked, size, steps):
     for (start, end), n in zip(pairwise(edges), masks):
         if n:
             done += n
-            due = -(-steps * done // sum(masks))  # rounded up
+            due = math.ceil(steps * done / sum(masks))
             blocks.append((start, end, max(1, due - used)))
             used = due
     return blocks
 
 
 class BlockModel:
-    """Looks to `unmask` like a model whose text is one block. In truth the model reads the whole canvas in each pass.
+    """Stands in for the model while chapter 04's `unmask` writes a block, as if the block were the whole text.
 
-    So chapter 04's loop writes blocks too, and does not know of it.
+    Each pass puts the block into the canvas, lets the model read the whole canvas, and returns the logits of the block.
     """
 
     def __init__(self, model):
@@ -169,8 +169,8 @@ def denoise_blocks(model, canvas, steps, temperature=1.0, top_k=None, select=dif
                    reader=BlockModel, correction=0):
     """Fill the masks of canvas (B, T) block by block, then correct what was written. Yields States.
 
-    steps: passes that write, shared by all blocks. block: the size of a block, 0 for the whole canvas. reader: makes of
-    the model what `unmask` calls. correction: passes of correction, in addition to `steps`.
+    steps: passes that write, shared by all blocks. block: the size of a block, 0 for the whole canvas. reader: how the
+    model reads a block, BlockModel or a subclass. correction: passes of correction, in addition to `steps`.
     """
     masked = canvas == model.config.mask_id
     confidence = (~masked).float()
@@ -282,6 +282,7 @@ def show_ways(name, model, tokenizer, corpus, settings):
     hook.remove()
     print("   Known words: the share that is in the training text. Distinct runs: low where texts repeat themselves.\n"
           "   The rules that wait for certainty spell well, but need many passes, and look at their distinct runs.\n"
+          "   The second way is that of 06_generate.py --fast.\n"
           "   With so few texts, differences of a few percent are chance: docs/fast_decoding.md has measured more.")
 
 

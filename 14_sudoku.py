@@ -96,7 +96,8 @@ class Puzzles:
         with diffusion.same_numbers(0, numbers.device):  # all evaluations meet the same puzzles and masks
             numbers = numbers.repeat(draws)
             total, count = self.losses(model, *vary(self.puzzles[numbers], self.solutions[numbers]))
-        return measures.mean_and_error(total / count)
+        of_each = (total / count).view(draws, -1).mean(0)  # draws of one puzzle are not independent of each other
+        return measures.mean_and_error(of_each)
 
 
 class AnyOrder(Puzzles):
@@ -172,7 +173,7 @@ def leftmost(logits, confidence, masked, count):
     return diffusion.highest(-place.float().expand(masked.shape), masked, count)
 
 
-class Without:
+class WithoutDigits:
     """A model that never proposes the digits banned (B, 81, 9)."""
 
     def __init__(self, model, banned):
@@ -227,7 +228,7 @@ def take_back(model, first, turn, rows, cell):
     masked = (turn >= turn.gather(1, cell)) & (turn > 0)  # (R, 81)
     banned = torch.zeros(len(rows), CELLS, 9, dtype=torch.bool, device=rows.device)
     banned[torch.arange(len(rows), device=rows.device), cell[:, 0], digit[:, 0]] = True
-    for state in solve(Without(model, banned), first.canvas[rows].masked_fill(masked, BLANK)):
+    for state in solve(WithoutDigits(model, banned), first.canvas[rows].masked_fill(masked, BLANK)):
         confidence = torch.where(masked, state.confidence, first.confidence[rows])
         yield replace(state, confidence=confidence)
 

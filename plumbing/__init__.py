@@ -1,4 +1,4 @@
-"""What every program needs and no reader asks about. You may skip this folder.
+"""What programs need besides their subject. You may skip this folder.
 
     cli            flags, settings files, and errors in one line
     files          where things are; files that are whole; files from outside; downloads

@@ -164,7 +164,8 @@ class Yardstick:
 
     def __init__(self, real, held_out, training, judge, vocabulary, seed=0):
         chance = random.Random(seed)
-        others = [text for text in held_out if text not in set(real)]
+        known = set(real)
+        others = [text for text in held_out if text not in known]
         chance.shuffle(others)
         half = len(others) // 2
         # Half of the reference is training text, since a model cannot know the names in a play that it has not read.
