@@ -52,17 +52,17 @@ def simple_loss(model, x0, k):
     return F.cross_entropy(logits[hidden].float(), x0[hidden])  # compare only where the answer was hidden
 
 
-def spread_evenly(n, highest, device=None):
-    """Draw n numbers of tokens to hide, from 1 to `highest`: one from each of n equal parts of the range: (n,).
+def spread_evenly(n, most, device=None):
+    """Draw n numbers of tokens to hide, from 1 to `most`: one from each of n equal parts of the range: (n,).
 
     Texts with few masks are easy and texts with many are hard. If every batch holds all kinds, in random order, its
-    loss depends less on luck and more on the model. (Statisticians call such draws stratified.) highest: a number, or
-    one for each row (n,).
+    loss depends less on luck and more on the model. (Statisticians call such draws stratified.) most: a number, or one
+    for each row (n,), which is rounded up.
     """
     u = torch.rand(n, device=device)
     part = torch.randperm(n, device=device)
-    k = 1 + ((part + u) / n * highest).long()
-    return k.clamp(max=torch.as_tensor(highest, device=device).ceil().long())  # rounding can reach the end of the range
+    k = 1 + ((part + u) / n * most).long()
+    return k.clamp(max=torch.as_tensor(most, device=device).ceil().long())  # (part + u) / n can be rounded to 1
 
 
 # 2. Writing: what to write, where to write, and when to write it again
@@ -130,7 +130,8 @@ def scattered(logits, confidence, masked, count):
     writing neighbours in one pass. If a pass writes only a few positions, none of them are neighbours.
     """
     score = torch.rand(masked.shape, device=masked.device)
-    return highest(distance_to_higher(score, masked) + score, masked, count)
+    distance = distance_to_higher(score, masked)
+    return highest(distance + score, masked, count)  # a score, below 1, decides between equal distances
 
 
 def highest(score, masked, count):
@@ -193,7 +194,8 @@ def doubtful(confidence, written):
     """Choose which of the positions `written` (B, T) to write again: (B, T). They are more than REACH apart.
 
     A position is chosen the more often, the less probable the model found its token. The noise does this: if we add
-    Gumbel noise to the logarithm of each weight, a weight has the highest sum with a chance in proportion to it.
+    Gumbel noise to the logarithm of each weight, a weight has the highest sum with a chance in proportion to it. So
+    each chosen position has won such a draw against all positions within REACH.
     """
     doubt = (1 - confidence).clamp(min=1e-6)  # (B, T)
     u = torch.rand(doubt.shape, device=doubt.device).clamp(1e-6, 1 - 1e-6)
@@ -225,12 +227,13 @@ def denoise(model, canvas, steps=64, temperature=1.0, top_k=None, select=scatter
     correction: the share of the passes that correct. A canvas of n masks gets at most n passes and n - 1 to correct.
     """
     blanks = canvas == model.config.mask_id
-    most = max(0, int(blanks.sum(1).max()) - 1)
+    if not blanks.any():
+        return
+    most = int(blanks.sum(1).max()) - 1  # a single token was drawn with all others around it
     corrections = min(int(correction * steps), most)
-    state = None
     for state in unmask(model, canvas, steps - corrections, temperature, top_k, select):
         yield state
-    yield from correct(model, state, blanks, corrections, temperature, top_k)  # without masks, there are none
+    yield from correct(model, state, blanks, corrections, temperature, top_k)  # from the last State on
 
 
 # 3. From the loss to a bound on the probability of a text
@@ -330,7 +333,7 @@ def nelbo_by_orders(table, T):
 
 
 def nelbo_by_counts(table, T):
-    """Return the NELBO from how many tokens are hidden, not from their order. This is what `nelbo` estimates.
+    """Return the NELBO from how many tokens are hidden, not from their order. `nelbo` estimates this, divided by T.
 
     When k tokens are still hidden, all sets of k positions are equally likely, and each of the k is next with
     probability 1/k. So the mean over orders is the sum, over k = 1 … T, of the mean loss of a hidden token. One pass
@@ -559,7 +562,8 @@ def main():
     x0 = torch.tensor([encode(sentence.ljust(LENGTH)) for sentence in SENTENCES])  # (4, T)
     show_hiding(x0)
     # Learned positions, because these sentences begin at position 0, and rotary positions know only distances.
-    config = transformer.TransformerConfig(LENGTH, 2, 4, 64, positions="learned", vocab_size=MASK)
+    config = transformer.TransformerConfig(
+        seq_len=LENGTH, n_layer=2, n_head=4, n_embd=64, positions="learned", vocab_size=MASK)
     model = transformer.Transformer(config)
     show_training(model, x0)
     show_writing(model, flags.show)

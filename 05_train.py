@@ -12,8 +12,11 @@ The chapter begins with the shortest loop that trains; it gets a tiny model to a
 schedule for the learning rate, Muon, an average of the weights, and 16-bit numbers. You should see the NELBO fall from
 4.2 nats per character (guessing among 65) through 3.3 (knowing their frequencies) to about 1.9.
 
-The way of a batch: `main` reads the settings and the text, and makes a task (section 2), which draws batches and knows
-their loss. `start` makes the model, and a Run, which keeps the time, the log and the folder. `train` is the loop.
+The way of a batch: `main` reads the settings and the text. The tokenizer gives each character its number in the sorted
+list of all characters, and the last tenth of the text is kept for evaluations. A task (section 2) draws batches of the
+rest and knows their loss. `start` makes the model, and a Run, which keeps the time, the log and the folder. `train` is
+the loop. With the laptop settings a batch is (16, 128) tokens, of each row of which up to 103 are hidden; the logits
+are (16, 128, 65), and the loss is one number.
 """
 
 import copy
@@ -22,6 +25,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import Literal
 
+# These come before torch, because they set how its threads wait (plumbing/__init__.py).
 from plumbing import checkpoint, cli, devices, files, text
 from plumbing.run import Run, origin
 
@@ -125,7 +129,7 @@ class TrainConfig:
     steps: int = 50_000  # largest number of steps
     minutes: float = 0.0  # largest number of minutes of training; evaluations come on top. 0: no limit
     batch_size: int = 64  # windows per step
-    accumulate: int = 1  # parts into which a step's batch is split, to save memory
+    accumulate: int = 1  # parts into which a step's batch is split, to save memory; the steps are almost the same
     optimizer: Literal["muon", "adamw"] = "muon"  # optimizer of the matrices inside the blocks
     lr_matrix: float = 0.02  # learning rate of Muon, or of AdamW in its place
     lr_other: float = 0.005  # learning rate of AdamW, for embeddings, head and norms
@@ -231,7 +235,8 @@ class Muon(torch.optim.Optimizer):
                 average.lerp_(p.grad, 1 - group["momentum"])
                 ahead.append(p.grad.lerp(average, group["momentum"]))  # Nesterov: look one step ahead
             update = orthogonalize(torch.stack(ahead).to(self.dtype)).float()  # (N, m, n)
-            rate = group["lr"] * max(1, shape[0] / shape[1]) ** 0.5  # the same change of the output for every shape
+            # With more outputs than inputs, a change of the same length is spread over more numbers: make it longer.
+            rate = group["lr"] * max(1, shape[0] / shape[1]) ** 0.5
             for p, direction in zip(matrices, update):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.sub_(rate * direction)
@@ -269,12 +274,13 @@ def train(model, task, config, run, device, distribute=lambda model: model):
             block.attn.kernel = attention.by_products
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
     # Blocks of one shape share their compiled code, so this takes half the time of compiling the model as a whole.
-    devices.compile_parts([*model.blocks, *model.convs], config.compile, device, config)
+    devices.compile_parts([*model.blocks, *model.convs], device, config)
     network = distribute(model)
     # Muon converts gradients to its format before it scales them, and in float16 small ones would become 0.
     muon, adamw = make_optimizers(model, config, torch.float32 if dtype == torch.float16 else dtype)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    run.resume(model=model, averaged=averaged, muon=muon, adamw=adamw, scaler=scaler)  # where it was interrupted
+    # The run saves these at each evaluation, and at Ctrl-C. If it was interrupted, it goes on from there.
+    run.resume(model=model, averaged=averaged, muon=muon, adamw=adamw, scaler=scaler)
 
     # `steps` seeds the random numbers of each step, and ends when the steps or the minutes are over, or after Ctrl-C.
     for step in run.steps():
@@ -287,19 +293,16 @@ def train(model, task, config, run, device, distribute=lambda model: model):
         muon.param_groups[0]["lr"] = config.lr_matrix * factor
         adamw.param_groups[0]["lr"] = config.lr_other * factor
 
-        # The backward pass finds, for every weight, in which direction the loss grows.
         for _ in range(config.accumulate):
             batch = task.batch(config.batch_size // config.accumulate)
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 loss = task.loss(network, batch)
             scaler.scale(loss / config.accumulate).backward()
 
-        # Limiting the norm of the gradient keeps one unusual batch from undoing the work of many.
         for optimizer in (muon, adamw):
             scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
 
-        # The optimizers move every weight a small step in the other direction.
         for optimizer in (muon, adamw):
             scaler.step(optimizer)
             optimizer.zero_grad()

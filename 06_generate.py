@@ -28,6 +28,7 @@ import torch
 diffusion = import_module("04_diffusion")
 
 MAX_LENGTH = 100_000  # positions; a slip such as {1000000} must not fill the memory
+MAX_DRAWN = 20_000_000  # tokens in all pictures of an animation, for the same reason
 
 
 # 1. The canvas: a prompt and a blank differ only in which positions are masked
@@ -79,7 +80,7 @@ def plan_windows(masked, size, steps):
         if length > size:
             passes = math.ceil(steps * masks / size)
         if masks:
-            windows.append((left, right, min(passes, 2 * masks - 1)))  # n to write, n - 1 to correct
+            windows.append((left, right, passes))
         done = right
     return windows
 
@@ -191,7 +192,8 @@ def make_canvas(settings, tokenizer, length=256):
         tokens = from_infill(settings.infill.replace("\\n", "\n"), tokenizer)
     else:
         tokens = from_prompt(settings.prompt.replace("\\n", "\n"), settings.len or length, tokenizer)
-    if (settings.gif or settings.html) and settings.num * len(tokens) * (settings.steps or 100) > 20_000_000:
+    drawn = settings.num * len(tokens) * (settings.steps or 100)
+    if (settings.gif or settings.html) and drawn > MAX_DRAWN:
         raise cli.UserError("this run is too long for --gif and --html: lower --len or --num")
     return torch.tensor([tokens] * settings.num)
 
@@ -228,7 +230,8 @@ def main(argv=None):
     if settings.hub:
         settings = replace(settings, checkpoint=str(hub.fetch(settings.hub)))
     folder, model, tokenizer = open_model(settings, "dllm")
-    # Of the settings that were tried, these write texts that are nearest to real text (docs/fast_decoding.md).
+    # Of the settings that were tried, these write what is nearest to real text (docs/fast_decoding.md). A temperature
+    # above 1 makes the first draft varied; while the sampler corrects, the temperature falls.
     steps = settings.steps or (32 if settings.fast else 96)
     temperature = settings.temp
     if temperature is None:

@@ -41,11 +41,13 @@ def pick_dtype(name, device):
     return torch.bfloat16 if can.get("amx_bf16") or can.get("avx512_bf16") else torch.float32
 
 
-def compile_parts(parts, when, device, config):
-    """Compile the modules `parts` in place, if `when` is "on", or if it is "auto" and compiling is likely to pay.
+def compile_parts(parts, device, config):
+    """Compile the modules `parts` in place, if config.compile is "on", or if it is "auto" and that is likely to pay.
 
-    That is the case with CUDA, and on Linux with a C++ compiler, if the training is long. config: has steps, minutes.
+    That is the case with CUDA, and on Linux with a C++ compiler, if the training is long. config: has the fields
+    compile, steps and minutes.
     """
+    when = config.compile
     likely = device.type == "cuda" or device.type == "cpu" and sys.platform == "linux" and shutil.which("g++")
     short = config.steps < 500 or 0 < config.minutes < 3
     if when == "off" or when == "auto" and (short or not likely):

@@ -170,7 +170,7 @@ class Levels(nn.Module):
         p = torch.tensor(self.levels).repeat_interleave(T).expand(B, -1)
         return self.logits(p), torch.arange(2 * T).float().expand(B, -1)[..., None]
 
-    def follow(self, x, previous):
+    def draft_logits(self, x, previous):
         self.seen = x[..., 0], previous
         return self.logits(torch.full(x.shape[:-1], self.drafts))
 
@@ -348,7 +348,7 @@ class Markov(nn.Module):
         known = tokens.clamp(max=len(self.table) - 1)
         return self.table[known], torch.zeros(*tokens.shape, 2)
 
-    def follow(self, x, previous):
+    def draft_logits(self, x, previous):
         return self.drafts[previous[..., 0]]
 
 

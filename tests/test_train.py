@@ -498,7 +498,7 @@ def test_a_short_run_is_not_compiled_and_a_long_one_is(monkeypatch):
     for when, steps, minutes, count in (("auto", 30, 0, 0), ("auto", 50_000, 1, 0), ("auto", 50_000, 5, 1),
                                         ("off", 50_000, 0, 0), ("on", 30, 0, 1)):
         compiled.clear()
-        devices.compile_parts([part], when, cpu, SimpleNamespace(steps=steps, minutes=minutes))
+        devices.compile_parts([part], cpu, SimpleNamespace(compile=when, steps=steps, minutes=minutes))
         assert len(compiled) == count
 
 
