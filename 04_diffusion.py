@@ -6,9 +6,9 @@
 A GPT learns to predict the next character. A masked diffusion model learns to predict any hidden characters from the
 visible ones. To write, it starts from masks alone and replaces them by characters in a few passes.
 
-The chapter has four parts: the loss in ten lines, the sampler, a bound on the probability of a text, and the same in
-the words of the papers. You should see a model that learns four sentences by heart and writes them from masks alone,
-a table that explains our choice of a sampler, and several ways to compute one bound that agree.
+The chapter has four parts and a demonstration: the loss in a few lines, the sampler, a bound on the probability of a
+text, and the same in the words of the papers. You should see a model that learns four sentences by heart and writes
+them from masks alone, a table that explains our choice of a sampler, and several ways to compute one bound that agree.
 """
 
 import math
@@ -28,7 +28,10 @@ transformer = import_module("03_transformer")
 
 
 def hide(x0, k, mask_id, given=0):
-    """Replace k (B,) random tokens of each row of x0 (B, T) by the mask, but none of the first `given`: (B, T)."""
+    """Replace k (B,) random tokens of each row of x0 (B, T) by the mask, but none of the first `given`: (B, T).
+
+    The mask is one more token, with the number vocab_size. The model reads it, and never predicts it.
+    """
     score = torch.rand(x0.shape, device=x0.device)
     score[:, :given] = 1  # higher than all others
     return torch.where(ranks(score) < k[:, None], mask_id, x0)
@@ -43,10 +46,10 @@ def ranks(score):
 def simple_loss(model, x0, k):
     """Return the loss that trains: hide k (B,) tokens of each text in x0 (B, T). In nats per hidden token.
 
-    All hidden tokens count alike. In the bound of section 3 all texts do, however few of their tokens are hidden.
+    This is the mean over all hidden tokens of the batch. The bound of section 3 takes the mean of each text first.
     """
     xt = hide(x0, k, model.config.mask_id)  # (B, T)
-    t = k / x0.shape[1]  # (B,) the noise level, the share of hidden tokens; our models see it from xt alone
+    t = k / x0.shape[1]  # (B,) the noise level: a time-conditioned model reads it, and ours do not
     logits = model(xt, t)  # predict every token from the visible ones: (B, T, V)
     hidden = xt == model.config.mask_id  # (B, T)
     return F.cross_entropy(logits[hidden].float(), x0[hidden])  # compare only where the answer was hidden
@@ -194,8 +197,8 @@ def doubtful(confidence, written):
     """Choose which of the positions `written` (B, T) to write again: (B, T). They are more than REACH apart.
 
     A position is chosen the more often, the less probable the model found its token. The noise does this: if we add
-    Gumbel noise to the logarithm of each weight, a weight has the highest sum with a chance in proportion to it. So
-    each chosen position has won such a draw against all positions within REACH.
+    Gumbel noise to the logarithms of some weights, the highest sum belongs to a random one of them, drawn in proportion
+    to the weights. So each chosen position has won such a draw against all written positions within REACH.
     """
     doubt = (1 - confidence).clamp(min=1e-6)  # (B, T)
     u = torch.rand(doubt.shape, device=doubt.device).clamp(1e-6, 1 - 1e-6)
@@ -229,7 +232,7 @@ def denoise(model, canvas, steps=64, temperature=1.0, top_k=None, select=scatter
     blanks = canvas == model.config.mask_id
     if not blanks.any():
         return
-    most = int(blanks.sum(1).max()) - 1  # a single token was drawn with all others around it
+    most = int(blanks.sum(1).max()) - 1  # a short text needs few corrections, and a single token none
     corrections = min(int(correction * steps), most)
     for state in unmask(model, canvas, steps - corrections, temperature, top_k, select):
         yield state
@@ -452,13 +455,13 @@ def decode(tokens):
 
 
 def show_hiding(x0):
-    tensors.heading("1. Hiding k of 46 characters")
+    tensors.heading("Hiding k of 46 characters")
     for k in (12, 23, 34):
         print(f"   k = {k}   {decode(hide(x0[:1], torch.tensor([k]), MASK)[0])}")
 
 
 def show_training(model, x0, steps=200):
-    tensors.heading(f"2. Learning {len(x0)} sentences by heart: the loss in nats per hidden character")
+    tensors.heading(f"Learning {len(x0)} sentences by heart: the loss in nats per hidden character")
     optimizer = torch.optim.AdamW(model.parameters())
     for step in range(steps + 1):
         optimizer.param_groups[0]["lr"] = 0.01 * (1 - step / (steps + 1))  # smaller and smaller changes
@@ -472,7 +475,7 @@ def show_training(model, x0, steps=200):
 
 
 def show_writing(model, show):
-    tensors.heading("3. From masks to a sentence in 12 passes, and 12 of correction")
+    tensors.heading("From masks to a sentence in 12 passes, and 12 of correction")
     canvas = torch.full((1, LENGTH), MASK)
     states = list(denoise(model, canvas, steps=24))
     print(f"   pass  0   {decode(canvas[0])}")
@@ -505,7 +508,7 @@ def draw_writing(states, show):
 
 
 def show_rules(model, texts=100):
-    tensors.heading(f"4. Where to write: {texts} texts for each rule, 24 passes for each text")
+    tensors.heading(f"Where to write: {texts} texts for each rule, 24 passes for each text")
     print("   rule            share of correction   whole sentences   how often each of the four")
     canvas = torch.full((texts, LENGTH), MASK)
     for select in (scattered, by_confidence):
@@ -520,7 +523,7 @@ def show_rules(model, texts=100):
 
 
 def show_bound(show):
-    tensors.heading('5. The bound, for a random model and the word "tea", in nats per word')
+    tensors.heading('The bound, for a random model and the word "tea", in nats per word')
     model = transformer.Transformer(transformer.TransformerConfig(3, n_layer=1, n_head=1, n_embd=8, vocab_size=3))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # the order matters more to such a model than to a fresh one
@@ -547,7 +550,7 @@ def show_bound(show):
 
 
 def show_likelihood(model, x0):
-    tensors.heading("6. How well does the model know its four sentences? In nats per character")
+    tensors.heading("How well does the model know its four sentences? In nats per character")
     mean, error = nelbo(model, x0, draws=100)
     lowest = math.log(4) / LENGTH
     print(f"   NELBO {mean:.3f} ± {error:.3f}. No model can give each of four texts more than 1/4, so\n"

@@ -14,9 +14,12 @@ schedule for the learning rate, Muon, an average of the weights, and 16-bit numb
 
 The way of a batch: `main` reads the settings and the text. The tokenizer gives each character its number in the sorted
 list of all characters, and the last tenth of the text is kept for evaluations. A task (section 2) draws batches of the
-rest and knows their loss. `start` makes the model, and a Run, which keeps the time, the log and the folder. `train` is
-the loop. With the laptop settings a batch is (16, 128) tokens, of each row of which up to 103 are hidden; the logits
-are (16, 128, 65), and the loss is one number.
+rest and knows their loss. `start` makes the model, and a Run, which keeps the time, the log and the folder,
+checkpoints/NAME. `train` is the loop. With the laptop settings a batch is (16, 128) tokens. Up to 103 of the 128
+tokens of a row are hidden (t_max 0.8); the logits are (16, 128, 65), and the loss is one number.
+
+To change one thing: the loss is `MaskedDiffusion.loss`, the optimizers come from `make_optimizers`, the schedule is
+`learning_rate`, and a new field of TrainConfig is at once a flag and a line of a settings file.
 """
 
 import copy
@@ -95,7 +98,11 @@ class Text:
 
 
 class MaskedDiffusion(Text):
-    """The task of a dLLM: restore hidden tokens. t_max: the largest share of hidden tokens in training."""
+    """The task of a dLLM: restore hidden tokens.
+
+    t_max: the largest share of hidden tokens in training. Little can be learned from texts that are almost empty, so in
+    a short run it helps to leave them out (docs/ablation.md), although writing begins with such a text.
+    """
 
     measure = "NELBO"
 
@@ -108,12 +115,12 @@ class MaskedDiffusion(Text):
         B, T = x0.shape
         return diffusion.simple_loss(model, x0, diffusion.spread_evenly(B, self.t_max * T, x0.device))
 
-    def evaluate(self, model, windows, draws):
+    def evaluate(self, model, windows):
         """Return the number to report for windows (N, T): (mean, standard error), in nats per token."""
-        return diffusion.nelbo(model, windows, draws)
+        return diffusion.nelbo(model, windows)
 
     def sample(self, model):
-        """Return a text that the model writes."""
+        """Return a text that the model writes, in the way of chapter 04. (Chapter 06 has found better settings.)"""
         canvas = torch.full((1, model.config.seq_len), model.config.mask_id, device=model.head.weight.device)
         *_, last = diffusion.denoise(model, canvas)
         return self.tokenizer.decode(last.canvas[0])
@@ -235,7 +242,7 @@ class Muon(torch.optim.Optimizer):
                 average.lerp_(p.grad, 1 - group["momentum"])
                 ahead.append(p.grad.lerp(average, group["momentum"]))  # Nesterov: look one step ahead
             update = orthogonalize(torch.stack(ahead).to(self.dtype)).float()  # (N, m, n)
-            # With more outputs than inputs, a change of the same length is spread over more numbers: make it longer.
+            # A matrix with more outputs than inputs spreads its step over more numbers; this factor makes up for it.
             rate = group["lr"] * max(1, shape[0] / shape[1]) ** 0.5
             for p, direction in zip(matrices, update):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -269,12 +276,8 @@ def train(model, task, config, run, device, distribute=lambda model: model):
     distribute: wraps the model for several processes (chapter 12).
     """
     dtype = devices.pick_dtype(config.dtype, device)
-    if dtype == torch.bfloat16 and device.type == "cpu":  # there, the gradient of plain products is faster
-        for block in model.blocks:
-            block.attn.kernel = attention.by_products
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
-    # Blocks of one shape share their compiled code, so this takes half the time of compiling the model as a whole.
-    devices.compile_parts([*model.blocks, *model.convs], device, config)
+    make_faster(model, dtype, device, config)
     network = distribute(model)
     # Muon converts gradients to its format before it scales them, and in float16 small ones would become 0.
     muon, adamw = make_optimizers(model, config, torch.float32 if dtype == torch.float16 else dtype)
@@ -314,11 +317,20 @@ def train(model, task, config, run, device, distribute=lambda model: model):
             average.lerp_(weight.detach(), 1 - decay)
         run.show(loss)
 
-    # Nothing is left to do after Ctrl-C, or if this run had ended before and was only started again.
+    # The run is over, and not only stopped by Ctrl-C: measure what it has learned.
     if run.is_over() and not run.reported:
         if run.is_due():
             evaluate(averaged, task, config, run)
         report(type(model), task, run, device)
+
+
+def make_faster(model, dtype, device, config):
+    """Choose and compile code that computes the same in less time."""
+    if dtype == torch.bfloat16 and device.type == "cpu":  # there, the gradient of plain products is faster
+        for block in model.blocks:
+            block.attn.kernel = attention.by_products
+    # Blocks of one shape share their compiled code, so this takes half the time of compiling the model as a whole.
+    devices.compile_parts([*model.blocks, *model.convs], device, config)
 
 
 def evenly(windows, count):
@@ -329,12 +341,13 @@ def evenly(windows, count):
 
 def evaluate(model, task, config, run):
     """Measure `model` on some unseen text. If no earlier evaluation was as good, save it."""
-    with run.pause():  # the time of an evaluation is no time of training
-        mean, error = task.evaluate(model, evenly(task.windows, config.evaluate_windows), draws=1)
+    with run.pause():  # an evaluation does not count as training time
+        mean, error = task.evaluate(model, evenly(task.windows, config.evaluate_windows))
         numbers = {task.measure: mean, "error": error}
         if run.is_best(mean):
             run.save_model(model, task.tokenizer, numbers)
-        run.record(numbers, task.sample(model) if run.name else "")
+        is_shown = run.name is not None  # not in a short training inside another program
+        run.record(numbers, task.sample(model) if is_shown else "")
 
 
 FINAL_WINDOWS = 500  # windows of the last evaluation
@@ -345,11 +358,11 @@ def report(build, task, run, device):
 
     build: the class of the model.
     """
-    if run.name is None:
+    if run.name is None:  # a short training inside another program, of which nothing is saved
         return
     print("the last evaluation: the best weights on more unseen text ...", flush=True)
     model, tokenizer, info = checkpoint.load(run.folder, device, build=build)
-    mean, error = task.evaluate(model, evenly(task.windows, FINAL_WINDOWS), draws=2)
+    mean, error = task.evaluate(model, evenly(task.windows, FINAL_WINDOWS))
     checkpoint.save(run.folder, model, tokenizer, info | {task.measure: mean, "error": error})
     run.end()
     print(f"{task.measure} {mean:.4f} ± {error:.4f} nats per {tokenizer.unit}, weights of step {info['step']}.\n"
@@ -374,7 +387,7 @@ def start(settings, kind, task, model_config, about, device, build=transformer.T
         torch.manual_seed(settings.train.seed)
         model = build(model_config).to(device)
         size = transformer.count_parameters(model)
-        print(f"{checkpoint.KINDS[kind][0]}, {size:,} parameters, settings {settings.config!r}, {device}; run {name}",
+        print(f"{checkpoint.KINDS[kind].noun}, {size:,} parameters, settings {settings.config!r}, {device}; run {name}",
               flush=True)
         train(model, task, settings.train, run, device, distribute)
     if not run.is_over() or run.name is None:

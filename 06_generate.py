@@ -9,9 +9,12 @@
 
 A text takes a few seconds on two cores. In a terminal, each grey block is a masked character. Blocks all over the text
 turn into letters, and the newest letters are highlighted. Then the later half of the passes corrects letters that the
-model doubts. The page that --html writes has a slider over the passes.
+model doubts. If the text is longer than the model's window, this happens window by window. The page that --html writes
+has a slider over the passes.
 
-The chapter has three parts: what to write (a canvas), how to write texts of any length (windows), and how to watch.
+The way of a text: `main` loads a model, by default your latest run in checkpoints/. A canvas (section 1) is the prompt
+and then masks, (B, T) tokens. `generate` (section 2) cuts it into windows, lets chapter 04's `denoise` fill each, and
+yields a State after each pass. `watch` (section 3) gives the States to the viewers: a terminal, a GIF, a page.
 """
 
 import math
@@ -67,7 +70,8 @@ def plan_windows(masked, size, steps):
 
     masked: (B, T), True where something is to be written. A window begins a quarter of its size before the text that
     it adds, so that the model continues from known text. The last one is moved to the left until it is full. `steps` is
-    the number of passes for a window. If a text needs several windows, one with fewer masks gets fewer passes.
+    the number of passes for a window. If a text needs several windows, one with fewer masks gets fewer passes: with
+    windows of 128, 256 masks are written in [0, 128), [96, 224) and [128, 256), and 96 passes become 96, 72 and 24.
     """
     length = masked.shape[1]
     windows = []
@@ -110,17 +114,17 @@ def generate(model, canvas, steps, temperature=1.0, top_k=None, denoise=diffusio
 def watch(states, canvas, tokenizer, settings, title):
     """Show the States of a sampler in every way that `settings` ask for. Returns the last State.
 
-    Where no terminal has shown the texts, they are printed at the end.
+    The texts are printed at the end, unless a viewer leaves them on the screen.
     canvas: (B, T), with which the sampler begins. settings: has quiet, gif and html. title: what to say about the run.
     """
     canvas = canvas.cpu()
     viewers = []
-    if not settings.quiet:
-        viewers.append(views.live(canvas, tokenizer.shown, title))
     if settings.gif:
         viewers.append(views.Gif(settings.gif, canvas, tokenizer.shown))
     if settings.html:
         viewers.append(views.Page(settings.html, canvas, tokenizer.shown, title))
+    if not settings.quiet:
+        viewers.append(views.live(canvas, tokenizer.shown, title))
 
     for state in states:
         state = replace(state, **{name: tensor.cpu() for name, tensor in vars(state).items()})
@@ -131,8 +135,7 @@ def watch(states, canvas, tokenizer, settings, title):
         if path and not settings.quiet:
             print(f"wrote {path}")
 
-    on_screen = viewers and isinstance(viewers[0], views.Terminal)
-    if not on_screen:
+    if not any(viewer.leaves_text for viewer in viewers):
         print_texts(state.canvas, tokenizer, settings.quiet)
     return state
 
@@ -202,14 +205,14 @@ def open_model(settings, kind):
     """Return (folder, model, tokenizer) of the dLLM that the settings name. Say so if it is not the shipped one."""
     folder = checkpoint.find(settings.checkpoint, kind)
     model, tokenizer, _ = checkpoint.load(folder, devices.pick_device(settings.device), kinds=("dllm", "tamil"))
-    shipped = checkpoint.KINDS[kind][1]
+    shipped = checkpoint.KINDS[kind].shipped
     if not settings.checkpoint and folder.name != shipped and not settings.quiet:
         print(f"This is {cli.printable(folder.name)}, your latest run. --checkpoint {shipped} names the shipped model.")
     return folder, model, tokenizer
 
 
 def pick_seed(settings):
-    """Return the seed that the settings name, or a random one, after PyTorch's random numbers begin with it."""
+    """Return the seed that the settings name, or a random one, and seed PyTorch with it."""
     seed = random.randrange(2**31) if settings.seed is None else settings.seed
     torch.manual_seed(seed)
     return seed

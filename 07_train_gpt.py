@@ -79,7 +79,7 @@ class NextToken(training.Text):
             return taught_losses(model, self.teachers, windows).mean()
         return next_token_losses(model, windows).mean()
 
-    def evaluate(self, model, windows, draws):
+    def evaluate(self, model, windows):
         return nll(model, windows)
 
     def sample(self, model):

@@ -9,6 +9,9 @@ likelihood of the same characters, the quality of written texts, the speed of wr
 effect of reading a small corpus for many epochs. Each part prints its numbers as a table, and at the end all of them
 are in a JSON file.
 
+With the shipped models you should see that the GPT has the lower loss, that both write texts about equally near to real
+text, that the dLLM restores short blanks better, and that it is the faster one only for a single text in few passes.
+
 A comparison says little about the two kinds of model if one of them is larger, or has read more. So the program first
 prints how large both models are, and how many characters each has read, and warns if these numbers differ much.
 """
@@ -340,7 +343,7 @@ def learning_curve(kind, parts, size, seed, tokenizer, device):
 def reuse(parts, size, seed, tokenizer, device):
     """Return the loss on unseen text by epochs, for each of LEARNERS on each of FRACTIONS of the training text."""
     train_text, val_text = parts
-    tensors.heading(f"5. Reading the same text again: {size.train['steps']} steps on 5 %, 20 % and 100 % of the text")
+    tensors.heading(f"5. Reading the same text again: {size.train['steps']} steps on parts of the text")
     print("Lower is better. If the loss at the end is above the lowest loss, the model overfits.")
     learned = []
     for fraction, kind in product(FRACTIONS, LEARNERS):

@@ -9,10 +9,10 @@ Chapter 04's sampler writes a planned number of tokens in each pass, and each pa
 keeps that sampler and gives it other parts: rules that write more tokens where the model is certain, blocks that are
 finished from left to right, and a cache, with which a pass computes only the positions of its block.
 
-You should see that rules which wait until the model is certain spell best, but need many passes, and that their texts
-repeat themselves. These are only a few texts. docs/fast_decoding.md measures many, also with the rules and caches that
-do not win (experiments/decoding_rules.py): there, scattered positions with correction afterwards come nearest to real
-text, and so `python 06_generate.py --fast` writes that way.
+You should see that rules which wait until the model is certain (threshold, factor) spell best, but need many passes,
+and that their texts repeat themselves. These are only a few texts. docs/fast_decoding.md measures many, also with the
+rules and caches of experiments/decoding_rules.py: there, scattered positions with correction afterwards come nearest to
+real text, and so `python 06_generate.py --fast` writes that way.
 """
 
 import functools
@@ -78,17 +78,18 @@ def threshold(tau):
 
 
 def factor(f):
-    """Make a rule that writes the n most confident proposals, as long as the m-th has at least 1 - f / (m + 1).
+    """Make a rule that writes the most confident proposals, as long as the n-th has at least 1 - f / (n + 1).
 
-    With f = 1 the n tokens are together the likeliest choice: if each has a probability above 1 - 1 / (n + 1), all are
-    right at once with a probability above 1 - n / (n + 1), and no other choice can reach that. So a pair may be
-    less certain than a group of ten. This needs no guess of a threshold (Fast-dLLM, Wu et al. 2025, arXiv:2505.22618).
+    With f = 1, these n tokens are together the likeliest choice. Each of them is wrong with a probability below
+    1 / (n + 1), so all are right at once with a probability above 1 / (n + 1). Any other choice has one of them wrong,
+    and so a lower probability. A pair may thus be less certain than a group of ten, and nobody has to guess a threshold
+    (Fast-dLLM, Wu et al. 2025, arXiv:2505.22618).
     """
 
     def rule(logits, confidence, masked, count):
         sorted_confidence, order = confidence.masked_fill(~masked, -math.inf).sort(1, descending=True)
-        m = torch.arange(1, masked.shape[1] + 1, device=masked.device)
-        chosen = before_first_false(sorted_confidence >= 1 - f / (m + 1), order)
+        n = torch.arange(1, masked.shape[1] + 1, device=masked.device)
+        chosen = before_first_false(sorted_confidence >= 1 - f / (n + 1), order)
         return top_up(chosen, confidence, masked, count)
 
     return rule
@@ -281,8 +282,8 @@ def show_ways(name, model, tokenizer, corpus, settings):
                           measures.known_words(samples, vocabulary), measures.distinct(samples)), flush=True)
     hook.remove()
     print("   Known words: the share that is in the training text. Distinct runs: low where texts repeat themselves.\n"
-          "   The rules that wait for certainty spell well, but need many passes, and look at their distinct runs.\n"
-          "   The second way is that of 06_generate.py --fast.\n"
+          "   threshold and factor wait for certainty and spell well, but look at their passes and distinct runs.\n"
+          "   06_generate.py --fast writes like the second way, at a temperature of 0.85.\n"
           "   With so few texts, differences of a few percent are chance: docs/fast_decoding.md has measured more.")
 
 

@@ -149,13 +149,13 @@ class Words:
         total = diffusion.hidden_losses(network, x0, xt, t).sum()
         return total / masks * self.config.accumulate * self.team.world
 
-    def evaluate(self, model, windows, draws):
+    def evaluate(self, model, windows):
         """Return the NELBO of windows (N, T) in nats per token: (mean, standard error).
 
         What fills a window after the end of its text costs almost nothing, so it does not count.
         """
         rows = self.config.batch_size // self.team.world // self.config.accumulate  # what fits into the memory
-        mean, error = diffusion.nelbo(model, windows, draws, rows)
+        mean, error = diffusion.nelbo(model, windows, batch_size=rows)
         counted = windows.numel() / self.source.text_of(windows).sum().item()
         return mean * counted, error * counted
 

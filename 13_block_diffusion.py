@@ -8,14 +8,14 @@ A GPT writes one token per pass. A dLLM writes many, but the tokens of one pass 
 is block diffusion (BD3-LM, Arriola et al. 2025, arXiv:2503.09573): it writes block after block from left to right, and
 each block by unmasking. If a block is one token, this is a GPT. If a block is the whole text, it is a dLLM.
 
-The model of this chapter learns all sizes of blocks. So it can do two jobs in one pass: as a GPT it verifies tokens
+The model of this chapter learns blocks of many sizes. So it can do two jobs in one pass: as a GPT it verifies tokens
 that were proposed before, and as a dLLM it proposes the next ones (TiDAR, Liu et al. 2025, arXiv:2511.08923). The text
 then has exactly the distribution of the GPT. In a terminal, accepted proposals are highlighted, and refused ones are
 red.
 
 After training you should see how the NELBO grows with the size of a block. For blocks of a whole window it is far above
-that of chapter 05's dLLM. Two differences may explain that: only a small part of the training had such blocks, and the
-convolution reads only to the left. You should also see what drafts save, in passes and in seconds.
+that of chapter 05's dLLM: only a small part of the training has such blocks (docs/block_diffusion.md). You should also
+see what drafts save, in passes and in seconds.
 """
 
 import functools
@@ -188,11 +188,11 @@ class KeptRows:
 
     def __init__(self, model, batch, rows):
         c, weight = model.config, model.head.weight
-        kind = dict(device=weight.device, dtype=weight.dtype)
+        like = dict(device=weight.device, dtype=weight.dtype)
         self.n = 0
-        self.rooms = [torch.zeros(2, batch, c.n_head, rows, c.n_embd // c.n_head, **kind) for _ in range(c.n_layer)]
+        self.rooms = [torch.zeros(2, batch, c.n_head, rows, c.n_embd // c.n_head, **like) for _ in range(c.n_layer)]
         before = max(0, c.conv - 1)  # zeros, which precede the text
-        self.conv_inputs = [torch.zeros(batch, before + rows, c.n_embd, **kind) for _ in model.convs]
+        self.conv_inputs = [torch.zeros(batch, before + rows, c.n_embd, **like) for _ in model.convs]
 
 
 # 4. The model: chapter 03's Transformer with another attention mask, and a small head for drafts
@@ -223,7 +223,7 @@ class Hybrid(transformer.Transformer):
         table = attention.rotary_table(positions, self.config.n_embd // self.config.n_head)
         visible = F.pad(rows.visible, (n, 0), value=True)  # (R, n + R)
         x = self.embed(tokens, None, positions)  # (B, R, C)
-        for i, layer in enumerate(self.blocks):
+        for i, layer in enumerate(self.blocks):  # chapter 03's blocks, which are no blocks of text
             if i < len(self.convs):
                 x = self.add_near(x, rows.near, self.convs[i].weight, n, kept and kept.conv_inputs[i])
             x = layer(x, positions, table, RowBuffer(visible, kept and kept.rooms[i], n))
@@ -311,8 +311,8 @@ class BlockDiffusion(gpt.NextToken):
     def loss(self, model, windows):
         return hybrid_loss(model, windows)
 
-    def evaluate(self, model, windows, draws):
-        return nll(model, windows)
+    def evaluate(self, model, windows):
+        return clean_nll(model, windows)
 
     def sample(self, model):
         canvas = torch.full((1, model.config.seq_len), model.config.mask_id, device=self.train.device)
@@ -321,7 +321,7 @@ class BlockDiffusion(gpt.NextToken):
         return self.tokenizer.decode(last.canvas[0])
 
 
-def nll(model, windows):
+def clean_nll(model, windows):
     """Return the exact NLL of windows (N, T + 1) under the clean stream: (mean, standard error), in nats per token."""
 
     def clean_stream(tokens):
@@ -403,13 +403,13 @@ def probabilities(logits, temperature, top_k):
 
 
 def verify(p, q, drafts):
-    """Accept some of the first drafts, and draw the token behind them, so that each token has the distribution p.
+    """Accept some of the first drafts, and draw the token after them, so that each token has the distribution p.
 
-    drafts: m tokens, a list. p (m + 1, V): probabilities of the token at the place of each draft, and of the one behind
+    drafts: m tokens, a list. p (m + 1, V): probabilities of the token at the place of each draft, and of the one after
     the last draft. q (m or more, V): those from which each draft was drawn. Returns (number of accepted drafts, token).
 
     A draft x is accepted with probability min(1, p(x) / q(x)). So x is drawn and accepted with probability
-    q(x) min(1, p(x) / q(x)) = min(p(x), q(x)). What is missing to p(x) is max(0, p(x) - q(x)): in proportion to it we
+    q(x) min(1, p(x) / q(x)) = min(p(x), q(x)). What p(x) still lacks is max(0, p(x) - q(x)), and in proportion to it we
     draw the token that replaces a refused draft. (Speculative sampling, Leviathan et al. 2022, arXiv:2211.17192.)
     """
     m = len(drafts)
@@ -421,7 +421,7 @@ def verify(p, q, drafts):
     return accepted, int(diffusion.pick(weights))
 
 
-def propose(model, vectors, tokens, temperature, top_k):
+def draft_tokens(model, vectors, tokens, temperature, top_k):
     """Draft a token for each of vectors (m, C) in turn: m tokens, a list, and the probabilities of each, (m, V).
 
     tokens: the last two tokens before the drafts.
@@ -503,7 +503,7 @@ def draft_and_verify(model, prompt, length, temperature=0.8, top_k=None, drafts=
         yield Pass(proposed, new, p[range(len(new)), new])
 
         first = len(known) + len(proposed) + size * accepted  # the first mask behind the accepted drafts
-        proposed, q = propose(model, vectors[0, first + 1 : first + size], written[-2:], temperature, top_k)
+        proposed, q = draft_tokens(model, vectors[0, first + 1 : first + size], written[-2:], temperature, top_k)
 
 
 @dataclass(frozen=True)
@@ -599,7 +599,7 @@ def show_results(folder, task, device):
     model, _, _ = checkpoint.load(folder, device, ("hybrid",), Hybrid)
     windows = training.evenly(task.windows, 48)
     tensors.heading(f"From GPT to dLLM: nats per character on {len(windows)} windows of unseen text")
-    mean, error = nll(model, windows)
+    mean, error = clean_nll(model, windows)
     print(f"   next token, exact {mean:10.3f} ± {error:.3f}")
     for size, mean, error in curve(model, windows):
         print(f"   blocks of {size:4}, at most {mean:.3f} ± {error:.3f}")

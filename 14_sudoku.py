@@ -5,11 +5,12 @@
     python 14_sudoku.py solve puzzles.txt --quiet                 # a file with one puzzle on each line
     python 14_sudoku.py solve --gif out.gif --html out.html       # watch the puzzle above being solved
 
-A Sudoku is a text of 81 characters, and its blanks are masks. So chapter 04's loss and sampler fit it as they are. The
-model of chapter 03 begins with vectors that say which cells share a row, a column or a box; it is not told what that
-means. It learns from every order in which the blanks can be filled, so we can ask it for the digit that it is most
-certain of. Usually some blank is easy, because eight digits are excluded there, and each digit that is written makes
-another blank easy. A GPT must begin with the first blank, however hard it is, and it cannot correct itself.
+A Sudoku is a text of 81 characters, and its blanks are masks. So chapter 04's loss and sampler fit it; in training,
+only the blanks of a puzzle are hidden. The model of chapter 03 begins with vectors that say which cells share a row, a
+column or a box; it is not told what that means. It learns from every order in which the blanks can be filled, so we can
+ask it for the digit that it is most certain of. Usually some blank is easy, because eight digits are excluded there,
+and each digit that is written makes another blank easy. A GPT must begin with the first blank, however hard it is, and
+it cannot correct itself.
 
 You should see how many new puzzles are solved if the most certain digit comes first, from left to right, in a random
 order, and in one pass, all by the same dLLM, and then by a GPT. The worked example below that table shows why the order
@@ -55,7 +56,7 @@ def vary(puzzles, solutions):
     """Return other puzzles and their solutions, (B, 81) each, made by changes that keep the rules.
 
     The changes rename digits, exchange rows within a band, bands, columns within a stack and stacks, and reflect the
-    grid. So a few thousand puzzles stand for billions.
+    grid. So each puzzle stands for up to a trillion others.
     """
     n, device = len(puzzles), puzzles.device
     rows = shuffled_lines(n, device)
@@ -91,13 +92,11 @@ class Puzzles:
         return total.sum() / count.sum()
 
     @torch.no_grad()
-    def evaluate(self, model, numbers, draws):
+    def evaluate(self, model, numbers):
         """Return the number to report: (mean, standard error over the puzzles), in nats per predicted cell."""
         with diffusion.same_numbers(0, numbers.device):  # all evaluations meet the same puzzles and masks
-            numbers = numbers.repeat(draws)
             total, count = self.losses(model, *vary(self.puzzles[numbers], self.solutions[numbers]))
-        of_each = (total / count).view(draws, -1).mean(0)  # draws of one puzzle are not independent of each other
-        return measures.mean_and_error(of_each)
+        return measures.mean_and_error(total / count)
 
 
 class AnyOrder(Puzzles):
@@ -189,7 +188,7 @@ BUDGET = 30 * CELLS  # no attempt begins after this number of passes
 def solve_and_correct(model, canvas, budget=BUDGET):
     """Solve canvas (B, 81), and take digits back while some contradict each other. Yields States.
 
-    The first wrong digit is rarely one of those in conflict: later digits fit it, until none fits any more. But the
+    The first wrong digit need not be one of those in conflict: later digits fit it, until none fits any more. But the
     model was less certain of it than of most digits. So attempt n takes back the n-th least certain digit of the first
     attempt and all later ones, does not write that digit there again, and solves the rest as before. (This is a limited
     discrepancy search, Harvey and Ginsberg 1995, with one discrepancy.)
@@ -250,7 +249,8 @@ def compare(dllm, other):
                           ("all blanks in one pass", {"passes": 1})):
         *_, last = solve(model, puzzles, **options)
         print(f"   {name:32} {(last.canvas == solutions).all(1).sum():3}", flush=True)
-    print(f"   {'from left to right, by the GPT':32} {(read_and_write(causal, puzzles) == solutions).all(1).sum():3}")
+    solved = (read_and_write(causal, puzzles) == solutions).all(1).sum()
+    print(f"   {'from left to right, by the GPT':32} {solved:3}   (docs/sudoku.md says what this row is worth)")
     tensors.heading("A worked example: the most certain digit first")
     print(sudoku.picture(sudoku.read_cells(EXAMPLE)) + "\n")
     print(show_order(model, sudoku.to_tokens(sudoku.read_cells(EXAMPLE))))

@@ -363,16 +363,12 @@ def smooth_on_map(settings):
 
 def main(argv=None):
     words = list(sys.argv[1:] if argv is None else argv)
-    if any(word.startswith("--evaluate") for word in words):
-        raise cli.UserError("--evaluate is now a program of its own: python -m experiments.robot_path --problems 300")
     if words and words[0].startswith("--") and any(word.startswith("--map") for word in words):
-        words.insert(0, "smooth")  # before it was a sub-command, --map meant it
+        words.insert(0, "smooth")  # only this sub-command has a map
     command, words = cli.sub_command(("train", "smooth"), words)
     if command == "train":
         train_on_paths(cli.parse(Train, words, configs="robot"))
         return
-    if "--run" in words:
-        raise cli.UserError("--run names a run to train; smooth takes --checkpoint NAME")
     smooth_on_map(cli.parse(Smooth, words))
 
 

@@ -13,19 +13,17 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Literal
 
-from experiments import decoding_rules, pages
+from experiments import pages
 from experiments.dllm_vs_gpt import with_error
 from plumbing import checkpoint, cli, devices, measures, text
 
 import torch
-import torch.nn.functional as F
 
 tensors = import_module("01_tensors")
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 gpt_training = import_module("07_train_gpt")
-fast = import_module("11_fast_decoding")
 hybrid = import_module("13_block_diffusion")
 
 NAME = "block_diffusion"
@@ -34,7 +32,6 @@ SIZES = {  # windows of the curve, texts for quality, texts for speed, numbers o
     "quick": (16, 4, 2, (0, 4)),
     "full": (1000, 64, 12, (0, 1, 2, 3, 4, 5, 6, 8))}  # fmt: skip
 LENGTHS = (256, 1024)  # of the texts by draft and verify, in characters
-BLOCKS = (4, 16, 64, 255)  # sizes of blocks, for texts of the first length
 MEASURES = {"words": "known words", "judge": "judge's NLL", "distinct": "distinct runs of 4"}
 
 
@@ -71,7 +68,7 @@ def measure(settings):
     print("measuring the curve", flush=True)
     values = {"origin": pages.origin(NAME, device), "seed": SEED, "temperature": TEMPERATURE, "windows": len(windows),
               "parameters": transformer.count_parameters(model), "info": info, "shipped": shipped(windows, tokenizer),
-              "nll": hybrid.nll(model, windows),
+              "nll": hybrid.clean_nll(model, windows),
               "curve": [dict(zip(("size", "nelbo", "error"), point)) for point in hybrid.curve(model, windows)]}
     quality = functools.partial(quality_of, judge=measures.Judge(learned, tokenizer.vocab_size),
                                 vocabulary=set(measures.words_of(learned)), tokenizer=tokenizer)
@@ -87,8 +84,6 @@ def measure(settings):
             "speed": [speed(model, rows, number, max(2, timed)) for number in drafts],
             "quality": {"real": quality(rows), "gpt": quality(by_gpt), "drafted": quality(written)},
             "sample": tokenizer.decode(written[0])})
-    print("measuring blocks", flush=True)
-    values["blocks"] = write_blocks(model, cut(tokens, LENGTHS[0], max(2, quality_texts // 4)), quality)
     return values
 
 
@@ -161,22 +156,6 @@ def speed(model, rows, drafts, timed):
     return row
 
 
-def write_blocks(model, rows, quality):
-    """Write texts like rows (N, T) in blocks of several sizes, with the rule `isolated` and without correction."""
-    N, T = rows.shape
-    canvas = F.pad(rows[:, :1], (0, T - 1), value=model.config.mask_id)
-    results = []
-    for block in BLOCKS:
-        for share in (4, 2, 1):
-            steps = max(1, block // share)
-            torch.manual_seed(SEED)
-            states = list(fast.denoise_blocks(
-                model, canvas, steps * math.ceil((T - 1) / block), TEMPERATURE, None, decoding_rules.isolated, block,
-                hybrid.CleanBlockModel))
-            results.append({"block": block, "steps": steps, "nfe": len(states)} | quality(states[-1].canvas))
-    return results
-
-
 # 2. Tables
 
 
@@ -194,31 +173,27 @@ def tables(values):
                              ["", "nats per character", "±"]),
         "short": speed_table(short), "long": speed_table(long),
         "quality": quality_table(values["lengths"]),
-        "blocks": blocks_table(values["blocks"]),
         "above_gpt": f"{values['nll'][0] - gpt['loss']:.3f}",
         "whole": f"{whole:.3f}", "four_below_whole": f"{whole - by_size[4]:.3f}",
         "largest_difference": f"{largest_difference(values['lengths']):.1f}",
-        "gpt_speeds": [" to ".join(f"{edge(row['gpt_rate'] for row in part['speed']):.0f}" for edge in (min, max))
-                       for part in (short, long)],
     }
 
 
 def speed_table(part):
-    rows = [(row["drafts"], row["rows"], f"{row['per_pass']:.2f}", f"{row['rate']:.0f}", f"{row['gpt_rate']:.0f}",
-             f"{row['ratio']:.2f} ×", " ".join(f"{share:.0%}" for share in row["accepted"])) for row in part["speed"]]
-    return pages.table(rows, ["drafts", "rows per pass", "characters per pass", "characters/s", "GPT, characters/s",
-                              "faster", "accepted"])
-
-
-def quality_cells(row):
-    return [with_error(row, key, ".3f" if key == "judge" else ".1%") for key in MEASURES]
+    rows = []
+    for row in part["speed"]:
+        accepted = " ".join(f"{share:.0%}" for share in row["accepted"])
+        rows.append([row["drafts"], row["rows"], f"{row['per_pass']:.2f}", f"{row['ratio']:.2f} ×", accepted])
+    return pages.table(rows, ["drafts", "rows per pass", "characters per pass", "times as fast as the GPT", "accepted"])
 
 
 def quality_table(parts):
     rows = []
     for part in parts:
         for key, name in (("real", "real text"), ("gpt", "GPT"), ("drafted", "draft and verify")):
-            rows.append([f"{name}, {part['length']} characters", *quality_cells(part["quality"][key])])
+            row = part["quality"][key]
+            cells = [with_error(row, measure, ".3f" if measure == "judge" else ".1%") for measure in MEASURES]
+            rows.append([f"{name}, {part['length']} characters", *cells])
     return pages.table(rows, ["", *MEASURES.values()])
 
 
@@ -233,48 +208,12 @@ def largest_difference(parts):
     return max(found)
 
 
-def blocks_table(rows):
-    return pages.table([[row["block"], row["steps"], row["nfe"], *quality_cells(row)] for row in rows],
-                       ["size of a block", "passes per block", "passes in all", *MEASURES.values()])
-
-
-# 3. Figures
+# 3. The figure
 
 
 def draw(values, folder):
-    """Save both figures of the page."""
-    plt = tensors.pyplot(show=False)
-    pages.save_figure(draw_visible(plt), folder / f"{NAME}_visible.png")
-    pages.save_figure(draw_curve(values, plt), folder / f"{NAME}_curve.png")
-
-
-def draw_visible(plt):
-    """Return the figure of who sees whom, for 12 tokens whose noisy stream has blocks of 1, 2, 4, 3 and 1 tokens."""
-    starts = torch.tensor([1, 2, 2, 4, 4, 4, 4, 8, 8, 8, 11])
-    visible = hybrid.two_streams(starts, width=0).visible  # (2T, 2T)
-    T = len(starts)
-    noisy = torch.arange(2 * T) >= T
-    color = (visible * (1 + noisy[None, :].long())).numpy()  # 1: a clean row, 2: a noisy row
-    figure, axis = plt.subplots(figsize=(6.4, 6), layout="constrained")
-    colors = ["#ffffff", tensors.COLORS["gpt"], tensors.COLORS["dllm"]]
-    axis.imshow(color, cmap=plt.matplotlib.colors.ListedColormap(colors))
-    ticks, names = range(2 * T), [*range(T), *range(1, T + 1)]
-    for set_ticks in (axis.set_xticks, axis.set_yticks):
-        set_ticks(ticks, names, fontsize=7)
-        set_ticks([i - 0.5 for i in ticks], minor=True)
-    axis.grid(which="minor", color="#dddddd", lw=0.5)
-    axis.tick_params(which="both", length=0)
-    for line in (axis.axvline, axis.axhline):
-        line(T - 0.5, color="black", lw=1.2)
-    axis.set(xlabel="is seen: positions of the clean rows, then of the noisy rows",
-             ylabel="sees: positions of the clean rows, then of the noisy rows",
-             title="yellow: clean rows, blue: noisy rows of the same block")
-    return figure
-
-
-def draw_curve(values, plt):
-    """Return the figure of the NELBO against the size of a block, between the losses of a GPT and of a dLLM."""
-    figure, axis = plt.subplots(figsize=(7, 4.4), layout="constrained")
+    """Save the figure of the NELBO against the size of a block, between the losses of a GPT and of a dLLM."""
+    figure, axis = tensors.pyplot(show=False).subplots(figsize=(7, 4.4), layout="constrained")
     sizes, nelbo, errors = ([point[key] for point in values["curve"]] for key in ("size", "nelbo", "error"))
     color = tensors.COLORS["other"]
     axis.errorbar(sizes, nelbo, errors, marker="o", ms=4, color=color, label="one model, in blocks: NELBO")
@@ -286,7 +225,7 @@ def draw_curve(values, plt):
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    return figure
+    pages.save_figure(figure, folder / f"{NAME}_curve.png")
 
 
 def main(argv=None):

@@ -8,9 +8,6 @@ in docs/tamil_couplets.json, and the page is docs/tamil_couplets.md.
 """
 
 import functools
-import random
-import statistics
-import time
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -26,10 +23,9 @@ verse = import_module("09_generate_tamil")
 
 COLUMNS = {"rhyme": "rhyme", "um": "words in -உம்", "train": "known from training",
            "held": "known from held-out poems"}  # fmt: skip
-WAYS = {  # {name: (letters of real couplets that stand before the written one, the sampler)}
-    "random order, then correction (default)": (0, diffusion.denoise),
-    "the same behind a real couplet": (42, diffusion.denoise),
-    "order by confidence": (0, functools.partial(diffusion.denoise, select=diffusion.by_confidence, correction=0)),
+WAYS = {  # {name: sampler}
+    "random order, then correction (default)": diffusion.denoise,
+    "order by confidence": functools.partial(diffusion.denoise, select=diffusion.by_confidence, correction=0),
 }
 
 
@@ -43,65 +39,41 @@ class Command(pages.Settings):
     examples: int = 3  # couplets that the page shows for each way
 
 
-def behind(rows, before, couplets, tokenizer, seed):
-    """Return each of `rows`, lists of tokens, behind the last `before` letters of random real `couplets`."""
-    draw = random.Random(seed)
-    longer = []
-    for row in rows:
-        context = []
-        while len(context) < before:
-            context += tokenizer.encode("\n\n" + draw.choice(couplets))
-        longer.append(context[len(context) - before :] + row)
-    return longer
-
-
-def write(model, tokenizer, couplets, way, number, seed):
-    """Return (couplets that the model writes in one of WAYS, the number of passes)."""
-    before, sampler = WAYS[way]
-    forms = verse.couplet_rows(couplets, number, tokenizer, seed)
-    canvas = torch.tensor(behind(forms, before, couplets, tokenizer, seed))
-    torch.manual_seed(seed)
-    with verse.only_letters(model, tokenizer):
-        states = list(generation.generate(model, canvas, steps=64, temperature=0.8, denoise=sampler))
-    written = [tokenizer.decode(row[before:]).strip("\n") for row in states[-1].canvas]
-    return written, len(states)
-
-
-def measure_way(model, tokenizer, train, val, way, settings):
-    """Return the numbers of one way: each measure as [mean over the seeds, its standard error], and some couplets."""
-    vocabulary, reader = set(measures.words_of(tamil.joined(train))), verse.Reader(val)
-    began = time.process_time()
+def measure_way(model, tokenizer, couplets, way, shares_of, settings):
+    """Return the numbers of one way: each measure as (mean over the seeds, its standard error), and some couplets."""
     found, examples = [], []
     for seed in range(1, settings.seeds + 1):
-        written, passes = write(model, tokenizer, train["kural"], way, settings.num, seed)
-        found.append(verse.verse_measures(written, vocabulary, reader))
+        canvas = torch.tensor(verse.couplet_rows(couplets, settings.num, tokenizer, seed))
+        torch.manual_seed(seed)
+        with verse.only_letters(model, tokenizer):
+            states = list(generation.generate(model, canvas, steps=64, temperature=0.8, denoise=WAYS[way]))
+        written = [tokenizer.decode(row).strip("\n") for row in states[-1].canvas]
+        found.append(shares_of(written))
         examples = examples or written[: settings.examples]
-    row = {"way": way, "passes": passes, "seconds": round((time.process_time() - began) / settings.seeds, 1)}
+    row = {"way": way, "passes": len(states), "examples": examples}
     for name in COLUMNS:
-        values = [one[name] for one in found]
-        error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0
-        row[name] = [round(statistics.fmean(values), 4), round(error, 4)]
-    return row | {"examples": examples}
+        row[name] = measures.mean_and_error(torch.tensor([one[name] for one in found]))
+    return row
 
 
-def measure_real(train, val):
+def measure_real(couplets, shares_of):
     """Return the same measures of all held-out couplets, with errors over the couplets."""
-    vocabulary, reader = set(measures.words_of(tamil.joined(train))), verse.Reader(val)
-    found = measures.with_errors(lambda couplets: verse.verse_measures(couplets, vocabulary, reader), val["kural"])
-    shares = {name: [round(found[name], 4), round(found[f"{name}_error"], 4)] for name in COLUMNS}
-    return {"couplets": len(val["kural"])} | shares
+    found = measures.with_errors(shares_of, couplets)
+    return {"couplets": len(couplets)} | {name: (found[name], found[f"{name}_error"]) for name in COLUMNS}
 
 
 def measure(settings):
     """Return the numbers of the page."""
     model, tokenizer, info = checkpoint.load(checkpoint.find(settings.checkpoint, "tamil"), kinds=("tamil",))
     _, train, val = verse.read_corpus(info, needed=True)
+    shares_of = functools.partial(verse.verse_measures, vocabulary=set(measures.words_of(tamil.joined(train))),
+                                  reader=verse.Reader(val))
     rows = []
     for way in WAYS:
         print(way, flush=True)
-        rows.append(measure_way(model, tokenizer, train, val, way, settings))
+        rows.append(measure_way(model, tokenizer, train["kural"], way, shares_of, settings))
     return {"origin": pages.origin("couplets", torch.device("cpu")), "NELBO": info["NELBO"], "seeds": settings.seeds,
-            "number": settings.num, "rows": rows, "real": measure_real(train, val)}
+            "number": settings.num, "rows": rows, "real": measure_real(val["kural"], shares_of)}
 
 
 def tables(values):

@@ -11,21 +11,16 @@ import math
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 
 from experiments import pages
 from plumbing import cli, devices
 
-import torch
-import torch.nn.functional as F
-
 tensors = import_module("01_tensors")
-diffusion = import_module("04_diffusion")
 comparison = import_module("10_dllm_vs_gpt")
 
 NAME = "dllm_vs_gpt"
 LEARNERS = {"dllm": "dLLM", "gpt": "GPT", "decayed": "GPT with weight decay"}  # of part 5, which all read the same text
-COLORS = tensors.COLORS | {"bigram": "#999999", "decayed": tensors.COLORS["other"]}
+COLORS = tensors.COLORS | {"decayed": tensors.COLORS["other"]}
 
 
 @dataclass(frozen=True)
@@ -57,38 +52,7 @@ def with_error(row, key, form=".3f"):
     return f"{row[key]:{form}} ± {row[f'{key}_error']:{form}}"
 
 
-# 1. A false bound
-
-
-class EqualLetters(torch.nn.Module):
-    """Knows that a text is "00…" or "11…", with probability 1/2 each: a visible letter decides all others.
-
-    If a text coupled_to (T,) is given, each letter also knows the letters to its left, even if they are masked.
-    """
-
-    config = SimpleNamespace(mask_id=2)
-
-    def __init__(self, coupled_to=None):
-        super().__init__()
-        self.coupled_to = coupled_to
-
-    def forward(self, tokens, t=None):
-        letters = F.one_hot(tokens, 3)[..., :2]  # (B, T, 2); a mask is neither a 0 nor a 1
-        known = letters.sum(1, keepdim=True).expand_as(letters)
-        if self.coupled_to is not None:
-            own = F.one_hot(self.coupled_to, 2)  # (T, 2)
-            known = known + own.cumsum(0) - own
-        return 1000.0 * known  # logits: equal if no letter is known, otherwise certain
-
-
-def false_bound(length):
-    """Return chapter 04's NELBO of a text of equal letters, in nats: (of the true model, of the coupled one)."""
-    zeros = torch.zeros(length, dtype=torch.long)
-    bounds = [diffusion.nelbo(EqualLetters(known), zeros[None], draws=12)[0] for known in (None, zeros)]
-    return length * bounds[0], length * bounds[1]
-
-
-# 2. Who is better?
+# 1. Who is better?
 
 
 def winner(dllm, gpt, error, lower=False):
@@ -155,7 +119,7 @@ def speed_verdicts(table):
     return rows
 
 
-# 3. Tables
+# 2. Tables
 
 
 def tables(values):
@@ -164,7 +128,6 @@ def tables(values):
     a, b = values["likelihood"]["dllm"], values["likelihood"]["gpt"]
     losses = [(names["dllm"], f"{a['NELBO']:.4f} ± {a['error']:.4f}", "NELBO, an upper bound"),
               (names["gpt"], f"{b['NLL']:.4f}", "NLL, exact")]
-    toy = [(length, f"{math.log(2):.3f}", *(f"{nats:.3f}" for nats in false_bound(length))) for length in (2, 4)]
     blanks = []
     for row in values["infilling"]["table"]:
         blanks.append((row["blank"], *(with_error(row, key, ".1%") for key in ("dllm", "gpt", "bigram"))))
@@ -176,8 +139,6 @@ def tables(values):
     return {
         "models": pages.table(about_models(values), ["", "dLLM", "GPT"]),
         "losses": pages.table(losses, ["model", "nats per character", "what it is"]),
-        "levels": pages.table(levels(values), ["characters visible", "t", names["dllm"], names["gpt"]]),
-        "toy": pages.table(toy, ["letters", "entropy", "NELBO of the true model", "sum for coupled letters"]),
         "samples": samples_table(values, names),
         "speed": speed_table(values, names),
         "blanks": pages.table(blanks, ["characters in the blank", names["dllm"], names["gpt"], "bigram"]),
@@ -204,21 +165,6 @@ def about_models(values):
     return rows + [(f"`{key}`", x[key], y[key]) for key in differing]
 
 
-def levels(values):
-    """Return some points of both curves of part 1: (characters visible, t, the dLLM's loss, the GPT's loss)."""
-    both = values["likelihood"]
-    last = both["dllm"]["levels"][-1]["visible"]
-    rows = []
-    for level in both["dllm"]["levels"]:
-        visible = level["visible"]
-        if visible in (1, 8, 64, 128, last):
-            near = next(x for x in both["gpt"]["positions"] if x["visible"][0] <= visible <= x["visible"][1])
-            span = " to ".join(str(n) for n in sorted(set(near["visible"])))
-            rows.append((visible, f"{level['t']:.2f}", f"{level['loss']:.2f} ± {level['error']:.2f}",
-                         f"{near['loss']:.2f} ({span} visible)"))
-    return rows
-
-
 def samples_table(values, names):
     rows = []
     for row in (values["samples"]["real"], *values["samples"]["table"]):
@@ -239,21 +185,17 @@ def speed_table(values, names):
         rate = row["characters_per_second"]
         line = lines.setdefault((row["model"], row["nfe"]), [])
         line.append(f"{rate:,.0f} ({rate / of_gpt[row['batch']]:.2f} ×)")
-    written = [row for row in values["samples"]["table"] if row["temperature"] == 0.8]
-    judged = {(row["model"], row["nfe"]): row["judge"] for row in written}
-    rows = [(names[key[0]], key[1], *line, f"{judged[key]:.3f}") for key, line in lines.items()]
-    heads = [f"characters/s, batch {batch}" for batch in of_gpt]
-    return pages.table(rows, ["", "passes", *heads, "judge's NLL at temperature 0.8"])
+    rows = [(names[model], passes, *line) for (model, passes), line in lines.items()]
+    return pages.table(rows, ["", "passes", *(f"characters/s, batch {batch}" for batch in of_gpt)])
 
 
-# 4. Figures
+# 3. Figures
 
 
 def draw(values, folder):
     """Save the figures of the page."""
     plt = tensors.pyplot(show=False)
-    for name, function in (("likelihood", draw_likelihood), ("samples", draw_samples), ("infilling", draw_infilling),
-                           ("reuse", draw_reuse)):
+    for name, function in (("likelihood", draw_likelihood), ("samples", draw_samples), ("reuse", draw_reuse)):
         pages.save_figure(function(values, plt), folder / f"{NAME}_{name}.png")
 
 
@@ -310,21 +252,6 @@ def draw_samples(values, plt):
         axis.set(xlabel="judge's NLL, nats per character", ylabel=name)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
-    return figure
-
-
-def draw_infilling(values, plt):
-    """The share of exactly restored characters against the length of the blank."""
-    table = values["infilling"]["table"]
-    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    for model, marker in zip(("dllm", "gpt", "bigram"), "osD"):
-        axis.errorbar(column(table, "blank"), column(table, model), column(table, f"{model}_error"), marker=marker,
-                      capsize=3, color=COLORS[model], label=LEARNERS.get(model, model))
-    axis.set(xlabel="characters in the blank", ylabel="share restored exactly", xscale="log", ylim=(0, None))
-    axis.set_xticks(column(table, "blank"), column(table, "blank"))
-    axis.minorticks_off()
-    axis.grid(alpha=0.3)
-    axis.legend()
     return figure
 
 

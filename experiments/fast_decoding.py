@@ -18,7 +18,7 @@ from typing import Literal
 from experiments import decoding_rules as appendix
 from experiments import pages
 from experiments.dllm_vs_gpt import nearer, with_error
-from plumbing import cli, devices, measures, text, views
+from plumbing import cli, devices, measures, text
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ fast = import_module("11_fast_decoding")
 
 NAME = "fast_decoding"
 LENGTHS = (256, 1024)  # of the texts, in characters
-SIZES = {"quick": (16, 4), "full": (64, 64), "gpu": (200, 64)}  # number of texts of each length
+SIZES = {"quick": (16, 4), "full": (64, 64)}  # number of texts of each length
 REPEATS = 3  # measurements of each speed
 MEASURES = {"words": "known words", "judge": "judge's NLL", "distinct": "distinct runs of 4",
             "divergence": "divergence"}
@@ -48,7 +48,7 @@ class Command(pages.Settings):
     dllm: str = ""  # name or folder of the dLLM's run; by default your latest, or the shipped one
     gpt: str = ""  # name or folder of the GPT's run
     corpus: str = "shakespeare"  # the text from which both have learned: shakespeare, or the path of a text file
-    size: Literal["auto", "quick", "full", "gpu"] = "auto"  # how much to measure; auto: gpu with CUDA, otherwise quick
+    size: Literal["quick", "full"] = "quick"  # how much to measure
     seed: int = 1  # seed of all random numbers
     device: str = "auto"  # auto, cpu, cuda or mps
 
@@ -93,7 +93,7 @@ def ways(dllm, gpt, length):
         return Way(kind, name, model, steps or length, temperature, own, same_without)
 
     yield way("default", "default", 96, 1.05)  # these two are chapter 06
-    yield way("fast", "--fast", 32, 0.85)
+    yield way("fast", "`--fast`", 32, 0.85)
     for temperature in (0.8, 0.9, 0.95, 1.0):
         yield way("GPT", "GPT with KV cache", temperature=temperature, model=gpt)
     yield way("order", "confidence, 64 passes", 64, select=diffusion.by_confidence)
@@ -107,9 +107,8 @@ def ways(dllm, gpt, length):
 
 def ways_of_the_literature(way):
     """Yield rules, blocks, caches and correction as other work uses them: measured within one window."""
-    for name, rule in (("random", appendix.at_random), ("peak", appendix.by_peak), ("margin", appendix.by_margin),
-                       ("noisy", appendix.noisy), ("isolated", appendix.isolated),
-                       ("ancestral", appendix.Ancestral(64))):
+    for name, rule in (("random", appendix.at_random), ("margin", appendix.by_margin), ("noisy", appendix.noisy),
+                       ("isolated", appendix.isolated), ("ancestral", appendix.Ancestral(64))):
         yield way("order", f"{name}, 64 passes", 64, select=rule)
     for name, rule in (("ancestral", appendix.Ancestral(32)), ("confidence", diffusion.by_confidence),
                        ("isolated", appendix.isolated)):
@@ -119,13 +118,11 @@ def ways_of_the_literature(way):
                                 ("cache", ", dual", fast.CachedBlockModel)):
         yield way(kind, name + cache, 64, same_without=name, select=diffusion.by_confidence, block=32, reader=reader)
     for rule, select in (("threshold 0.9", fast.threshold(0.9)), ("factor 1", fast.factor(1.0)),
-                         ("entropy 0.5", fast.entropy_bound(0.5)), ("stable 0.01", appendix.Stable(0.01))):
+                         ("entropy 0.5", fast.entropy_bound(0.5))):
         yield way("block", f"{rule}, blocks of 32, dual", select=select, block=32, reader=fast.CachedBlockModel)
     apart = appendix.apart(12)
     yield way("rule", "apart 12", select=apart)
-    for name, refresh in (("delayed", 0), ("delayed, refreshed", 8)):
-        reader = functools.partial(appendix.DelayedBlockModel, refresh=refresh)
-        yield way("cache", f"apart 12, {name}", same_without="apart 12", select=apart, reader=reader)
+    yield way("cache", "apart 12, delayed", same_without="apart 12", select=apart, reader=appendix.DelayedBlockModel)
     yield way("correction", "apart 12, and 16 of correction", select=apart, correction=16)
 
 
@@ -136,9 +133,6 @@ def measure(settings):
     """Measure every way with the models that the settings name, and print a line for each. Returns all numbers."""
     device = devices.pick_device(settings.device)
     torch.set_float32_matmul_precision("high")
-    size = settings.size
-    if size == "auto":
-        size = "gpu" if device.type == "cuda" else "quick"
     corpus = text.load(settings.corpus)
     dllm, gpt, tokenizer, about = comparison.load_pair(settings.dllm, settings.gpt, corpus, device)
     learned, unseen = text.split(corpus.text)
@@ -146,7 +140,7 @@ def measure(settings):
     judge = measures.Judge(learned, tokenizer.vocab_size)
     vocabulary = set(measures.words_of(learned))
     parts = []
-    for length, texts in zip(LENGTHS, SIZES[size]):
+    for length, texts in zip(LENGTHS, SIZES[settings.size]):
         windows = tokens[: len(tokens) // length * length].view(-1, length)
         rows = training.evenly(windows, texts)  # (N, T)
         if len(rows) < 2:
@@ -156,8 +150,8 @@ def measure(settings):
         cut = [learned[i : i + length] for i in range(0, len(learned) - length, length)]
         yardstick = measures.Yardstick(real, held_out, cut, judge, vocabulary)
         parts.append(measure_part(list(ways(dllm, gpt, length)), rows, yardstick, tokenizer, settings.seed))
-    animate(dllm, tokenizer, settings.seed, settings.out / "figures" / f"{NAME}.gif")
-    return {"origin": pages.origin(NAME, device), "seed": settings.seed, **about, "size": size, "parts": parts}
+    return {"origin": pages.origin(NAME, device), "seed": settings.seed, **about, "size": settings.size,
+            "parts": parts}
 
 
 def measure_part(ways, rows, yardstick, tokenizer, seed):
@@ -201,17 +195,6 @@ def measure_batch(way, rows, yardstick, tokenizer, seed):
     return row
 
 
-def animate(model, tokenizer, seed, path, length=160):
-    """Save a GIF in which the model writes a text in blocks of four characters."""
-    canvas = torch.full((1, length), model.config.mask_id, device=model.head.weight.device)
-    torch.manual_seed(seed)
-    gif = views.Gif(path, canvas.cpu(), tokenizer.shown)
-    how = dict(select=fast.threshold(0.9), block=4, reader=fast.CachedBlockModel)
-    for state in fast.denoise_blocks(model, canvas, length, 0.8, **how):
-        gif.show(diffusion.State(state.canvas.cpu(), state.confidence.cpu(), state.committed.cpu()))
-    gif.close()
-
-
 # 3. Reading the numbers
 
 
@@ -236,8 +219,7 @@ def find(part, name):
 
 
 def title(row):
-    name = "`--fast`" if row["name"] == "--fast" else row["name"]
-    return f"{name}, temperature {row['temperature']:g}"
+    return f"{row['name']}, temperature {row['temperature']:g}"
 
 
 # 4. Tables
@@ -250,15 +232,14 @@ def tables(values):
         "short": ways_table(short), "short_distances": distances_table(short),
         "long": ways_table(long), "long_distances": distances_table(long),
         "fastest": fastest_table(values["parts"]),
-        "repetition": repetition_table(short),
         "caches": caches_table(values["parts"]),
         "text_default": find(short, "default")["first"], "title_default": title(find(short, "default")),
         "text_gpt": best_gpt(short)["first"], "title_gpt": title(best_gpt(short)),
     }
 
 
-def quality_cells(row, names=MEASURES):
-    return [with_error(row, key, ".1%" if key in ("words", "distinct") else ".3f") for key in names]
+def quality_cells(row):
+    return [with_error(row, key, ".1%" if key in ("words", "distinct") else ".3f") for key in MEASURES]
 
 
 def ways_table(part):
@@ -266,9 +247,8 @@ def ways_table(part):
     rows = [["real text", "", "", "", *quality_cells(part["real"]), "", "", "", ""]]
     for row in part["table"]:
         distances = ["{:.1f} ± {:.1f}".format(*row[key]) for key in ("largest", "mean")]
-        name = "`--fast`" if row["name"] == "--fast" else row["name"]
-        rows.append([name, f"{row['temperature']:g}", f"{row['nfe']:.0f}", f"{row['rows']:.1f}", *quality_cells(row),
-                     *distances, f"{row['rate']:,.0f}", f"{row['batch_rate']:,.0f}"])
+        rows.append([row["name"], f"{row['temperature']:g}", f"{row['nfe']:.0f}", f"{row['rows']:.1f}",
+                     *quality_cells(row), *distances, f"{row['rate']:,.0f}", f"{row['batch_rate']:,.0f}"])
     return pages.table(rows, ["", "temperature", "passes", "rows", *MEASURES.values(), "largest distance",
                               "mean distance", "characters/s, one text", f"characters/s, {part['texts']} texts"])
 
@@ -277,7 +257,7 @@ def distances_table(part):
     """Return the distances of default, --fast and GPT from real text, and who is further than whom."""
     gpt, default = best_gpt(part), find(part, "default")
     rows = []
-    for row in (default, find(part, "--fast"), gpt):
+    for row in (default, find(part, "`--fast`"), gpt):
         gaps = ["{:+.1f} ± {:.1f}".format(*row["gaps"][key]) for key in MEASURES]
         compared = [] if row is gpt else [("the GPT", gpt)]
         if row["kind"] == "fast":
@@ -301,16 +281,6 @@ def fastest_table(parts):
             found = [title(row), f"{row['nfe']:.0f}", f"{row['rate'] / gpt['rate']:.1f} ×"]
         rows.append([part["length"], *found])
     return pages.table(rows, ["characters", "fastest way", "passes", "speed for one text, beside the GPT's"])
-
-
-def repetition_table(part):
-    """Return the rules that show why an order by confidence repeats itself."""
-    names = ("confidence, 64 passes", "scattered, 64 passes, no correction", "noisy, 64 passes",
-             "isolated, 64 passes", "ancestral, 32 passes and 32 of correction")
-    rows = [part["real"] | {"name": "real text"}, *(find(part, name) for name in names)]
-    measured = list(MEASURES)[:3]
-    return pages.table([[row["name"], *quality_cells(row, measured)] for row in rows],
-                       ["", *(MEASURES[key] for key in measured)])
 
 
 def caches_table(parts):

@@ -22,7 +22,6 @@ from tqdm import tqdm
 tensors = import_module("01_tensors")
 chapter = import_module("15_robot_path")
 
-RADIUS = 2.0  # cells by which obstacles are inflated
 EXAMPLES = 6  # problems whose paths are kept and drawn
 
 
@@ -89,33 +88,7 @@ def savitzky_golay(path, blocked=None, passes=3):
     return path
 
 
-# 2. Two other smoothers
-
-
-def spline(path, blocked=None, every=8):
-    """Return a natural cubic spline through every eighth point and both ends, with as many points as the path has.
-
-    Its second derivatives m at the knots solve a system with three diagonals (de Boor 1978, "A Practical Guide to
-    Splines"). The parameter is the distance between the knots. It does not read the map.
-    """
-    pieces = max(1, round((len(path) - 1) / every))
-    knots = path[np.linspace(0, len(path) - 1, pieces + 1).round().astype(int)]  # (K, 2)
-    h = robot.distances(knots)[:, None]  # (K - 1, 1)
-    slope = np.diff(knots, axis=0) / h
-    system, right = np.eye(len(knots)), np.zeros((len(knots), 2))
-    for i in range(1, len(knots) - 1):
-        system[i, i - 1 : i + 2] = h[i - 1, 0], 2 * (h[i - 1, 0] + h[i, 0]), h[i, 0]
-        right[i] = 6 * (slope[i] - slope[i - 1])
-    m = np.linalg.solve(system, right)
-    t = np.concatenate(([0], h[:, 0].cumsum()))
-    wanted = np.linspace(0, t[-1], len(path))
-    i = np.searchsorted(t, wanted, side="right").clip(1, len(h)) - 1
-    u = (wanted - t[i])[:, None]  # from the knot before
-    v = (t[i + 1] - wanted)[:, None]  # to the knot after
-    curve = (m[i] * v**3 + m[i + 1] * u**3) / (6 * h[i])
-    curve += (knots[i] / h[i] - m[i] * h[i] / 6) * v + (knots[i + 1] / h[i] - m[i + 1] * h[i] / 6) * u
-    curve[[0, -1]] = path[[0, -1]]  # exactly, without errors of rounding
-    return curve
+# 2. Straight lines
 
 
 def straight_lines(path, blocked):
@@ -141,7 +114,6 @@ WAYS = {
     "A*": lambda path, blocked: path,
     "gradient smoother": gradient,
     "Savitzky-Golay smoother": savitzky_golay,
-    "spline": spline,
     "straight lines": straight_lines,
 }
 
@@ -170,12 +142,9 @@ def samples(path, step=0.25):
 def clearance(blocked, points):
     """Return the distance in cells from each of points (N, 2) to the nearest blocked cell's square: (N,)."""
     rows, columns = np.nonzero(blocked)
-    best = np.full(len(points), np.inf)  # there may be no blocked cell
-    for part in np.array_split(np.arange(len(rows)), 1 + len(rows) * len(points) // 2_000_000):  # to save memory
-        dx = np.abs(points[:, :1] - (columns[part] + 0.5)) - 0.5
-        dy = np.abs(points[:, 1:] - (rows[part] + 0.5)) - 0.5
-        best = np.minimum(best, np.hypot(dx.clip(0), dy.clip(0)).min(1, initial=np.inf))
-    return best
+    dx = np.abs(points[:, :1] - (columns + 0.5)) - 0.5
+    dy = np.abs(points[:, 1:] - (rows + 0.5)) - 0.5
+    return np.hypot(dx.clip(0), dy.clip(0)).min(1, initial=np.inf)  # infinite if there is no blocked cell
 
 
 def is_free(path, blocked, start, goal):
@@ -202,7 +171,7 @@ def numbers_of(path, grid, blocked, start, goal, shortest, seconds):
 
 def smooth_in_every_way(model, number, settings):
     """Return (the map's parts, {way: path}, {way: seconds}, the model's path after each round) of one problem."""
-    problem = robot.random_problem((settings.seed, number), RADIUS)
+    problem = robot.random_problem((settings.seed, number))
     _, blocked, start, goal = problem
     raw = robot.astar(blocked, start, goal)
     paths, seconds = {}, {}
@@ -240,7 +209,7 @@ def measure(settings):
         "problems": settings.problems, "seed": settings.seed, "rounds": settings.rounds,
         "spans": chapter.SPANS,
         "metres": {"cell": resolution, "map": round(problem[0].blocked.shape[0] * resolution),
-                   "radius": RADIUS * resolution, "spacing": chapter.SPACING * resolution},
+                   "radius": robot.RADIUS * resolution, "spacing": chapter.SPACING * resolution},
         "ways": ways, "minus": {name: minus(found["model"], found[name]) for name in WAYS},
         "failed": sum(not row["free"] for row in found["model"]),
         "times_as_long": ways["model"]["ms"][0] / ways["gradient smoother"]["ms"][0],
@@ -295,7 +264,7 @@ def draw_examples(values, path):
     figure, axes = tensors.pyplot(show=False).subplots(2, EXAMPLES // 2, figsize=(10, 7), layout="constrained")
     colors = {"A*": "other", "gradient smoother": "gpt", "model": "dllm"}
     for number, (axis, paths) in enumerate(zip(axes.flat, values["examples"])):
-        grid, blocked, *_ = robot.random_problem((values["seed"], number), RADIUS)
+        grid, blocked, *_ = robot.random_problem((values["seed"], number))
         named = {(name, tensors.COLORS[colors[name]]): np.array(points) for name, points in paths.items()}
         robot.draw_map(axis, grid.blocked, blocked, named)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)

@@ -46,21 +46,17 @@ def parameters(config):
     return sum(parts.values()), parts["attn"] + parts["mlp"]
 
 
-def kept_per_token(config, recompute=False, width=2):
+def kept_per_token(config, recompute=False):
     """Return the bytes per token that the forward pass keeps for the backward pass, without the logits.
 
-    width: bytes per number at the input of a matrix product, 2 in bfloat16. A block keeps 17 C such numbers: the inputs
-    of its four matrices (C, C, C, 4 C), the result of attention (C), queries, keys and values (3 C), rotated queries
-    and keys (2 C), and the result of ReLU (4 C). It also keeps 32-bit numbers: the inputs of its two norms (2 C) and,
-    unless these are 32-bit numbers already, those of the norms of queries and keys (2 C). recompute: each block keeps
-    only its input, and one block at a time keeps all of this.
+    A block keeps 17 C 16-bit numbers: the inputs of its four matrices (C, C, C, 4 C), the result of attention (C),
+    queries, keys and values (3 C), rotated queries and keys (2 C), and the result of ReLU (4 C). It also keeps 4 C
+    32-bit numbers: the inputs of its two norms (2 C), and those of the norms of queries and keys (2 C). recompute: each
+    block keeps only its input, and one block at a time keeps all of this.
     """
     L, C = config.n_layer, config.n_embd
-    norms = 2 * 4 * C
-    if width < 4:
-        norms += 2 * 4 * C
-    block = 17 * width * C + norms + 12 * config.n_head + 8  # the last two: the divisors of norms and softmax
-    embedded = (4 + width) * C
+    block = 17 * 2 * C + 4 * 4 * C + 12 * config.n_head + 8  # the last two: the divisors of norms and softmax
+    embedded = (4 + 2) * C
     return (4 * L * C + block if recompute else L * block) + embedded
 
 

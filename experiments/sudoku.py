@@ -7,7 +7,7 @@ The numbers are in docs/sudoku.json, which says of each puzzle which way solved 
 """
 
 import io
-import math
+import itertools
 import random
 import zipfile
 from collections import Counter
@@ -113,12 +113,11 @@ def first_pass(model, puzzles, solutions):
 
 
 def example(model):
-    """Return the worked example: its puzzle and solution, the pass that wrote each cell, and chapter 14's text."""
+    """Return the worked example: its puzzle, the pass that wrote each cell, and chapter 14's text."""
     puzzle = sudoku.to_tokens(sudoku.read_cells(chapter.EXAMPLE))
     states = list(chapter.solve(model, puzzle[None]))
     order = sum(number * state.committed[0].long() for number, state in enumerate(states, 1))
-    return {"puzzle": chapter.EXAMPLE, "cells": sudoku.to_cells(states[-1].canvas[0]).tolist(),
-            "order": order.tolist(), "text": chapter.show_order(model, puzzle)}
+    return {"puzzle": chapter.EXAMPLE, "order": order.tolist(), "text": chapter.show_order(model, puzzle)}
 
 
 def about(model, info):
@@ -178,16 +177,6 @@ def summary(values):
 # 3. The page
 
 
-def groups(values):
-    """Return the groups of puzzles that the table compares: {name: list of bools}."""
-    hints, singles = values["hints"], values["singles"]
-    named = {"all puzzles": [True] * len(hints), "singles only": singles,
-             "more than singles": [not single for single in singles]}
-    for first, last in ((25, 28), (29, 32), (33, 35)):
-        named[f"{first} to {last} hints"] = [first <= n <= last for n in hints]
-    return named
-
-
 def percent(solved):
     """Return the mean of zeros and ones with its standard error, as text."""
     mean, error = measures.mean_and_error(torch.tensor(solved))
@@ -195,13 +184,14 @@ def percent(solved):
 
 
 def tables(values):
-    named = groups(values)
+    singles = values["singles"]
+    groups = {"all puzzles": [True] * len(singles), "singles only": singles,
+              "more than singles": [not single for single in singles]}
     rows = []
     for line in values["lines"]:
-        shares = [percent([solved for solved, is_in in zip(line["solved"], chosen) if is_in])
-                  for chosen in named.values()]
+        shares = [percent([*itertools.compress(line["solved"], chosen)]) for chosen in groups.values()]
         rows.append([line["model"], WAYS[line["way"]][0], *shares])
-    columns = ["model", "order", *(f"{name} ({sum(chosen)})" for name, chosen in named.items())]
+    columns = ["model", "order", *(f"{name} ({sum(chosen)})" for name, chosen in groups.items())]
     hard = [[level, f"{sum(row['singles'])} of {len(row['singles'])}", percent(row["certain"]),
              percent(row["corrected"])] for level, row in values["published"].items()]
     models = []
@@ -224,42 +214,23 @@ def tables(values):
 
 
 def draw(values, folder):
-    """Figure: the shares solved by number of hints; and the order of the worked example."""
-    figure, (left, right) = tensors.pyplot(show=False).subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    draw_shares(left, values)
-    draw_order(right, values["example"])
-    pages.save_figure(figure, folder / "sudoku_solved.png")
-
-
-def draw_shares(axes, values):
+    """Figure: the shares solved by number of hints."""
+    figure, axes = tensors.pyplot(show=False).subplots(figsize=(7, 4.6), layout="constrained")
     hints = sorted(set(values["hints"]))
     for line in values["lines"]:
         if line["model"] != SHIPPED and line["way"] != "left":
             continue
         points = []
         for n in hints:
-            chosen = [solved for solved, own in zip(line["solved"], values["hints"]) if own == n]
-            points.append(measures.mean_and_error(torch.tensor(chosen)))
+            chosen = itertools.compress(line["solved"], [own == n for own in values["hints"]])
+            points.append(measures.mean_and_error(torch.tensor([*chosen])))
         name, color = WAYS[line["way"]]
         means, errors = 100 * torch.tensor(points).T
         axes.errorbar(hints, means, errors, marker="o", ms=4, capsize=2, color=color, label=f"{name} ({line['model']})")
     axes.set(xlabel="hints", ylabel="puzzles solved, %", ylim=(-3, 103))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-
-
-def draw_order(axes, shown):
-    hints = sudoku.read_cells(shown["puzzle"])
-    order = torch.tensor(shown["order"]).view(9, 9).float()
-    axes.imshow(order.masked_fill(order == 0, math.nan).numpy(), cmap="viridis", alpha=0.6)
-    for i, (hint, digit, turn) in enumerate(zip(hints, shown["cells"], shown["order"])):
-        row, column = divmod(i, 9)
-        axes.text(column, row, str(digit), ha="center", va="center", fontsize=13, weight="bold" if hint else None)
-        axes.text(column + 0.45, row + 0.42, str(turn or ""), ha="right", va="bottom", fontsize=6)
-    for edge in (-0.5, 2.5, 5.5, 8.5):
-        axes.axhline(edge, color="black")
-        axes.axvline(edge, color="black")
-    axes.set(xticks=[], yticks=[], title="Bold: hints. Small: the pass that wrote the digit.")
+    pages.save_figure(figure, folder / "sudoku_solved.png")
 
 
 if __name__ == "__main__":

@@ -240,12 +240,11 @@ def tabs():
             for i in range(len(FOUR)):
                 gr.Button(f"Keep {i + 1}", size="sm").click(
                     None, None, text, js=f"() => document.querySelectorAll('#fill-in .text')[{i}].textContent")
-    kinds = [kind for kind in RACERS if writing.names(kind)]  # those that have a model when the page starts
-    racers = [model_list([kind], RACERS[kind]) for kind in kinds]
-    lanes = [RACERS[kind] for kind in kinds]
+    racers = [model_list([kind], name) for kind, name in RACERS.items()]
     note = ("The next pass is always that of the model which has used the least time. So you see their own speeds, in "
             "slow motion.")
-    tab("Race", race, [prompt_field()], [length_field(), *sampling(), *racers], lanes, 256, note=note, offers=False)
+    tab("Race", race, [prompt_field()], [length_field(), *sampling(), *racers], RACERS.values(), 256, note=note,
+        offers=False)
     couplet = gr.Dropdown(list(COUPLETS), label="With the form of", info="its spaces are given, and no letter",
                           render=False)
     settings = [temperature_field(0.8), seed_field()]

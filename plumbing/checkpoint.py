@@ -8,6 +8,7 @@ import dataclasses
 import json
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 from plumbing import text
 from plumbing.cli import UserError, reason
@@ -18,15 +19,23 @@ import torch
 
 transformer = import_module("03_transformer")
 
-# Of each kind of model: what it is, the shipped one, the program that trains another, and the one that uses it.
+class Kind(NamedTuple):
+    """What is known about all models of a kind."""
+
+    noun: str
+    shipped: str  # name of the shipped model
+    trainer: str  # the program that trains another
+    user: str  # the program that uses it
+
+
 KINDS = {
-    "dllm": ("a dLLM", "shakespeare", "05_train.py", "06_generate.py"),
-    "gpt": ("a GPT", "shakespeare-gpt", "07_train_gpt.py", "07_train_gpt.py write"),
-    "tamil": ("a dLLM for Tamil", "tamil", "08_train_tamil.py", "09_generate_tamil.py"),
-    "hybrid": ("a hybrid", "shakespeare-hybrid", "13_block_diffusion.py", "13_block_diffusion.py write"),
-    "sudoku": ("a Sudoku model", "sudoku", "14_sudoku.py", "14_sudoku.py solve"),
-    "sudoku-gpt": ("a GPT for Sudoku", "sudoku-gpt", "14_sudoku.py", "14_sudoku.py"),
-    "robot-path": ("a model of paths", "robot-path", "15_robot_path.py", "15_robot_path.py smooth"),
+    "dllm": Kind("a dLLM", "shakespeare", "05_train.py", "06_generate.py"),
+    "gpt": Kind("a GPT", "shakespeare-gpt", "07_train_gpt.py", "07_train_gpt.py write"),
+    "tamil": Kind("a dLLM for Tamil", "tamil", "08_train_tamil.py", "09_generate_tamil.py"),
+    "hybrid": Kind("a hybrid", "shakespeare-hybrid", "13_block_diffusion.py", "13_block_diffusion.py write"),
+    "sudoku": Kind("a Sudoku model", "sudoku", "14_sudoku.py", "14_sudoku.py solve"),
+    "sudoku-gpt": Kind("a GPT for Sudoku", "sudoku-gpt", "14_sudoku.py", "14_sudoku.py"),
+    "robot-path": Kind("a model of paths", "robot-path", "15_robot_path.py", "15_robot_path.py smooth"),
 }
 
 
@@ -61,10 +70,10 @@ def load(folder, device="cpu", kinds=None, build=transformer.Transformer):
             weights = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in file.keys()}
         shape, info = transformer.TransformerConfig(**config["model"]), config["info"]
         kind = info.get("kind", "dllm")
-        noun, _, _, program = KINDS[kind]
+        found = KINDS[kind]
         if kinds is not None and kind not in kinds:
-            wanted = " or ".join(KINDS[other][0] for other in kinds)
-            raise UserError(f"{folder.name} is {noun}, and this program needs {wanted}: use python {program}")
+            wanted = " or ".join(KINDS[other].noun for other in kinds)
+            raise UserError(f"{folder.name} is {found.noun}, and this program needs {wanted}: use python {found.user}")
         model = make_model(shape, config.get("wiring"), build, weights)
         for name in ("NELBO", "NLL", "error", "step"):
             if not isinstance(info.get(name, 0), (int, float)):
@@ -108,7 +117,6 @@ def read_config(folder, metadata=None):
 def find(name, kind):
     """Return the folder of a model. name: a path or the name of a run; "": your latest run of `kind`, or the shipped
     model. UserError, with the command that trains such a model, if there is none."""
-    _, shipped, program, _ = KINDS[kind]
     models = sorted(path.parent for path in RUNS.glob("*/model.safetensors"))
     if name:
         for folder in (Path(name), RUNS / name):
@@ -118,9 +126,10 @@ def find(name, kind):
     own = [folder for folder in models if (folder / "state.pt").is_file() and kind_of(folder) == kind]
     if own:
         return max(own, key=lambda folder: (folder / "model.safetensors").stat().st_mtime)
-    if RUNS / shipped in models:
-        return RUNS / shipped
-    raise UserError(f"there is no trained model of this kind yet: run python {program}")
+    shipped = RUNS / KINDS[kind].shipped
+    if shipped in models:
+        return shipped
+    raise UserError(f"there is no trained model of this kind yet: run python {KINDS[kind].trainer}")
 
 
 def kind_of(folder):

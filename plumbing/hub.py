@@ -137,8 +137,8 @@ def export(run, folder, repo):
     """Write the model in the folder `run` to the new folder `folder`, with a page about it. repo: its address."""
     model, tokenizer, info = checkpoint.load(run, kinds=("dllm", "tamil", "gpt"))  # what chapters 06 and 07 write with
     kind = info.get("kind", "dllm")
-    noun = checkpoint.KINDS[kind][0]
-    command = checkpoint.KINDS["gpt" if kind == "gpt" else "dllm"][3]
+    noun = checkpoint.KINDS[kind].noun
+    command = checkpoint.KINDS["gpt" if kind == "gpt" else "dllm"].user
     facts = json.dumps(info, indent=2, ensure_ascii=False).replace("\n", "\n    ")
     card = CARD.format(name=repo.split("/")[-1], noun=noun, command=command, repo=repo, facts=facts)
     folder.mkdir(parents=True)

@@ -46,7 +46,7 @@ def fetch(kind, download):
         except UserError as error:
             failure = error
     else:
-        raise UserError(f"{failure}. Train your own model with python {checkpoint.KINDS[kind][2]}")
+        raise UserError(f"{failure}. Train your own model with python {checkpoint.KINDS[kind].trainer}")
     model, step = read_published(data, causal=kind == "gpt")
     info = {"kind": kind, "corpus": "shakespeare", "source": f"{repo}/{file} at commit {commit[:12]}", "step": step}
     return model, text.Characters(VOCABULARY), info

@@ -7,6 +7,7 @@ positions (N, 2).
 
 import heapq
 import io
+import itertools
 import json
 import math
 import warnings
@@ -153,7 +154,7 @@ def astar(blocked, start, goal):
     closed = bytearray(len(free))
     cost[first] = 0.0
     queue = [(0.0, 0.0, first)]
-    while queue and free[first] and not closed[last]:
+    while queue and not closed[last]:
         here = heapq.heappop(queue)[2]
         if closed[here]:
             continue
@@ -340,10 +341,13 @@ def waypoints(path, blocked, least, spacing):
 
 # 8. Generated maps
 
+RADIUS = 2.0  # cells by which their obstacles are inflated
 
-def random_map(seed, side=100):
-    """Return a generated GridMap of side × side cells of 0.1 m: walls with doors, boxes and round pillars."""
+
+def random_map(seed):
+    """Return a generated GridMap of 100 × 100 cells of 0.1 m: walls with doors, boxes and round pillars."""
     draw = np.random.default_rng(seed)
+    side = 100
     blocked = np.zeros((side, side), bool)
     y, x = np.mgrid[:side, :side] + 0.5
     for _ in range(draw.integers(0, 4)):  # walls from one side to the other, each with one or two doors
@@ -368,18 +372,16 @@ def random_map(seed, side=100):
     return GridMap(blocked)
 
 
-def random_problem(seed, radius=2.0, apart=50):
-    """Return (GridMap, inflated cells, start, goal). The ends are free cells' centres, `apart` cells or more apart."""
-    for attempt in range(1000):
+def random_problem(seed):
+    """Return (GridMap, inflated cells, start, goal). The ends are free cells' centres, 50 cells or more apart."""
+    for attempt in itertools.count():
         draw = np.random.default_rng((seed, attempt))
         grid = random_map(draw.integers(1 << 30))
-        inflated = inflate(grid.blocked, radius)
+        inflated = inflate(grid.blocked, RADIUS)
         free = np.argwhere(~inflated)[:, ::-1] + 0.5  # (N, 2)
-        if len(free):
-            start, goal = free[draw.integers(len(free), size=2)]
-            if math.dist(start, goal) >= apart and len(astar(inflated, start, goal)):
-                return grid, inflated, start, goal
-    raise AssertionError("no problem found")
+        start, goal = free[draw.integers(len(free), size=2)]
+        if math.dist(start, goal) >= 50 and len(astar(inflated, start, goal)):
+            return grid, inflated, start, goal
 
 
 # 9. Files of a path, and its picture

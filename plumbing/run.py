@@ -44,7 +44,8 @@ class Run:
         self.evaluations, self.seed = config.evaluations, config.seed
         self.step = 0
         self.seconds = 0.0  # of training: evaluations do not count
-        self.paused = 0.0  # seconds of evaluations
+        self.paused = 0.0  # seconds of all evaluations
+        self.last_pause = 0.0  # seconds of the last one
         self.progress = 0.0  # the share of the run that is done
         self.loss = 0.0  # of a recent step
         self.log = []  # one record per evaluation
@@ -206,13 +207,13 @@ class Run:
     def is_due(self):
         """Return whether it is time for an evaluation: before the first step, and then at equal shares of the run.
 
-        If evaluations take more than a twentieth of a limited time, some are left out, but not the last one.
+        If evaluations would take more than a twentieth of a limited time, some are left out, but not the last one.
         """
         if not self.evaluations:
             return False
         if not self.log:
             return True
-        if self.limit_seconds and not self.is_over() and self.paused > 0.05 * self.seconds:
+        if self.limit_seconds and not self.is_over() and self.paused + self.last_pause > 0.05 * self.seconds:
             return False
         last = self.share(self.log[-1]["step"], self.log[-1]["seconds"])  # of a run that may have become longer
         number = math.floor(last * self.evaluations + 1e-9) + 1
@@ -224,8 +225,9 @@ class Run:
         began = time.monotonic()
         yield
         self.seed_step()
-        self.paused += time.monotonic() - began
-        self.began += time.monotonic() - began
+        self.last_pause = time.monotonic() - began
+        self.paused += self.last_pause
+        self.began += self.last_pause
 
     def is_best(self, number):
         """Return whether an evaluation is the best one so far (lower is better), and remember it if so."""

@@ -145,7 +145,7 @@ class Source:
     dataset: str = "shakespeare"  # shakespeare, a .txt file, .parquet or .jsonl files, or a data set of the Hub
     subset: str = ""  # which part of a data set that has several parts, such as wikitext-103-raw-v1
     split: str = "train"  # split of a data set
-    column: str = "text"  # column that holds the text, or the tokens of GPT-2
+    column: str = "text"  # column that holds the text
     tokenizer: Literal["bpe", "bytes"] = "bpe"  # GPT-2's pieces of words, or bytes
     limit: int = 0  # stop after this many tokens; 0: read everything
     validation: float = 0.05  # share of the tokens, at the end, that is held out for evaluation
@@ -175,7 +175,7 @@ class Source:
 
 
 def texts(source):
-    """Yield the texts one by one: strings, or lists of tokens if the column holds those."""
+    """Yield the texts one by one."""
     if source.dataset == "shakespeare" or source.dataset.endswith(".txt"):
         whole = text.load(source.dataset).text
         if END_MARK not in whole:
@@ -187,13 +187,12 @@ def texts(source):
     try:
         for row in open_rows(source):
             value = row.get(source.column)
-            is_tokens = isinstance(value, list) and all(type(token) is int for token in value)
-            if not isinstance(value, str) and not is_tokens:
-                raise UserError(f"the column {source.column!r} of {source.dataset} holds no text and no tokens; "
+            if not isinstance(value, str):
+                raise UserError(f"the column {source.column!r} of {source.dataset} holds no text; "
                                 f"the columns are {', '.join(row)}")
             if value:
                 yield value
-    except (UserError, GeneratorExit):
+    except UserError:
         raise
     except Exception as error:  # the package and the network raise many kinds of exceptions
         raise UserError(f"cannot read {source.dataset}: {cli.reason(error)}") from None
@@ -209,13 +208,13 @@ def open_rows(source):
     return datasets.load_dataset(source.dataset, source.subset or None, split=source.split, streaming=True)
 
 
-def batches(items, size=1 << 22):
-    """Yield lists of consecutive texts. Those of a list have about `size` characters (or tokens) in total."""
+def batches(items):
+    """Yield lists of consecutive texts. Those of a list have about four million characters in total."""
     batch, held = [], 0
     for item in items:
         batch.append(item)
         held += len(item)
-        if held >= size:
+        if held >= 1 << 22:
             yield batch
             batch, held = [], 0
     if batch:
@@ -223,16 +222,10 @@ def batches(items, size=1 << 22):
 
 
 def encoded(source, tokenizer):
-    """Yield each text as an array of 16-bit tokens. A column of tokens contains ends; every other text gets one."""
+    """Yield each text as an array of 16-bit tokens, with an end."""
     for batch in batches(texts(source)):  # all cores turn a batch into tokens
-        if isinstance(batch[0], str):
-            for tokens in tokenizer.encode_all(batch):
-                yield np.array([*tokens, tokenizer.end], np.uint16)
-            continue
-        if tokenizer.kind != "bpe" or any(not 0 <= min(row) <= max(row) <= tokenizer.end for row in batch):
-            raise UserError(f"the column {source.column} can only hold tokens of GPT-2, with --tokenizer bpe")
-        for tokens in batch:
-            yield np.array(tokens, np.uint16)
+        for tokens in tokenizer.encode_all(batch):
+            yield np.array([*tokens, tokenizer.end], np.uint16)
 
 
 def write(path, source, tokenizer):

@@ -1,8 +1,8 @@
 """Ways to watch a text while a sampler writes it: in a terminal, as a line on stderr, as a GIF, as a web page.
 
 Each has `show(state)`, for the States of chapter 04 in their order, and `close()`, which returns the path of the file
-if it wrote one. `canvas` (B, T) is what the sampler begins with; what is not masked there was given. `shown` lists what
-each token looks like, and ends with the mask.
+if it wrote one. `leaves_text` says whether the text then stands on the screen. `canvas` (B, T) is what the sampler
+begins with; what is not masked there was given. `shown` lists what each token looks like, and ends with the mask.
 """
 
 import functools
@@ -70,6 +70,8 @@ def live(canvas, shown, title):
 class Line:
     """A line on stderr with the number of passes and the speed, for a program whose output is no terminal."""
 
+    leaves_text = False
+
     def __init__(self, canvas, shown, title):
         self.given, self.shown, self.title = canvas != len(shown) - 1, shown, title
         self.passes = 0
@@ -93,6 +95,7 @@ class Line:
 class Terminal(Line):
     """Draws each State in place of the one before, and the same line below it."""
 
+    leaves_text = True
     COLORS = {"mask": "2", "note": "2", "given": "36", "new": "30;43", "refused": "31;9", "old": "0"}
     drawn = 0  # rows of the last drawing
 
@@ -127,6 +130,7 @@ class Terminal(Line):
 class Gif:
     """An animation of at most 200 frames and 40 rows of text."""
 
+    leaves_text = False
     SIZE, HIGH, WIDE = 16, 22, 640  # of the letters, of a row and of the text, in pixels
     PAPER = (22, 24, 29)
     INK = {"old": (226, 226, 222), "mask": (92, 99, 114), "given": (111, 211, 197), "new": (240, 190, 80),
@@ -200,6 +204,8 @@ class Page:
     events[pass] lists [position, token, confidence in %] for each token that was written or changed. guesses[pass] is a
     text with one base-36 digit for each position: its confidence in 35ths, also where the position is still masked.
     """
+
+    leaves_text = False
 
     def __init__(self, path, canvas, shown, title):
         check_path(path, ".html")

@@ -183,7 +183,7 @@ def test_the_page_of_these_numbers(compared, tmp_path):
     page.main(["--render", "--out", str(tmp_path)])
     article = (tmp_path / "dllm_vs_gpt.md").read_text(encoding="utf-8")
     figures = re.findall(r"!\[.*?\]\((.*?)\)", article)
-    assert len(figures) == 4 and all((tmp_path / name).is_file() for name in figures)
+    assert len(figures) == 3 and all((tmp_path / name).is_file() for name in figures)
     assert article.count("dLLM (0.0M characters read)") > 5  # in the tables, the budget belongs to the name
 
 

@@ -1,21 +1,18 @@
-"""The pages of docs/ and the programs behind them: templates, verdicts, variants, a student, the benchmark."""
+"""The pages of docs/ and the programs behind them: templates, verdicts, variants, the benchmark."""
 
 import json
-import math
 import re
 from dataclasses import dataclass
 from importlib import import_module
 
 import benchmark
-from experiments import ablation, dllm_vs_gpt, pages, student
-from helpers import make_model, refusal, write_settings
+from experiments import ablation, dllm_vs_gpt, pages
+from helpers import make_model
 from plumbing import checkpoint, cli, text
 
 import pytest
 import torch
 
-transformer = import_module("03_transformer")
-diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 
 TEMPLATES = sorted(path.stem for path in (pages.DOCS / "templates").glob("*.md"))
@@ -73,17 +70,6 @@ def test_a_program_measures_and_writes_its_page(template, capsys):
 # The page of chapter 10
 
 
-@pytest.mark.parametrize("length", [2, 3, 4])
-def test_a_true_bound_and_a_false_one(length):
-    """The NELBO of equal letters is their entropy. If the letters of a step are coupled, the same sum is below it."""
-    letters = torch.zeros(length, dtype=torch.long)
-    table = diffusion.losses_of_all_sets(dllm_vs_gpt.EqualLetters(), letters)
-    assert diffusion.nll_of_text(table, length).item() == pytest.approx(math.log(2))
-    assert diffusion.nelbo_by_orders(table, length).item() == pytest.approx(math.log(2))
-    true, false = dllm_vs_gpt.false_bound(length)
-    assert true == pytest.approx(math.log(2)) and false == pytest.approx(math.log(2) / length)
-
-
 def test_a_winner_needs_two_standard_errors():
     assert dllm_vs_gpt.winner(1.0, 2.0, 0.4) == "GPT" and dllm_vs_gpt.winner(1.0, 2.0, 0.4, lower=True) == "dLLM"
     assert dllm_vs_gpt.winner(1.0, 2.0, 0.6) == "no difference"
@@ -118,70 +104,6 @@ def test_the_error_of_a_difference_of_distances(truth, monkeypatch):
 
 # The ablation
 
-T, MASK = 32, 7
-
-
-class Recorder(torch.nn.Module):
-    """A model that knows the frequencies of tokens only, and records its inputs."""
-
-    def __init__(self):
-        super().__init__()
-        self.config = transformer.TransformerConfig(seq_len=T, vocab_size=MASK)
-        self.logits = torch.linspace(-1, 1, MASK)
-        self.seen = []
-
-    def forward(self, tokens, t=None):
-        self.seen.append(tokens)
-        assert torch.allclose((tokens == MASK).float().mean(1), t)
-        return self.logits.expand(*tokens.shape, MASK)
-
-
-def loss_and_inputs(task, x0, t_max=1.0):
-    """Return the loss of a task, and what the model has seen."""
-    model = Recorder()
-    made = object.__new__(task)  # without a text
-    made.t_max = t_max
-    return made.loss(model, x0).item(), model.seen[0]
-
-
-@pytest.fixture
-def x0():
-    torch.manual_seed(0)
-    return torch.randint(MASK, (8, T))
-
-
-def losses_by_hand(x0):
-    return -Recorder().logits.log_softmax(0)[x0]
-
-
-def test_complementary_masks_hide_each_token_of_half_the_texts_once(x0):
-    loss, seen = loss_and_inputs(ablation.Complementary, x0)
-    hidden = seen == MASK
-    assert torch.equal(hidden[:4], ~hidden[4:]) and torch.equal(seen[:4].minimum(seen[4:]), x0[:4])
-    assert hidden.any(1).all() and loss == pytest.approx(losses_by_hand(x0[:4]).mean().item())
-
-
-def test_bell_shaped_noise_levels_are_seldom_extreme(x0):
-    _, seen = loss_and_inputs(ablation.BellShaped, x0.repeat(500, 1))
-    share = (seen == MASK).float().mean(1)
-    assert share.mean().item() == pytest.approx(0.5 + 0.5 / T, abs=0.01)  # k is rounded up
-    assert (share < 0.1).float().mean() < 0.07 and (share > 0.9).float().mean() < 0.07
-    assert share.min() <= 0.1 and share.max() >= 0.9
-
-
-@pytest.mark.parametrize("t_max", [1.0, 0.5])
-def test_with_the_weight_1_t_each_text_counts_the_same(x0, t_max):
-    loss, seen = loss_and_inputs(ablation.Weighted, x0, t_max)
-    hidden = seen == MASK
-    by_hand = ((losses_by_hand(x0) * hidden).sum(1) / hidden.sum(1)).mean().item()
-    assert loss == pytest.approx(by_hand) and hidden.sum(1).max() <= t_max * T
-
-
-def test_one_batch_in_a_hundred_is_cropped(x0):
-    lengths = [loss_and_inputs(ablation.Cropped, x0)[1].shape[1] for _ in range(400)]
-    assert 0 < sum(length < T for length in lengths) < 20 and min(lengths) >= 16
-
-
 def test_a_variant_is_trained_for_some_time(monkeypatch):
     monkeypatch.setattr(ablation, "WINDOWS", 4)
     monkeypatch.setattr(training.MaskedDiffusion, "sample", lambda task, model: "")
@@ -191,68 +113,9 @@ def test_a_variant_is_trained_for_some_time(monkeypatch):
 
 def test_the_differences_of_the_ablation():
     rows = [{"runs": [{"NELBO": x}, {"NELBO": y}]} for x, y in ((2.0, 2.2), (2.5, 2.6), (1.8, 2.2))]
-    found = ablation.compared(rows)
+    found = ablation.compared(rows, [])
     assert [row["difference"] for row in found["rows"]] == pytest.approx([0, 0.45, -0.1])
     assert found["apart"] == pytest.approx(0.2) and found["doubt"] == pytest.approx(0.4)
-
-
-# The student
-
-
-class Certain(torch.nn.Module):
-    """A teacher that knows the text x0."""
-
-    def __init__(self, x0):
-        super().__init__()
-        self.x0 = x0
-
-    def forward(self, xt, t):
-        return 100 * torch.nn.functional.one_hot(self.x0, 5).float()
-
-
-def taught_loss(model, teachers, x0, t_max):
-    task = object.__new__(student.Taught)
-    task.teachers, task.t_max = teachers, t_max
-    torch.manual_seed(4)
-    return task.loss(model, x0)
-
-
-@pytest.mark.parametrize("t_max", [1.0, 0.5])
-def test_a_certain_teacher_is_the_text(t_max):
-    model = make_model(5, seq_len=8, std=0.5)
-    x0 = torch.randint(5, (6, 8))
-    torch.manual_seed(4)
-    plain = diffusion.simple_loss(model, x0, diffusion.spread_evenly(6, t_max * 8))
-    assert taught_loss(model, [Certain(x0)] * 2, x0, t_max).item() == pytest.approx(plain.item(), abs=1e-5)
-
-
-def test_the_target_is_the_mean_of_the_teachers():
-    model, *teachers = [make_model(5, seq_len=8, std=0.5, seed=seed) for seed in range(3)]
-    seen = []
-    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
-    loss = taught_loss(model, teachers, torch.randint(5, (6, 8)), 1.0)
-    ((xt, t),) = seen
-    target = sum(teacher(xt, t).softmax(-1) for teacher in teachers) / 2
-    by_hand = -(target * model(xt, t).log_softmax(-1)).sum(-1)[xt == model.config.mask_id].mean()
-    assert loss.item() == pytest.approx(by_hand.item(), abs=1e-5)
-    loss.backward()
-    assert all(parameter.grad is None for teacher in teachers for parameter in teacher.parameters())
-
-
-def test_a_run_learns_from_teachers(runs_folder, tmp_path, capsys):
-    (tmp_path / "fox.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 60, encoding="utf-8")
-    config = write_settings(tmp_path / "small.yaml", base="laptop", evaluations=1)
-    flags = ["--corpus", str(tmp_path / "fox.txt"), "--config", str(config), "--device", "cpu"]
-    training.main([*flags, "--run", "first", "--steps", "20"])
-    student.main([*flags, "--teachers", "first,first", "--run", "second", "--steps", "20"])
-    first, second = (checkpoint.load(runs_folder / name)[2]["NELBO"] for name in ("first", "second"))
-    assert abs(first - second) < 0.3 and second < 3.2  # guessing among 28 characters costs 3.33
-    student.main([*flags, "--teachers", "second", "--run", "first", "--steps", "40"])
-    assert "resuming from step 20" in capsys.readouterr().out  # it has learned from the text, and goes on
-    for words, message in (([], "a student needs teachers"), (["--teachers", "nobody"], "no model at 'nobody'"),
-                           (["--teachers", "first", "--run", "first", "--fresh"], "first cannot teach itself"),
-                           (["--teachers", "first", "--seq-len", "20"], "first reads 16 characters")):
-        assert message in refusal(student.main, [*flags, *words])
 
 
 # The benchmark

@@ -379,13 +379,12 @@ def test_a_path_on_a_map(tmp_path, capsys):
     (["--start", "0.05,1"], "in an obstacle"), (["--start", "-1,1"], "outside"), (["--goal", "1,99"], "y from 0 to 6"),
     (["--start", "0.2,1"], "too near"), (["--radius", "0.6"], "no path"), (["--radius", "1e8"], "larger than the map"),
     (["--start", "2;1"], "two numbers"), (["--start", "1,nan"], "two numbers"), (["--start", "1,1,1"], "two numbers"),
-    (["--map", "none.yaml"], "none.yaml"), (["--rounds", "-1"], "rounds"), (["--run", "x"], "--checkpoint")])
+    (["--map", "none.yaml"], "none.yaml"), (["--rounds", "-1"], "rounds"), (["--run", "x"], "--run")])
 def test_mistakes_on_a_map(flags, part):
     assert part in refusal(chapter.main, ["smooth", *flags])
 
 
-def test_other_mistakes():
-    assert "experiments.robot_path" in refusal(chapter.main, ["--evaluate", "300"])
+def test_a_shape_that_cannot_be():
     assert "n_embd" in refusal(chapter.main, ["--n-embd", "18", "--n-head", "1"])
 
 
@@ -416,16 +415,6 @@ def test_savitzky_golay_fits_a_cubic_by_least_squares():
     assert np.allclose(experiment.savitzky_golay(cubic, passes=1)[3:-3], cubic[3:-3])
     assert (experiment.savitzky_golay(cubic)[[0, -1]] == cubic[[0, -1]]).all()
     assert (experiment.savitzky_golay(staircase(9)) == staircase(9)).all()  # a short path stays as it is
-
-
-def test_a_spline_passes_its_knots_and_bends_smoothly():
-    path = staircase(16)
-    assert np.allclose(experiment.spline(path, every=4)[[0, 4, 8, 12, 16]], path[[0, 4, 8, 12, 16]])
-    knots = np.array([(0, 0), (4, 3), (8, -1), (12, 2.0)])
-    path = np.concatenate([np.linspace(a, b, 50, endpoint=False) for a, b in zip(knots, knots[1:])] + [knots[-1:]])
-    second = np.diff(experiment.spline(path, every=50), 2, axis=0)
-    assert np.abs(np.diff(second, axis=0)).max() < 0.02 * np.abs(second).max() + 1e-3  # no jumps
-    assert np.abs(second[[0, -1]]).max() < 0.05 * np.abs(second).max()  # natural ends
 
 
 def test_straight_lines_are_the_shortest_choice_of_points():

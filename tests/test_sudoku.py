@@ -220,10 +220,10 @@ def test_the_nelbo_of_a_model_that_guesses_is_ln_9(pairs):
     model = make_model(9, T, positions="learned")
     torch.nn.init.zeros_(model.head.weight)
     task = chapter.AnyOrder(*pairs, None)
-    mean, error = task.evaluate(model, torch.arange(8), 2)
+    mean, error = task.evaluate(model, torch.arange(8))
     assert mean == pytest.approx(math.log(9), abs=1e-5) and error < 1e-6
     model = make_model(9, T, std=0.3, positions="learned")
-    assert task.evaluate(model, torch.arange(8), 2) == task.evaluate(model, torch.arange(8), 2)  # the same masks
+    assert task.evaluate(model, torch.arange(8)) == task.evaluate(model, torch.arange(8))  # the same masks
 
 
 def test_the_gpt_is_judged_on_the_solution_after_the_whole_puzzle(pairs, monkeypatch):
@@ -233,7 +233,7 @@ def test_the_gpt_is_judged_on_the_solution_after_the_whole_puzzle(pairs, monkeyp
     by_hand = -logits.gather(2, pairs[1][..., None]).mean()
     task = chapter.LeftToRight(*pairs, text.Characters(sudoku.DIGITS + "."))
     assert task.loss(model, pairs).item() == pytest.approx(by_hand.item(), rel=1e-5)
-    assert task.evaluate(model, torch.arange(8), 1)[0] == pytest.approx(by_hand.item(), rel=1e-5)
+    assert task.evaluate(model, torch.arange(8))[0] == pytest.approx(by_hand.item(), rel=1e-5)
     assert len(task.sample(model).split("\n")) == 11
 
 

@@ -302,14 +302,14 @@ def test_the_reported_number_is_of_the_saved_weights_on_all_unseen_text(referenc
     corpus = text.load(command[1])
     task = training.MaskedDiffusion(tokenizer, text.split(corpus.text), 16, torch.device("cpu"))
     assert len(task.windows) < training.FINAL_WINDOWS
-    mean, error = diffusion.nelbo(model, task.windows, draws=2)
+    mean, error = diffusion.nelbo(model, task.windows)
     assert (info["NELBO"], info["error"]) == (mean, error)
     assert f"NELBO {mean:.4f} ± {error:.4f}" in end.out
 
 
 def test_a_run_that_gets_worse_keeps_its_best_weights(runs_folder, command, monkeypatch):
     values = iter([3.0, 2.0, 1.0, 5.0, 6.0, 7.0, 8.0, 0.5])
-    monkeypatch.setattr(diffusion, "nelbo", lambda model, windows, draws: (next(values), 0.1))
+    monkeypatch.setattr(diffusion, "nelbo", lambda model, windows: (next(values), 0.1))
     training.main([*command, "--run", "worse"])
     _, _, info = checkpoint.load(runs_folder / "worse")
     assert info["step"] == 20 and info["NELBO"] == 0.5  # the last one is measured on more text
@@ -440,7 +440,7 @@ def test_minutes_are_minutes_of_training_and_evaluations_take_little_more(monkey
         batches.append(n)
         return task.windows[:n]
 
-    def evaluate(model, windows, draws):
+    def evaluate(model, windows):
         clock.now += pause
         evaluations.append(len(batches))
         return 1.0, 0.1

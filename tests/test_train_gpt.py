@@ -62,7 +62,7 @@ def test_the_task_trains_on_every_position_and_reports_the_nll():
     model = make_model(task.tokenizer.vocab_size)
     windows = task.batch(6)
     assert windows.shape == (6, 9) and task.windows.shape == (len(TEXT) * 3 // 9, 9)
-    assert task.loss(model, windows).item() == pytest.approx(task.evaluate(model, windows, 1)[0], abs=1e-5)
+    assert task.loss(model, windows).item() == pytest.approx(task.evaluate(model, windows)[0], abs=1e-5)
     assert len(task.sample(model)) == 8 and task.sample(model)[0] == "\n"
     for i in range(1, 9):  # each token but the first counts
         changed = windows.clone()
