@@ -6,8 +6,8 @@
 
 The training losses of the two models measure different things, so this chapter compares them in five ways: the
 likelihood of the same characters, the quality of written texts, the speed of writing, the filling of blanks, and the
-effect of reading a small corpus for many epochs. Each part prints its numbers as a table, and at the end all of them
-are in a JSON file.
+effect of reading a small corpus for many epochs. Each part prints its numbers as a table. At the end all of them are in
+a JSON file, and a last table says who is better at what.
 
 With the shipped models you should see that the GPT has the lower loss, that both write texts about equally near to real
 text, that the dLLM restores short blanks better, and that it is the faster one only for a single text in few passes.
@@ -18,6 +18,7 @@ prints how large both models are, and how many characters each has read, and war
 
 import functools
 import json
+import math
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
@@ -31,6 +32,7 @@ from plumbing import checkpoint, cli, devices, files, measures, text
 from plumbing.run import Run, origin
 
 import torch
+from tqdm import tqdm
 
 tensors = import_module("01_tensors")
 transformer = import_module("03_transformer")
@@ -45,6 +47,11 @@ CASES = 3  # texts that both models complete in part 4
 CASE_LENGTH = 100  # characters that they add
 FRACTIONS = (0.05, 0.2, 1.0)  # shares of the training text in part 5
 LEARNERS = {"dllm": 0.0, "gpt": 0.0, "decayed": 0.3}  # the models of part 5, and the weight decay of each
+
+
+def progress(work):
+    """Go through a list of pieces of work, and show on stderr how many are done."""
+    return tqdm(list(work), leave=False)
 
 
 @dataclass(frozen=True)
@@ -108,12 +115,16 @@ def likelihood(dllm, gpt, windows, size, seed):
         loss, its_error = measures.mean_and_error(by_position[:, low - 1 : high - 1].mean(1))
         positions.append({"visible": [low, high - 1], "loss": loss, "error": its_error})
 
-    tensors.heading(f"1. Likelihood of {len(windows)} windows of {T} characters, the first character given")
-    print("Lower is better: the average cost of one character, in nats (natural-logarithm units).")
-    print(f"  dLLM  NELBO {bound:.4f} ± {error:.4f}, an upper bound on its NLL; its error is mainly that of the masks")
-    print(f"  GPT   NLL   {exact:.4f}, exact; on other text it would differ by about {exact_error:.4f}")
     return {"windows": len(windows), "length": T, "dllm": {"NELBO": bound, "error": error, "levels": levels},
             "gpt": {"NLL": exact, "error": exact_error, "positions": positions}}
+
+
+def show_likelihood(part):
+    dllm, gpt = part["dllm"], part["gpt"]
+    tensors.heading(f"1. Likelihood of {part['windows']} windows of {part['length']} characters, the first one given")
+    print("Lower is better: the average cost of one character, in nats (natural-logarithm units).")
+    print(f"  dLLM  NELBO {dllm['NELBO']:.4f} ± {dllm['error']:.4f}, a bound; its error is mainly that of random masks")
+    print(f"  GPT   NLL   {gpt['NLL']:.4f}, exact; on other text it would differ by about {gpt['error']:.4f}")
 
 
 # 2. Samples
@@ -142,7 +153,11 @@ def likelihood(dllm, gpt, windows, size, seed):
 
 
 def write(model, prompts, length, steps, temperature, seed=0):
-    """Continue prompts (B, P) to (B, length). The dLLM does so in `steps` passes, the GPT in one per character."""
+    """Continue prompts (B, P) to (B, length).
+
+    The dLLM does so in `steps` passes, in half of which it corrects at falling temperatures; the GPT in one pass per
+    character.
+    """
     torch.manual_seed(seed)
     missing = length - prompts.shape[1]
     if model.config.causal:
@@ -169,28 +184,27 @@ def samples(dllm, gpt, windows, size, seed, tokenizer, train_text):
     yardstick = measures.Yardstick(real, held_out, learned, judge, set(measures.words_of(train_text)))
     of_real = yardstick.real | {"copied": measures.longest_copy(real, train_text)}
 
-    tensors.heading(f"2. {len(rows)} texts of {T} characters for each line")
-    print("Good texts have the values of real text, which are in the first line.\n"
-          "  model passes temperature  words  distinct  divergence  judge's NLL  copy  largest distance  mean distance")
-    print_quality("real", "", "", of_real)
     table = []
-    for (name, model, nfe), temperature in product(ways(dllm, gpt, size, T), TEMPERATURES):
+    for (name, model, nfe), temperature in progress(product(ways(dllm, gpt, size, T), TEMPERATURES)):
         tokens = write(model, rows[:, :1], T, nfe, temperature, seed)
         texts = [tokenizer.decode(row) for row in tokens]
         values = yardstick.quality(texts) | {"copied": measures.longest_copy(texts, train_text)}
         table.append({"model": name, "nfe": nfe, "temperature": temperature, **values, "first": texts[0]})
-        print_quality(name, nfe, temperature, values)
     return {"texts": len(rows), "length": T, "judge_order": judge.order, "judge_held_out": judge.nll(held_out),
             "real": of_real, "spread": yardstick.spread, "table": table}
 
 
-def print_quality(name, nfe, temperature, values):
-    """Print one line of the table of part 2. Real text has no distance from itself."""
-    line = (f"  {name:5} {nfe:>6} {temperature:>11} {values['words']:6.1%} {values['distinct']:9.1%} "
-            f"{values['divergence']:11.3f} {values['judge']:12.3f} {values['copied']:5}")
-    if "mean" in values:
-        line += " {:10.1f} ± {:.1f}".format(*values["largest"]) + " {:12.1f} ± {:.1f}".format(*values["mean"])
-    print(line, flush=True)
+def show_samples(part):
+    tensors.heading(f"2. {part['texts']} texts of {part['length']} characters for each line")
+    print("Good texts have the values of real text, which are in the first line.\n"
+          "  model passes temperature  words  distinct  divergence  judge's NLL  copy  largest distance  mean distance")
+    real = part["real"] | {"model": "real", "nfe": "", "temperature": ""}
+    for row in (real, *part["table"]):
+        line = (f"  {row['model']:5} {row['nfe']:>6} {row['temperature']:>11} {row['words']:6.1%} "
+                f"{row['distinct']:9.1%} {row['divergence']:11.3f} {row['judge']:12.3f} {row['copied']:5}")
+        if row is not real:  # real text has no distance from itself
+            line += " {:10.1f} ± {:.1f}".format(*row["largest"]) + " {:12.1f} ± {:.1f}".format(*row["mean"])
+        print(line)
 
 
 # 3. Speed
@@ -203,15 +217,13 @@ def print_quality(name, nfe, temperature, values):
 def speed(dllm, gpt, windows, size):
     """Return the characters per second of each way of writing, for one text and for a batch: the median of TURNS."""
     length = windows.shape[1]
-    tensors.heading(f"3. Speed for texts of {length} characters, without the given first one")
-    print("Higher is better. A pass is one forward pass of the network for the whole batch.")
     table = []
     for batch in (1, size.batch):
         prompts = windows[:1, :1].repeat(batch, 1)  # (batch, 1)
         write(dllm, prompts, length, 2, 0.8)  # the first pass of a model is slow, so it is not measured
         write(gpt, prompts, 8, 7, 0.8)
         rates = {}
-        for _ in range(TURNS):
+        for _ in progress(range(TURNS)):
             for name, model, nfe in ways(dllm, gpt, size, length):
                 began = time.perf_counter()
                 write(model, prompts, length, nfe, 0.8).cpu()  # .cpu() waits for the device
@@ -221,8 +233,15 @@ def speed(dllm, gpt, windows, size):
             rate = statistics.median(values)
             _, error = measures.mean_and_error(torch.tensor(values))
             table.append({"model": name, "nfe": nfe, "batch": batch, "characters_per_second": rate, "error": error})
-            print(f"  {name:5} {nfe:4} passes, batch {batch:3}: {rate:8,.0f} ± {error:,.0f} characters/s", flush=True)
     return {"length": length, "turns": TURNS, "table": table}
+
+
+def show_speed(part):
+    tensors.heading(f"3. Speed for texts of {part['length']} characters, without the given first one")
+    print("Higher is better. A pass is one forward pass of the network for the whole batch.")
+    for row in part["table"]:
+        print("  {model:5} {nfe:4} passes, batch {batch:3}: {characters_per_second:8,.0f} ± {error:,.0f} characters/s"
+              .format(**row))
 
 
 # 4. Filling blanks
@@ -277,20 +296,25 @@ def infilling(dllm, gpt, windows, size, seed, tokenizer, train_tokens):
     followers = common_followers(train_tokens, tokenizer.vocab_size)
     fillers = {"dllm": functools.partial(fill, dllm), "gpt": functools.partial(fill, gpt),
                "bigram": functools.partial(fill_with_followers, followers)}
-    tensors.heading(f"4. Blanks in the middle of {len(rows)} windows")
-    print("Higher is better: the share of the characters of the blank that a model restores exactly.")
     table = []
-    for blank in (n for n in BLANKS if n <= rows.shape[1] // 2):
+    for blank in progress([n for n in BLANKS if n <= rows.shape[1] // 2]):
         row = {"blank": blank}
-        line = f"  {blank:3} characters"
         for name, filler in fillers.items():
             share, error = restored(filler, rows, blank)
             row |= {name: share, f"{name}_error": error}
-            line += f"  {name} {share:6.1%} ± {error:.1%}"
         table.append(row)
-        print(line, flush=True)
     cases = completions({"dllm": dllm, "gpt": gpt}, windows, seed, tokenizer)
     return {"windows": len(rows), "length": windows.shape[1], "table": table, "cases": cases}
+
+
+def show_infilling(part):
+    tensors.heading(f"4. Blanks in the middle of {part['windows']} windows")
+    print("Higher is better: the share of the characters of the blank that a model restores exactly.")
+    for row in part["table"]:
+        line = f"  {row['blank']:3} characters"
+        for name in ("dllm", "gpt", "bigram"):
+            line += f"  {name} {row[name]:6.1%} ± {row[f'{name}_error']:.1%}"
+        print(line)
 
 
 def completions(models, windows, seed, tokenizer):
@@ -343,23 +367,104 @@ def learning_curve(kind, parts, size, seed, tokenizer, device):
 def reuse(parts, size, seed, tokenizer, device):
     """Return the loss on unseen text by epochs, for each of LEARNERS on each of FRACTIONS of the training text."""
     train_text, val_text = parts
-    tensors.heading(f"5. Reading the same text again: {size.train['steps']} steps on parts of the text")
-    print("Lower is better. If the loss at the end is above the lowest loss, the model overfits.")
     learned = []
-    for fraction, kind in product(FRACTIONS, LEARNERS):
+    for fraction, kind in progress(product(FRACTIONS, LEARNERS)):
         part = train_text[: int(fraction * len(train_text))]
         curve = learning_curve(kind, (part, val_text), size, seed, tokenizer, device)
         best = min(curve, key=lambda point: point["loss"])
         end = curve[-1]
         learned.append({"model": kind, "fraction": fraction, "characters": len(part), "curve": curve, "best": best,
                         "end": end})
-        print(f"  {fraction:4.0%} {kind:7} lowest {best['loss']:.3f} after {best['epochs']:5.1f} epochs, "
-              f"{end['loss']:.3f} at the end after {end['epochs']:.1f}", flush=True)
     return {"shape": asdict(transformer.Shape(**size.shape)), "train": size.train, "weight_decay": LEARNERS,
             "runs": learned}
 
 
-# 6. The two models, and the command line
+def show_reuse(part):
+    tensors.heading(f"5. Reading the same text again: {part['train']['steps']} steps on parts of the text")
+    print("Lower is better. If the loss at the end is above the lowest loss, the model overfits.")
+    for run in part["runs"]:
+        best, end = run["best"], run["end"]
+        line = f"  {run['fraction']:4.0%} {run['model']:7} lowest {best['loss']:.3f} after {best['epochs']:5.1f} epochs"
+        print(f"{line}, {end['loss']:.3f} at the end after {end['epochs']:.1f}")
+
+
+# 6. Who is better?
+#
+# A model counts as better if the difference exceeds two standard errors. Of twenty differences that are nothing but
+# chance, about one is that large.
+
+
+def winner(dllm, gpt, error, lower=False):
+    """Return the model with the higher number, or with the lower one if `lower`, if they differ by two errors."""
+    if abs(dllm - gpt) <= 2 * error:
+        return "no difference"
+    return "dLLM" if (dllm < gpt) == lower else "GPT"
+
+
+def nearer(dllm, gpt, real, key):
+    """Return the model whose value of a measure is nearer to that of real text. Each argument is a row with its errors.
+
+    The difference of the distances is |dllm - real| - |gpt - real|. If both models lie on one side of real text, the
+    value of real text cancels, and so does its error. If they lie on opposite sides, it counts twice.
+    """
+    x, y = dllm[key] - real[key], gpt[key] - real[key]
+    error = math.hypot(dllm[f"{key}_error"], gpt[f"{key}_error"])
+    if (x < 0) != (y < 0):
+        error = math.hypot(error, 2 * real[f"{key}_error"])
+    return winner(abs(x), abs(y), error, lower=True)
+
+
+def sample_row(values, model, temperature):
+    """Return the row of part 2 with the most passes of this model, at this temperature."""
+    rows = values["samples"]["table"]
+    rows = [row for row in rows if row["model"] == model and row["temperature"] == temperature]
+    return max(rows, key=lambda row: row["nfe"])
+
+
+def verdicts(values):
+    """Return the rows of the last table: (question, the dLLM's number, the GPT's number, verdict)."""
+    a, b = values["likelihood"]["dllm"], values["likelihood"]["gpt"]
+    rows = [("Likelihood: nats per character (the dLLM's number is a bound)", f"≤ {a['NELBO']:.3f}", f"{b['NLL']:.3f}",
+             winner(a["NELBO"], b["NLL"], a["error"], lower=True))]
+    real = values["samples"]["real"]
+    for temperature in (0.8, 1.0):
+        x, y = (sample_row(values, model, temperature) for model in ("dllm", "gpt"))
+        for key, name, form in (("words", "Known words", ".1%"), ("distinct", "Distinct runs", ".1%"),
+                                ("divergence", "Divergence", ".3f"), ("judge", "Judge's NLL", ".3f")):
+            rows.append((f"{name} at temperature {temperature:g}, near real text ({real[key]:{form}})",
+                         f"{x[key]:{form}}", f"{y[key]:{form}}", nearer(x, y, real, key)))
+        error = math.hypot(x["mean"][1], y["mean"][1])
+        distances = ["{:.1f} ± {:.1f}".format(*row["mean"]) for row in (x, y)]
+        rows.append((f"Mean distance from real text at temperature {temperature:g}", *distances,
+                     winner(x["mean"][0], y["mean"][0], error, lower=True)))
+    rows += speed_verdicts(values["speed"]["table"])
+    for row in values["infilling"]["table"]:
+        rows.append((f"Filling a blank of {row['blank']}", f"{row['dllm']:.1%}", f"{row['gpt']:.1%}",
+                     winner(row["dllm"], row["gpt"], math.hypot(row["dllm_error"], row["gpt_error"]))))
+    return rows
+
+
+def speed_verdicts(table):
+    """Return a row for each size of batch, and for the fewest and the most passes of the dLLM."""
+    rows = []
+    passes = sorted({row["nfe"] for row in table if row["model"] == "dllm"})
+    found = {(row["model"], row["batch"], row["nfe"]): row for row in table}
+    for gpt in (row for row in table if row["model"] == "gpt"):
+        for nfe in (passes[0], passes[-1]):
+            dllm = found["dllm", gpt["batch"], nfe]
+            x, y = dllm["characters_per_second"], gpt["characters_per_second"]
+            rows.append((f"Characters/s, batch {gpt['batch']}, dLLM in {nfe} passes", f"{x:,.0f}", f"{y:,.0f}",
+                         winner(x, y, math.hypot(dllm["error"], gpt["error"]))))
+    return rows
+
+
+def show_verdicts(values):
+    tensors.heading("Who is better, by more than two standard errors?")
+    for question, dllm, gpt, verdict in verdicts(values):
+        print(f"  {question:62} {dllm:>10} {gpt:>10}   {verdict}")
+
+
+# 7. The two models, and the command line
 
 
 def load_pair(dllm, gpt, corpus, device):
@@ -426,16 +531,23 @@ def compare(settings):
     windows = val_tokens[: len(val_tokens) // T * T].view(-1, T)  # (N, T)
     if len(windows) < 2 or min(FRACTIONS) * len(train_tokens) <= 2 * size.shape.get("seq_len", 256) + 2:
         raise cli.UserError(f"{corpus.name} is too short for a comparison: 5 % of it must fill several windows")
-    return about | {
+    values = about | {
         "origin": origin(device) | {"date": date.today().isoformat()}, "seed": seed,
         "size": {"name": chosen} | asdict(size),
         "corpus": {"name": corpus.name, "sha256": corpus.sha256, "training": len(parts[0]), "held_out": len(parts[1])},
-        "likelihood": likelihood(dllm, gpt, windows, size, seed),
-        "samples": samples(dllm, gpt, windows, size, seed, tokenizer, parts[0]),
-        "speed": speed(dllm, gpt, windows, size),
-        "infilling": infilling(dllm, gpt, windows, size, seed, tokenizer, train_tokens),
-        "reuse": reuse(parts, size, seed, tokenizer, device),
     }
+    values["likelihood"] = likelihood(dllm, gpt, windows, size, seed)
+    show_likelihood(values["likelihood"])
+    values["samples"] = samples(dllm, gpt, windows, size, seed, tokenizer, parts[0])
+    show_samples(values["samples"])
+    values["speed"] = speed(dllm, gpt, windows, size)
+    show_speed(values["speed"])
+    values["infilling"] = infilling(dllm, gpt, windows, size, seed, tokenizer, train_tokens)
+    show_infilling(values["infilling"])
+    values["reuse"] = reuse(parts, size, seed, tokenizer, device)
+    show_reuse(values["reuse"])
+    show_verdicts(values)
+    return values
 
 
 def main(argv=None):

@@ -52,74 +52,7 @@ def with_error(row, key, form=".3f"):
     return f"{row[key]:{form}} ± {row[f'{key}_error']:{form}}"
 
 
-# 1. Who is better?
-
-
-def winner(dllm, gpt, error, lower=False):
-    """Return the model with the higher number, or with the lower one if `lower`, if they differ by two errors."""
-    if abs(dllm - gpt) <= 2 * error:
-        return "no difference"
-    return "dLLM" if (dllm < gpt) == lower else "GPT"
-
-
-def nearer(dllm, gpt, real, key):
-    """Return the model whose value of a measure is nearer to that of real text. Each argument is a row with its errors.
-
-    The difference of the distances is |dllm - real| - |gpt - real|. If both models lie on one side of real text, the
-    value of real text cancels, and so does its error. If they lie on opposite sides, it counts twice.
-    """
-    x, y = dllm[key] - real[key], gpt[key] - real[key]
-    error = math.hypot(dllm[f"{key}_error"], gpt[f"{key}_error"])
-    if (x < 0) != (y < 0):
-        error = math.hypot(error, 2 * real[f"{key}_error"])
-    return winner(abs(x), abs(y), error, lower=True)
-
-
-def sample_row(values, model, temperature):
-    """Return the row of part 2 with the most passes of this model, at this temperature."""
-    rows = values["samples"]["table"]
-    rows = [row for row in rows if row["model"] == model and row["temperature"] == temperature]
-    return max(rows, key=lambda row: row["nfe"])
-
-
-def verdicts(values):
-    """Return the rows of the last table: (question, the dLLM's number, the GPT's number, verdict)."""
-    a, b = values["likelihood"]["dllm"], values["likelihood"]["gpt"]
-    rows = [("Likelihood: nats per character (the dLLM's number is a bound)", f"≤ {a['NELBO']:.3f}", f"{b['NLL']:.3f}",
-             winner(a["NELBO"], b["NLL"], a["error"], lower=True))]
-    real = values["samples"]["real"]
-    for temperature in (0.8, 1.0):
-        x, y = (sample_row(values, model, temperature) for model in ("dllm", "gpt"))
-        for key, name, form in (("words", "Known words", ".1%"), ("distinct", "Distinct runs", ".1%"),
-                                ("divergence", "Divergence", ".3f"), ("judge", "Judge's NLL", ".3f")):
-            rows.append((f"{name} at temperature {temperature:g}, near real text ({real[key]:{form}})",
-                         f"{x[key]:{form}}", f"{y[key]:{form}}", nearer(x, y, real, key)))
-        error = math.hypot(x["mean"][1], y["mean"][1])
-        distances = ["{:.1f} ± {:.1f}".format(*row["mean"]) for row in (x, y)]
-        rows.append((f"Mean distance from real text at temperature {temperature:g}", *distances,
-                     winner(x["mean"][0], y["mean"][0], error, lower=True)))
-    rows += speed_verdicts(values["speed"]["table"])
-    for row in values["infilling"]["table"]:
-        rows.append((f"Filling a blank of {row['blank']}", f"{row['dllm']:.1%}", f"{row['gpt']:.1%}",
-                     winner(row["dllm"], row["gpt"], math.hypot(row["dllm_error"], row["gpt_error"]))))
-    return rows
-
-
-def speed_verdicts(table):
-    """Return a row for each size of batch, and for the fewest and the most passes of the dLLM."""
-    rows = []
-    passes = sorted({row["nfe"] for row in table if row["model"] == "dllm"})
-    found = {(row["model"], row["batch"], row["nfe"]): row for row in table}
-    for gpt in (row for row in table if row["model"] == "gpt"):
-        for nfe in (passes[0], passes[-1]):
-            dllm = found["dllm", gpt["batch"], nfe]
-            x, y = dllm["characters_per_second"], gpt["characters_per_second"]
-            rows.append((f"Characters/s, batch {gpt['batch']}, dLLM in {nfe} passes", f"{x:,.0f}", f"{y:,.0f}",
-                         winner(x, y, math.hypot(dllm["error"], gpt["error"]))))
-    return rows
-
-
-# 2. Tables
+# 1. Tables
 
 
 def tables(values):
@@ -144,9 +77,9 @@ def tables(values):
         "blanks": pages.table(blanks, ["characters in the blank", names["dllm"], names["gpt"], "bigram"]),
         "reuse": pages.table(epochs, ["part of the text (characters)", "model", "lowest loss", "after epochs",
                                       "last loss", "after epochs"]),
-        "verdicts": pages.table(verdicts(values), ["", names["dllm"], names["gpt"], "better"]),
-        "text_dllm": sample_row(values, "dllm", 0.8)["first"],
-        "text_gpt": sample_row(values, "gpt", 0.8)["first"],
+        "verdicts": pages.table(comparison.verdicts(values), ["", names["dllm"], names["gpt"], "better"]),
+        "text_dllm": comparison.sample_row(values, "dllm", 0.8)["first"],
+        "text_gpt": comparison.sample_row(values, "gpt", 0.8)["first"],
     }
 
 
@@ -189,7 +122,7 @@ def speed_table(values, names):
     return pages.table(rows, ["", "passes", *(f"characters/s, batch {batch}" for batch in of_gpt)])
 
 
-# 3. Figures
+# 2. Figures
 
 
 def draw(values, folder):

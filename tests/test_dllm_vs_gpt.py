@@ -113,14 +113,13 @@ def test_a_learning_curve_counts_epochs_and_falls(kind):
     assert curve[1]["loss"] < curve[0]["loss"] < 3
 
 
-def test_ctrl_c_in_a_training_ends_the_whole_comparison(monkeypatch, capsys):
+def test_ctrl_c_in_a_training_ends_the_whole_comparison(monkeypatch):
     original = training.MaskedDiffusion.batch
     monkeypatch.setattr(training.MaskedDiffusion, "batch",
                         lambda *arguments: (signal.raise_signal(signal.SIGINT), original(*arguments))[1])
     parts = text.split(made_up_text())
     with pytest.raises(KeyboardInterrupt):
         comparison.reuse(parts, SMALL, 1, text.Characters.of(made_up_text()), torch.device("cpu"))
-    assert "lowest" not in capsys.readouterr().out.split("overfits")[1]
 
 
 # The whole comparison

@@ -71,8 +71,8 @@ def test_a_program_measures_and_writes_its_page(template, capsys):
 
 
 def test_a_winner_needs_two_standard_errors():
-    assert dllm_vs_gpt.winner(1.0, 2.0, 0.4) == "GPT" and dllm_vs_gpt.winner(1.0, 2.0, 0.4, lower=True) == "dLLM"
-    assert dllm_vs_gpt.winner(1.0, 2.0, 0.6) == "no difference"
+    assert dllm_vs_gpt.comparison.winner(1.0, 2.0, 0.4) == "GPT" and dllm_vs_gpt.comparison.winner(1.0, 2.0, 0.4, lower=True) == "dLLM"
+    assert dllm_vs_gpt.comparison.winner(1.0, 2.0, 0.6) == "no difference"
 
 
 def measured(value, error=0.01):
@@ -86,18 +86,18 @@ def measured(value, error=0.01):
     (0.90, 0.94, "no difference"),  # 0.01 below and 0.03 above: the error of real text counts twice
 ])
 def test_the_model_nearer_to_real_text_is_better(dllm, gpt, better):
-    assert dllm_vs_gpt.nearer(measured(dllm), measured(gpt), measured(0.91), "words") == better
+    assert dllm_vs_gpt.comparison.nearer(measured(dllm), measured(gpt), measured(0.91), "words") == better
 
 
 @pytest.mark.parametrize("truth", [(0.5, 0.9, 0.7), (0.9, 0.8, 0.7)])  # on both sides of real text, and on one side
 def test_the_error_of_a_difference_of_distances(truth, monkeypatch):
     """The error that `nearer` computes is the spread of the difference over many repetitions of the experiment."""
     errors, seen = (0.01, 0.02, 0.03), []
-    monkeypatch.setattr(dllm_vs_gpt, "winner", lambda x, y, error, lower: seen.append((x - y, error)))
+    monkeypatch.setattr(dllm_vs_gpt.comparison, "winner", lambda x, y, error, lower: seen.append((x - y, error)))
     torch.manual_seed(0)
     draws = torch.randn(4000, 3, dtype=torch.float64)
     for draw in (draws * torch.tensor(errors) + torch.tensor(truth)).tolist():
-        dllm_vs_gpt.nearer(*map(measured, draw, errors), "words")
+        dllm_vs_gpt.comparison.nearer(*map(measured, draw, errors), "words")
     differences, computed = torch.tensor(seen, dtype=torch.float64).unbind(1)
     assert computed.mean().item() == pytest.approx(differences.std().item(), rel=0.05)
 

@@ -1,1 +1,0 @@
-"""Programs and functions that write the pages in docs/ from measured or counted numbers."""
