@@ -175,13 +175,13 @@ class Train(training.Settings):
 
 
 @dataclass(frozen=True)
-class Write:
-    """The flags of writing."""
+class Continue:
+    """The flags of every program that writes from left to right: this one, and chapter 13."""
 
-    checkpoint: str = ""  # name or folder of a run; by default your latest GPT, or the shipped one
+    checkpoint: str = ""  # name or folder of a run; by default your latest one, or the shipped one
     prompt: str = ""  # how the text begins; \n is a new line
     len: int = 256  # number of characters, the prompt included
-    num: int = 1  # number of samples, written in one batch
+    num: int = 1  # number of samples
     temp: float = 0.8  # temperature; 0 always takes the most likely character
     topk: int | None = None  # draw among this many most likely characters; by default among all
     seed: int | None = None  # the same seed writes the same text; by default a random one
@@ -189,10 +189,16 @@ class Write:
     quiet: bool = False  # print the text and nothing else
     gif: Path | None = None  # save the run as an animation: a path that ends in .gif
     html: Path | None = None  # save the run as a web page with a player: a path that ends in .html
-    hub: str = ""  # OWNER/NAME of a GPT on the Hugging Face Hub; --hub alone: that of the original tiny-dllm
 
     def __post_init__(self):
         generation.check_ranges(self)
+
+
+@dataclass(frozen=True)
+class Write(Continue):
+    """The flags of writing."""
+
+    hub: str = ""  # OWNER/NAME of a GPT on the Hugging Face Hub; --hub alone: that of the original tiny-dllm
 
 
 def load_teachers(settings, config, corpus, tokenizer, device):
@@ -236,15 +242,20 @@ def compare(folder, corpus):
     print(f"the curves of {folder.name} and {other.name}: {folder / 'curves.png'}")
 
 
+def make_canvas(settings, tokenizer):
+    """Return the canvas (B, T) that the settings describe: their prompt, or a first character, and then masks."""
+    tokens = generation.from_prompt(settings.prompt.replace("\\n", "\n"), settings.len, tokenizer)
+    if not settings.prompt:
+        tokens = [opening(tokenizer), *tokens]  # the first character must have one before it
+    return torch.tensor([tokens] * settings.num)
+
+
 def write_text(settings):
     if settings.hub and settings.checkpoint:
         raise cli.UserError("--hub and --checkpoint both name a model: leave one out")
     folder = hub.fetch(settings.hub, "gpt") if settings.hub else checkpoint.find(settings.checkpoint, "gpt")
     model, tokenizer, _ = checkpoint.load(folder, devices.pick_device(settings.device), kinds=("gpt",))
-    tokens = generation.from_prompt(settings.prompt.replace("\\n", "\n"), settings.len, tokenizer)
-    if not settings.prompt:
-        tokens = [opening(tokenizer), *tokens]  # the first character must have one before it
-    canvas = torch.tensor([tokens] * settings.num, device=model.head.weight.device)  # (B, T)
+    canvas = make_canvas(settings, tokenizer).to(model.head.weight.device)  # (B, T)
     seed = generation.pick_seed(settings)
     states = stream(model, canvas, settings.temp, settings.topk)
     title = f"seed {seed} · {cli.printable(folder.name)} · temperature {settings.temp:g}"

@@ -13,6 +13,9 @@ that were proposed before, and as a dLLM it proposes the next ones (TiDAR, Liu e
 then has exactly the distribution of the GPT. In a terminal, accepted proposals are highlighted, and refused ones are
 red.
 
+Sections 1 to 5 make the model and train it, section 6 writes in blocks, and section 7 drafts and verifies. Section 3
+only saves time, so you may skip it at first.
+
 After training you should see how the NELBO grows with the size of a block. For blocks of a whole window it is far above
 that of chapter 05's dLLM: only a small part of the training has such blocks (docs/block_diffusion.md). You should also
 see what drafts save, in passes and in seconds.
@@ -23,7 +26,6 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from pathlib import Path
 
 from plumbing import checkpoint, cli, devices, measures, text
 
@@ -71,7 +73,7 @@ class Rows:
 
     positions: torch.Tensor  # (R,)
     visible: torch.Tensor  # (R, R) True where row i sees row j, in attention
-    near: torch.Tensor  # (R, width) the rows that a convolution adds up: see `rows_before`
+    conv_rows: torch.Tensor  # (R, width) the rows that a convolution adds up: see `rows_before`
 
 
 def make_rows(positions, start, width):
@@ -91,8 +93,12 @@ def rows_before(positions, visible, width):
     """Return which rows a convolution of this width reads for each row: (R, width).
 
     For the row at position p, these are the rows at p - width + 1 … p that it sees. Of the rows above, (d) reads b, c
-    and (d) itself if the width is 3. The position of a row from an earlier pass is negative. The last width - 1 of
-    those stand before the new rows, so the result counts from the first of them.
+    and (d) itself if the width is 3. Rows of earlier passes have negative positions. The convolution gets the last
+    width - 1 of them before the new rows, so the result counts from there:
+
+        row           two earlier ones    first new row    second    …
+        position          -2    -1              0             1
+        number             0     1              2             3
     """
     wanted = positions[:, None] - torch.arange(width - 1, -1, -1, device=positions.device)  # (R, width) positions
     stands_there = visible[:, None, :] & (positions == wanted[..., None])  # (R, width, R): at most one of R is True
@@ -160,20 +166,20 @@ class RowBuffer:
 
     A KVBuffer has a row for each position, and finds out from positions who sees whom. Here one pass can
     have several rows at a position, a clean one and those of several blocks. So rows are stored in the order in which
-    they come, and who sees whom is given: visible (R, n + R). room: (2, B, nh, rows, hd), keys and values, of whose
-    rows the first n are kept from earlier passes; None: there are no earlier passes.
+    they come, and who sees whom is given: visible (R, n + R). storage: (2, B, nh, rows, hd), keys and values, of whose
+    rows the first n are those of earlier passes; None: there are none, and there will be no later pass.
     """
 
-    def __init__(self, visible, room=None, n=0):
-        self.visible, self.room, self.n = visible, room, n
+    def __init__(self, visible, storage=None, n=0):
+        self.visible, self.storage, self.n = visible, storage, n
 
     def write(self, positions, k, v):
-        if self.room is None:
+        if self.storage is None:
             self.k, self.v = k, v
             return
         end = self.n + k.shape[2]
-        self.room[:, :, :, self.n : end] = torch.stack((k, v))
-        self.k, self.v = self.room[:, :, :, :end]
+        self.storage[:, :, :, self.n : end] = torch.stack((k, v))
+        self.k, self.v = self.storage[:, :, :, :end]
 
     def mask(self, positions, causal):
         return self.visible
@@ -190,7 +196,7 @@ class KeptRows:
         c, weight = model.config, model.head.weight
         like = dict(device=weight.device, dtype=weight.dtype)
         self.n = 0
-        self.rooms = [torch.zeros(2, batch, c.n_head, rows, c.n_embd // c.n_head, **like) for _ in range(c.n_layer)]
+        self.storages = [torch.zeros(2, batch, c.n_head, rows, c.n_embd // c.n_head, **like) for _ in range(c.n_layer)]
         before = max(0, c.conv - 1)  # zeros, which precede the text
         self.conv_inputs = [torch.zeros(batch, before + rows, c.n_embd, **like) for _ in model.convs]
 
@@ -225,15 +231,15 @@ class Hybrid(transformer.Transformer):
         x = self.embed(tokens, None, positions)  # (B, R, C)
         for i, layer in enumerate(self.blocks):  # chapter 03's blocks, which are no blocks of text
             if i < len(self.convs):
-                x = self.add_near(x, rows.near, self.convs[i].weight, n, kept and kept.conv_inputs[i])
-            x = layer(x, positions, table, RowBuffer(visible, kept and kept.rooms[i], n))
+                x = self.convolve(x, rows.conv_rows, self.convs[i].weight, n, kept and kept.conv_inputs[i])
+            x = layer(x, positions, table, RowBuffer(visible, kept and kept.storages[i], n))
         x = self.norm(x)
         return self.head(x), x
 
-    def add_near(self, x, near, weights, n, inputs):
+    def convolve(self, x, conv_rows, weights, n, inputs):
         """Add to each row the rows before it that it sees: the convolution of chapter 03 for two streams.
 
-        x (B, R, C). near: (R, width), as in Rows. weights: (width, C). inputs: the x of n kept rows, or None.
+        x (B, R, C). conv_rows: (R, width), as in Rows. weights: (width, C). inputs: the x of n kept rows, or None.
         """
         before = len(weights) - 1
         if inputs is None:
@@ -242,7 +248,7 @@ class Hybrid(transformer.Transformer):
             end = n + before + x.shape[1]
             inputs[:, n + before : end] = x
             around = inputs[:, n:end]
-        return x + sum(weight * around.index_select(1, near[:, i]) for i, weight in enumerate(weights))
+        return x + sum(weight * around.index_select(1, conv_rows[:, i]) for i, weight in enumerate(weights))
 
     def draft_logits(self, x, previous):
         """Return the logits of drafts (…, V) from the vectors x (…, C) of masked rows.
@@ -447,6 +453,8 @@ def rows_of_pass(known, drafts, size, width, device):
         noisy rows:     _ _ _      if x is refused
                           _ _ _    if x is accepted, and y is refused
                             _ _ _  if both are accepted
+
+    With three drafts, a pass has about 20 rows, of which 16 are masks.
     """
     positions = list(range(known + drafts))
     starts = [CLEAN] * (known + drafts)
@@ -550,27 +558,16 @@ class Train(training.Settings):
 
 
 @dataclass(frozen=True)
-class Write:
+class Write(gpt.Continue):
     """The flags of writing."""
 
-    checkpoint: str = ""  # name or folder of a run; by default your latest hybrid, or the shipped one
-    prompt: str = ""  # how the text begins; \n is a new line
-    len: int = 256  # number of characters, the prompt included
-    num: int = 1  # number of samples
-    temp: float = 0.8  # temperature; 0 always takes the most likely character
-    topk: int | None = None  # draw among this many most likely characters; by default among all
     drafts: int | None = None  # proposals per pass, usually 3; 0 writes like a GPT
     block: int = 0  # write in blocks of this many characters, and do not draft
     steps: int | None = None  # with --block: passes per block; by default one per character
     rule: fast.Rule = fast.Rule()
-    seed: int | None = None  # the same seed writes the same text; by default a random one
-    device: str = "auto"  # auto, cpu, cuda or mps
-    quiet: bool = False  # print the text and nothing else
-    gif: Path | None = None  # save the run as an animation: a path that ends in .gif
-    html: Path | None = None  # save the run as a web page with a player: a path that ends in .html
 
     def __post_init__(self):
-        generation.check_ranges(self)
+        super().__post_init__()
         if not 0 <= (self.drafts or 0) <= 32:
             raise ValueError("drafts must be from 0 to 32")
         if not 0 <= self.block <= 10**6:
@@ -603,6 +600,7 @@ def show_results(folder, task, device):
     print(f"   next token, exact {mean:10.3f} ± {error:.3f}")
     for size, mean, error in curve(model, windows):
         print(f"   blocks of {size:4}, at most {mean:.3f} ± {error:.3f}")
+    list(draft_and_verify(model, windows[0, :1].tolist(), 64))  # the first passes are slow
     for name, drafts in (("like a GPT, without drafts", 0), (f"with {DRAFTS} drafts in a pass", DRAFTS)):
         torch.manual_seed(1)
         began = time.perf_counter()
@@ -614,10 +612,7 @@ def show_results(folder, task, device):
 def write(settings):
     folder = checkpoint.find(settings.checkpoint, "hybrid")
     model, tokenizer, _ = checkpoint.load(folder, devices.pick_device(settings.device), ("hybrid",), Hybrid)
-    tokens = generation.from_prompt(settings.prompt.replace("\\n", "\n"), settings.len, tokenizer)
-    if not settings.prompt:
-        tokens = [gpt.opening(tokenizer), *tokens]  # the first character must have one before it
-    canvas = torch.tensor([tokens] * settings.num, device=model.head.weight.device)  # (B, T)
+    canvas = gpt.make_canvas(settings, tokenizer).to(model.head.weight.device)  # (B, T)
     seed = generation.pick_seed(settings)
     if settings.block:
         states = stream_blocks(model, canvas, settings)
