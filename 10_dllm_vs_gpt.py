@@ -479,7 +479,8 @@ def load_pair(dllm, gpt, corpus, device):
         folder = checkpoint.find(name, kind)
         model, tokenizer, info = checkpoint.load(folder, device, kinds=(kind,))
         if info.get("corpus_sha256") != corpus.sha256:
-            raise cli.UserError(f"{folder.name} learned from another text than {corpus.name}: name it with --corpus")
+            raise cli.UserError(f"{folder.name} learned from another text than {corpus.name}: name that with --corpus, "
+                                f"or another run with --{kind}")
         batch = info.get("train", {}).get("batch_size", 0)
         models[kind] = model
         about[kind] = {"name": folder.resolve().name, "parameters": transformer.count_parameters(model),

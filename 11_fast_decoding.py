@@ -293,7 +293,8 @@ def show(settings):
     model, tokenizer, info = checkpoint.load(folder, device, kinds=("dllm",))
     corpus = text.load(settings.corpus)
     if info.get("corpus_sha256") != corpus.sha256:
-        raise cli.UserError(f"{folder.name} learned from another text than {corpus.name}: name it with --corpus")
+        raise cli.UserError(f"{folder.name} learned from another text than {corpus.name}: name that with --corpus, "
+                            "or another run with --checkpoint")
     show_ways(folder.name, model, tokenizer, corpus, settings)
     print("\nNext: 12_scale.py, where model and text outgrow this machine.")
 
