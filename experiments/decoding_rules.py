@@ -1,10 +1,10 @@
-"""Appendix of chapter 11: rules and caches of the literature that do not win.
+"""Appendix of chapter 11: rules and caches of the literature that do not win, and guidance.
 
     from experiments.decoding_rules import isolated
     denoise_blocks(model, canvas, steps=64, select=isolated)
 
 The rules have the interface of chapter 04, and the caches that of chapter 11's BlockModel. docs/fast_decoding.md
-measures all of them.
+measures all of them but guidance.
 """
 
 from importlib import import_module
@@ -21,6 +21,11 @@ fast = import_module("11_fast_decoding")
 def at_random(logits, confidence, masked, count):
     """Rule: write at random positions."""
     return diffusion.highest(torch.rand(masked.shape, device=masked.device), masked, count)
+
+
+def by_peak(logits, confidence, masked, count):
+    """Rule: write where one token is much more probable than 1/V, whichever token was drawn there."""
+    return diffusion.highest(logits.float().softmax(-1).amax(-1), masked, count)
 
 
 def by_margin(logits, confidence, masked, count):
@@ -71,7 +76,23 @@ def apart(distance):
     return rule
 
 
-class Ancestral:
+class Remembering:
+    """A rule that knows something of the pass before. It forgets this when the masks are not those that it has left.
+
+    Then a new block begins, or a new text.
+    """
+
+    left = None  # the masks that the last pass left
+
+    def __call__(self, logits, confidence, masked, count):
+        if self.left is None or not torch.equal(self.left, masked):
+            self.begin()
+        chosen = self.choose(logits, confidence, masked, count)
+        self.left = masked & ~chosen
+        return chosen
+
+
+class Ancestral(Remembering):
     """Writes each mask with the same probability, independently of the others, and so reverses the masking of training.
 
     With n passes to go the probability is 1 / n. (MDLM, Sahoo et al. 2024, arXiv:2406.07524, with the linear schedule.)
@@ -79,15 +100,36 @@ class Ancestral:
 
     def __init__(self, steps):
         self.steps = steps
-        self.left = None  # the masks that the last pass left
 
-    def __call__(self, logits, confidence, masked, count):
-        if self.left is None or not torch.equal(self.left, masked):  # a new text begins
-            self.to_go = self.steps
+    def begin(self):
+        self.to_go = self.steps
+
+    def choose(self, logits, confidence, masked, count):
         chosen = masked & (torch.rand(masked.shape, device=masked.device) < 1 / self.to_go)
         self.to_go = max(1, self.to_go - 1)
-        self.left = masked & ~chosen
         return chosen
+
+
+class Stable(Remembering):
+    """Writes confident proposals whose distribution p is close to that of the pass before, q.
+
+    Close: the Kullback-Leibler divergence Σ p log(p / q) is at most epsilon (KLASS, Kim et al. 2025, arXiv:2511.05664).
+    """
+
+    def __init__(self, epsilon, tau=0.9):
+        self.epsilon, self.tau = epsilon, tau
+
+    def begin(self):
+        self.before = None
+
+    def choose(self, logits, confidence, masked, count):
+        now = logits.float().log_softmax(-1)
+        chosen = torch.zeros_like(masked)
+        if self.before is not None:
+            divergence = (now.exp() * (now - self.before)).sum(-1)  # (B, T)
+            chosen = masked & (confidence >= self.tau) & (divergence <= self.epsilon)
+        self.before = now
+        return fast.top_up(chosen, confidence, masked, count)
 
 
 # 3. Caches
@@ -107,12 +149,23 @@ class PrefixBlockModel(fast.CachedBlockModel):
 class DelayedBlockModel(fast.CachedBlockModel):
     """Computes the masks, and the tokens of the last pass (dKV-Cache, Ma et al. 2025, arXiv:2505.15781).
 
-    The rows of all other tokens are kept.
+    The rows of all other tokens are kept. refresh: compute all rows again after this many passes; 0: never.
     """
+
+    def __init__(self, model, refresh=0):
+        super().__init__(model)
+        self.refresh = refresh
+
+    def enter(self, canvas, start, end):
+        super().enter(canvas, start, end)
+        self.passes = 0
 
     def __call__(self, block, t):
         canvas, t = self.put(block)
         masked = (canvas == self.config.mask_id).any(0)  # (T,) masked in some text of the batch
+        if self.refresh and self.passes % self.refresh == 0:
+            self.cache = None
+        self.passes += 1
         if self.cache is None:
             logits = super().__call__(block, t)
         else:
@@ -122,3 +175,32 @@ class DelayedBlockModel(fast.CachedBlockModel):
             logits = logits.index_copy(1, positions, computed)[:, self.start : self.end]
         self.before = masked
         return logits
+
+
+# 4. Guidance
+
+
+class GuidedBlockModel(fast.BlockModel):
+    """Follows the given text more closely: it exaggerates, weight + 1 times, what that text changes in the logits.
+
+    This is classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598), as LLaDA does it (Nie et al. 2025,
+    arXiv:2502.09992). A pass reads the canvas with and without the given text.
+    """
+
+    def __init__(self, model, weight):
+        super().__init__(model)
+        self.weight = weight
+        self.given = None
+
+    def enter(self, canvas, start, end):
+        super().enter(canvas, start, end)
+        if self.given is None:  # before anything is written
+            self.given = canvas != self.config.mask_id
+
+    def __call__(self, block, t):
+        canvas, t = self.put(block)
+        empty = canvas.masked_fill(self.given, self.config.mask_id)
+        share = (empty == self.config.mask_id).float().mean(1)
+        both = self.model(torch.cat((canvas, empty)), torch.cat((t, share)))  # (2B, T, V)
+        known, unknown = both[:, self.start : self.end].chunk(2)
+        return unknown + (self.weight + 1) * (known - unknown)

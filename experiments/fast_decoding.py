@@ -107,8 +107,9 @@ def ways(dllm, gpt, length):
 
 def ways_of_the_literature(way):
     """Yield rules, blocks, caches and correction as other work uses them: measured within one window."""
-    for name, rule in (("random", appendix.at_random), ("margin", appendix.by_margin), ("noisy", appendix.noisy),
-                       ("isolated", appendix.isolated), ("ancestral", appendix.Ancestral(64))):
+    for name, rule in (("random", appendix.at_random), ("peak", appendix.by_peak), ("margin", appendix.by_margin),
+                       ("noisy", appendix.noisy), ("isolated", appendix.isolated),
+                       ("ancestral", appendix.Ancestral(64))):
         yield way("order", f"{name}, 64 passes", 64, select=rule)
     for name, rule in (("ancestral", appendix.Ancestral(32)), ("confidence", diffusion.by_confidence),
                        ("isolated", appendix.isolated)):
@@ -118,11 +119,13 @@ def ways_of_the_literature(way):
                                 ("cache", ", dual", fast.CachedBlockModel)):
         yield way(kind, name + cache, 64, same_without=name, select=diffusion.by_confidence, block=32, reader=reader)
     for rule, select in (("threshold 0.9", fast.threshold(0.9)), ("factor 1", fast.factor(1.0)),
-                         ("entropy 0.5", fast.entropy_bound(0.5))):
+                         ("entropy 0.5", fast.entropy_bound(0.5)), ("stable 0.01", appendix.Stable(0.01))):
         yield way("block", f"{rule}, blocks of 32, dual", select=select, block=32, reader=fast.CachedBlockModel)
     apart = appendix.apart(12)
     yield way("rule", "apart 12", select=apart)
-    yield way("cache", "apart 12, delayed", same_without="apart 12", select=apart, reader=appendix.DelayedBlockModel)
+    for name, refresh in (("delayed", 0), ("delayed, refreshed", 8)):
+        reader = functools.partial(appendix.DelayedBlockModel, refresh=refresh)
+        yield way("cache", f"apart 12, {name}", same_without="apart 12", select=apart, reader=reader)
     yield way("correction", "apart 12, and 16 of correction", select=apart, correction=16)
 
 

@@ -22,9 +22,10 @@ fast = import_module("11_fast_decoding")
 
 V, T = 7, 24
 ADAPTIVE = {"threshold": fast.threshold(0.3), "factor": fast.factor(1.5), "entropy": fast.entropy_bound(1.5),
-            "apart": appendix.apart(3)}  # fmt: skip
+            "apart": appendix.apart(3), "stable": appendix.Stable(0.05)}  # fmt: skip
 PLANNED = {"scattered": diffusion.scattered, "by_confidence": diffusion.by_confidence, "random": appendix.at_random,
-           "margin": appendix.by_margin, "noisy": appendix.noisy, "isolated": appendix.isolated}  # fmt: skip
+           "peak": appendix.by_peak, "margin": appendix.by_margin, "noisy": appendix.noisy,
+           "isolated": appendix.isolated}  # fmt: skip
 RULES = ADAPTIVE | PLANNED
 READERS = {"all rows": fast.BlockModel, "cached": fast.CachedBlockModel, "prefix": appendix.PrefixBlockModel,
            "delayed": appendix.DelayedBlockModel}  # fmt: skip
@@ -113,10 +114,23 @@ def test_entropy_bound_takes_the_most_certain_up_to_the_bound():
     assert taken == [[1, 1, 0, 0]]
 
 
-def test_margin_depends_on_the_distribution_and_not_on_the_drawn_token():
+def test_stable_needs_a_prediction_before_that_agrees():
+    before, now = [[0.5, 0.951, 0.6]], [[0.95, 0.95, 0.6]]
+    kl = sum(p * math.log(p / q) for p, q in ((0.95, 0.5), *[(0.05 / 6, 0.5 / 6)] * 6))
+    for epsilon, expected in ((kl - 1e-4, [[0, 1, 0]]), (kl + 1e-4, [[1, 1, 0]])):
+        rule = appendix.Stable(epsilon)
+        assert chosen(rule, now) == [[1, 0, 0]]  # nothing to compare with: as planned
+        rule.left = None
+        chosen(rule, before, count=0)
+        rule.left = torch.ones(1, 3) > 0  # as if that pass had written nothing
+        assert chosen(rule, now) == expected
+
+
+def test_margin_and_peak_depend_on_the_distribution_and_not_on_the_drawn_token():
     logits = torch.tensor([[[0.5, 0.45, 0.05], [0.4, 0.1, 0.5], [0.45, 0.275, 0.275]]]).log()
     drawn = [[0.05, 0.1, 0.45]]
     assert chosen(appendix.by_margin, drawn, logits=logits) == [[0, 0, 1]]
+    assert chosen(appendix.by_peak, drawn, logits=logits, count=2) == [[1, 1, 0]]
 
 
 def test_noise_on_confidence_fades_with_the_masks():
@@ -256,6 +270,8 @@ def test_a_cache_renewed_in_every_pass_is_no_cache(name, shape):
         assert torch.equal(a.canvas, b.canvas) and torch.allclose(a.confidence, b.confidence, atol=1e-5)
     # Kept, it is another sampler: an approximation.
     assert not all(torch.allclose(a.confidence, b.confidence, atol=1e-5) for a, b in zip(plain, kept))
+    refreshed = run(model, canvas, reader=functools.partial(appendix.DelayedBlockModel, refresh=1), **how)
+    assert torch.equal(refreshed[-1].canvas, plain[-1].canvas)
 
 
 @pytest.mark.parametrize("layers, conv, exact", [(1, 0, True), (2, 0, False), (1, 5, False)])
@@ -280,6 +296,15 @@ def test_a_finished_text_does_not_disturb_the_others():
         alone = run(model, canvas[1:], **how)
         assert torch.equal(alone[-1].canvas, states[-1].canvas[1:])
     assert run(model, canvas[:1]) == []  # nothing to write
+
+
+def test_guidance_is_llada_s_formula():
+    model, canvas = model_of(), canvas_of()
+    reader = appendix.GuidedBlockModel(model, 1.5)
+    reader.enter(canvas, 4, 9)
+    known, unknown = model(canvas), model(torch.full_like(canvas, V))
+    expected = (unknown + 2.5 * (known - unknown))[:, 4:9]
+    assert torch.allclose(reader(canvas[:, 4:9], None), expected, atol=1e-5)
 
 
 # 4. The command
