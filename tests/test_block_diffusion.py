@@ -76,7 +76,7 @@ def test_no_row_sees_what_it_must_not(shape, starts):
 def test_the_convolution_reads_the_visible_row_at_each_position():
     rows = hybrid.two_streams(torch.tensor([1, 2, 2, 2, 5]), width=3)
     assert rows.conv_rows[5 + 3].tolist() == [2 + 6, 2 + 7, 2 + 8]  # at position 4 of the block 2 … 4: all noisy
-    assert rows.conv_rows[5 + 1].tolist() == [2 + 0, 2 + 1, 2 + 6]  # at position 2, where the block starts: clean before it
+    assert rows.conv_rows[5 + 1].tolist() == [2 + 0, 2 + 1, 2 + 6]  # where the block starts: clean before it
     assert rows.conv_rows[0].tolist() == [0, 1, 2]  # the first clean row, after two rows of zeros
     for row, near in enumerate(rows.conv_rows.tolist()):
         assert all(i < 2 or rows.visible[row, i - 2] for i in near)

@@ -71,8 +71,9 @@ def test_a_program_measures_and_writes_its_page(template, capsys):
 
 
 def test_a_winner_needs_two_standard_errors():
-    assert dllm_vs_gpt.comparison.winner(1.0, 2.0, 0.4) == "GPT" and dllm_vs_gpt.comparison.winner(1.0, 2.0, 0.4, lower=True) == "dLLM"
-    assert dllm_vs_gpt.comparison.winner(1.0, 2.0, 0.6) == "no difference"
+    winner = dllm_vs_gpt.comparison.winner
+    assert winner(1.0, 2.0, 0.4) == "GPT" and winner(1.0, 2.0, 0.4, lower=True) == "dLLM"
+    assert winner(1.0, 2.0, 0.6) == "no difference"
 
 
 def measured(value, error=0.01):
