@@ -6,7 +6,7 @@ import math
 from importlib import import_module
 
 from experiments import block_diffusion as page
-from helpers import log_of, make_model, refusal, write_settings
+from helpers import LETTERS, Unigram, log_of, made_up_text, make_model, refusal, write_settings
 from plumbing import checkpoint, text, views
 
 import pytest
@@ -184,13 +184,7 @@ def test_the_loss_weighs_clean_tokens_masks_and_drafts():
         drafted.append(len(model.seen[0]) > 0)
         expected = -2 * math.log(0.9) - math.log(0.5) / 2 - drafted[-1] * math.log(0.2) / 2
         assert loss == pytest.approx(expected, abs=1e-5)
-    assert sum(drafted) >= 4  # sometimes there is only one block, too large for drafts
-
-
-def test_without_drafts_the_loss_is_that_of_the_other_parts(monkeypatch):
-    monkeypatch.setattr(hybrid, "draw_starts", lambda T: torch.arange(1, T + 1))  # a block of one token has no drafts
-    loss = hybrid.hybrid_loss(Levels(0.9, 0.5, 0.2), torch.zeros(2, 33, dtype=torch.long)).item()
-    assert loss == pytest.approx(-2 * math.log(0.9) - math.log(0.5) / 2, abs=1e-5)
+    assert 4 <= sum(drafted) < 8  # sometimes there is only one block, too large for drafts
 
 
 def test_a_draft_sees_the_vector_of_its_mask_and_the_two_tokens_before_it(monkeypatch):
@@ -224,16 +218,9 @@ def test_the_gradient_reaches_every_weight():
 # 4. The bound
 
 
-class Frequencies(nn.Module):
-    """A hybrid that knows the frequencies of the tokens and nothing else. Its likelihood is known."""
-
-    def __init__(self, frequencies):
-        super().__init__()
-        self.config = transformer.TransformerConfig(vocab_size=len(frequencies), causal=True)
-        self.logits = frequencies.log()
-
+class UnigramHybrid(Unigram):
     def forward(self, tokens, rows):
-        return self.logits.expand(*tokens.shape, -1), None
+        return super().forward(tokens), None
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 16])
@@ -242,7 +229,8 @@ def test_the_bound_of_a_model_of_known_likelihood(size):
     torch.manual_seed(1)
     windows = torch.multinomial(frequencies, 400 * 17, replacement=True).view(400, 17)
     exact = -frequencies.log()[windows[:, 1:]].mean().item()
-    mean, error = hybrid.block_nelbo(Frequencies(frequencies), windows, size, draws=4)
+    model = UnigramHybrid(transformer.TransformerConfig(vocab_size=4, causal=True), frequencies)
+    mean, error = hybrid.block_nelbo(model, windows, size, draws=4)
     assert abs(mean - exact) < 4 * error and error < 0.02
     if size == 1:
         assert mean == pytest.approx(exact, abs=1e-6)  # nothing is drawn at random
@@ -326,12 +314,12 @@ def test_blocks_are_written_with_exact_rows(shape):
 
 def test_greedy_text_is_the_greedy_text_of_the_gpt_over_many_windows():
     model = make_hybrid(vocab_size=12, seq_len=32, std=1.0, seed=1)  # other models soon repeat one character
-    expected = gpt.write(page.as_gpt(model), torch.tensor([[3, 1, 4]]), 247, temperature=0)[0].tolist()
+    expected = gpt.write(page.as_gpt(model), torch.tensor([[3, 1, 4]]), 147, temperature=0)[0].tolist()
     assert len(set(expected[-100:])) > 2
     prompt = [3, 1, 4]
     for drafts in (1, 4):
-        written, passes = continued(model, prompt, 250, 0, drafts=drafts)
-        assert written == expected and passes <= 247
+        written, passes = continued(model, prompt, 150, 0, drafts=drafts)
+        assert written == expected and passes <= 147
     assert prompt == [3, 1, 4]  # the caller's list stays as it is
 
 
@@ -398,16 +386,6 @@ def test_probabilities_are_those_with_which_chapter_04_draws(temperature, top_k)
         diffusion.pick(hybrid.probabilities(logits * math.nan, temperature, top_k))
 
 
-def test_windows_are_those_of_chapter_07(monkeypatch):
-    """A full window is halved at the same place: the model sees the same tokens before each character."""
-    model, made, original = make_hybrid(seq_len=8, conv=0), [], hybrid.KeptRows
-    monkeypatch.setattr(hybrid, "KeptRows", lambda *arguments: made.append(arguments) or original(*arguments))
-    torch.manual_seed(0)
-    written, passes = continued(model, [1], 30, 1.0, drafts=0)
-    assert len(written) == 30 and passes == 29
-    assert len(made) == 1 + math.ceil((30 - 9) / 5)  # 8 rows, then 4 old ones and 5 new ones
-
-
 def test_states_show_every_draft_and_the_given_text_stays():
     model, mask = make_hybrid(), 5
     canvas = torch.full((2, 20), mask)
@@ -442,9 +420,12 @@ def command(tmp_path):
     return ["--corpus", str(tmp_path / "verse.txt"), "--config", str(path), "--device", "cpu"]
 
 
-def test_training_learns_resumes_and_writes(runs_folder, command, capsys):
-    hybrid.main([*command, "--run", "parts", "--steps", "20"])
-    hybrid.main([*command, "--run", "parts"])
+def test_training_learns_resumes_and_writes(runs_folder, command, monkeypatch, capsys):
+    monkeypatch.setattr(hybrid.training, "draw_curves", lambda *_: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(hybrid, "show_results", lambda *_: None)
+        hybrid.main([*command, "--run", "parts", "--steps", "20"])
+        hybrid.main([*command, "--run", "parts"])
     hybrid.main([*command, "--run", "whole"])
     assert log_of(runs_folder / "parts")[-1]["NLL"] == log_of(runs_folder / "whole")[-1]["NLL"] < 2.2  # random: 2.6
     out = capsys.readouterr().out
@@ -473,27 +454,10 @@ def test_steps_count_the_passes_of_a_block(length, prompt, passes):
 
 
 @pytest.mark.parametrize(("flags", "word"), [
-    ("--prompt abra", "prompt"), ("--write --prompt abra", "sub-command"),
-    ("write --confidence", "block"), ("write --steps 4", "block"), ("write --block 4 --drafts 2", "choose one"),
-    ("write --drafts 99", "drafts"), ("write --block -1", "block"), ("write --len 0", "len"),
-    ("write --prompt abcabcabc --len 5", "--len"), ("write --prompt xyz", "x"), ("write --checkpoint none", "none"),
-    ("write --n-layer 9", "n-layer"), ("--positions learned", "rotary"),
-    ("--time-conditioned", "noise level")])  # fmt: skip
-def test_mistakes_end_in_a_clear_message(runs_folder, flags, word):
-    checkpoint.save(runs_folder / "small", make_hybrid(vocab_size=5), text.Characters("\nabcr"), {"kind": "hybrid"})
-    words = flags.split()
-    if words[0] == "write" and "--checkpoint" not in words:
-        words += ["--checkpoint", "small"]
-    assert word in refusal(hybrid.main, words)
-
-
-def test_models_of_other_chapters_are_named_as_such(runs_folder, tiny):
-    checkpoint.save(runs_folder / "plain", tiny.model, tiny.tokenizer, {"kind": "dllm"})
-    assert "06_generate.py" in refusal(hybrid.main, ["write", "--checkpoint", "plain"])
-    checkpoint.save(runs_folder / "small", make_hybrid(), text.Characters("\nabcr"), {"kind": "hybrid"})
-    for name, command in (("06_generate", []), ("11_fast_decoding", ["write"]), ("07_train_gpt", ["write"])):
-        message = refusal(import_module(name).main, [*command, "--checkpoint", "small"])
-        assert "13_block_diffusion.py write" in message
+    ("write --confidence", "block"), ("write --steps 4", "block"), ("write --drafts -1", "drafts"),
+    ("write --block -1", "block"), ("--time-conditioned", "noise level")])  # fmt: skip
+def test_mistakes_end_in_a_clear_message(flags, word):
+    assert word in refusal(hybrid.main, flags.split())
 
 
 # 8. The shipped model and the page
@@ -512,7 +476,8 @@ def test_the_shipped_hybrid_drafts_what_it_accepts():
 
 def test_the_page_is_measured(runs_folder, tmp_path, monkeypatch):
     """With tiny models, and less of everything."""
-    letters = text.Characters("".join(sorted(set(text.load("shakespeare").text))))
+    monkeypatch.setattr(text, "load", lambda name: text.Corpus(name, made_up_text()))
+    letters = text.Characters(LETTERS)
     model = make_hybrid(letters.vocab_size, 16)
     checkpoint.save(runs_folder / "small", model, letters, {"kind": "hybrid", "tokens": 1, "command": "none"})
     info = {"step": 1, "train": {"batch_size": 1}}

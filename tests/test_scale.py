@@ -468,6 +468,12 @@ def test_the_named_sizes_are_as_large_as_they_say(name, millions):
     assert settings.data.limit == (10**10 if name == "medium" else 0)
 
 
+def test_what_the_default_of_a_gpu_needs_fits_a_small_card():
+    settings = cli.parse(training.Command, ["--config", "gpu"], section="dllm")
+    config = transformer.TransformerConfig(**asdict(settings.model), vocab_size=65)
+    assert 1e9 < sum(paper.memory(config, settings.train, settings.train.batch_size).values()) < 3e9
+
+
 # docs/scale.md
 
 

@@ -234,6 +234,13 @@ def command(tmp_path_factory):
     return ["--corpus", str(folder / "verse.txt"), "--config", str(folder / "tiny.yaml"), "--device", "cpu"]
 
 
+@pytest.fixture
+def runs_folder(runs_folder, monkeypatch):
+    """An empty folder for runs, without their curves, which would take most of the time."""
+    monkeypatch.setattr(training, "draw_curves", lambda *_: None)
+    return runs_folder
+
+
 @pytest.fixture(scope="module")
 def reference(book, command):
     """An uninterrupted run, in a process of its own: (its end, its folder)."""
