@@ -142,7 +142,7 @@ def show_likelihood(part):
 # Judge: a model that has counted which characters follow each five characters of the training text. Its NLL is the mean
 #   of -log p(character | the five before it). Noise has a high NLL. If the NLL is lower than that of real text, the
 #   model writes what is common, and too seldom what is rare.
-# Two more numbers sum up what these four say, and look for cheating:
+# Two more numbers: one sums up what these four say, and one says how much of a text is copied.
 #
 # Distance: (value - value of real text) / (how far two sets of real texts of this size usually are apart). In this unit
 #   all four can be compared: 1 is chance, 10 is clearly not. We print the largest of the four, and their mean.
@@ -487,11 +487,11 @@ def load_pair(dllm, gpt, corpus, device):
                        "characters_read": info.get("step", 0) * batch * model.config.seq_len,
                        "model": asdict(model.config), "info": info}
         print("{name}: {parameters:,} parameters, {characters_read:,} characters read".format(**about[kind]))
-    for key, noun in (("parameters", "has {:.2f} times the parameters of the GPT"),
-                      ("characters_read", "has read {:.2f} times as many characters as the GPT")):
+    for key, phrase in (("parameters", "has {:.2f} times the parameters of the GPT"),
+                        ("characters_read", "has read {:.2f} times as many characters as the GPT")):
         ratio = about["dllm"][key] / max(1, about["gpt"][key])
         if not 1 / 1.2 < ratio < 1.2:
-            print(f"Warning: the dLLM {noun.format(ratio)}, which alone can decide the result. "
+            print(f"Warning: the dLLM {phrase.format(ratio)}, which alone can decide the result. "
                   "Train both with the same --config, or name other runs with --dllm and --gpt.")
     return models["dllm"], models["gpt"], tokenizer, about
 

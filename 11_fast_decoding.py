@@ -43,8 +43,8 @@ generation = import_module("06_generate")
 #                  (chapter 10), a digit of a Sudoku (chapter 14). In free text the model is certain of what is common,
 #                  such as spaces and "the". Written first, everywhere, it becomes more common still.
 #
-# Both write as many tokens as was planned. The rules below ask in each pass how many are safe. Each has a number, so
-# each is made by a function: threshold(0.9) is a rule.
+# Both write as many tokens as was planned. The rules below ask in each pass how many are safe. How safe is a number, so
+# a function makes each rule: threshold(0.9) is a rule.
 
 
 def top_up(chosen, confidence, masked, count):
@@ -80,10 +80,10 @@ def threshold(tau):
 def factor(f):
     """Make a rule that writes the most confident proposals, as long as the n-th has at least 1 - f / (n + 1).
 
-    With f = 1, these n tokens are together the likeliest choice. Each of them is wrong with a probability below
-    1 / (n + 1), so all are right at once with a probability above 1 / (n + 1). Any other choice has one of them wrong,
-    and so a lower probability. A pair may thus be less certain than a group of ten, and nobody has to guess a threshold
-    (Fast-dLLM, Wu et al. 2025, arXiv:2505.22618).
+    With f = 1, these n tokens are together the likeliest choice. Each of them is wrong with a probability of at most 1
+    / (n + 1), so there is a wrong one with at most n / (n + 1), the sum (a union bound), and all are right with at
+    least 1 / (n + 1). In any other choice one of them is wrong, so its probability is at most as high. A pair may thus be less
+    certain than a group of ten, and nobody has to guess a threshold (Fast-dLLM, Wu et al. 2025, arXiv:2505.22618).
     """
 
     def rule(logits, confidence, masked, count):
@@ -129,7 +129,7 @@ def plan_blocks(masked, size, steps):
     masks = [int(masked[:, start:end].sum(1).max()) for start, end in pairwise(edges)]
     steps = min(steps, sum(masks))
     blocks = []
-    done = used = 0  # masks and passes of the blocks so far
+    done = used = 0  # masks of the blocks so far, and the passes that they should have used
     for (start, end), n in zip(pairwise(edges), masks):
         if n:
             done += n
@@ -175,11 +175,11 @@ def denoise_blocks(model, canvas, steps, temperature=1.0, top_k=None, select=dif
     """
     masked = canvas == model.config.mask_id
     confidence = (~masked).float()
-    reader = reader(model)
+    stand_in = reader(model)
     state = None
     for start, end, passes in plan_blocks(masked, block, steps):
-        reader.enter(canvas, start, end)
-        for part in diffusion.unmask(reader, canvas[:, start:end], passes, temperature, top_k, select):
+        stand_in.enter(canvas, start, end)
+        for part in diffusion.unmask(stand_in, canvas[:, start:end], passes, temperature, top_k, select):
             state = diffusion.State(
                 canvas.slice_scatter(part.canvas, 1, start, end),
                 confidence.slice_scatter(part.confidence, 1, start, end),
@@ -201,8 +201,9 @@ class CachedBlockModel(BlockModel):
     keeps them for later passes. In a GPT that is exact: no row depends on a later token, and earlier ones are final. In
     a dLLM every row depends on every token. When the block changes, all rows outside of it should change, too, but
     their keys and values stay those of an older text. In the first layer they are still right, because they are made of
-    the row's own token; from the second layer on they are wrong. With a convolution, which mixes neighbours, those
-    beside the block are wrong from the first layer on. The errors last until the next block begins with a full pass.
+    the row's own token (unless the model reads the noise level); from the second layer on they are wrong. With a
+    convolution, which mixes neighbours, those beside the block are wrong from the first layer on. The errors last until
+    the next block begins with a full pass.
 
     Why this cache? Of the three that docs/fast_decoding.md measures, it alone computes far fewer rows, and so it pays
     most, both for one text and for a batch. A cache that also computes all rows to the right of the block saves little.

@@ -13,8 +13,8 @@ that were proposed before, and as a dLLM it proposes the next ones (TiDAR, Liu e
 then has exactly the distribution of the GPT. In a terminal, accepted proposals are highlighted, and refused ones are
 red.
 
-Sections 1 to 5 make the model and train it, section 6 writes in blocks, and section 7 drafts and verifies. Section 3
-only saves time, so you may skip it at first.
+Sections 1 to 5 make the model and train it, section 6 writes in blocks, and section 7 drafts and verifies. At first you
+may skip two things: which rows a convolution reads (`rows_before`), and the KeptRows of section 3, which save time.
 
 After training you should see how the NELBO grows with the size of a block. For blocks of a whole window it is far above
 that of chapter 05's dLLM: only a small part of the training has such blocks (docs/block_diffusion.md). You should also
@@ -83,10 +83,21 @@ def make_rows(positions, start, width):
     """
     is_clean = start == CLEAN
     before = torch.where(is_clean, positions + 1, start)  # a row sees the clean rows at positions below this
-    sees_clean = is_clean & (positions < before[:, None])  # (R, R)
-    sees_noisy = ~is_clean & (start == start[:, None])  # (R, R)
+    sees_clean = is_clean[None, :] & (positions[None, :] < before[:, None])  # (R, R) row i sees column j
+    sees_noisy = ~is_clean[None, :] & (start[None, :] == start[:, None])  # (R, R)
     visible = sees_clean | sees_noisy
     return Rows(positions, visible, rows_before(positions, visible, width))
+
+
+def two_streams(starts, width):
+    """Return the Rows of training on T + 1 tokens: T clean rows, which predict the next token, then T noisy rows.
+
+    starts (T,): where the block of each noisy row starts. The clean rows are at the positions 0 to T - 1. They predict
+    the positions 1 to T, which are those of the noisy rows.
+    """
+    place = torch.arange(len(starts), device=starts.device)
+    clean = torch.full_like(starts, CLEAN)
+    return make_rows(torch.cat((place, place + 1)), torch.cat((clean, starts)), width)
 
 
 def rows_before(positions, visible, width):
@@ -101,21 +112,10 @@ def rows_before(positions, visible, width):
         number             0     1              2             3
     """
     wanted = positions[:, None] - torch.arange(width - 1, -1, -1, device=positions.device)  # (R, width) positions
-    stands_there = visible[:, None, :] & (positions == wanted[..., None])  # (R, width, R): at most one of R is True
-    row = stands_there.int().argmax(-1)  # (R, width)
+    stands_there = visible[:, None, :] & (positions == wanted[..., None])  # (R, width, R)
+    row = stands_there.int().argmax(-1)  # (R, width); for positions from 0 on, a row sees exactly one
     row = torch.where(wanted < 0, wanted, row)
     return row + width - 1
-
-
-def two_streams(starts, width):
-    """Return the Rows of training on T + 1 tokens: T clean rows, which predict the next token, then T noisy rows.
-
-    starts (T,): where the block of each noisy row starts. The clean rows are at the positions 0 to T - 1. They predict
-    the positions 1 to T, which are those of the noisy rows.
-    """
-    place = torch.arange(len(starts), device=starts.device)
-    clean = torch.full_like(starts, CLEAN)
-    return make_rows(torch.cat((place, place + 1)), torch.cat((clean, starts)), width)
 
 
 # 2. Random blocks, and random masks in them
@@ -627,7 +627,7 @@ def stream_blocks(model, canvas, settings):
     steps = settings.steps or settings.block
     masks = int((canvas == model.config.mask_id).sum(1).max())
     if canvas.shape[1] > model.config.seq_len:
-        masks = model.config.seq_len  # of several windows, each has its share of what a full window would need
+        masks = model.config.seq_len  # chapter 06 asks for the passes of a window that is full of masks
     passes = steps * math.ceil(masks / settings.block)
     select, _ = settings.rule.select()
     denoise = functools.partial(fast.denoise_blocks, select=select, block=settings.block, reader=CleanBlockModel)

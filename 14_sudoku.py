@@ -1,6 +1,6 @@
 """Chapter 14: where does it help that a model may write in any order?
 
-    python 14_sudoku.py             # no GPU: trains two models in 6 minutes on two cores, then compares them in one
+    python 14_sudoku.py             # no GPU: trains two models in 6 minutes on two cores, and compares them
     python 14_sudoku.py solve 53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79
     python 14_sudoku.py solve puzzles.txt --quiet                 # a file with one puzzle on each line
     python 14_sudoku.py solve --gif out.gif --html out.html       # watch the puzzle above being solved
@@ -55,15 +55,15 @@ def shuffled_lines(n, device=None):
 def vary(puzzles, solutions):
     """Return other puzzles and their solutions, (B, 81) each, made by changes that keep the rules.
 
-    The changes rename digits, exchange rows within a band, bands, columns within a stack and stacks, and reflect the
-    grid. So each puzzle stands for up to a trillion others.
+    The changes rename the digits, exchange rows within a band of three, and whole bands, do the same with columns, and
+    reflect the grid. So each puzzle stands for up to a trillion others.
     """
     n, device = len(puzzles), puzzles.device
     rows = shuffled_lines(n, device)
     columns = shuffled_lines(n, device)
     cell = 9 * rows[:, :, None] + columns[:, None, :]  # (B, 9, 9) the number of the cell that comes here
-    reflected = torch.rand(n, 1, 1, device=device) < 0.5
-    cell = torch.where(reflected, cell, cell.transpose(1, 2)).flatten(1)  # (B, 81)
+    stays = torch.rand(n, 1, 1, device=device) < 0.5
+    cell = torch.where(stays, cell, cell.transpose(1, 2)).flatten(1)  # (B, 81) half of the grids are reflected
     digits = torch.rand(n, 9, device=device).argsort(1)
     blank = torch.full((n, 1), BLANK, device=device)
     name = torch.cat((digits, blank), dim=1)  # (B, 10) the new name of each digit; a blank stays a blank
@@ -158,7 +158,7 @@ def with_cell_positions(config):
 
 
 def solve(model, canvas, select=diffusion.by_confidence, passes=CELLS):
-    """Fill the blanks of canvas (B, 81) with chapter 04's sampler, one digit per pass. Yields its States.
+    """Fill the blanks of canvas (B, 81) with chapter 04's sampler, usually one digit per pass. Yields its States.
 
     At temperature 0, the proposal for a blank is its most probable digit. `select` chooses which proposal to write: by
     default the one that the model is most certain of.
@@ -173,7 +173,7 @@ def leftmost(logits, confidence, masked, count):
 
 
 class WithoutDigits:
-    """A model that never proposes the digits banned (B, 81, 9)."""
+    """A model that never proposes certain digits. banned: (B, 81, 9), True where a digit is not allowed."""
 
     def __init__(self, model, banned):
         self.model, self.config, self.banned = model, model.config, banned
@@ -188,10 +188,11 @@ BUDGET = 30 * CELLS  # no attempt begins after this number of passes
 def solve_and_correct(model, canvas, budget=BUDGET):
     """Solve canvas (B, 81), and take digits back while some contradict each other. Yields States.
 
-    The first wrong digit need not be one of those in conflict: later digits fit it, until none fits any more. But the
-    model was less certain of it than of most digits. So attempt n takes back the n-th least certain digit of the first
-    attempt and all later ones, does not write that digit there again, and solves the rest as before. (This is a limited
-    discrepancy search, Harvey and Ginsberg 1995, with one discrepancy.)
+    The first wrong digit need not be one of those in conflict. The next digits agree with it, and the conflict shows
+    only at the end. But the model was less certain of it than of most digits. So attempt n takes back the n-th least
+    certain digit of the first attempt and every digit that was written after it, does not write that digit there again,
+    and solves the rest as before. (This is a limited discrepancy search, Harvey and Ginsberg 1995, with one
+    discrepancy.)
     """
     turn = torch.zeros_like(canvas)  # (B, 81) the pass that wrote each cell; 0: given
     passes = 0
@@ -309,26 +310,31 @@ class Solve:
     html: Path | None = None  # save a web page with a player: a path that ends in .html
 
 
+def train_one(settings, kind, name, task, config):
+    """Train a new model on a task. Returns the folder of the run, or None after Ctrl-C."""
+    about = {"corpus": "puzzles", "puzzles": settings.puzzles}
+    settings = replace(settings, run=name)
+    return training.start(settings, kind, task, config, about, task.puzzles.device, build=with_cell_positions)
+
+
 def train_both(settings):
     """Train the dLLM, then the GPT on the same puzzles. If both runs are finished, compare them."""
     device = devices.pick_device(settings.device)
     puzzles, solutions = (part.to(device) for part in sudoku.training_puzzles(settings.puzzles))
-    about = {"corpus": "puzzles", "puzzles": settings.puzzles}
-    shape = asdict(settings.model)
     name = settings.run or f"sudoku-{Path(settings.config).stem}"
-    folders = []
-    for kind, task, causal in (("sudoku", AnyOrder, False), ("sudoku-gpt", LeftToRight, True)):
-        settings = replace(settings, run=name + kind.removeprefix("sudoku"))
-        if causal:
-            shape |= {"seq_len": 2 * CELLS - 1}  # it reads the puzzle and all digits of the solution but the last
-        tokenizer = text.Characters(sudoku.DIGITS + "." * causal)  # for a GPT, a blank is a token that it reads
-        config = transformer.TransformerConfig(**shape, vocab_size=tokenizer.vocab_size, causal=causal)
-        folder = training.start(settings, kind, task(puzzles, solutions, tokenizer), config, about, device,
-                                build=with_cell_positions)
-        if folder is None:  # Ctrl-C; the same command resumes
-            return
-        folders.append(folder)
-    compare(*folders)
+
+    task = AnyOrder(puzzles, solutions, text.Characters(sudoku.DIGITS))
+    config = transformer.TransformerConfig(**asdict(settings.model), vocab_size=9)
+    dllm = train_one(settings, "sudoku", name, task, config)
+    if dllm is None:  # Ctrl-C; the same command resumes
+        return
+    task = LeftToRight(puzzles, solutions, text.Characters(sudoku.DIGITS + "."))  # a GPT also reads blanks, as token 9
+    shape = replace(settings.model, seq_len=2 * CELLS - 1)  # the puzzle, and all digits of the solution but the last
+    config = transformer.TransformerConfig(**asdict(shape), vocab_size=10, causal=True)
+    other = train_one(settings, "sudoku-gpt", f"{name}-gpt", task, config)
+    if other is None:
+        return
+    compare(dllm, other)
     print("\npython -m experiments.sudoku measures this on many puzzles (docs/sudoku.md).\n"
           "Next: 15_robot_path.py, where the blanks are points of a path.")
 

@@ -16,7 +16,7 @@ def predict_seen():
     first five clean rows, at the positions 0 to 4, and then five noisy rows, at the positions 1 to 5.
     The first noisy block starts at position 1, and the second one at 4. Return a list of ten numbers.
 
-    Hint: the docstring of `Rows` says who sees whom. A position can have a clean row and also a noisy one.
+    Hint: section 1 of the chapter says who sees whom. A position can have a clean row and also a noisy one.
     """
     raise NotImplementedError
 

@@ -8,7 +8,7 @@
     checkpoint     a model's folder: save, load, find
     hub            models from the Hugging Face Hub and to it; ONNX files
     views          a text while it is written: in a terminal, as a GIF, as a web page
-    measures       how near texts are to real text (chapters 09 and 10); a mean and its error
+    measures       how near texts are to real text (chapters 09 to 13); a mean and its error
     parallel       several processes that act as one (chapter 12)
     token_files    texts of any size as one file of tokens (chapter 12)
     sudoku         rules, an exact solver, a generator (chapter 14)

@@ -342,17 +342,6 @@ def test_chapter_06_writes_the_same_with_the_same_settings(write):
     assert write("--temp 3 --steps 12", generation) == write("--temp 3 --steps 6 --correction 6")
 
 
-@pytest.mark.parametrize("flags, word", [
-    ("write --threshold 1.5", "threshold"), ("write --threshold nan", "threshold"), ("write --factor -1", "factor"),
-    ("write --threshold 0.9 --entropy 1", "choose one"), ("write --confidence --factor 1", "choose one"),
-    ("write --cached", "block"), ("write --block -1", "block"), ("write --correction -1", "correction"),
-    ("write --steps 0", "steps"), ("--texts 0", "texts"), ("--threshold 0.9", "threshold"),
-    ("--write --steps 32", "11_fast_decoding.py write"), ("write --remask 32", "--remask"),])  # fmt: skip
-def test_a_wrong_flag_ends_with_a_message(flags, word, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["11_fast_decoding.py"])
-    assert word in refusal(fast.main, flags.split())
-
-
 def save_models(folder, corpus):
     """Save an untrained dLLM and GPT whose text is in the file `corpus`."""
     loaded = text.load(str(corpus))

@@ -51,8 +51,6 @@ def test_rare_symbols_go_and_tamil_letters_stay():
     dirty = ["க்ஷா 12\u200b\n[3]\nஅ\u00a0 ௵௵ா", "[]", "ஞௌ 12"]
     assert tamil.drop_rare(dirty, least=2) == ["க்ஷா 12\n[]\nஅ ௵௵", "[]", "ஞௌ 12"]
     assert tamil.drop_rare(dirty, least=3) == ["க்ஷா\nஅ ௵௵", "ஞௌ"]
-    with pytest.raises(ValueError, match="not a letter"):
-        letters.TamilLetters.of(dirty[0])
 
 
 def test_validation_poems_are_whole_and_unseen():
@@ -157,21 +155,11 @@ def test_train_and_write(corpus, runs_folder, tmp_path, capsys, monkeypatch):
     assert "no network" in refusal(verse.main, ["--kural"])  # couplets take their form from real ones
 
 
-@pytest.mark.parametrize("flags", [
-    ["--kural", "--prompt", "அ"], ["--kural", "--infill", "_"], ["--kural", "--len", "9"], ["--prompt", "hello"],
-    ["--prompt", "ா"], ["--infill", "அகர"], ["--prompt", "அகர", "--len", "3"], ["--checkpoint", "play"]], ids=" ".join)
-def test_a_mistake_is_one_line_before_any_writing(flags, corpus, runs_folder, tiny, monkeypatch):
+@pytest.mark.parametrize("flags", [["--kural", "--prompt", "அ"], ["--kural", "--infill", "_"], ["--prompt", "ா"]])
+def test_a_mistake_is_one_line_before_any_writing(flags, corpus, runs_folder, monkeypatch):
     checkpoint.save(runs_folder / "tamil", make_model(TOKENIZER.vocab_size, 32), TOKENIZER, {"kind": "tamil"})
-    checkpoint.save(runs_folder / "play", tiny.model, tiny.tokenizer, {"kind": "dllm"})
     monkeypatch.setattr(generation, "generate", lambda *_: pytest.fail("wrote before the check"))
     assert refusal(verse.main, [*flags, "--device", "cpu"])
-
-
-@pytest.mark.parametrize("flags", [["--corpus", "iliad"], ["--seq-len", "5000"], ["--compare", "-1"]])
-def test_training_refuses_before_it_starts(flags, corpus, runs_folder, tmp_path):
-    config = str(write_settings(tmp_path / "tiny.yaml", seq_len=32))
-    assert refusal(tamil.main, ["--config", config, *flags])
-    assert not runs_folder.exists()
 
 
 # 4. Couplets
