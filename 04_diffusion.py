@@ -6,6 +6,9 @@
 A GPT learns to predict the next character. A masked diffusion model learns to predict any hidden characters from the
 visible ones. To write, it starts from masks alone and replaces them by characters in a few passes.
 
+To change one thing: a selection rule is a function like `scattered`, to be passed as `select`; a training objective is
+a function like `simple_loss`.
+
 The chapter has four parts and a demonstration: the loss in a few lines, the sampler, a bound on the probability of a
 text, and the same in the words of the papers. You should see a model that learns four sentences by heart and writes
 them from masks alone, a table that explains our choice of a sampler, and several ways to compute one bound that agree.
@@ -44,7 +47,7 @@ def ranks(score):
 
 
 def simple_loss(model, x0, k):
-    """Return the loss that trains: hide k (B,) tokens of each text in x0 (B, T). In nats per hidden token.
+    """Return the training loss: hide k (B,) tokens of each text in x0 (B, T). In nats per hidden token.
 
     This is the mean over all hidden tokens of the batch. The bound of section 3 takes the mean of each text first.
     """
@@ -56,7 +59,7 @@ def simple_loss(model, x0, k):
 
 
 def spread_evenly(n, most, device=None):
-    """Draw n numbers of tokens to hide, from 1 to `most`: one from each of n equal parts of the range: (n,).
+    """Draw how many tokens to hide in each of n texts: (n,), one number from each of n equal parts of 1 … `most`.
 
     Texts with few masks are easy and texts with many are hard. If every batch holds all kinds, in random order, its
     loss depends less on luck and more on the model. (Statisticians call such draws stratified.) most: a number, or one
@@ -196,7 +199,7 @@ REACH = 4  # any two tokens that one pass of correction hides are further apart 
 def doubtful(confidence, written):
     """Choose which of the positions `written` (B, T) to write again: (B, T). They are more than REACH apart.
 
-    A position is chosen the more often, the less probable the model found its token. The noise does this: if we add
+    The less probable the model found a token, the more often its position is chosen. The noise does this: if we add
     Gumbel noise to the logarithms of some weights, the highest sum belongs to a random one of them, drawn in proportion
     to the weights. So each chosen position has won such a draw against all written positions within REACH.
     """
@@ -233,7 +236,7 @@ def denoise(model, canvas, steps=64, temperature=1.0, top_k=None, select=scatter
     if not blanks.any():
         return
     most = int(blanks.sum(1).max()) - 1  # a short text needs few corrections, and a single token none
-    corrections = min(int(correction * steps), most)
+    corrections = min(int(correction * steps), most, steps - 1)
     for state in unmask(model, canvas, steps - corrections, temperature, top_k, select):
         yield state
     yield from correct(model, state, blanks, corrections, temperature, top_k)  # from the last State on
@@ -273,7 +276,7 @@ def nelbo(model, x0, draws=1, batch_size=64, given=0, seed=0):
     """Estimate the NELBO of x0 (N, T), an upper bound on the NLL: (mean, standard error) in nats per token.
 
     It hides k random tokens of each row, for k from 1 to T, and averages the mean loss of a hidden token (LLaDA, Nie et
-    al. 2025, arXiv:2502.09992, equation 6). Why that is the NELBO, the functions below show for a short text.
+    al. 2025, arXiv:2502.09992, equation 6). The functions below show for a short text why that is the NELBO.
 
     draws: masks per row. The first `given` tokens are never hidden and do not count. The seed fixes the masks, so that
     all models meet the same ones. The error comes from the random masks; differences between texts make it a little
@@ -554,7 +557,7 @@ def show_likelihood(model, x0):
     mean, error = nelbo(model, x0, draws=100)
     lowest = math.log(4) / LENGTH
     print(f"   NELBO {mean:.3f} ± {error:.3f}. No model can give each of four texts more than 1/4, so\n"
-          f"   NELBO ≥ NLL ≥ ln 4 / {LENGTH} = {lowest:.3f}. The loss that trains was higher, because\n"
+          f"   NELBO ≥ NLL ≥ ln 4 / {LENGTH} = {lowest:.3f}. The training loss was higher, because\n"
           "   it gives more weight to texts with many masks, which are harder to predict.")
 
 

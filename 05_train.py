@@ -8,9 +8,9 @@
 With a CUDA GPU the same command trains 10.7 million parameters (configs/gpu.yaml). Every setting is a flag and a line
 of a settings file (--config). Press Ctrl-C to save and stop; run the same command again to resume.
 
-The chapter begins with the shortest loop that trains; it gets a tiny model to a loss of about 2.7. Then it adds a
-schedule for the learning rate, Muon, an average of the weights, and 16-bit numbers. You should see the NELBO fall from
-4.2 nats per character (guessing among 65) through 3.3 (knowing their frequencies) to about 1.9.
+The chapter begins with the shortest loop that trains; it gets a tiny model to a training loss of about 2.7. Then it
+adds a schedule for the learning rate, Muon, an average of the weights, and 16-bit numbers. You should see the NELBO
+fall from 4.2 nats per character (guessing among 65) through 3.3 (knowing their frequencies) to about 1.9.
 
 The way of a batch: `main` reads the settings and the text. The tokenizer gives each character its number in the sorted
 list of all characters, and the last tenth of the text is kept for evaluations. A task (section 2) draws batches of the
@@ -19,7 +19,8 @@ checkpoints/NAME. `train` is the loop. With the laptop settings a batch is (16, 
 tokens of a row are hidden (t_max 0.8); the logits are (16, 128, 65), and the loss is one number.
 
 To change one thing: the loss is `MaskedDiffusion.loss`, the optimizers come from `make_optimizers`, the schedule is
-`learning_rate`, and a new field of TrainConfig is at once a flag and a line of a settings file.
+`learning_rate`. A new field of TrainConfig is at once a flag (its comment is the text of --help) and a line of a
+settings file; follow `t_max` to see how a setting gets to where it is used. Give a changed program another --run.
 """
 
 import copy
@@ -138,7 +139,7 @@ class TrainConfig:
     batch_size: int = 64  # windows per step
     accumulate: int = 1  # parts into which a step's batch is split, to save memory; the steps are almost the same
     optimizer: Literal["muon", "adamw"] = "muon"  # optimizer of the matrices inside the blocks
-    lr_matrix: float = 0.02  # learning rate of Muon, or of AdamW in its place
+    lr_matrix: float = 0.02  # learning rate of Muon, or of AdamW in its place, for which 0.003 is better
     lr_other: float = 0.005  # learning rate of AdamW, for embeddings, head and norms
     momentum: float = 0.95  # decay factor of Muon's running average of gradients
     weight_decay: float = 0.0  # pull towards zero, relative to the learning rate
@@ -240,9 +241,9 @@ class Muon(torch.optim.Optimizer):
             for p in matrices:
                 average = self.state[p].setdefault("momentum", torch.zeros_like(p))
                 average.lerp_(p.grad, 1 - group["momentum"])
-                ahead.append(p.grad.lerp(average, group["momentum"]))  # Nesterov: look one step ahead
+                ahead.append(p.grad.lerp(average, group["momentum"]))  # the new gradient counts once more (Nesterov)
             update = orthogonalize(torch.stack(ahead).to(self.dtype)).float()  # (N, m, n)
-            # A matrix with more outputs than inputs spreads its step over more numbers; this factor makes up for it.
+            # A shape is (outputs, inputs). More outputs than inputs spread a step over more numbers: make up for that.
             rate = group["lr"] * max(1, shape[0] / shape[1]) ** 0.5
             for p, direction in zip(matrices, update):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -250,7 +251,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(model, config, dtype):
-    """Return (optimizer of the matrices inside the blocks, AdamW for everything else)."""
+    """Return two optimizers: one of the matrices inside the blocks, and AdamW for everything else."""
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     inside = set(matrices)
     others = [p for p in model.parameters() if p not in inside]
@@ -280,10 +281,11 @@ def train(model, task, config, run, device, distribute=lambda model: model):
     make_faster(model, dtype, device, config)
     network = distribute(model)
     # Muon converts gradients to its format before it scales them, and in float16 small ones would become 0.
-    muon, adamw = make_optimizers(model, config, torch.float32 if dtype == torch.float16 else dtype)
+    optimizers = make_optimizers(model, config, torch.float32 if dtype == torch.float16 else dtype)
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     # The run saves these at each evaluation, and at Ctrl-C. If it was interrupted, it goes on from there.
-    run.resume(model=model, averaged=averaged, muon=muon, adamw=adamw, scaler=scaler)
+    run.resume(model=model, averaged=averaged, matrices=optimizers[0], others=optimizers[1], scaler=scaler)
 
     # `steps` seeds the random numbers of each step, and ends when the steps or the minutes are over, or after Ctrl-C.
     for step in run.steps():
@@ -293,8 +295,8 @@ def train(model, task, config, run, device, distribute=lambda model: model):
 
         # The learning rate rises, stays and falls.
         factor = learning_rate(step, run.progress, config)
-        muon.param_groups[0]["lr"] = config.lr_matrix * factor
-        adamw.param_groups[0]["lr"] = config.lr_other * factor
+        for optimizer, rate in zip(optimizers, rates):
+            optimizer.param_groups[0]["lr"] = rate * factor
 
         for _ in range(config.accumulate):
             batch = task.batch(config.batch_size // config.accumulate)
@@ -302,11 +304,11 @@ def train(model, task, config, run, device, distribute=lambda model: model):
                 loss = task.loss(network, batch)
             scaler.scale(loss / config.accumulate).backward()
 
-        for optimizer in (muon, adamw):
+        for optimizer in optimizers:
             scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
 
-        for optimizer in (muon, adamw):
+        for optimizer in optimizers:
             scaler.step(optimizer)
             optimizer.zero_grad()
         scaler.update()
@@ -346,8 +348,7 @@ def evaluate(model, task, config, run):
         numbers = {task.measure: mean, "error": error}
         if run.is_best(mean):
             run.save_model(model, task.tokenizer, numbers)
-        is_shown = run.name is not None  # not in a short training inside another program
-        run.record(numbers, task.sample(model) if is_shown else "")
+        run.record(numbers, task.sample(model) if run.is_saved else "")
 
 
 FINAL_WINDOWS = 500  # windows of the last evaluation
@@ -358,7 +359,7 @@ def report(build, task, run, device):
 
     build: the class of the model.
     """
-    if run.name is None:  # a short training inside another program, of which nothing is saved
+    if not run.is_saved:  # a short training inside another program
         return
     print("the last evaluation: the best weights on more unseen text ...", flush=True)
     model, tokenizer, info = checkpoint.load(run.folder, device, build=build)
@@ -379,8 +380,8 @@ def start(settings, kind, task, model_config, about, device, build=transformer.T
     """
     devices.check_memory(device, settings.train.batch_size // settings.train.accumulate, model_config)
     torch.set_float32_matmul_precision("high")  # on a GPU, float32 products may round their inputs to be faster
-    file = settings.config.removesuffix(".yaml").split("/")[-1]
-    name = settings.run or f"{kind}-{about['corpus']}-{file}"
+    settings_name = settings.config.removesuffix(".yaml").split("/")[-1]
+    name = settings.run or f"{kind}-{about['corpus']}-{settings_name}"
     must_match = asdict(model_config) | asdict(settings.train) | about  # if the run is resumed
     info = {"kind": kind, "settings": settings.config, "train": asdict(settings.train)} | about | origin(device)
     with make_run(name, settings.train, must_match, info, settings.fresh) as run:
@@ -390,7 +391,7 @@ def start(settings, kind, task, model_config, about, device, build=transformer.T
         print(f"{checkpoint.KINDS[kind].noun}, {size:,} parameters, settings {settings.config!r}, {device}; run {name}",
               flush=True)
         train(model, task, settings.train, run, device, distribute)
-    if not run.is_over() or run.name is None:
+    if not run.is_over() or not run.is_saved:
         return None
     draw_curves([run.folder], run.folder / "curve.png")
     return run.folder
@@ -440,7 +441,7 @@ class Command(Settings):
 
 
 def main(argv=None):
-    settings = cli.parse(Command, argv, section="dllm")
+    settings = cli.parse(Command, argv, section="dllm")  # of a settings file: what stands below dllm holds here
     corpus = text.load(settings.corpus)
     parts = text.split(corpus.text)
     tokenizer = text.Characters.of(corpus.text)

@@ -15,6 +15,9 @@ has a slider over the passes.
 The way of a text: `main` loads a model, by default your latest run in checkpoints/. A canvas (section 1) is the prompt
 and then masks, (B, T) tokens. `generate` (section 2) cuts it into windows, lets chapter 04's `denoise` fill each, and
 yields a State after each pass. `watch` (section 3) gives the States to the viewers: a terminal, a GIF, a page.
+
+To change one thing: `main` passes to `generate` how to write. With another selection rule of chapter 04 that is
+denoise=functools.partial(diffusion.denoise, select=diffusion.by_confidence).
 """
 
 import math
@@ -130,7 +133,7 @@ def watch(states, canvas, tokenizer, settings, title):
         state = replace(state, **{name: tensor.cpu() for name, tensor in vars(state).items()})
         for viewer in viewers:
             viewer.show(state)
-    for viewer in viewers:
+    for viewer in reversed(viewers):  # the terminal comes to rest before another viewer says something
         path = viewer.close()
         if path and not settings.quiet:
             print(f"wrote {path}")
@@ -204,7 +207,8 @@ def make_canvas(settings, tokenizer, length=256):
 def open_model(settings, kind):
     """Return (folder, model, tokenizer) of the dLLM that the settings name. Say so if it is not the shipped one."""
     folder = checkpoint.find(settings.checkpoint, kind)
-    model, tokenizer, _ = checkpoint.load(folder, devices.pick_device(settings.device), kinds=("dllm", "tamil"))
+    device = devices.pick_device(settings.device)
+    model, tokenizer, _ = checkpoint.load(folder, device, kinds=("dllm", "tamil"))  # they write in the same way
     shipped = checkpoint.KINDS[kind].shipped
     if not settings.checkpoint and folder.name != shipped and not settings.quiet:
         print(f"This is {cli.printable(folder.name)}, your latest run. --checkpoint {shipped} names the shipped model.")

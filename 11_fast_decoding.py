@@ -80,10 +80,10 @@ def threshold(tau):
 def factor(f):
     """Make a rule that writes the most confident proposals, as long as the n-th has at least 1 - f / (n + 1).
 
-    With f = 1, these n tokens are together the likeliest choice. Each of them is wrong with a probability of at most 1
-    / (n + 1), so there is a wrong one with at most n / (n + 1), the sum (a union bound), and all are right with at
-    least 1 / (n + 1). In any other choice one of them is wrong, so its probability is at most as high. A pair may thus be less
-    certain than a group of ten, and nobody has to guess a threshold (Fast-dLLM, Wu et al. 2025, arXiv:2505.22618).
+    With f = 1, these n tokens are together the likeliest choice. Each of them is wrong with a probability of at most
+    1 / (n + 1), so there is a wrong one with at most the sum, n / (n + 1), and all are right with at least 1 / (n + 1).
+    In any other choice one of them is wrong, so its probability is at most as high. A pair may thus be less certain
+    than a group of ten, and nobody has to guess a threshold (Fast-dLLM, Wu et al. 2025, arXiv:2505.22618).
     """
 
     def rule(logits, confidence, masked, count):

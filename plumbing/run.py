@@ -40,6 +40,7 @@ class Run:
 
     def __init__(self, name, config, settings=(), info=(), fresh=False):
         self.name, self.settings, self.info = name, dict(settings), dict(info)
+        self.is_saved = name is not None
         self.limit_steps, self.limit_seconds = config.steps, 60 * config.minutes
         self.evaluations, self.seed = config.evaluations, config.seed
         self.step = 0
@@ -53,7 +54,7 @@ class Run:
         self.reported = False  # whether the last number has been measured
         self.stopped = False  # by Ctrl-C
         self.saved = None
-        if name is not None:
+        if self.is_saved:
             self.folder = files.RUNS / name
             self.claim()
             try:
@@ -80,7 +81,7 @@ class Run:
 
     def __exit__(self, *error):
         """Let other programs train this run."""
-        if self.name is not None:
+        if self.is_saved:
             self.lock.release()
 
     # Continuing
@@ -132,7 +133,7 @@ class Run:
 
     def save_state(self):
         """Write everything that is needed to continue."""
-        if self.name is None:
+        if not self.is_saved:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {name: getattr(self, name) for name in ("settings", *self.NUMBERS)}
@@ -148,7 +149,7 @@ class Run:
         before = signal.signal(signal.SIGINT, self.stop)
         torch.set_flush_denormal(True)  # numbers below 1e-38 become 0: with them, CPUs are very slow
         self.began = time.monotonic() - self.seconds
-        self.bar = tqdm(initial=self.step, unit="step", mininterval=1, dynamic_ncols=True, disable=self.name is None)
+        self.bar = tqdm(initial=self.step, unit="step", mininterval=1, dynamic_ncols=True, disable=not self.is_saved)
         try:
             while True:
                 self.seconds = time.monotonic() - self.began
@@ -163,7 +164,7 @@ class Run:
             self.bar.close()
             torch.set_flush_denormal(False)
             signal.signal(signal.SIGINT, before)
-        if not self.is_over() and self.name is not None:
+        if not self.is_over() and self.is_saved:
             self.save_state()
             print(f"saved at step {self.step}; the same command resumes")
 
@@ -237,7 +238,7 @@ class Run:
         return is_best
 
     def save_model(self, model, tokenizer, numbers):
-        if self.name is not None:
+        if self.is_saved:
             about = {"step": self.step, "seconds": round(self.seconds, 1)}
             checkpoint.save(self.folder, model, tokenizer, self.info | about | numbers)
 
@@ -245,7 +246,7 @@ class Run:
         """Add an evaluation to the log and save the state. Print the numbers, and a text that the model wrote."""
         self.log.append({"step": self.step, "seconds": round(self.seconds, 1), "loss": self.loss} | numbers)
         self.save_state()
-        if self.name is not None:
+        if self.is_saved:
             shown = "   ".join(f"{name} {value:.4g}" for name, value in self.log[-1].items())
             self.bar.write(f"\n{shown}\n{cli.printable(text, keep=chr(10))}\n")
 

@@ -189,7 +189,7 @@ CONTENTS = {  # {what is attacked: rows (the attack, what stands there, what the
     "state": [
         ("a trap", trap(torch.save), "damaged"), ("a pickle", trap(as_pickle), "damaged"),
         ("a list", state(lambda saved: [saved]), "damaged"), ("no settings", entry("settings", None), "damaged"),
-        ("an optimizer", entry("muon", 3), "damaged"), ("a step", entry("step", HOSTILE), "damaged"),
+        ("an optimizer", entry("matrices", 3), "damaged"), ("a step", entry("step", HOSTILE), "damaged"),
         ("a number", entry("best", HOSTILE), "damaged"), ("a log", entry("log", 3), "damaged"),
         ("a huge tensor", weight("model", lambda old: torch.zeros(1).expand(10**6, 10**6)), "damaged"),
         ("one number for all", weight("model", lambda old: torch.zeros(1).expand(old.shape)), None),

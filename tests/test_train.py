@@ -285,9 +285,18 @@ def test_the_reported_number_is_of_the_saved_weights_on_all_unseen_text(referenc
 
 
 def test_a_run_that_gets_worse_keeps_its_best_weights(runs_folder, command, monkeypatch):
-    values = iter([3.0, 2.0, 1.0, 5.0, 6.0, 7.0, 8.0, 0.5])
-    monkeypatch.setattr(diffusion, "nelbo", lambda model, windows: (next(values), 0.1))
-    training.main([*command, "--run", "worse"])
+    values = iter([3.0, 2.0, 1.0, 5.0, None, 6.0, 7.0, 8.0, 0.5])
+
+    def nelbo(model, windows):
+        value = next(values)
+        if value is None:
+            raise Killed
+        return value, 0.1
+
+    monkeypatch.setattr(diffusion, "nelbo", nelbo)
+    with pytest.raises(Killed):
+        training.main([*command, "--run", "worse"])
+    training.main([*command, "--run", "worse"])  # it remembers what was best
     _, _, info = checkpoint.load(runs_folder / "worse")
     assert info["step"] == 20 and info["NELBO"] == 0.5  # the last one is measured on more text
 
