@@ -460,6 +460,7 @@ def speed_verdicts(table):
 
 def show_verdicts(values):
     tensors.heading("Who is better, by more than two standard errors?")
+    print(f"  {'':62} {'dLLM':>10} {'GPT':>10}   better")
     for question, dllm, gpt, verdict in verdicts(values):
         print(f"  {question:62} {dllm:>10} {gpt:>10}   {verdict}")
 
