@@ -92,7 +92,7 @@ def run_all(trainings, processes):
     with ThreadPoolExecutor(processes) as pool:
         values = list(pool.map(Training.run, trainings))
     best = {}
-    for training, value in sorted(zip(trainings, values), key=lambda pair: pair[1], reverse=True):
+    for training, _ in sorted(zip(trainings, values), key=lambda pair: pair[1], reverse=True):
         best[training.side] = training  # the last one of each side is the best
     return best
 
