@@ -2,24 +2,26 @@
 
     python 10_dllm_vs_gpt.py                # your latest dLLM and GPT, or the shipped models; 15 minutes on two cores
     python 10_dllm_vs_gpt.py --size gpu     # more texts and larger models in part 5; the default where there is CUDA
-    python -m experiments.dllm_vs_gpt       # the same, and then it writes the page docs/dllm_vs_gpt.md
+    python -m experiments.dllm_vs_gpt       # three equal pairs and the shipped one, for the page docs/dllm_vs_gpt.md
 
-The training losses of the two models measure different things, so this chapter compares them in five ways: the
-likelihood of the same characters, the quality of written texts, the speed of writing, the filling of blanks, and the
-effect of reading a small corpus for many epochs. Each part prints its numbers as a table. At the end all of them are in
-a JSON file, and a last table says who is better at what.
+A comparison says little about the two kinds of model if one of them is larger, or has read more. Chapters 05 and 07
+train an equal pair: on a laptop, `python 05_train.py` and `python 07_train_gpt.py` give two models that differ in one
+setting, `causal`, and learn from the same text for the same time. Compare those. The shipped models had unequal
+training, so the program first prints how large both models are, and how many characters each has read, and warns if
+these numbers differ much.
 
-With the shipped models you should see that the GPT has the lower loss, that both write texts about equally near to real
-text, that the dLLM restores short blanks better, and that it is the faster one only for a single text in few passes.
+The two models minimise different losses, so this chapter compares them in five other ways: the likelihood of the same
+characters, the quality of written texts, the filling of blanks, the speed of writing, and the effect of reading a small
+corpus for many epochs. Each part prints its numbers as a table. At the end all of them are in a JSON file, and a last
+table says who is better at what.
 
-A comparison says little about the two kinds of model if one of them is larger, or has read more. So the program first
-prints how large both models are, and how many characters each has read, and warns if these numbers differ much.
+You should see that the GPT has the better likelihood and is faster in a batch, that the dLLM restores short blanks
+better, and that the bound on the dLLM's likelihood is not what separates the two.
 """
 
 import functools
 import json
 import math
-import statistics
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -40,10 +42,11 @@ diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 gpt_training = import_module("07_train_gpt")
 
-TEMPERATURES = (0.8, 0.9, 1.0)
+TEMPERATURES = (0.8, 0.9, 1.0, 1.1)
 TURNS = 5  # measurements of each speed
-BLANKS = (1, 4, 16, 64)  # lengths of the blanks of part 4, in characters
-CASES = 3  # texts that both models complete in part 4
+BLANKS = (1, 4, 16, 64)  # lengths of the blanks of part 3, in characters
+TRIES = 16  # candidates for a blank, among which a GPT chooses
+CASES = 3  # texts that both models complete in part 3
 CASE_LENGTH = 100  # characters that they add
 FRACTIONS = (0.05, 0.2, 1.0)  # shares of the training text in part 5
 LEARNERS = {"dllm": 0.0, "gpt": 0.0, "decayed": 0.3}  # the models of part 5, and the weight decay of each
@@ -60,6 +63,7 @@ class Size:
 
     draws: int = 2  # random masks for each window in the NELBO
     windows: int = 48  # windows for each number of visible characters, and for each blank
+    exact: int = 4  # windows whose NLL is computed in several orders
     samples: int = 64  # texts for each way of writing
     batch: int = 8  # texts in a batch, where the speed of a batch is measured
     steps: tuple = (16, 96)  # passes of the dLLM's sampler
@@ -70,7 +74,7 @@ class Size:
 
 SIZES = {
     "quick": Size(),
-    "gpu": Size(draws=64, windows=400, samples=256, batch=256, steps=(16, 96, 256), shape={},
+    "gpu": Size(draws=64, windows=400, exact=48, samples=256, batch=256, steps=(16, 96, 256), shape={},
                 train=dict(steps=4000, evaluations=40)),
 }
 
@@ -125,6 +129,89 @@ def show_likelihood(part):
     print("Lower is better: the average cost of one character, in nats (natural-logarithm units).")
     print(f"  dLLM  NELBO {dllm['NELBO']:.4f} ± {dllm['error']:.4f}, a bound; its error is mainly that of random masks")
     print(f"  GPT   NLL   {gpt['NLL']:.4f}, exact; on other text it would differ by about {gpt['error']:.4f}")
+
+
+# How loose is the bound? If a rule fixes the order of writing, the NLL of a dLLM is a product of conditionals, as exact
+# as that of a GPT. It differs from order to order. The NELBO is the mean over all orders. If the order is drawn at
+# random, the probability of a text is the mean of its probabilities in all orders, and -log of this mean is the true
+# NLL, which the NELBO only bounds. The mean over a few orders gives a bound, too, and each further order makes it
+# tighter (Burda et al. 2015, arXiv:1509.00519).
+
+ORDERS = 8  # random orders
+
+
+@torch.no_grad()
+def exact_nll(model, x, order):
+    """Return the NLL of x (N, T) for a dLLM that writes one token per pass: (N,), in nats per token.
+
+    The first token is given. order: a selection rule of chapter 04, which says where to write next. It sees only what
+    the model sees, so by the chain rule the sum over all passes is exact.
+    """
+    masked = torch.ones_like(x, dtype=torch.bool)
+    masked[:, 0] = False
+    one = torch.ones(len(x), device=x.device)
+    total = torch.zeros(len(x), device=x.device)
+    for _ in range(1, x.shape[1]):
+        xt = x.masked_fill(masked, model.config.mask_id)
+        log_p = model(xt, masked.float().mean(1)).float().log_softmax(-1)  # (N, T, V)
+        confidence = log_p.amax(-1).exp()  # (N, T) the probability of the most likely token
+        chosen = order(log_p, confidence, masked, one)  # (N, T) True at one position of each row
+        cost = -log_p.gather(-1, x[..., None])[..., 0]  # (N, T) for the true token
+        total += (cost * chosen).sum(1)
+        masked = masked & ~chosen
+    return total / (x.shape[1] - 1)
+
+
+def fixed(turns):
+    """Return the rule that writes at the positions with the lowest of these turns (T,) or (N, T) first."""
+    return lambda logits, confidence, masked, count: diffusion.highest(-turns.expand(masked.shape), masked, count)
+
+
+def mixture(nlls, T):
+    """Return the NLL of texts whose order is one of K, each with probability 1/K: (…, K, N) → (…, N).
+
+    nlls: in nats per token, of texts with T tokens.
+    """
+    K = nlls.shape[-2]
+    return -((-T * nlls).logsumexp(-2) - math.log(K)) / T
+
+
+def looseness(dllm, windows, seed):
+    """Return the exact NLL of windows (N, T) in several orders, and the bounds, as rows {name, NLL, minus, …}.
+
+    minus: by how much the number is above the mean over random orders, which estimates the NELBO. All rows describe the
+    same windows, so the error of `minus` is that of the differences.
+    """
+    N, T = windows.shape
+    place = torch.arange(T, device=windows.device).float()
+    with diffusion.same_numbers(seed, windows.device):
+        turns = torch.rand(ORDERS, N, T, device=windows.device)
+    by_order = [exact_nll(dllm, windows, fixed(turns[i])) for i in progress(range(ORDERS))]
+    random = torch.stack(by_order)  # (ORDERS, N)
+    found = {"the mean over random orders": random.mean(0)}
+    for K in (2, 4, 8):
+        groups = random.view(ORDERS // K, K, N)
+        found[f"-log of the mean probability over {K} random orders"] = mixture(groups, T - 1).mean(0)
+    found["left to right"] = exact_nll(dllm, windows, fixed(place))
+    found["right to left"] = exact_nll(dllm, windows, fixed(-place))
+    found["the most certain character first"] = exact_nll(dllm, windows, diffusion.by_confidence)
+    bound, error = diffusion.nelbo(dllm, windows, 64, given=1, seed=seed)
+    rows = [{"name": "NELBO, from random masks", "NLL": bound, "error": error}]
+    for name, values in found.items():
+        mean, error = measures.mean_and_error(values)
+        minus, minus_error = measures.mean_and_error(values - found["the mean over random orders"])
+        rows.append({"name": name, "NLL": mean, "error": error, "minus": minus, "minus_error": minus_error})
+    return {"windows": N, "length": T, "orders": ORDERS, "rows": rows}
+
+
+def show_looseness(part):
+    tensors.heading(f"How loose is the bound? {part['windows']} windows of {part['length']} characters")
+    print("The dLLM's NLL in nats per character, and its difference from the mean over random orders:")
+    for row in part["rows"]:
+        line = f"  {row['name']:55} {row['NLL']:.3f} ± {row['error']:.3f}"
+        if row.get("minus"):
+            line += f"   {row['minus']:+.4f} ± {row['minus_error']:.4f}"
+        print(line)
 
 
 # 2. Samples
@@ -207,49 +294,13 @@ def show_samples(part):
         print(line)
 
 
-# 3. Speed
-#
-# A pass of a GPT computes one new character and reads all others from its buffer (chapter 02), while a pass of a dLLM
-# computes all characters. So we count seconds instead of passes. The ways of writing take turns, so that other work on
-# the machine slows all of them equally.
-
-
-def speed(dllm, gpt, windows, size):
-    """Return the characters per second of each way of writing, for one text and for a batch: the median of TURNS."""
-    length = windows.shape[1]
-    table = []
-    for batch in (1, size.batch):
-        prompts = windows[:1, :1].repeat(batch, 1)  # (batch, 1)
-        write(dllm, prompts, length, 2, 0.8)  # the first pass of a model is slow, so it is not measured
-        write(gpt, prompts, 8, 7, 0.8)
-        rates = {}
-        for _ in progress(range(TURNS)):
-            for name, model, nfe in ways(dllm, gpt, size, length):
-                began = time.perf_counter()
-                write(model, prompts, length, nfe, 0.8).cpu()  # .cpu() waits for the device
-                seconds = time.perf_counter() - began
-                rates.setdefault((name, nfe), []).append(batch * (length - 1) / seconds)
-        for (name, nfe), values in rates.items():
-            rate = statistics.median(values)
-            _, error = measures.mean_and_error(torch.tensor(values))
-            table.append({"model": name, "nfe": nfe, "batch": batch, "characters_per_second": rate, "error": error})
-    return {"length": length, "turns": TURNS, "table": table}
-
-
-def show_speed(part):
-    tensors.heading(f"3. Speed for texts of {part['length']} characters, without the given first one")
-    print("Higher is better. A pass is one forward pass of the network for the whole batch.")
-    for row in part["table"]:
-        print("  {model:5} {nfe:4} passes, batch {batch:3}: {characters_per_second:8,.0f} ± {error:,.0f} characters/s"
-              .format(**row))
-
-
-# 4. Filling blanks
+# 3. Filling blanks
 #
 # We hide characters in the middle of a window, and count which share of them a model restores exactly. A dLLM sees both
-# sides of the blank. Our GPT continues the left side. (It could also try all fillings and take the one that makes the
-# whole window most likely. For one character that is a batch of 65 windows, but for two characters of 65 × 65.) A table
-# of the most common followers (chapter 01's bigrams) says how much can be restored without a model.
+# sides of the blank. A GPT continues the left side. But it can use the right side, too: it writes several candidates,
+# and takes the one with which the blank and everything behind it are most probable. For each candidate it must read a
+# whole window. A table of the most common followers (chapter 01's bigrams) says how much can be restored without a
+# model.
 
 
 def fill(model, rows, start, end):
@@ -263,6 +314,22 @@ def fill(model, rows, start, end):
     canvas[:, start:end] = model.config.mask_id
     *_, last = diffusion.denoise(model, canvas, end - start, 0, select=diffusion.by_confidence, correction=0)
     return last.canvas[:, start:end]
+
+
+def fill_with_tries(model, rows, start, end):
+    """Fill the blank [start, end) of rows (B, T) with a GPT's best candidate: (B, end - start).
+
+    The candidates are the continuation of the most likely characters, and TRIES - 1 that are drawn at random.
+    """
+    chosen = []
+    for row in rows:
+        prompts = row[None, :start].repeat(TRIES, 1)
+        candidates = row.repeat(TRIES, 1)  # (TRIES, T)
+        candidates[:, start:end] = gpt_training.write(model, prompts, end - start, temperature=1.0)[:, start:]
+        candidates[0, start:end] = fill(model, row[None], start, end)[0]
+        cost = gpt_training.nll_by_position(model, candidates)[:, start - 1 :].sum(1)  # column i is of position i + 1
+        chosen.append(candidates[cost.argmin(), start:end])
+    return torch.stack(chosen)
 
 
 def common_followers(tokens, symbols):
@@ -295,7 +362,9 @@ def infilling(dllm, gpt, windows, size, seed, tokenizer, train_tokens):
     rows = training.evenly(windows, size.windows)  # (N, T)
     followers = common_followers(train_tokens, tokenizer.vocab_size)
     fillers = {"dllm": functools.partial(fill, dllm), "gpt": functools.partial(fill, gpt),
+               "gpt_tries": functools.partial(fill_with_tries, gpt),
                "bigram": functools.partial(fill_with_followers, followers)}
+    torch.manual_seed(seed)
     table = []
     for blank in progress([n for n in BLANKS if n <= rows.shape[1] // 2]):
         row = {"blank": blank}
@@ -304,16 +373,17 @@ def infilling(dllm, gpt, windows, size, seed, tokenizer, train_tokens):
             row |= {name: share, f"{name}_error": error}
         table.append(row)
     cases = completions({"dllm": dllm, "gpt": gpt}, windows, seed, tokenizer)
-    return {"windows": len(rows), "length": windows.shape[1], "table": table, "cases": cases}
+    return {"windows": len(rows), "length": windows.shape[1], "tries": TRIES, "table": table, "cases": cases}
 
 
 def show_infilling(part):
-    tensors.heading(f"4. Blanks in the middle of {part['windows']} windows")
+    tensors.heading(f"3. Blanks in the middle of {part['windows']} windows")
     print("Higher is better: the share of the characters of the blank that a model restores exactly.")
+    names = {"dllm": "dLLM", "gpt": "GPT", "gpt_tries": f"GPT, the best of {part['tries']} tries", "bigram": "bigram"}
     for row in part["table"]:
         line = f"  {row['blank']:3} characters"
-        for name in ("dllm", "gpt", "bigram"):
-            line += f"  {name} {row[name]:6.1%} ± {row[f'{name}_error']:.1%}"
+        for key, name in names.items():
+            line += f"   {name} {row[key]:6.1%} ± {row[f'{key}_error']:.1%}"
         print(line)
 
 
@@ -330,6 +400,46 @@ def completions(models, windows, seed, tokenizer):
         for case, row in zip(cases, tokens):
             case[name] = tokenizer.decode(row[known:])
     return cases
+
+
+# 4. Speed
+#
+# A pass of a GPT computes one new character and reads all others from its buffer (chapter 02), while a pass of a dLLM
+# computes all characters. So we count seconds instead of passes. The ways of writing take turns, so that other work on
+# the machine slows all of them equally.
+
+
+def speed(dllm, gpt, windows, size):
+    """Return the characters per second of each way of writing, for one text and for a batch: the mean of TURNS."""
+    length = windows.shape[1]
+    table = []
+    for batch in (1, size.batch):
+        prompts = windows[:1, :1].repeat(batch, 1)  # (batch, 1)
+        write(dllm, prompts, length, 2, 0.8)  # the first pass of a model is slow, so it is not measured
+        write(gpt, prompts, 8, 7, 0.8)
+        rates = {}
+        for _ in progress(range(TURNS)):
+            for name, model, nfe in ways(dllm, gpt, size, length):
+                began = time.perf_counter()
+                write(model, prompts, length, nfe, 0.8).cpu()  # .cpu() waits for the device
+                seconds = time.perf_counter() - began
+                rates.setdefault((name, nfe), []).append(batch * (length - 1) / seconds)
+        for (name, nfe), values in rates.items():
+            rate, error = measures.mean_and_error(torch.tensor(values))
+            table.append({"model": name, "nfe": nfe, "batch": batch, "characters_per_second": rate, "error": error})
+    return {"length": length, "turns": TURNS, "table": table}
+
+
+def show_speed(part):
+    tensors.heading(f"4. Speed for texts of {part['length']} characters, without the given first one")
+    print("Higher is better. A pass is one forward pass of the network for the whole batch.")
+    lines = {}
+    for row in part["table"]:
+        line = lines.setdefault((row["model"], row["nfe"]), "")
+        lines[row["model"], row["nfe"]] = line + (
+            f"   {row['characters_per_second']:8,.0f} ± {row['error']:5,.0f} characters/s in a batch of {row['batch']}")
+    for (model, nfe), line in lines.items():
+        print(f"  {model:5} {nfe:4} passes{line}")
 
 
 # 5. Reading the same text again
@@ -390,89 +500,118 @@ def show_reuse(part):
 
 # 6. Who is better?
 #
-# A model counts as better if the difference exceeds two standard errors. Of twenty differences that are nothing but
-# chance, about one is that large.
+# The answer to each question is the advantage of the dLLM, which may be negative, and its standard error. Even if there
+# is no difference, chance gives one in twenty answers an advantage of two errors. With many questions some would be
+# decided by chance alone, so we ask for more: by Holm's rule (Holm 1979, "A simple sequentially rejective multiple test
+# procedure"), the probability that chance decides even one of them is below 5 %.
 
 
-def winner(dllm, gpt, error, lower=False):
-    """Return the model with the higher number, or with the lower one if `lower`, if they differ by two errors."""
-    if abs(dllm - gpt) <= 2 * error:
-        return "no difference"
-    return "dLLM" if (dllm < gpt) == lower else "GPT"
+def question(name, form, dllm, gpt, advantage, error):
+    """Return a row of the last table. form: how to show both numbers. advantage: above 0 if the dLLM is better."""
+    return {"question": name, "form": form, "dllm": dllm, "gpt": gpt, "advantage": advantage, "error": error}
 
 
-def nearer(dllm, gpt, real, key):
-    """Return the model whose value of a measure is nearer to that of real text. Each argument is a row with its errors.
+def nearer(name, form, dllm, gpt, real, key):
+    """Return a row: whose value of a measure is nearer to that of real text? dllm, gpt, real: rows with their errors.
 
-    The difference of the distances is |dllm - real| - |gpt - real|. If both models lie on one side of real text, the
-    value of real text cancels, and so does its error. If they lie on opposite sides, it counts twice.
+    The advantage is |gpt - real| - |dllm - real|. If both models lie on one side of real text, the value of real text
+    cancels, and so does its error. If they lie on opposite sides, it counts twice.
     """
     x, y = dllm[key] - real[key], gpt[key] - real[key]
     error = math.hypot(dllm[f"{key}_error"], gpt[f"{key}_error"])
     if (x < 0) != (y < 0):
         error = math.hypot(error, 2 * real[f"{key}_error"])
-    return winner(abs(x), abs(y), error, lower=True)
+    return question(name, form, dllm[key], gpt[key], abs(y) - abs(x), error)
 
 
-def sample_row(values, model, temperature):
-    """Return the row of part 2 with the most passes of this model, at this temperature."""
-    rows = values["samples"]["table"]
-    rows = [row for row in rows if row["model"] == model and row["temperature"] == temperature]
-    return max(rows, key=lambda row: row["nfe"])
+def best_row(samples, model):
+    """Return the row of part 2 with the most passes of this model, at the temperature that is nearest to real text."""
+    rows = [row for row in samples["table"] if row["model"] == model]
+    most = max(row["nfe"] for row in rows)
+    return min((row for row in rows if row["nfe"] == most), key=lambda row: row["mean"][0])
 
 
-def verdicts(values):
-    """Return the rows of the last table: (question, the dLLM's number, the GPT's number, verdict)."""
+def questions(values):
+    """Return the rows of the last table for one pair of models."""
     a, b = values["likelihood"]["dllm"], values["likelihood"]["gpt"]
-    rows = [("Likelihood: nats per character (the dLLM's number is a bound)", f"≤ {a['NELBO']:.3f}", f"{b['NLL']:.3f}",
-             winner(a["NELBO"], b["NLL"], a["error"], lower=True))]
+    rows = [question("Nats per character (the dLLM's number is a bound)", ".3f", a["NELBO"], b["NLL"],
+                     b["NLL"] - a["NELBO"], math.hypot(a["error"], b["error"]))]
     real = values["samples"]["real"]
-    for temperature in (0.8, 1.0):
-        x, y = (sample_row(values, model, temperature) for model in ("dllm", "gpt"))
-        for key, name, form in (("words", "Known words", ".1%"), ("distinct", "Distinct runs", ".1%"),
-                                ("divergence", "Divergence", ".3f"), ("judge", "Judge's NLL", ".3f")):
-            rows.append((f"{name} at temperature {temperature:g}, near real text ({real[key]:{form}})",
-                         f"{x[key]:{form}}", f"{y[key]:{form}}", nearer(x, y, real, key)))
-        error = math.hypot(x["mean"][1], y["mean"][1])
-        distances = ["{:.1f} ± {:.1f}".format(*row["mean"]) for row in (x, y)]
-        rows.append((f"Mean distance from real text at temperature {temperature:g}", *distances,
-                     winner(x["mean"][0], y["mean"][0], error, lower=True)))
-    rows += speed_verdicts(values["speed"]["table"])
+    x, y = (best_row(values["samples"], model) for model in ("dllm", "gpt"))
+    rows.append(nearer(f"Known words (real text: {real['words']:.1%})", ".1%", x, y, real, "words"))
+    rows.append(question("Mean distance from real text", ".1f", x["mean"][0], y["mean"][0],
+                         y["mean"][0] - x["mean"][0], math.hypot(x["mean"][1], y["mean"][1])))
+    speeds = {(row["model"], row["batch"], row["nfe"]): row for row in values["speed"]["table"]}
+    for (model, batch, nfe), x in speeds.items():
+        if model == "dllm":
+            y = next(row for key, row in speeds.items() if key[:2] == ("gpt", batch))
+            rows.append(question(f"Characters/s, {batch} at a time, the dLLM in {nfe} passes", ",.0f",
+                                 x["characters_per_second"], y["characters_per_second"],
+                                 x["characters_per_second"] - y["characters_per_second"],
+                                 math.hypot(x["error"], y["error"])))
     for row in values["infilling"]["table"]:
-        rows.append((f"Filling a blank of {row['blank']}", f"{row['dllm']:.1%}", f"{row['gpt']:.1%}",
-                     winner(row["dllm"], row["gpt"], math.hypot(row["dllm_error"], row["gpt_error"]))))
+        rows.append(question(f"Restored characters of a blank of {row['blank']}", ".1%", row["dllm"], row["gpt_tries"],
+                             row["dllm"] - row["gpt_tries"], math.hypot(row["dllm_error"], row["gpt_tries_error"])))
     return rows
 
 
-def speed_verdicts(table):
-    """Return a row for each size of batch, and for the fewest and the most passes of the dLLM."""
-    rows = []
-    passes = sorted({row["nfe"] for row in table if row["model"] == "dllm"})
-    found = {(row["model"], row["batch"], row["nfe"]): row for row in table}
-    for gpt in (row for row in table if row["model"] == "gpt"):
-        for nfe in (passes[0], passes[-1]):
-            dllm = found["dllm", gpt["batch"], nfe]
-            x, y = dllm["characters_per_second"], gpt["characters_per_second"]
-            rows.append((f"Characters/s, batch {gpt['batch']}, dLLM in {nfe} passes", f"{x:,.0f}", f"{y:,.0f}",
-                         winner(x, y, math.hypot(dllm["error"], gpt["error"]))))
-    return rows
+def are_clear(probabilities, level=0.05):
+    """Return which of several findings are not chance, by Holm's rule: a list of bools.
+
+    probabilities: of a difference at least as large as that of each finding, if there is none. The smallest one must be
+    below level / (their number), the next one below level / (their number - 1), and so on, up to the first that fails.
+    """
+    clear = [False] * len(probabilities)
+    order = sorted(range(len(probabilities)), key=lambda i: probabilities[i])
+    for place, i in enumerate(order):
+        if probabilities[i] > level / (len(probabilities) - place):
+            break
+        clear[i] = True
+    return clear
 
 
-def show_verdicts(values):
-    tensors.heading("Who is better, by more than two standard errors?")
-    print(f"  {'':62} {'dLLM':>10} {'GPT':>10}   better")
-    for question, dllm, gpt, verdict in verdicts(values):
-        print(f"  {question:62} {dllm:>10} {gpt:>10}   {verdict}")
+def verdicts(rows):
+    """Return who is better in each of the rows: "dLLM", "GPT" or "not clear"."""
+    probabilities = [math.erfc(abs(row["advantage"]) / max(row["error"], 1e-12) / 2**0.5) for row in rows]
+    better = ["dLLM" if row["advantage"] > 0 else "GPT" for row in rows]
+    return [name if clear else "not clear" for name, clear in zip(better, are_clear(probabilities))]
+
+
+def show_verdicts(rows):
+    tensors.heading("Who is better? (Texts: with the most passes, at the best temperature of each model)")
+    print(f"  {'':55} {'dLLM':>8} {'GPT':>8}   better")
+    for row, verdict in zip(rows, verdicts(rows)):
+        numbers = " ".join(f"{format(row[key], row['form']):>8}" for key in ("dllm", "gpt"))
+        print(f"  {row['question']:55} {numbers}   {verdict}")
 
 
 # 7. The two models, and the command line
 
 
+class Pair:
+    """A dLLM and a GPT that learned from the same text, and windows of unseen text that both can read.
+
+    dllm, gpt: the models. about: what to know about each of them, {"dllm": {…}, "gpt": {…}}. windows: (N, T).
+    """
+
+    def __init__(self, dllm, gpt, corpus, device):
+        """Load the runs `dllm` and `gpt` (see `load_pair`)."""
+        self.dllm, self.gpt, self.tokenizer, self.about = load_pair(dllm, gpt, corpus, device)
+        self.train_text, val_text = text.split(corpus.text)
+        # The longest window for both: a GPT reads all characters but the last, which it only predicts. A dLLM reads all
+        # of them; with rotary positions it can read one more than in training.
+        longest = self.dllm.config.seq_len + (self.dllm.config.positions == "rope")
+        T = min(longest, self.gpt.config.seq_len + 1)
+        val_tokens = torch.tensor(self.tokenizer.encode(val_text), device=device)
+        self.windows = val_tokens[: len(val_tokens) // T * T].view(-1, T)
+        self.train_tokens = torch.tensor(self.tokenizer.encode(self.train_text), device=device)
+
+
 def load_pair(dllm, gpt, corpus, device):
     """Return (dLLM, GPT, tokenizer, about) of two runs that learned from the Corpus `corpus`.
 
-    dllm, gpt: name or folder of a run; "": your latest one, or the shipped one. about: what to know about each of them,
-    {"dllm": {…}, "gpt": {…}}. It is printed too, with a warning if the models differ much in size or in reading.
+    dllm, gpt: name or folder of a run; "": your latest one, or the shipped one. Prints what the two are, with a warning
+    if they differ much in size or in reading.
     """
     models = {}
     about = {}
@@ -514,41 +653,47 @@ class Command:
             raise ValueError("seed must be from 0 to 2147483647")
 
 
+def pick_size(name, device):
+    """Return (name, Size): how much to measure on this device."""
+    if name == "auto":
+        name = "gpu" if device.type == "cuda" else "quick"
+    return name, SIZES[name]
+
+
+def measure_texts(pair, size, seed):
+    """Measure parts 1 to 3 and print them. Return the numbers."""
+    values = {"likelihood": likelihood(pair.dllm, pair.gpt, pair.windows, size, seed)}
+    show_likelihood(values["likelihood"])
+    values["looseness"] = looseness(pair.dllm, training.evenly(pair.windows, size.exact), seed)
+    show_looseness(values["looseness"])
+    values["samples"] = samples(pair.dllm, pair.gpt, pair.windows, size, seed, pair.tokenizer, pair.train_text)
+    show_samples(values["samples"])
+    values["infilling"] = infilling(pair.dllm, pair.gpt, pair.windows, size, seed, pair.tokenizer, pair.train_tokens)
+    show_infilling(values["infilling"])
+    return values
+
+
 def compare(settings):
-    """Measure all five parts and print them. Return the numbers: a dict of plain values."""
+    """Measure all parts and print them. Return the numbers: a dict of plain values."""
     device = devices.pick_device(settings.device)
     torch.set_float32_matmul_precision("high")
-    chosen = settings.size
-    if chosen == "auto":
-        chosen = "gpu" if device.type == "cuda" else "quick"
-    size, seed = SIZES[chosen], settings.seed
+    name, size = pick_size(settings.size, device)
     corpus = text.load(settings.corpus)
-    dllm, gpt, tokenizer, about = load_pair(settings.dllm, settings.gpt, corpus, device)
     parts = text.split(corpus.text)
-    train_tokens, val_tokens = (torch.tensor(tokenizer.encode(part), device=device) for part in parts)
-    # The longest window for both: a GPT reads all characters but the last, which it only predicts. A dLLM reads all of
-    # them; with rotary positions it can read one more than in training.
-    longest = dllm.config.seq_len + (dllm.config.positions == "rope")
-    T = min(longest, gpt.config.seq_len + 1)
-    windows = val_tokens[: len(val_tokens) // T * T].view(-1, T)  # (N, T)
-    if len(windows) < 2 or min(FRACTIONS) * len(train_tokens) <= 2 * size.shape.get("seq_len", 256) + 2:
+    pair = Pair(settings.dllm, settings.gpt, corpus, device)
+    if len(pair.windows) < 2 or min(FRACTIONS) * len(parts[0]) <= 2 * size.shape.get("seq_len", 256) + 2:
         raise cli.UserError(f"{corpus.name} is too short for a comparison: 5 % of it must fill several windows")
-    values = about | {
-        "origin": origin(device) | {"date": date.today().isoformat()}, "seed": seed,
-        "size": {"name": chosen} | asdict(size),
+    values = pair.about | {
+        "origin": origin(device) | {"date": date.today().isoformat()}, "seed": settings.seed,
+        "size": {"name": name} | asdict(size),
         "corpus": {"name": corpus.name, "sha256": corpus.sha256, "training": len(parts[0]), "held_out": len(parts[1])},
     }
-    values["likelihood"] = likelihood(dllm, gpt, windows, size, seed)
-    show_likelihood(values["likelihood"])
-    values["samples"] = samples(dllm, gpt, windows, size, seed, tokenizer, parts[0])
-    show_samples(values["samples"])
-    values["speed"] = speed(dllm, gpt, windows, size)
+    values |= measure_texts(pair, size, settings.seed)
+    values["speed"] = speed(pair.dllm, pair.gpt, pair.windows, size)
     show_speed(values["speed"])
-    values["infilling"] = infilling(dllm, gpt, windows, size, seed, tokenizer, train_tokens)
-    show_infilling(values["infilling"])
-    values["reuse"] = reuse(parts, size, seed, tokenizer, device)
+    values["reuse"] = reuse(parts, size, settings.seed, pair.tokenizer, device)
     show_reuse(values["reuse"])
-    show_verdicts(values)
+    show_verdicts(questions(values))
     return values
 
 

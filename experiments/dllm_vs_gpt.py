@@ -1,50 +1,110 @@
-"""The page docs/dllm_vs_gpt.md: the numbers of chapter 10 as tables and figures.
+"""The page docs/dllm_vs_gpt.md: chapter 10 for three equal pairs of models, and for the shipped pair.
 
-    python -m experiments.dllm_vs_gpt --dllm shakespeare --gpt shakespeare-gpt    # 15 minutes on two cores
-    python -m experiments.dllm_vs_gpt --render                  # only write the page again, from docs/dllm_vs_gpt.json
-    python -m experiments.dllm_vs_gpt --render --out FOLDER     # the page of the numbers that chapter 10 left in FOLDER
-
-The sentences of the page are about the shipped models. For your own models, believe the tables.
+    python -m experiments.equal_pair                    # first: train the equal pairs, two hours on two cores
+    python -m experiments.dllm_vs_gpt                   # an hour on two cores
+    python -m experiments.dllm_vs_gpt --only speed      # only the speeds again, on a quiet machine: five minutes
+    python -m experiments.dllm_vs_gpt --render          # only write the page again, from docs/dllm_vs_gpt.json
 """
 
 import math
-from dataclasses import dataclass
+import statistics
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
-from pathlib import Path
+from typing import Literal
 
-from experiments import pages
-from plumbing import cli, devices
+from experiments import equal_pair, pages
+from plumbing import cli, devices, measures, text
+
+import torch
 
 tensors = import_module("01_tensors")
 comparison = import_module("10_dllm_vs_gpt")
 
 NAME = "dllm_vs_gpt"
+SHIPPED = {"dllm": "shakespeare", "gpt": "shakespeare-gpt"}
 LEARNERS = {"dllm": "dLLM", "gpt": "GPT", "decayed": "GPT with weight decay"}  # of part 5, which all read the same text
 COLORS = tensors.COLORS | {"decayed": tensors.COLORS["other"]}
 
 
 @dataclass(frozen=True)
-class Command(comparison.Command):
-    """The flags of chapter 10, and those of a page."""
+class Command(pages.Settings):
+    """The flags of this program."""
 
-    render: bool = False  # only write the page and its figures again, from the numbers of an earlier run
-    out: Path = pages.DOCS  # the folder of the page
+    only: Literal["all", "texts", "reuse", "speed"] = "all"  # what to measure; the page keeps its other numbers
+    size: Literal["auto", "quick", "gpu"] = "auto"  # how much to measure, as in chapter 10
+    seed: int = 1  # seed of all random numbers
+    device: str = "auto"  # auto, cpu, cuda or mps
+
+
+# 1. Measuring
 
 
 def measure(settings):
-    """Return the numbers of chapter 10."""
-    return comparison.compare(settings) | {"origin": pages.origin(NAME, devices.pick_device(settings.device))}
+    """Return the numbers of the page: those of `only`, and all others from the numbers that the page has now."""
+    device = devices.pick_device(settings.device)
+    torch.set_float32_matmul_precision("high")
+    _, size = comparison.pick_size(settings.size, device)
+    corpus = text.load("shakespeare")
+    runs = equal_pair.read()
+    names = [(dllm["run"], gpt["run"]) for dllm, gpt in zip(*runs["chosen"].values())]
+    pairs = [comparison.Pair(*pair, corpus, device) for pair in (*names, SHIPPED.values())]
+    values = {} if settings.only == "all" else pages.read(NAME, settings.out)
+    if settings.only in ("all", "speed"):  # first, as long as the machine is still quiet
+        speeds = [comparison.speed(pair.dllm, pair.gpt, pair.windows, size) for pair in (pairs[0], pairs[-1])]
+        values["speed"] = dict(zip(("equal", "shipped"), speeds))
+    if settings.only in ("all", "texts"):
+        more = replace(size, exact=max(size.exact, 12))  # windows for the exact NLL; the equal models are small
+        *equal, shipped = pairs
+        values["equal"] = [pair.about | comparison.measure_texts(pair, more, settings.seed) for pair in equal]
+        values["shipped"] = shipped.about | comparison.measure_texts(shipped, size, settings.seed)
+        values |= {"size": asdict(size), "seed": settings.seed, "search": summary(runs)}
+        values["corpus"] = {"training": len(pairs[0].train_text), "held_out": pairs[0].windows.numel()}
+    if settings.only in ("all", "reuse"):
+        parts = text.split(corpus.text)
+        values["reuse"] = comparison.reuse(parts, size, settings.seed, pairs[0].tokenizer, device)
+    origin = pages.origin(NAME, device)
+    origins = values.get("origins", {})
+    for part in ("texts", "reuse", "speed") if settings.only == "all" else (settings.only,):
+        origins[part] = origin
+    return values | {"origins": origins}
 
 
-def names_of(values):
-    """Return what the tables call the two models. Their budgets belong to their names, since they are not equal."""
-    names = {}
-    for kind, noun in (("dllm", "dLLM"), ("gpt", "GPT")):
-        about = values[kind]
-        names[kind] = f"{noun} ({about['characters_read'] / 1e6:.1f}M characters read)"
-        if about["info"].get("train", {}).get("teachers"):
-            names[kind] = names[kind].replace(" read)", " read, after teachers)")
-    return names
+def summary(runs):
+    """Return what the page says about the training of the equal pairs."""
+    found = {}
+    for side, chosen in runs["chosen"].items():
+        seconds = [run["curve"][-1]["seconds"] for run in chosen]
+        searched = [run for run in runs["search"] if run["run"].startswith(f"equal-{side}-")]
+        found[side] = {"runs": chosen, "values": [run["value"] for run in chosen], "seconds": seconds,
+                       "steps": chosen[0]["curve"][-1]["step"], "factor": chosen[0]["factor"],
+                       "weight_decay": chosen[0]["weight_decay"], "searched": searched}
+    return found
+
+
+def mean_of(objects):
+    """Return the mean of dicts, lists or numbers of the same form. Of anything else, it returns the first."""
+    first = objects[0]
+    if isinstance(first, dict):
+        return {key: mean_of([other[key] for other in objects]) for key in first}
+    if isinstance(first, (list, tuple)):
+        return [mean_of(same) for same in zip(*objects)]
+    if isinstance(first, (int, float)) and not isinstance(first, bool):
+        return statistics.fmean(objects) if len(set(objects)) > 1 else first
+    return first
+
+
+def over_pairs(pairs):
+    """Return the means of chapter 10's questions over several pairs. The errors also count how the seeds differ."""
+    rows = []
+    for same in zip(*pairs):
+        row = mean_of(same)
+        advantages = torch.tensor([other["advantage"] for other in same])
+        _, error_of_seeds = measures.mean_and_error(advantages)
+        rows.append(row | {"error": math.hypot(row["error"], error_of_seeds)})
+    return rows
+
+
+# 2. Tables
 
 
 def with_error(row, key, form=".3f"):
@@ -52,84 +112,116 @@ def with_error(row, key, form=".3f"):
     return f"{row[key]:{form}} ± {row[f'{key}_error']:{form}}"
 
 
-# 1. Tables
-
-
 def tables(values):
     """Return the tables and the quoted texts of the page."""
-    names = names_of(values)
-    a, b = values["likelihood"]["dllm"], values["likelihood"]["gpt"]
-    losses = [(names["dllm"], f"{a['NELBO']:.4f} ± {a['error']:.4f}", "NELBO, an upper bound"),
-              (names["gpt"], f"{b['NLL']:.4f}", "NLL, exact")]
+    equal = mean_of(values["equal"])
+    shipped = values["shipped"]
+    questions = [comparison.questions(pair | {"speed": values["speed"]["equal"]}) for pair in values["equal"]]
+    values["equal_rows"] = over_pairs(questions)
     blanks = []
-    for row in values["infilling"]["table"]:
-        blanks.append((row["blank"], *(with_error(row, key, ".1%") for key in ("dllm", "gpt", "bigram"))))
+    for row in equal["infilling"]["table"]:
+        shares = [with_error(row, key, ".1%") for key in ("dllm", "gpt", "gpt_tries", "bigram")]
+        blanks.append((row["blank"], *shares))
     epochs = []
     for run in values["reuse"]["runs"]:
         best, end = run["best"], run["end"]
         epochs.append((f"{run['fraction']:.0%} ({run['characters']:,})", LEARNERS[run["model"]], f"{best['loss']:.3f}",
                        f"{best['epochs']:.1f}", f"{end['loss']:.3f}", f"{end['epochs']:.1f}"))
+    names = [f"{noun}, {shipped[kind]['parameters'] / 1e6:.1f}M parameters, "
+             f"{shipped[kind]['characters_read'] / 1e6:.0f}M characters read"
+             for kind, noun in (("dllm", "dLLM"), ("gpt", "GPT, after two teachers"))]
+    seconds = values["search"]["dllm"]["seconds"], values["search"]["gpt"]["seconds"]
     return {
-        "models": pages.table(about_models(values), ["", "dLLM", "GPT"]),
-        "losses": pages.table(losses, ["model", "nats per character", "what it is"]),
-        "samples": samples_table(values, names),
-        "speed": speed_table(values, names),
-        "blanks": pages.table(blanks, ["characters in the blank", names["dllm"], names["gpt"], "bigram"]),
-        "reuse": pages.table(epochs, ["part of the text (characters)", "model", "lowest loss", "after epochs",
-                                      "last loss", "after epochs"]),
-        "verdicts": pages.table(comparison.verdicts(values), ["", names["dllm"], names["gpt"], "better"]),
-        "text_dllm": comparison.sample_row(values, "dllm", 0.8)["first"],
-        "text_gpt": comparison.sample_row(values, "gpt", 0.8)["first"],
+        "equal": verdict_table(values["equal_rows"], ["dLLM", "GPT"]),
+        "seconds_ratio": f"{sum(seconds[0]) / sum(seconds[1]):.2f}",
+        "loose_equal": loose(equal["looseness"]),
+        "loose_shipped": loose(shipped["looseness"]),
+        "shipped": verdict_table(comparison.questions(shipped | {"speed": values["speed"]["shipped"]}), names),
+        "search": search_table(values["search"]),
+        "looseness": looseness_table(equal["looseness"], shipped["looseness"]),
+        "samples": samples_table(equal["samples"]),
+        "blanks": pages.table(blanks, ["characters in the blank", "dLLM", "GPT, left side only",
+                                       f"GPT, the best of {equal['infilling']['tries']} tries", "bigram"]),
+        "speed": speed_table(values["speed"]["equal"]),
+        "reuse": pages.table(epochs, ["part of the text (characters)", "model", "lowest", "after epochs", "at the end",
+                                      "after epochs"]),
+        "text_dllm": comparison.best_row(values["equal"][0]["samples"], "dllm")["first"],
+        "text_gpt": comparison.best_row(values["equal"][0]["samples"], "gpt")["first"],
     }
 
 
-def about_models(values):
-    """Return what the two models are, and the settings in which they differ: (name, of the dLLM, of the GPT)."""
-    pair = [values["dllm"], values["gpt"]]
-    rows = [("run", *(f"`{about['name']}`" for about in pair))]
-    for key, name in (("parameters", "parameters"), ("characters_read", "characters read in training")):
-        rows.append((name, *(f"{about[key]:,}" for about in pair)))
-    for key, name, form in (("seconds", "seconds of training", "{:,.0f}"), ("step", "steps", "{:,}"),
-                            ("command", "command", "`{}`"), ("machine", "machine", "{}"), ("commit", "commit", "`{}`")):
-        found = [about["info"].get(key) for about in pair]
-        rows.append((name, *("not recorded" if value is None else form.format(value) for value in found)))
-    x, y = (about["model"] | about["info"].get("train", {}) for about in pair)
-    differing = [key for key in x if key in y and x[key] != y[key] and key not in ("causal", "steps")]
-    return rows + [(f"`{key}`", x[key], y[key]) for key in differing]
+def verdict_table(rows, names):
+    lines = []
+    for row, verdict in zip(rows, comparison.verdicts(rows)):
+        numbers = [format(row[key], row["form"]) for key in ("dllm", "gpt")]
+        lines.append((row["question"], *numbers, verdict))
+    return pages.table(lines, ["", *names, "better"])
 
 
-def samples_table(values, names):
+def search_table(search):
+    """Return the numbers of the search for learning rate and weight decay, a line for each setting."""
+    lines = {}
+    for side in search.values():
+        for run in side["searched"]:
+            line = lines.setdefault((run["factor"], run["weight_decay"]), {})
+            line[run["measure"]] = f"{run['value']:.3f}"
+    rows = [(f"{factor:g} ×", f"{decay:g}", line.get("NELBO", ""), line.get("NLL", ""))
+            for (factor, decay), line in sorted(lines.items())]
+    return pages.table(rows, ["learning rates", "weight decay", "dLLM, NELBO", "GPT, NLL"])
+
+
+def loose(part):
+    """Return by how much the bound falls with ORDERS orders, as a share of the mean over random orders."""
+    rows = {row["name"]: row for row in part["rows"]}
+    mean = rows["the mean over random orders"]["NLL"]
+    lowest = min(row["NLL"] for name, row in rows.items() if name.startswith("-log"))
+    return f"{1 - lowest / mean:.1%}"
+
+
+def looseness_table(*parts):
+    """Return the NLL in several orders of two dLLMs, and the differences from the mean over random orders."""
     rows = []
-    for row in (values["samples"]["real"], *values["samples"]["table"]):
-        distances = ["{:.1f} ± {:.1f}".format(*row[key]) if key in row else "" for key in ("largest", "mean")]
-        rows.append((names.get(row.get("model"), "real text"), row.get("nfe", ""), row.get("temperature", ""),
+    for same in zip(*(part["rows"] for part in parts)):
+        cells = []
+        for row in same:
+            cells.append(with_error({"NLL": row["NLL"], "NLL_error": row["error"]}, "NLL"))
+            cells.append(f"{row['minus']:+.3f} ± {row['minus_error']:.3f}" if row.get("minus") else "")
+        rows.append((same[0]["name"], *cells))
+    return pages.table(rows, ["", "equal dLLMs", "difference", "shipped dLLM", "difference"])
+
+
+def samples_table(samples):
+    rows = []
+    for row in (samples["real"], *samples["table"]):
+        distance = "{:.1f} ± {:.1f}".format(*row["mean"]) if "mean" in row else ""
+        rows.append((LEARNERS.get(row.get("model"), "real text"), row.get("nfe", ""), row.get("temperature", ""),
                      with_error(row, "words", ".1%"), with_error(row, "distinct", ".1%"), with_error(row, "divergence"),
-                     with_error(row, "judge"), row["copied"], *distances))
+                     with_error(row, "judge"), f"{row['copied']:.0f}", distance))
     return pages.table(rows, ["", "passes", "temperature", "known words", "distinct runs", "divergence", "judge's NLL",
-                              "longest copy", "largest distance", "mean distance"])
+                              "longest copy", "mean distance"])
 
 
-def speed_table(values, names):
+def speed_table(speed):
     """Return the speeds, each with its ratio to that of the GPT."""
-    table = values["speed"]["table"]
+    table = speed["table"]
     of_gpt = {row["batch"]: row["characters_per_second"] for row in table if row["model"] == "gpt"}
     lines = {}
     for row in table:
         rate = row["characters_per_second"]
         line = lines.setdefault((row["model"], row["nfe"]), [])
-        line.append(f"{rate:,.0f} ({rate / of_gpt[row['batch']]:.2f} ×)")
-    rows = [(names[model], passes, *line) for (model, passes), line in lines.items()]
-    return pages.table(rows, ["", "passes", *(f"characters/s, batch {batch}" for batch in of_gpt)])
+        line.append(f"{rate:,.0f} ± {row['error']:,.0f} ({rate / of_gpt[row['batch']]:.2f} ×)")
+    rows = [(LEARNERS[model], passes, *line) for (model, passes), line in lines.items()]
+    return pages.table(rows, ["", "passes", *(f"characters/s, {batch} at a time" for batch in of_gpt)])
 
 
-# 2. Figures
+# 3. Figures
 
 
 def draw(values, folder):
     """Save the figures of the page."""
     plt = tensors.pyplot(show=False)
-    for name, function in (("likelihood", draw_likelihood), ("samples", draw_samples), ("reuse", draw_reuse)):
-        pages.save_figure(function(values, plt), folder / f"{NAME}_{name}.png")
+    pages.save_figure(draw_likelihood(mean_of(values["equal"]), plt), folder / f"{NAME}_likelihood.png")
+    pages.save_figure(draw_reuse(values, plt), folder / f"{NAME}_reuse.png")
 
 
 def column(rows, key):
@@ -166,28 +258,6 @@ def draw_likelihood(values, plt):
     return figure
 
 
-def draw_samples(values, plt):
-    """Known words, distinct runs and divergence against the judge's NLL, with standard errors."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharex=True, layout="constrained")
-    table, real = values["samples"]["table"], values["samples"]["real"]
-    lines = dict.fromkeys((row["model"], row["nfe"]) for row in table)
-    for axis, (key, name) in zip(axes, {"words": "known words", "distinct": "distinct runs",
-                                        "divergence": "divergence, nats"}.items()):
-        for marker, (model, nfe) in zip("osD^v", lines):
-            rows = [row for row in table if (row["model"], row["nfe"]) == (model, nfe)]
-            axis.errorbar(column(rows, "judge"), column(rows, key), column(rows, f"{key}_error"),
-                          column(rows, "judge_error"), marker=marker, color=COLORS[model],
-                          alpha=1 if nfe > 32 else 0.5, label=f"{LEARNERS[model]}, {nfe} passes")
-            for row in rows:
-                axis.annotate(f"{row['temperature']:g}", (row["judge"], row[key]), fontsize=7, xytext=(4, 3),
-                              textcoords="offset points")
-        axis.plot(real["judge"], real[key], "*", ms=12, color=COLORS["real"], label="real text")
-        axis.set(xlabel="judge's NLL, nats per character", ylabel=name)
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
-    return figure
-
-
 def draw_reuse(values, plt):
     """The loss on unseen text against epochs, one panel for each model. A star marks the lowest point."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
@@ -201,7 +271,7 @@ def draw_reuse(values, plt):
         label_plainly(axis)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    axes[0].set(ylabel="loss on unseen text, nats per character")
+    axes[0].set(ylabel="NELBO or NLL of unseen text, nats per character")
     return figure
 
 

@@ -73,6 +73,13 @@ class Training:
         return value
 
 
+def read():
+    """Return what docs/logs/equal_pair.json says. UserError if the runs have not been trained here."""
+    if not LOG.is_file():
+        raise cli.UserError("there are no equal pairs: python -m experiments.equal_pair trains them")
+    return json.loads(files.read_text(LOG))
+
+
 def read_curve(folder):
     return [json.loads(line) for line in files.read_text(folder / "log.jsonl").splitlines()]
 

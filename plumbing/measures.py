@@ -37,10 +37,12 @@ def jackknife_error(values):
 
 def with_errors(measure, samples):
     """Return {name: value, name_error: its standard error over the texts}. measure(samples) returns {name: value}."""
-    values = measure(samples)
-    without = left_out(measure, samples)
-    errors = {f"{name}_error": jackknife_error([others[name] for others in without]) for name in values}
-    return values | errors
+    return measure(samples) | errors_of(left_out(measure, samples))
+
+
+def errors_of(without):
+    """Return {name_error: standard error} of the measures of N texts, from their values without each of the texts."""
+    return {f"{name}_error": jackknife_error([values[name] for values in without]) for name in without[0]}
 
 
 # 2. Words and runs of characters
@@ -173,7 +175,8 @@ class Yardstick:
         self.vocabulary = vocabulary
         self.judged = functools.cache(lambda text: judge.nll([text]))
         self.spread = self.measure_spread(real, others[half:], chance)
-        self.real = with_errors(self.values, real)
+        self.real_without = left_out(self.values, real)
+        self.real = self.values(real) | errors_of(self.real_without)
 
     def measure_spread(self, real, others, chance):
         """Return how far apart two sets of N real texts usually are: {measure: root mean square over random splits}."""
@@ -202,14 +205,21 @@ class Yardstick:
         """Return the values of N texts and their errors, and their distances from real text.
 
         The distances are under "gaps", {measure: (distance with its sign, error)}, and under "largest" and "mean":
-        (distance without sign, error). The error of the largest one is that of its measure.
+        (distance without sign, error). The error of the largest one is that of its measure. The measures depend on each
+        other, so the error of their mean comes from leaving out a whole text.
         """
-        found = with_errors(self.values, samples)
+        without = left_out(self.values, samples)
+        found = self.values(samples) | errors_of(without)
         gaps = {}
         for name in MEASURES:
             error = math.hypot(found[f"{name}_error"], self.real[f"{name}_error"])
             gaps[name] = (found[name] - self.real[name]) / self.spread[name], error / self.spread[name]
         largest, its_error = max(gaps.values(), key=lambda gap: abs(gap[0]))
-        mean = sum(abs(gap) for gap, _ in gaps.values()) / len(gaps)
-        its_mean_error = math.hypot(*(error for _, error in gaps.values())) / len(gaps)
-        return found | {"gaps": gaps, "largest": (abs(largest), its_error), "mean": (mean, its_mean_error)}
+        error = jackknife_error([self.mean_distance(values, self.real) for values in without])
+        error_of_real = jackknife_error([self.mean_distance(found, values) for values in self.real_without])
+        mean = self.mean_distance(found, self.real), math.hypot(error, error_of_real)
+        return found | {"gaps": gaps, "largest": (abs(largest), its_error), "mean": mean}
+
+    def mean_distance(self, values, real):
+        """Return the mean distance without sign between two dicts of measures."""
+        return statistics.fmean(abs(values[name] - real[name]) / self.spread[name] for name in MEASURES)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 import benchmark
-from experiments import ablation, dllm_vs_gpt, pages
+from experiments import ablation, pages
 from helpers import make_model
 from plumbing import checkpoint, cli, text
 
@@ -65,42 +65,6 @@ def test_a_program_measures_and_writes_its_page(template, capsys):
         pages.render("example", template)
     with pytest.raises(OSError):  # cli.run makes one line of it
         pages.run("example", Command, measure, argv=["--out", str(template / "example.md")])
-
-
-# The page of chapter 10
-
-
-def test_a_winner_needs_two_standard_errors():
-    winner = dllm_vs_gpt.comparison.winner
-    assert winner(1.0, 2.0, 0.4) == "GPT" and winner(1.0, 2.0, 0.4, lower=True) == "dLLM"
-    assert winner(1.0, 2.0, 0.6) == "no difference"
-
-
-def measured(value, error=0.01):
-    return {"words": value, "words_error": error}
-
-
-@pytest.mark.parametrize("dllm, gpt, better", [
-    (0.98, 0.90, "GPT"),  # real text has 0.91: a higher share of known words is not better
-    (0.92, 0.98, "dLLM"),
-    (0.94, 0.93, "no difference"),
-    (0.90, 0.94, "no difference"),  # 0.01 below and 0.03 above: the error of real text counts twice
-])
-def test_the_model_nearer_to_real_text_is_better(dllm, gpt, better):
-    assert dllm_vs_gpt.comparison.nearer(measured(dllm), measured(gpt), measured(0.91), "words") == better
-
-
-@pytest.mark.parametrize("truth", [(0.5, 0.9, 0.7), (0.9, 0.8, 0.7)])  # on both sides of real text, and on one side
-def test_the_error_of_a_difference_of_distances(truth, monkeypatch):
-    """The error that `nearer` computes is the spread of the difference over many repetitions of the experiment."""
-    errors, seen = (0.01, 0.02, 0.03), []
-    monkeypatch.setattr(dllm_vs_gpt.comparison, "winner", lambda x, y, error, lower: seen.append((x - y, error)))
-    torch.manual_seed(0)
-    draws = torch.randn(4000, 3, dtype=torch.float64)
-    for draw in (draws * torch.tensor(errors) + torch.tensor(truth)).tolist():
-        dllm_vs_gpt.comparison.nearer(*map(measured, draw, errors), "words")
-    differences, computed = torch.tensor(seen, dtype=torch.float64).unbind(1)
-    assert computed.mean().item() == pytest.approx(differences.std().item(), rel=0.05)
 
 
 # The ablation
