@@ -68,7 +68,7 @@ def measure(settings):
     model, tokenizer, info = checkpoint.load(folder, device, ("hybrid",), hybrid.Hybrid)
     _, unseen = text.split(text.load("shakespeare").text)
     tokens = torch.tensor(tokenizer.encode(unseen), device=device)
-    values = {"origins": {}} if settings.only == "all" else pages.read(NAME, settings.out)
+    values = pages.earlier(NAME, settings.only, settings.out)
     values |= {"seed": SEED, "temperature": TEMPERATURE, "length": LENGTH, "kept": KEPT,
                "parameters": transformer.count_parameters(model), "info": info}
     origin = pages.origin(NAME, device)

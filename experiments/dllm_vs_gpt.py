@@ -48,7 +48,7 @@ def measure(settings):
     runs = equal_pair.read()
     names = [(dllm["run"], gpt["run"]) for dllm, gpt in zip(*runs["chosen"].values())]
     pairs = [comparison.Pair(*pair, corpus, device) for pair in (*names, SHIPPED.values())]
-    values = {} if settings.only == "all" else pages.read(NAME, settings.out)
+    values = pages.earlier(NAME, settings.only, settings.out)
     if settings.only in ("all", "speed"):  # first, as long as the machine is still quiet
         speeds = [comparison.speed(pair.dllm, pair.gpt, pair.windows, size) for pair in (pairs[0], pairs[-1])]
         values["speed"] = dict(zip(("equal", "shipped"), speeds))
@@ -63,18 +63,18 @@ def measure(settings):
         parts = text.split(corpus.text)
         values["reuse"] = comparison.reuse(parts, size, settings.seed, pairs[0].tokenizer, device)
     origin = pages.origin(NAME, device)
-    origins = values.get("origins", {})
     for part in ("texts", "reuse", "speed") if settings.only == "all" else (settings.only,):
-        origins[part] = origin
-    return values | {"origins": origins}
+        values["origins"][part] = origin
+    return values
 
 
 def summary(runs):
     """Return what the page says about the training of the equal pairs."""
     found = {}
     for side, chosen in runs["chosen"].items():
-        seconds = [run["curve"][-1]["seconds"] for run in chosen]
         searched = [run for run in runs["search"] if run["run"].startswith(f"equal-{side}-")]
+        every = {run["run"]: run for run in searched + chosen}
+        seconds = [run["curve"][-1]["seconds"] for run in every.values()]
         found[side] = {"runs": chosen, "values": [run["value"] for run in chosen], "seconds": seconds,
                        "steps": chosen[0]["curve"][-1]["step"], "factor": chosen[0]["factor"],
                        "weight_decay": chosen[0]["weight_decay"], "searched": searched}
