@@ -1,4 +1,4 @@
-"""The page docs/fast_decoding.md: ways to write a text, their quality and their speed.
+"""The page docs/fast_decoding.md: can a dLLM write in fewer passes without writing worse?
 
     python -m experiments.fast_decoding --dllm shakespeare --gpt shakespeare-gpt --size full    # hours on two cores
     python -m experiments.fast_decoding              # your latest models, few texts: half an hour on two cores
@@ -37,8 +37,19 @@ SIZES = {"quick": (16, 4), "full": (64, 64)}  # number of texts of each length
 REPEATS = 3  # measurements of each speed
 MEASURES = {"words": "known words", "judge": "judge's NLL", "distinct": "distinct runs of 4",
             "divergence": "divergence"}
-COLORS = {"default": tensors.COLORS["dllm"], "fast": "tab:cyan", "GPT": tensors.COLORS["gpt"], "order": "tab:green",
-          "correction": "tab:pink", "block": "tab:purple", "cache": "tab:brown", "rule": tensors.COLORS["other"]}
+KINDS = {  # of ways: their color and their name in the figure
+    "default": (tensors.COLORS["dllm"], "default, in 16, 64 and 96 passes"),
+    "fast": ("tab:cyan", "--fast"),
+    "GPT": (tensors.COLORS["gpt"], "GPT, at four temperatures"),
+    "order": ("tab:green", "other orders, no correction"),
+    "correction": ("tab:pink", "other orders, with correction"),
+    "block": ("tab:purple", "blocks from left to right"),
+    "cache": ("tab:brown", "prefix, dual and delayed cache"),
+    "rule": (tensors.COLORS["other"], "apart 12"),
+}
+# The ways of the page's first table, for short and for long texts: names in `ways`. The GPT comes after them.
+CHOSEN = (("default", "`--fast`", "default with 16 passes", "scattered, 64 passes, no correction",
+           "confidence, 64 passes", "threshold 0.9, blocks of 32, dual"), ("default", "`--fast`"))
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class Command(pages.Settings):
 class Way:
     """One way to write texts: a line of the tables."""
 
-    kind: str  # its color in the figure, a key of COLORS
+    kind: str  # a key of KINDS
     name: str
     model: torch.nn.Module  # a dLLM, or a GPT, which writes as in chapter 07
     steps: int  # the largest number of passes for a window
@@ -203,8 +214,12 @@ def measure_batch(way, rows, yardstick, tokenizer, seed):
 
 def further(row, base, real):
     """Return the measures in which `row` is further from real text than `base`, by more than two standard errors."""
-    # Chapter 10's second model is a GPT, so it calls the second row by this name.
-    return [key for key in MEASURES if comparison.nearer(row, base, real, key) == "GPT"]
+    found = []
+    for key, name in MEASURES.items():
+        compared = comparison.nearer(name, "", row, base, real, key)
+        if compared["advantage"] < -2 * compared["error"]:
+            found.append(name)
+    return found
 
 
 def fastest(part, base):
@@ -230,16 +245,34 @@ def title(row):
 
 
 def tables(values):
-    """Return the tables of the page, and a text of the default and one of the GPT."""
+    """Return the tables of the page, a text, and what its sentences compare."""
     short, long = values["parts"]
+    fast = find(short, "`--fast`")
+    gpt = best_gpt(short)
+    lost = [further(find(part, "`--fast`"), find(part, "default"), part["real"]) for part in (short, long)]
+    best = [fastest(part, best_gpt(part)) for part in (short, long)]
     return {
-        "short": ways_table(short), "short_distances": distances_table(short),
-        "long": ways_table(long), "long_distances": distances_table(long),
-        "fastest": fastest_table(values["parts"]),
-        "caches": caches_table(values["parts"]),
-        "text_default": find(short, "default")["first"], "title_default": title(find(short, "default")),
-        "text_gpt": best_gpt(short)["first"], "title_gpt": title(best_gpt(short)),
+        "chosen": chosen_table(values["parts"]), "caches": caches_table(short), "ways": ways_table(short),
+        "passes": fast["nfe"], "gpt_passes": gpt["nfe"],
+        "faster": fast["rate"] / gpt["rate"], "slower": gpt["batch_rate"] / fast["batch_rate"],
+        "fast_lost": [" and ".join(names) or "nothing" for names in lost],
+        "fastest": [row["name"] if row else "none" for row in best],
+        "text": fast["first"],
     }
+
+
+def chosen_table(parts):
+    """Return the ways of CHOSEN, and the GPT, for texts of both lengths."""
+    rows = []
+    for part, names in zip(parts, CHOSEN):
+        gpt = best_gpt(part)
+        shown = [find(part, name) for name in names]
+        for row in [*shown, gpt]:
+            lost = "" if row is gpt else ", ".join(further(row, gpt, part["real"])) or "nowhere"
+            rows.append([title(row), part["length"], f"{row['nfe']:.0f}", "{:.1f} ± {:.1f}".format(*row["largest"]),
+                         lost, f"{row['rate']:,.0f}", f"{row['batch_rate']:,.0f}"])
+    return pages.table(rows, ["way", "characters", "passes", "largest distance", "further from real text than the GPT",
+                              "characters/s, one text", f"characters/s, {parts[0]['texts']} texts"])
 
 
 def quality_cells(row):
@@ -248,57 +281,26 @@ def quality_cells(row):
 
 def ways_table(part):
     """Return the table of all ways for texts of one length, after real text."""
-    rows = [["real text", "", "", "", *quality_cells(part["real"]), "", "", "", ""]]
+    rows = [["real text", "", "", "", *quality_cells(part["real"]), "", "", ""]]
     for row in part["table"]:
-        distances = ["{:.1f} ± {:.1f}".format(*row[key]) for key in ("largest", "mean")]
         rows.append([row["name"], f"{row['temperature']:g}", f"{row['nfe']:.0f}", f"{row['rows']:.1f}",
-                     *quality_cells(row), *distances, f"{row['rate']:,.0f}", f"{row['batch_rate']:,.0f}"])
-    return pages.table(rows, ["", "temperature", "passes", "rows", *MEASURES.values(), "largest distance",
-                              "mean distance", "characters/s, one text", f"characters/s, {part['texts']} texts"])
+                     *quality_cells(row), "{:.1f} ± {:.1f}".format(*row["largest"]), f"{row['rate']:,.0f}",
+                     f"{row['batch_rate']:,.0f}"])
+    return pages.table(rows, ["way", "temperature", "passes", "rows", *MEASURES.values(), "largest distance",
+                              "characters/s, one text", f"characters/s, {part['texts']} texts"])
 
 
-def distances_table(part):
-    """Return the distances of default, --fast and GPT from real text, and who is further than whom."""
-    gpt, default = best_gpt(part), find(part, "default")
-    rows = []
-    for row in (default, find(part, "`--fast`"), gpt):
-        gaps = ["{:+.1f} ± {:.1f}".format(*row["gaps"][key]) for key in MEASURES]
-        compared = [] if row is gpt else [("the GPT", gpt)]
-        if row["kind"] == "fast":
-            compared.append(("the default", default))
-        verdicts = []
-        for name, base in compared:
-            names = [MEASURES[key] for key in further(row, base, part["real"])]
-            verdicts.append(f"further than {name} in {', '.join(names)}" if names else f"as near as {name}")
-        rows.append([title(row), f"{row['nfe']:.0f}", *gaps, "; ".join(verdicts)])
-    return pages.table(rows, ["", "passes", *MEASURES.values(), "verdict"])
-
-
-def fastest_table(parts):
-    """Return, for each length, the fastest way of the dLLM that is nowhere further from real text than the GPT."""
-    rows = []
-    for part in parts:
-        gpt = best_gpt(part)
-        row = fastest(part, gpt)
-        found = ["none", "", ""]
-        if row is not None:
-            found = [title(row), f"{row['nfe']:.0f}", f"{row['rate'] / gpt['rate']:.1f} ×"]
-        rows.append([part["length"], *found])
-    return pages.table(rows, ["characters", "fastest way", "passes", "speed for one text, beside the GPT's"])
-
-
-def caches_table(parts):
+def caches_table(part):
     """Return how much faster each way is with its cache than without."""
     rows = []
-    for part in parts:
-        lines = {(row["name"], row["temperature"]): row for row in part["table"]}
-        for row in part["table"]:
-            plain = lines.get((row["same_without"], row["temperature"]), row)
-            if plain is not row:
-                gains = [f"{row[key] / plain[key]:.2f} ×" for key in ("rate", "batch_rate")]
-                lost = ", ".join(MEASURES[key] for key in further(row, plain, part["real"])) or "nowhere"
-                rows.append([part["length"], title(row), f"{plain['rows']:.1f} → {row['rows']:.1f}", *gains, lost])
-    return pages.table(rows, ["characters", "", "rows per character", "one text", "a batch",
+    lines = {row["name"]: row for row in part["table"]}
+    for row in part["table"]:
+        plain = lines.get(row["same_without"], row)
+        if plain is not row:
+            gains = [f"{row[key] / plain[key]:.2f} ×" for key in ("rate", "batch_rate")]
+            lost = ", ".join(further(row, plain, part["real"])) or "nowhere"
+            rows.append([row["name"], f"{plain['rows']:.1f} → {row['rows']:.1f}", *gains, lost])
+    return pages.table(rows, ["way", "rows per character", "one text", "a batch",
                               "further from real text than without"])
 
 
@@ -306,27 +308,26 @@ def caches_table(parts):
 
 
 def draw(values, folder):
-    """Save the figure of the page: distances from real text against passes and against speed, for the short texts."""
+    """Save the figure of the page: the largest distance from real text against passes and speeds, for short texts."""
     from matplotlib.ticker import LogLocator  # imported here because it takes a second
 
-    plt = tensors.pyplot(show=False)
-    figure, axes = plt.subplots(2, 2, figsize=(10, 7), sharex="col", sharey="row", layout="constrained")
-    for axis_row, key in zip(axes, ("largest", "mean")):
-        for axis, x in zip(axis_row, ("nfe", "rate")):
-            for kind, color in COLORS.items():
-                rows = [row for row in values["parts"][0]["table"] if row["kind"] == kind]
-                distances, errors = zip(*(row[key] for row in rows)) if rows else ((), ())
-                axis.errorbar([row[x] for row in rows], distances, errors, fmt="o", ms=5, color=color, label=kind)
-            axis.set(xscale="log", yscale="log")
-            for scale in (axis.xaxis, axis.yaxis):
-                scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                scale.set_major_formatter("{x:g}")
-                scale.set_minor_formatter("")
-            axis.grid(alpha=0.3, which="both")
-    axes[0, 0].set(ylabel="largest distance from real text")
-    axes[1, 0].set(ylabel="mean distance", xlabel="forward passes (NFE)")
-    axes[1, 1].set(xlabel="characters/s, one text")
-    axes[0, 0].legend(fontsize=8)
+    part = values["parts"][0]
+    costs = {"nfe": "forward passes", "rate": "characters/s, one text",
+             "batch_rate": f"characters/s, {part['texts']} texts"}  # fmt: skip
+    figure, axes = tensors.pyplot(show=False).subplots(1, 3, figsize=(11, 4.6), sharey=True, layout="constrained")
+    for axis, (x, label) in zip(axes, costs.items()):
+        for kind, (color, name) in KINDS.items():
+            rows = [row for row in part["table"] if row["kind"] == kind]
+            distances, errors = zip(*(row["largest"] for row in rows)) if rows else ((), ())
+            axis.errorbar([row[x] for row in rows], distances, errors, fmt="o", ms=5, color=color, label=name)
+        axis.set(xscale="log", yscale="log", xlabel=label)
+        for scale in (axis.xaxis, axis.yaxis):
+            scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            scale.set_major_formatter("{x:g}")
+            scale.set_minor_formatter("")
+        axis.grid(alpha=0.3, which="both")
+    axes[0].set(ylabel="largest distance from real text")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     pages.save_figure(figure, folder / f"{NAME}_quality.png")
 
 

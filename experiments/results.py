@@ -1,0 +1,117 @@
+"""The page docs/results.md: the shipped models, and the two that a reader trains first.
+
+    python -m experiments.results        # takes seconds, and measures nothing
+
+The numbers are those that the trainings have left in checkpoints/NAME/config.json and docs/logs/, and that benchmark.py
+has left in docs/benchmarks/. Run this program again when one of these files has changed.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from importlib import import_module
+
+from experiments import pages
+from plumbing import cli, files
+
+import safetensors
+
+transformer = import_module("03_transformer")
+
+PER_WINDOW = {"sudoku": "grids", "robot-path": "paths"}  # what a window is, where it is not a piece of a longer text
+UNITS = {"tamil": "letter", "sudoku": "blank", "robot-path": "waypoint"}  # what one token is, if not a character
+LAPTOP = {"laptop-dllm": ("dLLM of `python 05_train.py`", "this one"),
+          "laptop-gpt": ("GPT of `python 07_train_gpt.py`", "this one")}  # fmt: skip
+SHIPPED = {
+    "shakespeare": ("dLLM `shakespeare`", "[fast_decoding](fast_decoding.md)"),
+    "shakespeare-gpt": ("GPT `shakespeare-gpt`", "[dllm_vs_gpt](dllm_vs_gpt.md)"),
+    "shakespeare-hybrid": ("both in one, `shakespeare-hybrid`", "[block_diffusion](block_diffusion.md)"),
+    "tamil": ("dLLM `tamil`", "[tamil_couplets](tamil_couplets.md)"),
+    "sudoku": ("dLLM `sudoku`", "[sudoku](sudoku.md)"),
+    "robot-path": ("dLLM `robot-path`", "[robot_path](robot_path.md)"),
+}
+BENCHMARK = "intel-xeon-2-cores-float32"
+
+
+@dataclass(frozen=True)
+class Command(pages.Settings):
+    """The flags of this program."""
+
+
+def read_json(path):
+    return json.loads(files.read_text(path))
+
+
+def laptop_run(name):
+    """Return the config of a run of which only the log is kept, and its number of parameters."""
+    config = read_json(pages.DOCS / "logs" / f"{name}.json")
+    parts = transformer.parameters_by_part(transformer.TransformerConfig(**config["model"]))
+    return config, sum(number for _, number in parts.values())
+
+
+def shipped_model(name):
+    """Return the config of a shipped model, and its number of parameters."""
+    folder = files.RUNS / name
+    with safetensors.safe_open(folder / "model.safetensors", framework="pt") as weights:
+        numbers = [math.prod(weights.get_slice(key).get_shape()) for key in weights.keys()]
+    return read_json(folder / "config.json"), sum(numbers)
+
+
+def measure_of(info):
+    return "NELBO" if "NELBO" in info else "NLL"
+
+
+def number(info):
+    """Return the measure of a model with its error, as text."""
+    measure = measure_of(info)
+    return f"{measure} {info[measure]:.3f} ± {info['error']:.3f}"
+
+
+def row(config, parameters, name, page):
+    """Return the line of a model in the table."""
+    info, train = config["info"], config["info"]["train"]
+    windows = info["step"] * train["batch_size"] * train["accumulate"]
+    unit = UNITS.get(info["kind"], "character")
+    read = f"{windows * config['model']['seq_len'] / 1e6:.1f}M {unit}s"
+    if info["kind"] in PER_WINDOW:
+        read = f"{windows:,} {PER_WINDOW[info['kind']]}"
+    mark = " †" if info["commit"].endswith("-dirty") else ""
+    machine = info["machine"].replace(", x86_64", "").replace("1 threads", "1 thread")
+    return [name, f"{parameters / 1e6:.2f}M", read, f"{info['seconds'] / 60:.1f} min",
+            machine, f"{number(info)} per {unit}{mark}", page]
+
+
+def speed_rows(benchmark):
+    """Yield the lines of the table of speeds."""
+    training = [row for row in benchmark["rows"] if row["kind"] == "training"]
+    plain = {row["settings"]: row for row in training if row["mode"] == "eager"}
+    compiled = {row["settings"]: row for row in training if row["mode"] == "compiled"}
+    for settings, row in plain.items():
+        yield [f"training, {row['batch']} windows of {row['window']} characters", f"{row['parameters'] / 1e6:.1f}M",
+               f"{row['tokens_per_second']:,.0f}", f"{compiled[settings]['tokens_per_second']:,.0f}"]
+    for row in benchmark["rows"]:
+        if row["kind"] == "sampling":
+            texts = f"{row['batch']} texts at once" if row["batch"] > 1 else "one text"
+            yield [f"writing, {texts} of {row['characters']} characters in {row['nfe']} passes",
+                   f"{row['parameters'] / 1e6:.1f}M", f"{row['characters_per_second']:,.0f}", ""]
+
+
+def collect(settings=None):
+    """Return the numbers of the page."""
+    laptop = {name: laptop_run(name) for name in LAPTOP}
+    shipped = {name: shipped_model(name) for name in SHIPPED}
+    rows = [row(*laptop[name], *words) for name, words in LAPTOP.items()]
+    rows += [row(*shipped[name], *words) for name, words in SHIPPED.items()]
+    benchmark = read_json(pages.DOCS / "benchmarks" / f"{BENCHMARK}.json")
+    columns = ["model", "parameters", "read in training", "training", "machine", "nats, on unseen text", "page"]
+    tables = {"models": pages.table(rows, columns),
+              "speed": pages.table(speed_rows(benchmark), ["", "parameters", "characters/s", "compiled"])}
+    infos = {name: config["info"] for name, (config, _) in (laptop | shipped).items()}
+    alone = read_json(pages.DOCS / "logs" / "shakespeare-gpt-first.json")["info"]
+    reached = {name: info[measure_of(info)] for name, info in infos.items()}
+    return {"tables": tables, "reached": reached, "untaught": number(alone), "guessing": math.log(65),
+            "benchmark": {key: benchmark[key] for key in ("machine", "date", "commit")}}
+
+
+if __name__ == "__main__":
+    cli.run(lambda: pages.run("results", Command, collect))

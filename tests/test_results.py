@@ -1,0 +1,19 @@
+"""docs/results.md: the page says what the trainings left."""
+
+import json
+
+from experiments import pages, results
+
+
+def test_the_page_is_what_the_trainings_left():
+    assert pages.read("results") == json.loads(json.dumps(results.collect())), "python -m experiments.results"
+
+
+def test_a_line_counts_what_the_model_has_read():
+    info = {"kind": "sudoku", "step": 10, "train": {"batch_size": 4, "accumulate": 2}, "seconds": 90.0,
+            "machine": "A, x86_64, 4 cores, 1 threads", "NELBO": 0.5, "error": 0.01, "commit": "abc-dirty"}
+    config = {"info": info, "model": {"seq_len": 250}}
+    assert results.row(config, 1_234_567, "sudoku", "page") == [
+        "sudoku", "1.23M", "80 grids", "1.5 min", "A, 4 cores, 1 thread", "NELBO 0.500 ± 0.010 per blank †", "page"]
+    text = config | {"info": info | {"kind": "gpt", "step": 1000, "commit": "abc"}}
+    assert results.row(text, 1, "", "")[2::3] == ["2.0M characters", "NELBO 0.500 ± 0.010 per character"]
