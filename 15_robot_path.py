@@ -214,27 +214,26 @@ def straight(blocked, windows, masked, draw):
     return filled
 
 
-def bending(path):
-    """Return the sum of the squared angles by which a path turns. It is small if the path turns little, and evenly."""
-    return np.square(robot.turns(path)).sum()
-
-
 def moved(path, proposal, first, blocked):
     """Return `path` with its waypoints from `first` on moved towards `proposal` (n, 2), as far as that improves it.
 
-    The new path bends less, it does not turn more in total, it is not longer, and its changed segments do not collide.
-    This is hill climbing: no path gets worse, whoever makes the proposals.
+    The sum of the squares of its turns falls, so it turns less or more evenly. It does not turn more in total, it is not
+    longer, and its changed segments do not collide. This is hill climbing: no path gets worse, whoever proposes.
     """
     best = path
+    turns = robot.turns(path)
+    least, turning, length = np.square(turns).sum(), np.abs(turns).sum(), robot.length(path)
     last = first + len(proposal)
     for share in SHARES:
         new = path.copy()
         new[first:last] += share * (proposal - path[first:last])
-        if bending(new) >= bending(best) or robot.total_turning(new) > robot.total_turning(path):
+        turns = robot.turns(new)
+        if np.square(turns).sum() >= least or np.abs(turns).sum() > turning or robot.length(new) > length:
             continue
         changed = new[first - 1 : last + 1]  # with the segments on both sides
-        if robot.length(new) <= robot.length(path) and not robot.collides(blocked, changed[:-1], changed[1:]).any():
+        if not robot.collides(blocked, changed[:-1], changed[1:]).any():
             best = new
+            least = np.square(turns).sum()
     return best
 
 
