@@ -1,6 +1,6 @@
 """What does the model of chapter 15 add to the smoothing of a path, and does it know curves better than a rule does?
 
-    python -m experiments.robot_path             # measures the shipped model on 300 problems: 20 minutes on one core
+    python -m experiments.robot_path             # measures the shipped model on 300 problems: 15 minutes on one core
     python -m experiments.robot_path --render    # only writes the page and its figure again
 
 The numbers are in docs/robot_path.json, and the page is docs/robot_path.md. All smoothers take and return paths (N, 2)
@@ -156,6 +156,11 @@ def random_points(blocked, windows, masked, draw):
     return np.where(free[..., None], moved, windows)
 
 
+def without_map(model):
+    """Return the proposals of a model that knows only the edges of the map: what does the constraint add?"""
+    return lambda blocked, *arguments: chapter.refill(model, np.zeros_like(blocked), *arguments)
+
+
 CONTROLS = {"straight lines": chapter.straight, "cubic curves": cubic, "midpoints": midpoints,
             "random points": random_points}  # fmt: skip
 
@@ -249,7 +254,7 @@ def measure(settings):
     """Smooth the A* paths of generated problems in every way, and restore curves. Returns the numbers of the page."""
     model, _, info = checkpoint.load(checkpoint.find(settings.checkpoint, "robot-path"), kinds=("robot-path",))
     T = model.config.seq_len
-    proposers = {"model": partial(chapter.refill, model), **CONTROLS}
+    proposers = {"model": partial(chapter.refill, model), "model without the map": without_map(model), **CONTROLS}
     found = {name: [] for name in (*WAYS, *proposers)}
     examples = []
     for number in tqdm(range(settings.problems), unit="problem", dynamic_ncols=True):
@@ -269,7 +274,7 @@ def measure(settings):
         "metres": {"cell": grid.resolution, "map": round(len(grid.blocked) * grid.resolution),
                    "radius": robot.RADIUS * grid.resolution, "spacing": chapter.SPACING * grid.resolution},
         "ways": {name: mean_of_each(rows) for name, rows in found.items()},
-        "minus": {name: minus(found["model"], found[name]) for name in CONTROLS},
+        "minus": {name: minus(found["model"], found[name]) for name in proposers},
         "failed": sum(not row["free"] for name in proposers for row in found[name]),
         "curves": len(restored["truth"]), "misses": misses(restored), "examples": examples,
         "restored": {name: restored[name][:EXAMPLES].round(2).tolist() for name in ("truth", "model", "cubic curves")},

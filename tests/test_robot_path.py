@@ -483,6 +483,19 @@ def test_controls_change_masked_waypoints_only_and_use_nothing_that_is_masked(pr
         assert np.allclose(propose(OPEN, other, masked, None), filled)
 
 
+def test_only_the_model_without_the_map_proposes_blocked_waypoints():
+    """Half of the map is blocked, and the window crosses it."""
+    blocked = np.zeros((60, 60), bool)
+    blocked[:, 30:] = True
+    windows = np.linspace((10, 30), (50, 30), 12)[None]
+    masked = np.zeros((1, 12), bool)
+    masked[:, 1:-1] = True
+    for propose, allowed in ((partial(chapter.refill, random_model()), False),
+                             (experiment.without_map(random_model()), True)):  # fmt: skip
+        filled = propose(blocked, windows, masked, np.random.default_rng(0))
+        assert robot.at(blocked, filled[masked]).any() == allowed
+
+
 def test_straight_proposals_are_evenly_spaced_on_a_line():
     windows, masked = one_window(slice(3, 9))
     step = np.diff(chapter.straight(OPEN, windows, masked, None), axis=1)[:, 2:9]
