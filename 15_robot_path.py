@@ -217,8 +217,8 @@ def straight(blocked, windows, masked, draw):
 def moved(path, proposal, first, blocked):
     """Return `path` with its waypoints from `first` on moved towards `proposal` (n, 2), as far as that improves it.
 
-    The sum of the squares of its turns falls, so it turns less or more evenly. Its total turning and length do not grow,
-    and its changed segments do not collide. This is hill climbing: no path gets worse, whoever makes the proposals.
+    The sum of the squares of its turns falls, so it turns less or more evenly. It neither turns more in total nor gets
+    longer, and no changed segment collides. This is hill climbing: no path gets worse, whoever makes the proposals.
     """
     best = path
     turns = robot.turns(path)
