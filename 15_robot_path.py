@@ -10,10 +10,10 @@ never sees a map. To smooth a path, the program masks the waypoints at its sharp
 again. The map is a constraint on the logits: a cell in which the robot would touch an obstacle has the logit minus
 infinity, so no waypoint is written there.
 
-This works, but a rule of two lines does it better. The program accepts a proposal only if it improves the path, whoever
-made it. If straight lines across the masked waypoints take the model's place, the paths turn even less and are even
-shorter. You will see both paths, and docs/robot_path.md measures them. What the chapter teaches is how a model obeys a
-map that it has not learned, and why a control belongs beside every model.
+Do we need a model for this? No. The program accepts a proposal only if it improves the path, whoever made it. On
+average, A*'s paths turn by 319 degrees, the model's by 106, and those of straight lines across the masked waypoints by
+84. The rule that accepts keeps even a model without the constraint off the obstacles (docs/robot_path.md). So the
+chapter shows how a model can obey a map that it has not learned, and why a control belongs beside every model.
 
 A map is a picture and a YAML file of six lines, as ROS's map server reads them. docs/maps/room.yaml explains each line.
 """

@@ -23,7 +23,7 @@ from tqdm import tqdm
 tensors = import_module("01_tensors")
 chapter = import_module("15_robot_path")
 
-EXAMPLES = 3  # problems and curves that are kept and drawn
+EXAMPLES = 6  # problems whose paths are kept and drawn
 FRAMES = 8  # frames whose mean restores a curve
 
 
@@ -201,27 +201,27 @@ def numbers_of(path, grid, blocked, start, goal, shortest, seconds):
 
 
 def smooth_in_every_way(proposers, T, number, settings):
-    """Return (the parts of one problem, {way: path}, {way: seconds})."""
+    """Return (the parts of one problem, {way: path}, {way: seconds of the CPU})."""
     problem = robot.random_problem((settings.seed, number))
     _, blocked, start, goal = problem
     raw = robot.astar(blocked, start, goal)
     paths, seconds = {}, {}
     for name, way in WAYS.items():
-        began = time.perf_counter()
+        began = time.process_time()
         paths[name] = way(raw, blocked)
-        seconds[name] = time.perf_counter() - began
+        seconds[name] = time.process_time() - began
     for name, propose in proposers.items():
-        began = time.perf_counter()
+        began = time.process_time()
         *_, paths[name] = chapter.smooth(propose, T, blocked, raw, settings.rounds, seed=number)
-        seconds[name] = time.perf_counter() - began
+        seconds[name] = time.process_time() - began
     return problem, paths, seconds
 
 
 def restore(proposers, T):
     """Restore the hidden middle third of the curves of chapter 15's evaluations, which no training has seen.
 
-    Returns {"truth": curves, name: what it restored}, (N, T, 2) each. There are no obstacles. The model's waypoints are
-    the means over several frames, which makes them more exact.
+    Returns (the curves, {name: what it restored}), (N, T, 2) each. There are no obstacles. The model's waypoints are
+    means over several frames, which makes them more exact.
     """
     with chapter.diffusion.same_numbers(0, torch.device("cpu")):
         truth = chapter.smooth_paths(chapter.HELD_OUT, T).double().numpy()
@@ -229,18 +229,17 @@ def restore(proposers, T):
     masked[:, T // 3 : 2 * T // 3] = True
     open_space = np.zeros((3 * chapter.SIDE, 3 * chapter.SIDE), bool)  # also around the square of the curves
     draw = np.random.default_rng(0)
-    restored = {"truth": truth}
+    restored = {}
     for name in ("model", "straight lines", "cubic curves"):
         repeats = FRAMES if name == "model" else 1
         filled = [proposers[name](open_space, truth + chapter.SIDE, masked, draw) for _ in range(repeats)]
         restored[name] = np.mean(filled, axis=0) - chapter.SIDE
-    return restored
+    return truth, restored
 
 
-def misses(restored):
+def misses(truth, restored):
     """Return {name: (mean, standard error)} of how far restored waypoints are from the truth, in steps of their curve.
     """
-    truth = restored["truth"]
     T = truth.shape[1]
     step = np.linalg.norm(np.diff(truth, axis=1), axis=-1).mean(1)
     found = {}
@@ -264,7 +263,7 @@ def measure(settings):
             found[name].append(numbers_of(path, *problem, shortest, seconds[name]))
         if number < EXAMPLES:
             examples.append({name: paths[name].round(2).tolist() for name in ("A*", "model", "straight lines")})
-    restored = restore(proposers, T)
+    truth, restored = restore(proposers, T)
     grid = problem[0]
     return {
         "origin": pages.origin("robot_path", torch.device("cpu")),
@@ -274,10 +273,9 @@ def measure(settings):
         "metres": {"cell": grid.resolution, "map": round(len(grid.blocked) * grid.resolution),
                    "radius": robot.RADIUS * grid.resolution, "spacing": chapter.SPACING * grid.resolution},
         "ways": {name: mean_of_each(rows) for name, rows in found.items()},
-        "minus": {name: minus(found["model"], found[name]) for name in proposers},
+        "minus": {name: minus(found["model"], found[name]) for name in proposers if name != "model"},
         "failed": sum(not row["free"] for name in proposers for row in found[name]),
-        "curves": len(restored["truth"]), "misses": misses(restored), "examples": examples,
-        "restored": {name: restored[name][:EXAMPLES].round(2).tolist() for name in ("truth", "model", "cubic curves")},
+        "curves": chapter.HELD_OUT, "misses": misses(truth, restored), "examples": examples,
     }
 
 
@@ -311,17 +309,12 @@ def with_error(value, kind):
 
 
 def draw(values, folder):
-    """Figure: above, the maps of the first problems with three paths each; below, curves with a hidden third."""
-    figure, axes = tensors.pyplot(show=False).subplots(2, EXAMPLES, figsize=(10, 7.4), layout="constrained")
-    for number, paths in enumerate(values["examples"]):
+    """Figure: the maps of the first problems with three paths each."""
+    figure, axes = tensors.pyplot(show=False).subplots(2, EXAMPLES // 2, figsize=(10, 7), layout="constrained")
+    for number, (axis, paths) in enumerate(zip(axes.flat, values["examples"])):
         grid, blocked, *_ = robot.random_problem((values["seed"], number))
-        robot.draw_map(axes[0, number], grid.blocked, blocked, {name: np.array(path) for name, path in paths.items()})
-    nothing = np.zeros((chapter.SIDE, chapter.SIDE), bool)
-    for number, axis in enumerate(axes[1]):
-        curves = {name: np.array(curves[number]) for name, curves in values["restored"].items()}
-        robot.draw_map(axis, nothing, nothing, curves)
-    for axis in axes[:, 0]:
-        axis.legend()
+        robot.draw_map(axis, grid.blocked, blocked, {name: np.array(path) for name, path in paths.items()})
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     pages.save_figure(figure, folder / "robot_path_examples.png")
 
 
