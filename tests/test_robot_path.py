@@ -564,4 +564,4 @@ def test_the_page_and_the_chapter_say_what_was_measured():
     turning = {name: f"{row['turning'][0]:.0f}" for name, row in ways.items()}
     said = " ".join(chapter.__doc__.split())
     assert f"A*'s paths turn by {turning['A*']} degrees, the model's by {turning['model']}, and" in said
-    assert f"straight lines across the masked waypoints by {turning['straight lines']} " in said
+    assert f"straight lines across the masked waypoints by {turning['straight lines']}." in said
