@@ -1,6 +1,6 @@
 """Chapter 14: where does it help that a model may write in any order?
 
-    python 14_sudoku.py             # no GPU: trains two models in 12 minutes on two cores, and compares them
+    python 14_sudoku.py             # no GPU: trains two models in ten minutes on two cores, and compares them
     python 14_sudoku.py solve 53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79
     python 14_sudoku.py solve puzzles.txt --quiet                 # a file with one puzzle on each line
     python 14_sudoku.py solve --gif out.gif --html out.html       # watch the puzzle above being solved
