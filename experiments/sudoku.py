@@ -290,8 +290,7 @@ def tables(values):
     for name, model in values["models"].items():
         measure = "NLL" if model["kind"] == "GPT" else "NELBO"
         models.append([f"`{name}`", model["kind"], f"{model['parameters']:,}", f"{model['grids']:,}",
-                       f"{model['minutes']:.1f}", f"{measure} {model[measure]:.3f} ± {model['error']:.3f}",
-                       f"`{model['commit']}`", model["machine"]])
+                       f"{measure} {model[measure]:.3f} ± {model['error']:.3f}", f"`{model['commit']}`"])
     order = values["example"]["order"]
     shares = {(line["model"], line["way"]): sum(line["solved"]) / len(line["solved"]) for line in values["lines"]}
     of_gpt = [share for (name, _), share in shares.items() if values["models"][name]["kind"] == "GPT"]
@@ -299,8 +298,7 @@ def tables(values):
         "share_certain": f"{shares[SHIPPED, 'certain']:.0%}", "share_left": f"{shares[SHIPPED, 'left']:.0%}",
         "share_gpt": f"{of_gpt[0]:.0%}", "share_gpt_best": f"{max(of_gpt):.0%}",
         "solved": pages.table(rows, columns),
-        "models": pages.table(models, ["model", "kind", "parameters", "grids", "minutes", "nats per cell", "commit",
-                                       "machine"]),
+        "models": pages.table(models, ["model", "kind", "parameters", "grids", "nats per cell", "commit"]),
         "published": pages.table(hard, ["puzzles", "singles only", WAYS["certain"][0], WAYS["corrected"][0]]),
         "first": pages.table([[blanks, f"{mean:.1%} ± {error:.1%}"] for blanks, (mean, error) in
                               values["first"].items()], ["proposal for", "correct"]),
