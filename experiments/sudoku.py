@@ -217,7 +217,11 @@ def about(model, info):
 
 
 def measure(settings):
-    """Return the numbers of the page: those of the shipped model, and those of the runs that the settings name."""
+    """Return the numbers of the page: those of the shipped model, and those of the runs that the settings name.
+
+    A line that the page has of the same training is not measured again, and each new one is saved at once.
+    """
+    known = known_lines(settings.out)
     hard = {f"level {level}": published_puzzles(level) for level in (6, 9)}  # first, since there may be no network
     hard["17 hints"] = [sudoku.read_cells(puzzle) for puzzle in SEVENTEEN]
     shipped = files.RUNS / SHIPPED
@@ -238,14 +242,31 @@ def measure(settings):
             ways = ["certain", "corrected", "left", "random", "once"]
         solved = None
         for way in ways:
-            solved = solved_by(model, way, puzzles, solutions, before=solved)
-            values["lines"].append({"model": folder.name, "way": way, "solved": solved.long().tolist()})
+            line = known.get((folder.name, info["commit"], way))
+            if line is None:
+                solved = solved_by(model, way, puzzles, solutions, before=solved)
+                line = {"model": folder.name, "way": way, "solved": solved.long().tolist(), "commit": files.commit()}
+            solved = torch.tensor(line["solved"]) == 1
+            values["lines"].append(line)
+            pages.measured("sudoku", values, settings.out)
             print(f"{folder.name}, {WAYS[way][0]}: {solved.double().mean():.1%}", flush=True)
     model, _, _ = checkpoint.load(shipped)
     values |= {"first": first_pass(model, puzzles, solutions), "example": example(model),
                "reasons": reasons(model, puzzles[::7], solutions[::7]),
                "published": {name: solved_of_published(model, cells) for name, cells in hard.items()}}
     return values | {"summary": summary(values)}
+
+
+def known_lines(folder):
+    """Return the lines that the page in `folder` has: {(model, commit of its training, way): line}."""
+    if not (folder / "sudoku.json").is_file():
+        return {}
+    values = pages.read("sudoku", folder)
+    found = {}
+    for line in values["lines"]:
+        found[line["model"], values["models"][line["model"]]["commit"], line["way"]] = (
+            {"commit": values["origin"]["commit"]} | line)
+    return found
 
 
 def solved_of_published(model, cells):
