@@ -1,7 +1,7 @@
 """How a page of docs/ is made: a program measures, and its numbers fill a template that a person has written.
 
     docs/NAME.json             the numbers, and tables made of them
-    docs/templates/NAME.md     the page, with a place for each number, as in "a loss of {likelihood[gpt][NLL]:.3f}"
+    docs/templates/NAME.md     the page, with a place for each number, as in "an NLL of {likelihood[gpt][NLL]:.3f}"
     docs/NAME.md               the template with its numbers
     docs/figures/NAME_*.png    figures
 
