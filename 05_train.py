@@ -223,8 +223,8 @@ class Muon(torch.optim.Optimizer):
     """Gradient descent with momentum, whose step for each matrix is made orthogonal (Jordan et al. 2024).
 
     The gradient of a matrix is usually dominated by a few directions, so AdamW learns little in the others. An
-    orthogonal step moves equally far in all of them. After one minute (docs/ablation.md), AdamW for all weights reaches
-    a NELBO of about 2.31, and Muon 2.15. dtype: the number format of the matrix products.
+    orthogonal step moves equally far in all of them. How much that buys in a minute is in docs/ablation.md. dtype: the
+    number format of the matrix products.
     """
 
     def __init__(self, matrices, lr, momentum, weight_decay=0.0, dtype=torch.float32):
@@ -270,9 +270,12 @@ def train(model, task, config, run, device, distribute=lambda model: model):
     """Train `model` on `task`. The folder of the run then holds the averaged weights of the best evaluation.
 
     The average follows the weights slowly (an exponential moving average, EMA), which removes the noise of the last few
-    batches. With 16-bit numbers a matrix product is faster and needs half the memory; autocast chooses the format of
-    each operation, and the weights stay in float32. Small gradients would vanish in float16, so a GradScaler multiplies
-    the loss by a large number and divides the gradients by it.
+    batches. In a training of one minute neither the average nor the falling learning rate gains anything that could be
+    measured (docs/ablation.md). They are there for longer trainings, in which the noise would remain at the end.
+
+    With 16-bit numbers a matrix product is faster and needs half the memory; autocast chooses the format of each
+    operation, and the weights stay in float32. Small gradients would vanish in float16, so a GradScaler multiplies the
+    loss by a large number and divides the gradients by it.
 
     distribute: wraps the model for several processes (chapter 12).
     """

@@ -47,7 +47,7 @@ def next_token_losses(model, windows):
 
 @torch.no_grad()
 def nll_by_position(model, windows, batch_size=64):
-    """Return the loss of each token of windows (N, T+1) but the first, which is given: (N, T), in nats."""
+    """Return -log p of each token of windows (N, T+1) but the first, which is given: (N, T), in nats."""
     return torch.cat([next_token_losses(model, rows) for rows in windows.split(batch_size)])
 
 
@@ -232,7 +232,7 @@ def train_gpt(settings):
 
 
 def compare(folder, corpus):
-    """Draw the losses of the GPT in `folder` and of the latest dLLM that learned from the same text."""
+    """Draw the curves of the GPT in `folder` and of the latest dLLM that learned from the same text."""
     other = checkpoint.find("", "dllm")
     learned = checkpoint.read_config(other)["info"].get("corpus_sha256")
     if learned != corpus.sha256 or not (other / "log.jsonl").is_file():

@@ -42,8 +42,8 @@ diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 gpt_training = import_module("07_train_gpt")
 
-TEMPERATURES = (0.8, 0.9, 1.0, 1.1)
-TURNS = 5  # measurements of each speed
+TEMPERATURES = (0.8, 0.95, 1.1)
+TURNS = 3  # measurements of each speed
 BLANKS = (1, 4, 16, 64)  # lengths of the blanks of part 3, in characters
 TRIES = 16  # candidates for a blank, among which a GPT chooses
 CASES = 3  # texts that both models complete in part 3
@@ -82,14 +82,14 @@ SIZES = {
 # 1. Likelihood
 #
 # The chain rule splits the likelihood of a text of T characters, the first one given, into T - 1 predictions, with 1 to
-# T - 1 characters visible. A GPT sees those on the left, and the mean of its T - 1 losses is the exact NLL. A dLLM sees
-# the same number of characters, but at random places: the mean of its losses is the NELBO, an upper bound on its NLL
-# (chapter 04).
+# T - 1 characters visible. A GPT sees those on the left, and the mean cost of its T - 1 predictions, -log p, is the
+# exact NLL. A dLLM sees the same number of characters, but at random places: the mean cost is the NELBO, an upper bound
+# on its NLL (chapter 04).
 
 
 @torch.no_grad()
 def loss_with_visible(model, windows, visible, seed=0):
-    """Return the dLLM's loss of a masked character when `visible` characters of windows (N, T) are not masked.
+    """Return the dLLM's cost of a masked character when `visible` characters of windows (N, T) are not masked.
 
     The first character is always visible. The result is (mean, standard error), in nats per masked character.
     """
@@ -102,7 +102,7 @@ def loss_with_visible(model, windows, visible, seed=0):
 
 
 def likelihood(dllm, gpt, windows, size, seed):
-    """Return both losses on all but the first character of windows (N, T), also by the number of visible characters."""
+    """Return NELBO and NLL of all but the first character of windows (N, T), also by the number of visible ones."""
     T = windows.shape[1]
     bound, error = diffusion.nelbo(dllm, windows, size.draws, given=1, seed=seed)
     exact, exact_error = gpt_training.nll(gpt, windows)
@@ -446,7 +446,7 @@ def show_speed(part):
 #
 # An epoch is one reading of the training text. In every epoch a dLLM sees other characters masked, but a GPT makes the
 # same predictions again. Which of them gains more from reading a small text often? New models read a part of the text
-# again and again. If the loss on unseen text begins to rise, the model overfits: it has begun to learn its text by
+# again and again. If the number on unseen text begins to rise, the model overfits: it has begun to learn its text by
 # heart. Weight decay works against that, so there is a second GPT with it.
 
 
@@ -454,7 +454,7 @@ def learning_curve(kind, parts, size, seed, tokenizer, device):
     """Train a new model, one of LEARNERS, on the text parts[0] and evaluate it on parts[1].
 
     The result is a list of {step, loss, error, epochs}. The learning rate is constant, so that each point of the curve
-    is the loss of a training that ends there.
+    is the number of a training that ends there. loss: the NELBO or the NLL.
     """
     config = training.DiffusionTrainConfig(**size.train, seed=seed, cooldown=0.0, weight_decay=LEARNERS[kind])
     shape = transformer.TransformerConfig(**size.shape, vocab_size=tokenizer.vocab_size, causal=kind != "dllm")
@@ -475,7 +475,7 @@ def learning_curve(kind, parts, size, seed, tokenizer, device):
 
 
 def reuse(parts, size, seed, tokenizer, device):
-    """Return the loss on unseen text by epochs, for each of LEARNERS on each of FRACTIONS of the training text."""
+    """Return NELBO or NLL of unseen text by epochs, for each of LEARNERS on each of FRACTIONS of the training text."""
     train_text, val_text = parts
     learned = []
     for fraction, kind in progress(product(FRACTIONS, LEARNERS)):
@@ -491,7 +491,7 @@ def reuse(parts, size, seed, tokenizer, device):
 
 def show_reuse(part):
     tensors.heading(f"5. Reading the same text again: {part['train']['steps']} steps on parts of the text")
-    print("Lower is better. If the loss at the end is above the lowest loss, the model overfits.")
+    print("The dLLM's NELBO, the GPTs' NLL: lower is better. A model whose number rises again at the end overfits.")
     for run in part["runs"]:
         best, end = run["best"], run["end"]
         line = f"  {run['fraction']:4.0%} {run['model']:7} lowest {best['loss']:.3f} after {best['epochs']:5.1f} epochs"

@@ -15,9 +15,10 @@ number of processes can share. It has four parts:
     3. processes    Each process has a copy of the model and a share of the batch, and they average their gradients.
     4. memory       A block can forget its results and compute them again when the gradient needs them.
 
-plumbing/token_files.py keeps the tokens in one file. docs/scale.md says what each named size needs.
-Press Ctrl-C to save and stop. Run the same command again to resume, even on a different number of GPUs: --batch-size
-counts the windows of all processes together. The chapter has been tested on CPUs only, with one process and with two.
+plumbing/token_files.py keeps the tokens in one file. docs/scale.md says how much memory and computing each named size
+needs. Press Ctrl-C to save and stop. Run the same command again to resume, even on a different number of GPUs:
+--batch-size counts the windows of all processes together. The chapter has been tested on CPUs only, with one process
+and with two.
 """
 
 import math

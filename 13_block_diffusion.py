@@ -17,8 +17,9 @@ Sections 1 to 5 make the model and train it, section 6 writes in blocks, and sec
 may skip two things: which rows a convolution reads (`rows_before`), and the KeptRows of section 3, which save time.
 
 After training you should see how the NELBO grows with the size of a block. For blocks of a whole window it is far above
-that of chapter 05's dLLM: only a small part of the training has such blocks (docs/block_diffusion.md). You should also
-see what drafts save, in passes and in seconds.
+that of chapter 05's dLLM: only a small part of the training has such blocks. You should also see what drafts save, in
+passes and in seconds. They save seconds only where a pass over many rows costs little more than a pass over one
+(docs/block_diffusion.md).
 """
 
 import functools

@@ -247,7 +247,7 @@ def main(argv=None):
         add_random(command.limit, connect(command.contact))
         return
     if importlib.util.find_spec("wikiextractor") is None:
-        raise cli.UserError("--dump needs wikiextractor: pip install -r requirements.txt")
+        raise cli.UserError("--dump needs wikiextractor: pip install -r requirements-dev.txt")
     if command.file is None and not DUMP.exists():
         download(connect(command.contact))
     dump = command.file or DUMP

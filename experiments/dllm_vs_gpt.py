@@ -8,7 +8,7 @@
 
 import math
 import statistics
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Literal
 
@@ -30,7 +30,8 @@ COLORS = tensors.COLORS | {"decayed": tensors.COLORS["other"]}
 class Command(pages.Settings):
     """The flags of this program."""
 
-    only: Literal["all", "texts", "reuse", "speed"] = "all"  # what to measure; the page keeps its other numbers
+    # what to measure; the page keeps its other numbers
+    only: Literal["all", "equal", "shipped", "reuse", "speed"] = "all"
     size: Literal["auto", "quick", "gpu"] = "auto"  # how much to measure, as in chapter 10
     seed: int = 1  # seed of all random numbers
     device: str = "auto"  # auto, cpu, cuda or mps
@@ -48,33 +49,34 @@ def measure(settings):
     runs = equal_pair.read()
     names = [(dllm["run"], gpt["run"]) for dllm, gpt in zip(*runs["chosen"].values())]
     pairs = [comparison.Pair(*pair, corpus, device) for pair in (*names, SHIPPED.values())]
-    values = {} if settings.only == "all" else pages.read(NAME, settings.out)
+    values = pages.earlier(NAME, settings.only, settings.out)
     if settings.only in ("all", "speed"):  # first, as long as the machine is still quiet
         speeds = [comparison.speed(pair.dllm, pair.gpt, pair.windows, size) for pair in (pairs[0], pairs[-1])]
         values["speed"] = dict(zip(("equal", "shipped"), speeds))
-    if settings.only in ("all", "texts"):
+    if settings.only in ("all", "equal"):
         more = replace(size, exact=max(size.exact, 12))  # windows for the exact NLL; the equal models are small
-        *equal, shipped = pairs
-        values["equal"] = [pair.about | comparison.measure_texts(pair, more, settings.seed) for pair in equal]
-        values["shipped"] = shipped.about | comparison.measure_texts(shipped, size, settings.seed)
-        values |= {"size": asdict(size), "seed": settings.seed, "search": summary(runs)}
+        values["equal"] = [pair.about | comparison.measure_texts(pair, more, settings.seed) for pair in pairs[:-1]]
+        values |= {"seed": settings.seed, "search": summary(runs)}
         values["corpus"] = {"training": len(pairs[0].train_text), "held_out": pairs[0].windows.numel()}
+    if settings.only in ("all", "shipped"):
+        less = replace(size, samples=size.samples // 2, exact=size.exact // 2)  # the shipped models are large
+        values["shipped"] = pairs[-1].about | comparison.measure_texts(pairs[-1], less, settings.seed)
     if settings.only in ("all", "reuse"):
         parts = text.split(corpus.text)
         values["reuse"] = comparison.reuse(parts, size, settings.seed, pairs[0].tokenizer, device)
     origin = pages.origin(NAME, device)
-    origins = values.get("origins", {})
-    for part in ("texts", "reuse", "speed") if settings.only == "all" else (settings.only,):
-        origins[part] = origin
-    return values | {"origins": origins}
+    for part in ("equal", "shipped", "reuse", "speed") if settings.only == "all" else (settings.only,):
+        values["origins"][part] = origin
+    return values
 
 
 def summary(runs):
     """Return what the page says about the training of the equal pairs."""
     found = {}
     for side, chosen in runs["chosen"].items():
-        seconds = [run["curve"][-1]["seconds"] for run in chosen]
         searched = [run for run in runs["search"] if run["run"].startswith(f"equal-{side}-")]
+        every = {run["run"]: run for run in searched + chosen}
+        seconds = [run["curve"][-1]["seconds"] for run in every.values()]
         found[side] = {"runs": chosen, "values": [run["value"] for run in chosen], "seconds": seconds,
                        "steps": chosen[0]["curve"][-1]["step"], "factor": chosen[0]["factor"],
                        "weight_decay": chosen[0]["weight_decay"], "searched": searched}

@@ -65,9 +65,13 @@ def run(name, kind, measure, draw=None, tables=None, argv=None):
     figures = settings.out / "figures"
     figures.mkdir(parents=True, exist_ok=True)  # before the work, so that an error comes early
     values = read(name, settings.out) if settings.render else measure(settings)
+    measured(name, values, settings.out)  # before the tables, so that a mistake in them loses no measurement
     if tables:
-        values["tables"] = tables(values)
-    measured(name, values, settings.out)
+        try:
+            values["tables"] = tables(values)
+        except KeyError as error:
+            raise cli.UserError(f"the numbers of the page {name} lack {error}: measure them, too") from None
+        measured(name, values, settings.out)
     if draw:
         draw(read(name, settings.out), figures)
     render(name, settings.out)
@@ -83,6 +87,13 @@ def measured(name, values, folder=DOCS):
 def read(name, folder=DOCS):
     """Return the numbers of a page."""
     return json.loads(files.read_text(folder / f"{name}.json"))
+
+
+def earlier(name, only, folder):
+    """Return the numbers with which a measurement of `only` a part of a page begins: all others that the page has."""
+    if only == "all" or not (folder / f"{name}.json").is_file():
+        return {"origins": {}}
+    return read(name, folder)
 
 
 def fill(name, values):

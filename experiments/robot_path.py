@@ -1,7 +1,7 @@
-"""How well does chapter 15 smooth the path of a robot, compared with the smoothers that robots use today?
+"""What does the model of chapter 15 add to the smoothing of a path, and does it know curves better than a rule does?
 
-    python -m experiments.robot_path             # measures the shipped model on 300 problems: ten minutes on one core
-    python -m experiments.robot_path --render    # only writes the page and its figures again
+    python -m experiments.robot_path             # measures the shipped model on 300 problems: 15 minutes on one core
+    python -m experiments.robot_path --render    # only writes the page and its figure again
 
 The numbers are in docs/robot_path.json, and the page is docs/robot_path.md. All smoothers take and return paths (N, 2)
 in cells, and read the inflated map blocked (H, W).
@@ -10,6 +10,7 @@ in cells, and read the inflated map blocked (H, W).
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 
 from experiments import pages
@@ -23,6 +24,7 @@ tensors = import_module("01_tensors")
 chapter = import_module("15_robot_path")
 
 EXAMPLES = 6  # problems whose paths are kept and drawn
+FRAMES = 8  # frames whose mean restores a curve
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Command(pages.Settings):
     checkpoint: str = "robot-path"  # name or folder of a run
     problems: int = 300  # generated problems
     seed: int = 0  # of the problems
-    rounds: int = chapter.ROUNDS  # rounds of the model
+    rounds: int = chapter.ROUNDS  # rounds of hill climbing
 
     def __post_init__(self):
         if not EXAMPLES <= self.problems <= 10**6:
@@ -114,11 +116,56 @@ WAYS = {
     "A*": lambda path, blocked: path,
     "gradient smoother": gradient,
     "Savitzky-Golay smoother": savitzky_golay,
-    "straight lines": straight_lines,
+    "straight lines between corners": straight_lines,
 }
 
 
-# 3. Measures of one path
+# 3. Controls: proposals for chapter 15's hill climbing that need no model. They have the arguments of chapter.straight
+
+
+def cubic(blocked, windows, masked, draw):
+    """Return the windows with a cubic curve across the masked waypoints of each.
+
+    The curve continues the segments on both sides of the masked span (cubic Hermite interpolation). At an end of the
+    window there is no such segment, and the curve begins or ends in the direction of the straight line.
+    """
+    filled = windows.copy()
+    for window, hidden in zip(filled, masked):
+        first, last = np.flatnonzero(hidden)[[0, -1]] + (-1, 1)  # the visible waypoints on both sides
+        t = np.arange(1, last - first)[:, None] / (last - first)
+        a, b = window[first], window[last]
+        line = (b - a) / (last - first)
+        out = a - window[first - 1] if first else line
+        into = window[last + 1] - b if last + 1 < len(window) else line
+        bend_out, bend_in = (last - first) * (out - line), (last - first) * (into - line)
+        window[hidden] = a + t * (b - a) + t * (1 - t) * ((1 - t) * bend_out - t * bend_in)
+    return filled
+
+
+def midpoints(blocked, windows, masked, draw):
+    """Return the windows with each masked waypoint halfway between its neighbours."""
+    halfway = windows.copy()
+    halfway[:, 1:-1] = (windows[:, :-2] + windows[:, 2:]) / 2
+    return np.where(masked[..., None], halfway, windows)
+
+
+def random_points(blocked, windows, masked, draw):
+    """Return the windows with each masked waypoint moved at random, by about a cell, but not into a blocked cell."""
+    moved = windows + draw.normal(size=windows.shape)
+    free = masked & ~robot.at(blocked, moved)
+    return np.where(free[..., None], moved, windows)
+
+
+def without_map(model):
+    """Return the proposals of a model that knows only the edges of the map: what does the constraint add?"""
+    return lambda blocked, *arguments: chapter.refill(model, np.zeros_like(blocked), *arguments)
+
+
+CONTROLS = {"straight lines": chapter.straight, "cubic curves": cubic, "midpoints": midpoints,
+            "random points": random_points}  # fmt: skip
+
+
+# 4. Measures of one path
 
 
 def largest_turn(path, reach):
@@ -130,21 +177,6 @@ def largest_turn(path, reach):
     place = robot.distances(path).cumsum()[:-1]  # of each turn, along the path
     total = np.r_[0, turn.cumsum()]
     return (total[np.searchsorted(place, place + reach, side="right")] - total[:-1]).max()
-
-
-def samples(path, step=0.25):
-    """Return points on a path, at most `step` apart, with all points of the path among them: (M, 2)."""
-    counts = np.ceil(robot.distances(path) / step).astype(int).clip(1)
-    parts = [a + (b - a) * np.arange(count)[:, None] / count for a, b, count in zip(path, path[1:], counts)]
-    return np.concatenate((*parts, path[-1:]))
-
-
-def clearance(blocked, points):
-    """Return the distance in cells from each of points (N, 2) to the nearest blocked cell's square: (N,)."""
-    rows, columns = np.nonzero(blocked)
-    dx = np.abs(points[:, :1] - (columns + 0.5)) - 0.5
-    dy = np.abs(points[:, 1:] - (rows + 0.5)) - 0.5
-    return np.hypot(dx.clip(0), dy.clip(0)).min(1, initial=np.inf)  # infinite if there is no blocked cell
 
 
 def is_free(path, blocked, start, goal):
@@ -161,59 +193,89 @@ def numbers_of(path, grid, blocked, start, goal, shortest, seconds):
         "turning": math.degrees(robot.total_turning(path)),
         "largest": math.degrees(largest_turn(path, 1 / grid.resolution)),
         "length": robot.length(path) / shortest,
-        "clearance": clearance(grid.blocked, samples(path)).min() * grid.resolution,
         "ms": 1000 * seconds,
     }
 
 
-# 4. Measuring
+# 5. Measuring
 
 
-def smooth_in_every_way(model, number, settings):
-    """Return (the map's parts, {way: path}, {way: seconds}, the model's path after each round) of one problem."""
+def smooth_in_every_way(proposers, T, number, settings):
+    """Return (the parts of one problem, {way: path}, {way: seconds of the CPU})."""
     problem = robot.random_problem((settings.seed, number))
     _, blocked, start, goal = problem
     raw = robot.astar(blocked, start, goal)
     paths, seconds = {}, {}
     for name, way in WAYS.items():
-        began = time.perf_counter()
+        began = time.process_time()
         paths[name] = way(raw, blocked)
-        seconds[name] = time.perf_counter() - began
-    began = time.perf_counter()
-    stages = list(chapter.smooth(model, blocked, raw, settings.rounds, seed=number))
-    seconds["model"] = time.perf_counter() - began
-    paths["model"] = stages[-1]
-    stages += stages[-1:] * (settings.rounds + 1 - len(stages))  # nothing was left to smooth
-    return problem, paths, seconds, stages
+        seconds[name] = time.process_time() - began
+    for name, propose in proposers.items():
+        began = time.process_time()
+        *_, paths[name] = chapter.smooth(propose, T, blocked, raw, settings.rounds, seed=number)
+        seconds[name] = time.process_time() - began
+    return problem, paths, seconds
+
+
+def restore(proposers, T):
+    """Restore the hidden middle third of the curves of chapter 15's evaluations, which no training has seen.
+
+    Returns (the curves, {name: what it restored}), (N, T, 2) each. There are no obstacles. The model's waypoints are
+    means over several frames, which makes them more exact.
+    """
+    with chapter.diffusion.same_numbers(0, torch.device("cpu")):
+        truth = chapter.smooth_paths(chapter.HELD_OUT, T).double().numpy()
+    masked = np.zeros(truth.shape[:2], bool)
+    masked[:, T // 3 : 2 * T // 3] = True
+    open_space = np.zeros((3 * chapter.SIDE, 3 * chapter.SIDE), bool)  # also around the square of the curves
+    draw = np.random.default_rng(0)
+    restored = {}
+    for name in ("model", "straight lines", "cubic curves"):
+        repeats = FRAMES if name == "model" else 1
+        filled = [proposers[name](open_space, truth + chapter.SIDE, masked, draw) for _ in range(repeats)]
+        restored[name] = np.mean(filled, axis=0) - chapter.SIDE
+    return truth, restored
+
+
+def misses(truth, restored):
+    """Return {name: (mean, standard error)} of how far restored waypoints are from the truth, in steps of their curve.
+    """
+    T = truth.shape[1]
+    step = np.linalg.norm(np.diff(truth, axis=1), axis=-1).mean(1)
+    found = {}
+    for name, paths in restored.items():
+        apart = np.linalg.norm(paths - truth, axis=-1)[:, T // 3 : 2 * T // 3].mean(1)
+        found[name] = measures.mean_and_error(torch.from_numpy(apart / step))
+    return found
 
 
 def measure(settings):
-    """Smooth the A* paths of generated problems in every way. Returns the numbers of the page."""
+    """Smooth the A* paths of generated problems in every way, and restore curves. Returns the numbers of the page."""
     model, _, info = checkpoint.load(checkpoint.find(settings.checkpoint, "robot-path"), kinds=("robot-path",))
-    found = {name: [] for name in (*WAYS, "model")}
-    rounds, examples = [], []
+    T = model.config.seq_len
+    proposers = {"model": partial(chapter.refill, model), "model without the map": without_map(model), **CONTROLS}
+    found = {name: [] for name in (*WAYS, *proposers)}
+    examples = []
     for number in tqdm(range(settings.problems), unit="problem", dynamic_ncols=True):
-        problem, paths, seconds, stages = smooth_in_every_way(model, number, settings)
-        shortest = robot.length(paths["straight lines"])
+        problem, paths, seconds = smooth_in_every_way(proposers, T, number, settings)
+        shortest = robot.length(paths["straight lines between corners"])
         for name, path in paths.items():
             found[name].append(numbers_of(path, *problem, shortest, seconds[name]))
-        rounds.append([[math.degrees(robot.total_turning(path)), robot.length(path) / shortest] for path in stages])
         if number < EXAMPLES:
-            examples.append({name: paths[name].round(2).tolist() for name in ("A*", "gradient smoother", "model")})
-    resolution = problem[0].resolution
-    ways = {name: mean_of_each(rows) for name, rows in found.items()}
+            examples.append({name: paths[name].round(2).tolist() for name in ("A*", "model", "straight lines")})
+    truth, restored = restore(proposers, T)
+    grid = problem[0]
     return {
         "origin": pages.origin("robot_path", torch.device("cpu")),
         "model": {"name": settings.checkpoint, "parameters": sum(p.numel() for p in model.parameters()),
                   "steps": info["step"], "NELBO": info["NELBO"], "error": info["error"]},
-        "problems": settings.problems, "seed": settings.seed, "rounds": settings.rounds,
-        "spans": chapter.SPANS,
-        "metres": {"cell": resolution, "map": round(problem[0].blocked.shape[0] * resolution),
-                   "radius": robot.RADIUS * resolution, "spacing": chapter.SPACING * resolution},
-        "ways": ways, "minus": {name: minus(found["model"], found[name]) for name in WAYS},
-        "failed": sum(not row["free"] for row in found["model"]),
-        "times_as_long": ways["model"]["ms"][0] / ways["gradient smoother"]["ms"][0],
-        "after_rounds": np.mean(rounds, axis=0).round(4).tolist(), "examples": examples,
+        "problems": settings.problems, "seed": settings.seed, "rounds": settings.rounds, "spans": chapter.SPANS,
+        "metres": {"cell": grid.resolution, "map": round(len(grid.blocked) * grid.resolution),
+                   "radius": robot.RADIUS * grid.resolution, "spacing": chapter.SPACING * grid.resolution},
+        "ways": {name: mean_of_each(rows) for name, rows in found.items()},
+        "minus": {name: minus(found["model"], found[name]) for name in proposers if name != "model"},
+        "failed": sum(not row["free"] for name in proposers for row in found[name]),
+        "curves": chapter.HELD_OUT, "misses": misses(truth, restored), "examples": examples,
     }
 
 
@@ -224,66 +286,36 @@ def mean_of_each(rows):
 
 
 def minus(mine, others):
-    """Return how the model's numbers differ from those of another way, problem by problem.
-
-    That is {measure: (mean difference, its standard error)}, and in "better" the share of the problems in which the
-    model's path turns less and is not longer.
-    """
-    pairs = list(zip(mine, others))
-    rows = [{key: a[key] - b[key] for key in ("turning", "largest", "length")} for a, b in pairs]
-    better = [row["turning"] < 0 and row["length"] <= 1e-9 for row in rows]
-    return mean_of_each(rows) | {"better": sum(better) / len(better)}
+    """Return {measure: (mean, standard error)} of the model's numbers minus another way's, problem by problem."""
+    return mean_of_each([{key: a[key] - b[key] for key in a} for a, b in zip(mine, others)])
 
 
-# 5. The page
+# 6. The page
 
 
 def tables(values):
-    columns = ["", "success", "total turning, °", "largest turn in 1 m, °", "length / shortest", "clearance, m", "ms"]
-    kinds = {"free": ".1%", "turning": ".1f", "largest": ".1f", "length": ".4f", "clearance": ".3f", "ms": ".1f"}
-    ways = [[name, *(with_error(row[key], kind) for key, kind in kinds.items())]
-            for name, row in values["ways"].items()]
-    difference = [[name, *(with_error(row[key], "+" + kinds[key]) for key in ("turning", "largest", "length")),
-                   f"{row['better']:.1%}"] for name, row in values["minus"].items()]
-    return {"ways": pages.table(ways, columns),
-            "minus": pages.table(difference, ["the model minus", *columns[2:5], "better"])}
+    columns = ["", "success", "total turning, °", "largest turn in 1 m, °", "length / shortest", "ms"]
+    kinds = {"free": ".1%", "turning": ".1f", "largest": ".1f", "length": ".4f", "ms": ".1f"}
+    rows = []
+    for name, row in values["ways"].items():
+        named = name if name in WAYS else f"proposals: {name}"
+        rows.append([named, *(with_error(row[key], kind) for key, kind in kinds.items())])
+    return {"ways": pages.table(rows, columns)}
 
 
 def with_error(value, kind):
     mean, error = value
-    return f"{mean:{kind}} ± {error:{kind.removeprefix('+')}}"
+    return f"{mean:{kind}} ± {error:{kind}}"
 
 
 def draw(values, folder):
-    draw_examples(values, folder / "robot_path_examples.png")
-    draw_rounds(values, folder / "robot_path_rounds.png")
-
-
-def draw_examples(values, path):
     """Figure: the maps of the first problems with three paths each."""
     figure, axes = tensors.pyplot(show=False).subplots(2, EXAMPLES // 2, figsize=(10, 7), layout="constrained")
-    colors = {"A*": "other", "gradient smoother": "gpt", "model": "dllm"}
     for number, (axis, paths) in enumerate(zip(axes.flat, values["examples"])):
         grid, blocked, *_ = robot.random_problem((values["seed"], number))
-        named = {(name, tensors.COLORS[colors[name]]): np.array(points) for name, points in paths.items()}
-        robot.draw_map(axis, grid.blocked, blocked, named)
+        robot.draw_map(axis, grid.blocked, blocked, {name: np.array(path) for name, path in paths.items()})
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    pages.save_figure(figure, path)
-
-
-def draw_rounds(values, path):
-    """Figure: mean turning and length after each round."""
-    figure, axes = tensors.pyplot(show=False).subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    colors = {"A*": "other", "gradient smoother": "gpt", "straight lines": "real"}
-    labels = {"turning": "total turning, °", "length": "length / shortest"}
-    for axis, key, means in zip(axes, labels, zip(*values["after_rounds"])):
-        axis.plot(means, "o-", ms=3, color=tensors.COLORS["dllm"], label="model")
-        for name, color in colors.items():
-            axis.axhline(values["ways"][name][key][0], ls=":", color=tensors.COLORS[color], label=name)
-        axis.set(xlabel="rounds", ylabel=labels[key])
-        axis.grid(alpha=0.3)
-    axes[0].legend()
-    pages.save_figure(figure, path)
+    pages.save_figure(figure, folder / "robot_path_examples.png")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How many puzzles does each order of writing solve?
 
-    python -m experiments.sudoku             # measures the shipped model and your latest runs: an hour on one core
+    python 14_sudoku.py                      # first: train a dLLM and a GPT that see the same number of grids
+    python -m experiments.sudoku             # measures them and the shipped model: half an hour on one core
     python -m experiments.sudoku --render    # only writes the page and its figure again
 
 The numbers are in docs/sudoku.json, which says of each puzzle which way solved it, and the page is docs/sudoku.md.
@@ -26,6 +27,21 @@ chapter = import_module("14_sudoku")
 SEED = 2  # of the test puzzles; training has another one
 HINTS = range(25, 36)
 EACH = 28  # test puzzles for each number of hints
+ATTEMPTS = chapter.BUDGET // sudoku.CELLS  # of a GPT, 81 passes each: as many passes as take-back may use
+AT_ONCE = 16  # puzzles in a beam search, whose buffers fill the memory
+# No puzzle with fewer than 17 hints has a single solution. Gordon Royle collected those with 17; these are ten of them.
+SEVENTEEN = (
+    "000000010400000000020000000000050407008000300001090000300400200050100000000806000",
+    "000000010400000000020000000000050604008000300001090000300400200050100000000807000",
+    "000000012000035000000600070700000300000400800100000000000120000080000040050000600",
+    "000000012003600000000007000410020000000500300700000600280000040000300500000000000",
+    "000000012008030000000000040120500000000004700060000000507000300000620000000100000",
+    "000000012040050000000009000070600400000100000000000050000087500601000300200000000",
+    "000000012050400000000000030700600400001000000000080000920000800000510700000003000",
+    "000000012300000060000040000900000500000001070020000000000350400001400800060000000",
+    "000000012400090000000000050070200000600000400000108000018000000000030700502000000",
+    "000000012500008000000700000600120000700000450000030000030000800000500700020000000",
+)
 SHIPPED = "sudoku"
 PUBLISHED = "kaidoku==1.0.1", "22f80e1740c041897b16dc7960118ec769fad0776700f28ff736665738e7186c"  # MIT license
 WAYS = {  # what each way is called, and its colour in the figure
@@ -33,7 +49,9 @@ WAYS = {  # what each way is called, and its colour in the figure
     "corrected": ("most certain digit first, with take-back", tensors.COLORS["real"]),
     "random": ("random order", tensors.COLORS["other"]),
     "once": ("all blanks in one pass", "tab:gray"),
-    "left": ("left to right", tensors.COLORS["gpt"]),
+    "left": ("left to right", "tab:brown"),
+    "retries": (f"left to right, up to {ATTEMPTS} attempts", tensors.COLORS["gpt"]),
+    "beam": (f"left to right, beam search of width {ATTEMPTS}", tensors.COLORS["gpt"]),
 }
 
 
@@ -75,16 +93,87 @@ def solved_by(model, way, puzzles, solutions, before=None):
     With take-back, these puzzles need not be solved again, because it begins with the same digits.
     """
     torch.manual_seed(SEED)
-    if way == "left":
-        return (chapter.read_and_write(model, puzzles) == solutions).all(1)
+    if model.config.causal:
+        solve = {"left": write_grids, "retries": retry, "beam": search_beams}[way]
+        return (solve(model, puzzles) == solutions).all(1)
     if way == "corrected":
         solved = before.clone()
         for last in chapter.solve_and_correct(model, puzzles[~before]):
             solved[~before] = (last.canvas == solutions[~before]).all(1)
         return solved
-    options = {"certain": {}, "random": {"select": diffusion.scattered}, "once": {"passes": 1}}[way]
+    options = {"certain": {}, "random": {"select": diffusion.scattered}, "once": {"passes": 1},
+               "left": {"select": chapter.leftmost}}[way]
     *_, last = chapter.solve(model, puzzles, **options)
     return (last.canvas == solutions).all(1)
+
+
+@torch.no_grad()
+def write_grids(model, puzzles, temperature=0.0):
+    """Return the solutions that a GPT writes after it has read the puzzles (B, 81): (B, 81). It keeps their hints."""
+    cache = model.make_cache(len(puzzles), model.config.seq_len)
+    logits = model(puzzles, cache=cache)[:, -1]  # (B, V)
+    written = []
+    for i in range(sudoku.CELLS):
+        digit = diffusion.draw(logits[:, :9], temperature)  # (B,)
+        written.append(torch.where(puzzles[:, i] == chapter.BLANK, digit, puzzles[:, i]))
+        if i + 1 < sudoku.CELLS:
+            logits = model(written[-1][:, None], positions=torch.tensor([sudoku.CELLS + i]), cache=cache)[:, -1]
+    return torch.stack(written, 1)
+
+
+def in_conflict(grids):
+    """Return which grids (B, 81) contradict themselves: (B,). Anybody can see that, without the solution."""
+    return sudoku.conflicts(sudoku.to_cells(grids)).any(1)
+
+
+def retry(model, puzzles):
+    """Return the solutions of a GPT that begins again while its grid contradicts itself, up to ATTEMPTS times: (B, 81).
+
+    The first attempt takes the most likely digits, and the others draw them.
+    """
+    grids = write_grids(model, puzzles)
+    for _ in range(ATTEMPTS - 1):
+        wrong = in_conflict(grids)
+        if not wrong.any():
+            break
+        grids[wrong] = write_grids(model, puzzles[wrong], temperature=1.0)
+    return grids
+
+
+def search_beams(model, puzzles, width=ATTEMPTS):
+    """Return the solutions that a beam search finds for puzzles (B, 81): (B, 81).
+
+    It writes `width` grids at the same time, and after each cell keeps the most probable ones of all their
+    continuations. In the end it takes the most probable grid that does not contradict itself.
+    """
+    return torch.cat([search_some(model, some, width) for some in puzzles.split(AT_ONCE)])
+
+
+@torch.no_grad()
+def search_some(model, puzzles, width):
+    B = len(puzzles)
+    rows = puzzles.repeat_interleave(width, 0)  # (B width, 81)
+    cache = model.make_cache(B * width, model.config.seq_len)
+    logits = model(rows, cache=cache)[:, -1]  # (B width, V)
+    score = torch.full((B, width), -torch.inf)
+    score[:, 0] = 0  # all beams begin equal, so only one of them counts
+    grids = torch.zeros(B, width, 0, dtype=torch.long)
+    for i in range(sudoku.CELLS):
+        log_p = logits[:, :9].log_softmax(-1).view(B, width, 9)
+        hint = puzzles[:, i, None, None]  # (B, 1, 1)
+        allowed = (hint == chapter.BLANK) | (hint == torch.arange(9))  # (B, 1, 9)
+        total = (score[..., None] + log_p).masked_fill(~allowed, -torch.inf).flatten(1)  # (B, 9 width)
+        score, best = total.topk(width)  # (B, width) each
+        parent, digit = best // 9, best % 9
+        grids = torch.cat((grids.gather(1, parent[..., None].expand(-1, -1, i)), digit[..., None]), 2)
+        if i + 1 < sudoku.CELLS:
+            rows = (torch.arange(B)[:, None] * width + parent).flatten()  # of the buffers, which follow their beams
+            for layer in cache.layers:
+                layer.k, layer.v = layer.k[rows], layer.v[rows]
+            logits = model(digit.view(-1, 1), positions=torch.tensor([sudoku.CELLS + i]), cache=cache)[:, -1]
+    wrong = in_conflict(grids.flatten(0, 1)).view(B, width)
+    chosen = torch.where(wrong, -torch.inf, score).argmax(1)  # the first one if all are in conflict
+    return grids[torch.arange(B), chosen]
 
 
 def reasons(model, puzzles, solutions):
@@ -129,7 +218,8 @@ def about(model, info):
 
 def measure(settings):
     """Return the numbers of the page: those of the shipped model, and those of the runs that the settings name."""
-    hard = {level: published_puzzles(level) for level in (6, 9)}  # first, since there may be no network
+    hard = {f"level {level}": published_puzzles(level) for level in (6, 9)}  # first, since there may be no network
+    hard["17 hints"] = [sudoku.read_cells(puzzle) for puzzle in SEVENTEEN]
     shipped = files.RUNS / SHIPPED
     others = checkpoint.find(settings.dllm, "sudoku"), checkpoint.find(settings.gpt, "sudoku-gpt")
     draw = random.Random(SEED)
@@ -141,9 +231,11 @@ def measure(settings):
     for folder in dict.fromkeys((shipped, *others)):
         model, _, info = checkpoint.load(folder)
         values["models"][folder.name] = about(model, info)
-        ways = ["left"] if model.config.causal else ["certain", "random", "once"]
+        ways = ["certain", "left"]
+        if model.config.causal:
+            ways = ["left", "retries", "beam"]
         if folder == shipped:
-            ways.insert(1, "corrected")
+            ways = ["certain", "corrected", "left", "random", "once"]
         solved = None
         for way in ways:
             solved = solved_by(model, way, puzzles, solutions, before=solved)
@@ -152,7 +244,7 @@ def measure(settings):
     model, _, _ = checkpoint.load(shipped)
     values |= {"first": first_pass(model, puzzles, solutions), "example": example(model),
                "reasons": reasons(model, puzzles[::7], solutions[::7]),
-               "published": {str(level): solved_of_published(model, cells) for level, cells in hard.items()}}
+               "published": {name: solved_of_published(model, cells) for name, cells in hard.items()}}
     return values | {"summary": summary(values)}
 
 
@@ -192,8 +284,8 @@ def tables(values):
         shares = [percent([*itertools.compress(line["solved"], chosen)]) for chosen in groups.values()]
         rows.append([line["model"], WAYS[line["way"]][0], *shares])
     columns = ["model", "order", *(f"{name} ({sum(chosen)})" for name, chosen in groups.items())]
-    hard = [[level, f"{sum(row['singles'])} of {len(row['singles'])}", percent(row["certain"]),
-             percent(row["corrected"])] for level, row in values["published"].items()]
+    hard = [[name, f"{sum(row['singles'])} of {len(row['singles'])}", percent(row["certain"]),
+             percent(row["corrected"])] for name, row in values["published"].items()]
     models = []
     for name, model in values["models"].items():
         measure = "NLL" if model["kind"] == "GPT" else "NELBO"
@@ -201,11 +293,15 @@ def tables(values):
                        f"{model['minutes']:.1f}", f"{measure} {model[measure]:.3f} ± {model['error']:.3f}",
                        f"`{model['commit']}`", model["machine"]])
     order = values["example"]["order"]
+    shares = {(line["model"], line["way"]): sum(line["solved"]) / len(line["solved"]) for line in values["lines"]}
+    of_gpt = [share for (name, _), share in shares.items() if values["models"][name]["kind"] == "GPT"]
     return {
+        "share_certain": f"{shares[SHIPPED, 'certain']:.0%}", "share_left": f"{shares[SHIPPED, 'left']:.0%}",
+        "share_gpt": f"{of_gpt[0]:.0%}", "share_gpt_best": f"{max(of_gpt):.0%}",
         "solved": pages.table(rows, columns),
         "models": pages.table(models, ["model", "kind", "parameters", "grids", "minutes", "nats per cell", "commit",
                                        "machine"]),
-        "published": pages.table(hard, ["level", "singles only", WAYS["certain"][0], WAYS["corrected"][0]]),
+        "published": pages.table(hard, ["puzzles", "singles only", WAYS["certain"][0], WAYS["corrected"][0]]),
         "first": pages.table([[blanks, f"{mean:.1%} ± {error:.1%}"] for blanks, (mean, error) in
                               values["first"].items()], ["proposal for", "correct"]),
         "puzzle": sudoku.picture(sudoku.read_cells(values["example"]["puzzle"])),
@@ -218,7 +314,7 @@ def draw(values, folder):
     figure, axes = tensors.pyplot(show=False).subplots(figsize=(7, 4.6), layout="constrained")
     hints = sorted(set(values["hints"]))
     for line in values["lines"]:
-        if line["model"] != SHIPPED and line["way"] != "left":
+        if line["model"] != SHIPPED and line["way"] != "retries":
             continue
         points = []
         for n in hints:

@@ -70,6 +70,8 @@ def explain(error, out_of_memory):
     message = str(error)
     if isinstance(error, (UserError, OSError, FloatingPointError)):  # chapter 04 raises the last one
         return message if isinstance(error, UserError) else reason(error)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"{error.name} is not installed: pip install -r requirements-dev.txt"
     full = "out of memory" in message or "ALLOC_FAILED" in message or "DefaultCPUAllocator" in message
     if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and full:
         return f"out of memory: {out_of_memory}"

@@ -177,7 +177,7 @@ def export_onnx(run, path):
             program = torch.onnx.export(model, tuple(inputs.values()), input_names=list(inputs), verbose=False,
                                         output_names=["logits"], dynamo=True, dynamic_shapes=tuple(shapes))
     except ImportError:
-        raise UserError("ONNX files need more packages: pip install -r requirements.txt") from None
+        raise UserError("ONNX files need more packages: pip install -r requirements-dev.txt") from None
     program.model.metadata_props["tiny_dllm"] = json.dumps(checkpoint.read_config(run), ensure_ascii=False)
     with whole_file(path) as partial:
         program.save(partial, external_data=False)

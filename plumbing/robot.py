@@ -410,12 +410,15 @@ def write_message(path, points):
         partial.write_text(json.dumps({"header": header, "poses": poses}, indent=1) + "\n", encoding="utf-8")
 
 
+COLORS = "#BB5566", "#004488", "#DDAA33"  # of the first, second and third path of a picture
+
+
 def draw_map(axes, blocked, inflated, paths):
-    """Draw a map (H, W), its inflated cells and paths {(name, colour): (N, 2)} in cells into matplotlib's `axes`."""
+    """Draw a map (H, W), its inflated cells and paths {name: (N, 2)} in cells into matplotlib's `axes`."""
     H, W = blocked.shape
     shade = np.where(blocked, 0.35, np.where(inflated, 0.8, 1.0))
     axes.imshow(shade, origin="lower", extent=(0, W, 0, H), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    for (name, color), path in paths.items():
+    for (name, path), color in zip(paths.items(), COLORS):
         axes.plot(*path.T, "-", lw=1.6, color=color, label=name)
     axes.plot(*path[[0, -1]].T, "o", ms=4, color="black")
     axes.set(xticks=[], yticks=[], xlim=(0, W), ylim=(0, H))

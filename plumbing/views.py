@@ -192,7 +192,7 @@ def open_font(tamil, size):
     package, name = ("fontpkg_noto_sans_tamil", "*.ttf") if tamil else ("matplotlib", "DejaVuSansMono.ttf")
     found = importlib.util.find_spec(package)
     if found is None:
-        raise UserError("pictures of Tamil need its font: pip install fontpkg-noto-sans-tamil")
+        raise UserError("pictures of Tamil need its font: pip install -r requirements-dev.txt")
     font = FT2Font(str(next(Path(found.origin).parent.rglob(name))))
     font.set_size(size, 72)  # at 72 dots per inch, a point is a pixel
     return font

@@ -11,10 +11,11 @@ from functools import cache
 from importlib import import_module
 from unittest import mock
 
-from helpers import ROOT, python
+from helpers import ROOT, make_model, python
 from plumbing import cli
 
 import pytest
+import torch
 
 PACKAGES = ("plumbing", "tamil", "playground", "experiments", "exercises")
 TOP = sorted(path.stem for path in ROOT.glob("*.py"))
@@ -163,13 +164,16 @@ def flags_of(script, word):
     return set(re.findall(r"--[a-z][\w-]*", re.sub(r"^ +python .*$", "", output.getvalue(), flags=re.M)))
 
 
+PAGES_BY_HAND = ("paths", "change_one_thing", "glossary", "quiz", "playground")
+
+
 def pages():
     """{file: text that shows commands}: the README, the pages by hand, and the docstrings of all modules.
 
     Pages with measured numbers also quote the commands of earlier commits, so their templates stand for them.
     """
     paths = [*ROOT.glob("*.md"), *ROOT.glob("docs/templates/*.md"), *ROOT.glob("exercises/*.md"),
-             *(ROOT / "docs" / f"{name}.md" for name in ("glossary", "quiz", "playground"))]
+             *(ROOT / "docs" / f"{name}.md" for name in PAGES_BY_HAND)]
     shown = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
     return shown | {str(file_of(name).relative_to(ROOT)): ast.get_docstring(tree(name)) or "" for name in MODULES}
 
@@ -201,6 +205,22 @@ def test_the_settings_files_that_ship_are_valid():
     for path in (ROOT / "configs").glob("*.yaml"):
         for kind, section in ((training.Command, "dllm"), (gpt.Train, "gpt"), (hybrid.Train, "hybrid")):
             cli.parse(kind, ["--config", path.stem], section=section)
+
+
+def test_the_changes_that_the_page_suggests_work():
+    """docs/change_one_thing.md shows a selection rule, and another loss."""
+    page = (ROOT / "docs" / "change_one_thing.md").read_text(encoding="utf-8")
+    rule, loss = re.findall(r"```python\n(.*?)```", page, re.S)
+    diffusion, training = import_module("04_diffusion"), import_module("05_train")
+    names = dict(vars(diffusion))
+    exec(rule, names)
+    masked = torch.tensor([[False, True, True, False, True]])
+    assert names["leftmost"](None, None, masked, torch.tensor([2])).tolist() == [[False, True, True, False, False]]
+    names = dict(vars(training))
+    exec(f"def loss(self, model, x0):\n        B, T = x0.shape\n{loss}", names)
+    task = mock.Mock(t_max=0.8)
+    value = names["loss"](task, make_model(8), torch.randint(8, (6, 16)))
+    assert value.shape == () and 1 < value.item() < 3
 
 
 def test_no_file_names_a_place_on_one_machine():

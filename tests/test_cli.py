@@ -194,3 +194,13 @@ def test_sub_commands_and_flags_that_may_stand_alone(parse):
     cases = (["--name"], "everybody"), (["--name", "--limit", "3"], "everybody"), (["--name", "me"], "me"), ([], "x")
     for flags, name in cases:
         assert cli.parse(Command, flags, alone=alone).name == name
+
+
+def test_a_missing_package_is_named_with_the_command_that_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+
+    def read_table():
+        import openpyxl  # noqa: F401
+
+    answer = refusal(cli.run, read_table)
+    assert "openpyxl is not installed: pip install -r requirements-dev.txt" in answer

@@ -14,6 +14,7 @@ from plumbing import checkpoint, files, sudoku, text
 import pytest
 import torch
 
+transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 chapter = import_module("14_sudoku")
 
@@ -248,7 +249,7 @@ class Oracle(torch.nn.Module):
 
     def __init__(self, wrong=()):
         super().__init__()
-        self.config = SimpleNamespace(mask_id=BLANK, vocab_size=9)
+        self.config = SimpleNamespace(mask_id=BLANK, vocab_size=9, causal=False)
         self.logits = 20.0 * torch.nn.functional.one_hot(tokens(SOLUTION)[0], 9)  # (81, 9)
         for cell, digit in dict(wrong).items():
             self.logits[cell, digit - 1] = 20.5
@@ -386,6 +387,14 @@ def test_solve_prints_the_solution_and_whether_it_is_valid(trained, monkeypatch,
     assert solve_line(["solve", "--quiet"], capsys) == (0, f"{SOLUTION}\n")  # the puzzle above
 
 
+def test_solving_stops_after_some_time_with_a_partial_grid(trained, capsys):
+    with pytest.raises(SystemExit) as end:
+        chapter.main(["solve", PUZZLE, "--seconds", "0", "--quiet"])
+    out, err = capsys.readouterr()
+    assert end.value.code == 1 and "larger --seconds" in err
+    assert out.count("0") == PUZZLE.count(".") - 1 and len(out.strip()) == 81  # one pass, one digit
+
+
 @pytest.mark.parametrize("flags", [["--seq-len", "80"], ["--positions", "rope"], ["--time-conditioned"]])
 def test_a_shape_that_cannot_solve_puzzles_is_refused(flags):
     assert "needs seq_len 81, positions learned" in refusal(chapter.main, flags)
@@ -405,3 +414,47 @@ def test_the_experiment_measures_what_the_page_shows():
     assert experiment.needs_singles_only(cells(PUZZLE)) and not experiment.needs_singles_only([0] * 81)
     values = import_module("experiments.pages").read("sudoku")
     assert values["summary"] == experiment.summary(values)
+
+
+class Writer(torch.nn.Module):
+    """A GPT that knows one solution, but prefers another digit in one cell. Its buffers count what they were told."""
+
+    config = transformer.TransformerConfig(seq_len=2 * T - 1, vocab_size=10, causal=True)
+    cell = 2  # the first blank of PUZZLE that has several candidates
+
+    def make_cache(self, batch, rows):
+        layer = SimpleNamespace(k=torch.zeros(batch, 1), v=torch.zeros(batch, 1))
+        return SimpleNamespace(layers=[layer])
+
+    def forward(self, seen, positions=None, cache=None):
+        cell = 0 if positions is None else int(positions[0]) - T + 1
+        (layer,) = cache.layers
+        logits = torch.full((len(seen), 1, 10), -20.0)
+        logits[:, 0, int(SOLUTION[cell]) - 1] = 1.0
+        if cell == self.cell:
+            logits[:, 0, int(SOLUTION[cell]) % 9] = 1.5  # a wrong digit
+        if positions is not None and cell == self.cell + 1:
+            layer.k = (seen[:, :1] != int(SOLUTION[self.cell]) - 1).float()  # it remembers a mistake
+        if cell == self.cell + 2:
+            logits = torch.where(layer.k[:, :, None] > 0, 0.0, logits)  # after which it knows nothing
+        return logits
+
+
+def test_a_gpt_may_try_again_or_search_beams():
+    experiment = import_module("experiments.sudoku")
+    puzzles, solutions = tokens(PUZZLE).repeat(3, 1), tokens(SOLUTION).repeat(3, 1)
+    for way, solved in (("left", False), ("retries", True), ("beam", True)):
+        assert experiment.solved_by(Writer(), way, puzzles, solutions).tolist() == [solved] * 3, way
+
+
+def test_a_gpt_keeps_the_hints():
+    experiment = import_module("experiments.sudoku")
+    hints = "7" + "." * 80  # another digit than that of the solution
+    for grids in (experiment.write_grids(Writer(), tokens(hints)), experiment.search_beams(Writer(), tokens(hints), 3)):
+        assert grids[0, 0] == 6 and torch.equal(grids[0, 5:], tokens(SOLUTION)[0, 5:])
+
+
+def test_puzzles_with_17_hints_have_one_solution_that_is_found_at_once():
+    experiment = import_module("experiments.sudoku")
+    for puzzle in map(sudoku.read_cells, experiment.SEVENTEEN):
+        assert T - puzzle.count(0) == 17 and len(list(sudoku.solutions(puzzle))) == 1
