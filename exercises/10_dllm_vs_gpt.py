@@ -29,7 +29,7 @@ def predict_measures():
 def paired_difference(a, b):
     """Return by how much model A is better than model B on the same windows: (mean, standard error). (10 minutes)
 
-    a, b: (N,), the losses of the two models for each of N windows; the result is two floats.
+    a, b: (N,), the NLLs, or NELBOs, of the two models for each of N windows; the result is two floats.
     The mean is that of b - a: above 0 if A is better.
     Some windows are hard for both models. The standard error must not count what both share.
 

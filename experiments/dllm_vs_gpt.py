@@ -238,7 +238,7 @@ def label_plainly(axis):
 
 
 def draw_likelihood(values, plt):
-    """The loss by noise level, and by the number of visible characters beside that of the GPT."""
+    """The cost of a character by noise level, and by the number of visible characters beside that of the GPT."""
     both = values["likelihood"]
     levels, positions = both["dllm"]["levels"], both["gpt"]["positions"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
@@ -261,7 +261,7 @@ def draw_likelihood(values, plt):
 
 
 def draw_reuse(values, plt):
-    """The loss on unseen text against epochs, one panel for each model. A star marks the lowest point."""
+    """The NELBO or NLL of unseen text against epochs, one panel for each model. A star marks the lowest point."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
     for axis, (model, name) in zip(axes, LEARNERS.items()):
         runs = [run for run in values["reuse"]["runs"] if run["model"] == model]

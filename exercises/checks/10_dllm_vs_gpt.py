@@ -31,7 +31,7 @@ def check_paired_difference(f):
     answer = f(a, b)
     assert tools.are_numbers(answer, 2), "The function must return two finite numbers, the mean and its error."
     mean, error = measures.mean_and_error(b - a)
-    assert not tools.close(answer[0], -mean), "The sign of the mean is wrong: a lower loss is better."
+    assert not tools.close(answer[0], -mean), "The sign of the mean is wrong: a lower number is better."
     assert tools.close(answer[0], mean), "The mean of the difference is not right."
     alone = math.hypot(measures.mean_and_error(a)[1], measures.mean_and_error(b)[1])
     same = tools.close(answer[1], alone, 0.01 * alone)
