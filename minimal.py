@@ -90,7 +90,7 @@ def losses(model, x0, highest=1.0):
 @torch.no_grad()
 def nelbo(model, x0):
     """Estimate an upper bound on -log p(x0) in nats per character, and its standard error. x0: (N, T).
-    Writing in random order meets each number k of hidden characters once: the bound is the mean over all k."""
+    Writing in random order meets each number k of hidden characters once: the bound is the mean cost over all k."""
     bounds = torch.stack([(total / k).mean() for total, k in (losses(model, part) for part in x0.chunk(16))])
     return bounds.mean().item(), (bounds.std() / len(bounds) ** 0.5).item()
 
