@@ -15,8 +15,9 @@ characters, the quality of written texts, the filling of blanks, the speed of wr
 corpus for many epochs. Each part prints its numbers as a table. At the end all of them are in a JSON file, and a last
 table says who is better at what.
 
-You should see that the GPT has the better likelihood and is faster in a batch, that the dLLM restores short blanks
-better, and that the bound on the dLLM's likelihood is not what separates the two.
+You should see that the GPT predicts text better, writes nearer to real text, and is faster in a batch, and that the
+bound on the dLLM's likelihood is not what separates the two. The dLLM restores short blanks better than a GPT that only
+continues the left side, and about as well as one that tries several fillings.
 """
 
 import functools
