@@ -52,6 +52,18 @@ def test_the_animation_moves(outputs):
     assert image.open(io.BytesIO(base64.b64decode(data))).n_frames == 4
 
 
+def test_the_slider_has_every_pass(outputs):
+    shown = next(output.data["text/html"] for output in outputs["slider"] if "data" in output)
+    assert "4 passes" in shown and "<script>" not in shown  # it is escaped, inside srcdoc
+
+
+def test_the_first_cell_asks_where_the_book_is():
+    cell = next(cell for cell in NOTEBOOK["cells"] if cell["id"] == "find")
+    source = "".join(cell["source"]).replace('"04_diffusion.py"', '"no such file"')
+    with pytest.raises(AssertionError, match="ADDRESS is empty"):
+        exec(source, {})
+
+
 def test_what_the_shipped_notebook_shows_is_what_its_cells_print():
     for cell in NOTEBOOK["cells"]:
         if cell["cell_type"] == "code":
