@@ -139,7 +139,7 @@ def measure(settings):
               "hints": [81 - puzzle.count(0) for puzzle, _ in pairs],
               "singles": [needs_singles_only(puzzle) for puzzle, _ in pairs], "models": {}, "lines": []}
     for folder in dict.fromkeys((shipped, *others)):
-        model, _, info = checkpoint.load(folder)
+        model, _, info = checkpoint.load(folder, kinds=("sudoku", "sudoku-gpt"))
         values["models"][folder.name] = about(model, info)
         ways = ["left"] if model.config.causal else ["certain", "random", "once"]
         if folder == shipped:
@@ -149,7 +149,7 @@ def measure(settings):
             solved = solved_by(model, way, puzzles, solutions, before=solved)
             values["lines"].append({"model": folder.name, "way": way, "solved": solved.long().tolist()})
             print(f"{folder.name}, {WAYS[way][0]}: {solved.double().mean():.1%}", flush=True)
-    model, _, _ = checkpoint.load(shipped)
+    model, _, _ = checkpoint.load(shipped, kinds=("sudoku",))
     values |= {"first": first_pass(model, puzzles, solutions), "example": example(model),
                "reasons": reasons(model, puzzles[::7], solutions[::7]),
                "published": {str(level): solved_of_published(model, cells) for level, cells in hard.items()}}
