@@ -24,14 +24,13 @@ settings file; follow `t_max` to see how a setting gets to where it is used. Giv
 """
 
 import copy
-import json
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import Literal
 
 # These come before torch, because they set how its threads wait (plumbing/__init__.py).
 from plumbing import checkpoint, cli, devices, files, text
-from plumbing.run import Run, origin
+from plumbing.run import Run, origin, read_log
 
 import torch
 
@@ -381,7 +380,7 @@ def start(settings, kind, task, model_config, about, device, build=transformer.T
     plain values about the data, which a resumed run must share. build: makes the model from model_config. make_run,
     distribute: replace Run, and wrap the model, for several processes (chapter 12).
     """
-    devices.check_memory(device, settings.train.batch_size // settings.train.accumulate, model_config)
+    check_memory(model_config, settings.train, device)
     torch.set_float32_matmul_precision("high")  # on a GPU, float32 products may round their inputs to be faster
     settings_name = settings.config.removesuffix(".yaml").split("/")[-1]
     name = settings.run or f"{kind}-{about['corpus']}-{settings_name}"
@@ -400,12 +399,24 @@ def start(settings, kind, task, model_config, about, device, build=transformer.T
     return run.folder
 
 
+def check_memory(shape, config, device):
+    """Raise UserError if a training step cannot fit into the memory of the device. shape: the TransformerConfig."""
+    size = sum(number for _, number in transformer.parameters_by_part(shape).values())
+    rows = config.batch_size // config.accumulate
+    # A weight, its gradient, average and momentum have 4 bytes each, and the Python objects of a block 25 kB. The
+    # logits are in float32, and the input of each block is kept for the backward pass in at least 16 bits.
+    needed = 16 * size + 25_000 * shape.n_layer
+    needed += rows * shape.seq_len * (4 * shape.vocab_size + 2 * shape.n_layer * shape.n_embd)
+    devices.check_memory(device, needed, f"a step of {size:,} parameters on {rows:,} windows of {shape.seq_len} tokens",
+                         "lower --n-layer, --n-embd or --batch-size, or raise --accumulate")
+
+
 def draw_curves(folders, path):
     """Draw how the evaluations of one or more runs fell, by steps and by seconds of training, into a PNG file."""
     plt = tensors.pyplot(show=False)
     figure, (by_step, by_second) = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
     for folder in folders:
-        records = [json.loads(line) for line in files.read_text(folder / "log.jsonl").splitlines()]
+        records = read_log(folder)
         measure = "NLL" if "NLL" in records[0] else "NELBO"
         color = tensors.COLORS["gpt" if measure == "NLL" else "dllm"]
         for axes, name in ((by_step, "step"), (by_second, "seconds")):

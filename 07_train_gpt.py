@@ -233,12 +233,14 @@ def train_gpt(settings):
 
 def compare(folder, corpus):
     """Draw the curves of the GPT in `folder` and of the latest dLLM that learned from the same text."""
-    other = checkpoint.find("", "dllm")
-    learned = checkpoint.read_config(other)["info"].get("corpus_sha256")
-    if learned != corpus.sha256 or not (other / "log.jsonl").is_file():
-        print("no dLLM to compare with: python 05_train.py trains one")
+    try:
+        other = checkpoint.find("", "dllm")
+        if checkpoint.read_config(other)["info"].get("corpus_sha256") != corpus.sha256:
+            raise cli.UserError("the latest dLLM learned from another text")
+        training.draw_curves([folder, other], folder / "curves.png")
+    except cli.UserError as error:
+        print(f"no dLLM to compare with ({error}): python 05_train.py trains one")
         return
-    training.draw_curves([folder, other], folder / "curves.png")
     print(f"the curves of {folder.name} and {other.name}: {folder / 'curves.png'}")
 
 

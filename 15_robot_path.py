@@ -335,6 +335,7 @@ class Smooth:
 def train_on_paths(settings):
     device = devices.pick_device(settings.device)
     config = transformer.TransformerConfig(**asdict(settings.model), vocab_size=SIDE * SIDE)
+    training.check_memory(config, settings.train, device)  # before Paths draws the first ones
     task = Paths(config.seq_len, device, settings.train.t_max)
     folder = training.start(settings, "robot-path", task, config, {"corpus": "paths"}, device, build=with_waves)
     if folder is None:  # Ctrl-C

@@ -94,7 +94,7 @@ def measure_training(name, device, quick):
 
 def measure_sampling(device, quick):
     """Yield a row for one text, and one for a batch, written by the shipped model."""
-    model, _, _ = checkpoint.load(checkpoint.find("shakespeare", "dllm"), device)
+    model, _, _ = checkpoint.load(checkpoint.find("shakespeare", "dllm"), device, kinds=("dllm",))
     length, steps = (32, 4) if quick else (256, 64)
     for batch in (1, 256 if device.type == "cuda" else 16):
         canvas = torch.full((batch, length), model.config.mask_id, device=device)

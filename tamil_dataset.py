@@ -135,7 +135,7 @@ def read(path):
         program = "tamil_wikipedia.py" if path == WIKIPEDIA else "tamil_dataset.py"
         raise cli.UserError(f"there is no {path}: run python {program}")
     sources = {}
-    for block in re.split(r"\n{2,}", files.read_text(path, limit=1 << 32).strip("\n")):
+    for block in re.split(r"\n{2,}", files.read_text(path, limit=1 << 31).strip("\n")):
         if block.startswith("# "):
             name, _, block = block[2:].partition("\n")
             sources[name] = []

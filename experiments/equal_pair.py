@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from plumbing import checkpoint, cli, files
+from plumbing.run import read_log
 
 SIDES = {"dllm": ("05_train.py", "NELBO"), "gpt": ("07_train_gpt.py", "NLL")}
 FACTORS = 0.5, 1.0, 2.0  # of both learning rates of configs/laptop.yaml
@@ -57,10 +58,11 @@ class Training:
     def info(self):
         """Return what was saved with the model, or None if the training has not ended."""
         folder = files.RUNS / self.name
-        if not (folder / "config.json").is_file() or not (folder / "log.jsonl").is_file():
+        try:
+            last = read_log(folder)[-1]
+            return checkpoint.read_config(folder)["info"] if last["step"] == self.steps else None
+        except cli.UserError:
             return None
-        last = read_curve(folder)[-1]
-        return checkpoint.read_config(folder)["info"] if last["step"] == self.steps else None
 
     def run(self):
         """Train, unless that was done before. Returns the number of the last evaluation."""
@@ -80,10 +82,6 @@ def read():
     return json.loads(files.read_text(LOG))
 
 
-def read_curve(folder):
-    return [json.loads(line) for line in files.read_text(folder / "log.jsonl").splitlines()]
-
-
 def record(training):
     """Return everything about a training that has ended."""
     info = training.info()
@@ -91,7 +89,7 @@ def record(training):
     return {"run": training.name, "command": shlex.join(training.words()), "factor": training.factor,
             "weight_decay": training.decay, "seed": training.seed, "measure": measure, "value": info[measure],
             "error": info["error"], "best_step": info["step"], "commit": info["commit"], "machine": info["machine"],
-            "torch": info["torch"], "curve": read_curve(files.RUNS / training.name)}
+            "torch": info["torch"], "curve": read_log(files.RUNS / training.name)}
 
 
 def run_all(trainings, processes):

@@ -233,7 +233,7 @@ def measure(settings):
               "hints": [81 - puzzle.count(0) for puzzle, _ in pairs],
               "singles": [needs_singles_only(puzzle) for puzzle, _ in pairs], "models": {}, "lines": []}
     for folder in dict.fromkeys((shipped, *others)):
-        model, _, info = checkpoint.load(folder)
+        model, _, info = checkpoint.load(folder, kinds=("sudoku", "sudoku-gpt"))
         values["models"][folder.name] = about(model, info)
         ways = ["certain", "left"]
         if model.config.causal:
@@ -250,7 +250,7 @@ def measure(settings):
             values["lines"].append(line)
             pages.measured("sudoku", values, settings.out)
             print(f"{folder.name}, {WAYS[way][0]}: {solved.double().mean():.1%}", flush=True)
-    model, _, _ = checkpoint.load(shipped)
+    model, _, _ = checkpoint.load(shipped, kinds=("sudoku",))
     values |= {"first": first_pass(model, puzzles, solutions), "example": example(model),
                "reasons": reasons(model, puzzles[::7], solutions[::7]),
                "published": {name: solved_of_published(model, cells) for name, cells in hard.items()}}

@@ -1,18 +1,20 @@
 """A model's folder: save a model, find it, load it.
 
-    model.safetensors    the weights, and a copy of the config, so that a kill between two writes cannot mix two models
-    config.json          the shape of the model, its tokenizer, and the origin of its training with its results
+    model.safetensors    the weights, and the config: the shape of the model, its tokenizer, its origin and its results
+    config.json          a copy of the config for people; no program reads it
 """
 
 import dataclasses
 import json
+import math
+import zipfile
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from plumbing import text
+from plumbing import devices, text
 from plumbing.cli import UserError, reason
-from plumbing.files import RUNS, read_bytes, whole_file
+from plumbing.files import RUNS, whole_file
 
 import safetensors.torch
 import torch
@@ -61,23 +63,18 @@ def load(folder, device="cpu", kinds=None, build=transformer.Transformer):
     uses such a model, if it is of another kind; UserError if it is damaged.
     """
     folder = Path(folder)
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        raise UserError(f"no model in {folder}: it needs model.safetensors and config.json")
+    config = read_config(folder)
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            config = read_config(folder, file.metadata())
-            weights = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in file.keys()}
         shape, info = transformer.TransformerConfig(**config["model"]), config["info"]
         kind = info.get("kind", "dllm")
         found = KINDS[kind]
         if kinds is not None and kind not in kinds:
             wanted = " or ".join(KINDS[other].noun for other in kinds)
             raise UserError(f"{folder.name} is {found.noun}, and this program needs {wanted}: use python {found.user}")
-        model = make_model(shape, config.get("wiring"), build, weights)
-        for name in ("NELBO", "NLL", "error", "step"):
-            if not isinstance(info.get(name, 0), (int, float)):
-                raise ValueError(f"{name} is not a number")
+        numbers = [info.get(name, 0) for name in ("NELBO", "NLL", "error", "step")]
+        sum(numbers, info.get("train", {}).get("batch_size", 0))  # this fails for what is not a number
+        with safetensors.safe_open(folder / "model.safetensors", framework="pt") as file:
+            model = make_model(shape, config.get("wiring"), build, file)
         tokenizer = text.from_description(config["tokenizer"])
         if tokenizer.vocab_size != shape.vocab_size:
             raise ValueError("the vocabulary does not fit the model")
@@ -88,30 +85,62 @@ def load(folder, device="cpu", kinds=None, build=transformer.Transformer):
     return model.to(device).eval().requires_grad_(False), tokenizer, info
 
 
-def make_model(shape, wiring, build, weights):
-    """Return a model of the class `build` with these weights. ValueError or RuntimeError if they do not fit."""
-    if "conv.weight" in weights:  # in older files, the only convolution has this name
-        weights["convs.0.weight"] = weights.pop("conv.weight")
+def make_model(shape, wiring, build, file):
+    """Return a model of the class `build` with the weights in an open file. ValueError if they do not fit."""
+    sizes = {name: file.get_slice(name).get_shape() for name in file.keys()}
     if wiring == "published":
         build = import_module("plumbing.published").PublishedTransformer
     elif wiring != getattr(build, "wiring", None):
         raise ValueError(f"its wiring is {wiring!r}")
     # A damaged config could ask for a billion layers, or for a buffer with a billion positions.
     needed = sum(number for _, number in transformer.parameters_by_part(shape).values())
-    held = sum(weight.numel() for weight in weights.values())
-    if needed > held or shape.n_layer > min(500, len(weights)) or shape.seq_len > 1 << 16:
+    if needed > sum(map(math.prod, sizes.values())) or shape.n_layer > min(500, len(sizes)) or shape.seq_len > 1 << 16:
         raise ValueError("its config asks for more numbers than the file holds")
+    devices.check_memory(torch.device("cpu"), 4 * needed, f"a model of {needed:,} parameters", "choose a smaller one")
     model = build(shape)
-    model.load_state_dict(weights)
-    for name, weight in weights.items():
+    for name, weight in model.state_dict().items():
+        if name == "convs.0.weight" and "conv.weight" in sizes:  # in older files, the only convolution has this name
+            name = "conv.weight"
+        if sizes.pop(name) != list(weight.shape):
+            raise ValueError(f"the weight {name} has another shape")
+        weight.copy_(file.get_tensor(name))
         if not weight.isfinite().all():
             raise ValueError(f"the weight {name} is not finite")
+    if sizes:
+        raise ValueError(f"the model has no weight {min(sizes)}")
     return model
 
 
-def read_config(folder, metadata=None):
-    """Return the config of the model in `folder`, a dict. metadata: that of its weights, which usually contains it."""
-    return json.loads((metadata or {}).get("config") or read_bytes(folder / "config.json", limit=1 << 24))
+def read_config(folder):
+    """Return the config that the weights in `folder` carry, a dict. UserError if it is missing or damaged."""
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise UserError(f"no model in {folder}: it needs {path.name}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        if "config" not in metadata:
+            raise ValueError("its weights carry no config")
+        config = json.loads(metadata["config"])
+        return config | {"info": {**config["info"]}}
+    except Exception as error:  # damaged bytes raise many kinds of errors
+        raise UserError(f"{folder} holds a damaged model: {reason(error)}") from None
+
+
+def read_tensors(file):
+    """Return what torch.save has written to a file, if it is tensors and plain values. Nothing in it is executed.
+
+    file: its path, or its bytes as an io.BytesIO. Tensors of a path stay on the disk until they are used. Damaged bytes
+    raise many kinds of errors.
+    """
+    with zipfile.ZipFile(file) as archive:
+        if any(member.compress_type for member in archive.infolist()):
+            raise ValueError("it is compressed")  # it could be a thousand times larger than it seems
+    is_path = isinstance(file, Path)
+    if not is_path:
+        file.seek(0)
+    with torch.sparse.check_sparse_tensor_invariants():
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=is_path)
 
 
 def find(name, kind):

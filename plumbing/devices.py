@@ -59,11 +59,11 @@ def compile_parts(parts, device, config):
         part.compile()
 
 
-def check_memory(device, rows, config):
-    """Raise UserError if a training step on `rows` windows cannot fit into the memory of the device.
+def check_memory(device, needed, what, advice):
+    """Raise UserError if `needed` bytes are more than the memory of the device, before any of it is used.
 
-    config: the TransformerConfig. Only the logits in float32 and the input of each block in 16 bits are counted, so a
-    step needs several times as much.
+    needed: an estimate that counts only what surely lies in memory at one time, so that nothing is refused which could
+    work. what: that which needs them. advice: how to need less.
     """
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
@@ -71,7 +71,6 @@ def check_memory(device, rows, config):
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     else:  # Windows
         return
-    needed = rows * config.seq_len * (4 * config.vocab_size + 2 * config.n_layer * config.n_embd)
     if needed > memory:
-        raise UserError(f"a step on {rows:,} windows of {config.seq_len} tokens needs more than {needed / 1e9:,.0f} GB "
-                        "of memory: lower --batch-size, or raise --accumulate")
+        raise UserError(f"{what} needs more than {needed // 10**9:,} GB of memory, and {device} has "
+                        f"{memory / 1e9:,.0f} GB: {advice}")

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from plumbing.cli import UserError, reason
@@ -26,6 +26,7 @@ def whole_file(path):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
+    partial.unlink(missing_ok=True)  # it could be a link to another file, which would then be overwritten
     try:
         yield partial
         with open(partial, "rb+") as file:
@@ -54,17 +55,16 @@ def read_bytes(path, limit):
     """
     path = Path(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
             raise UserError(f"{path} is not a regular file")
-        with open(path, "rb") as file:
-            data = file.read(limit + 1)
+        if about.st_size > limit:
+            raise UserError(f"{path} has more than {limit:,} bytes, which is the limit")
+        return path.read_bytes()
     except ValueError:  # the name contains a zero byte
         raise UserError(f"no file can be named {path}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    if len(data) > limit:
-        raise UserError(f"{path} has more than {limit:,} bytes, which is the limit")
-    return data
 
 
 def read_text(path, limit=1 << 30):
@@ -78,12 +78,17 @@ def read_text(path, limit=1 << 30):
 def read_yaml(path, limit=1 << 15):
     """Return the lines `name: value` of a YAML file as {name: text}. A value may also be a list or such a dict.
 
-    Every value stays as it is written: 3e-4 is text, and so are on, off, yes and no.
+    Every value stays as it is written: 3e-4 is text, and so are on, off, yes and no. Aliases are refused, because a
+    short file could stand for a billion values with them.
     """
     import yaml
 
+    class Loader(yaml.BaseLoader):
+        def fetch_alias(self):
+            raise yaml.YAMLError("it uses an alias, *name: write the value itself")
+
     try:
-        values = yaml.load(read_text(path, limit), yaml.BaseLoader) or {}
+        values = yaml.load(read_text(path, limit), Loader) or {}
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path} is not a valid YAML file: {reason(error)}") from None
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
@@ -102,8 +107,9 @@ def download(url, path, sha256=None, limit=1 << 24, seconds=60):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):  # another program may want the same file
-        if sha256 and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
-            return
+        with suppress(UserError):  # there may be another file, or none
+            if hashlib.sha256(read_bytes(path, limit)).hexdigest() == sha256:
+                return
         data = get(url, limit, seconds)
         if sha256 and hashlib.sha256(data).hexdigest() != sha256:
             raise UserError(f"{url} has other bytes than expected: its sha256 differs")

