@@ -4,6 +4,7 @@ import functools
 import html
 import itertools
 import os
+import socket
 import tempfile
 import time
 import traceback
@@ -20,6 +21,8 @@ verse = import_module("09_generate_tamil")
 
 FRAME = 1 / 30  # seconds between two drawings of a text
 AT_ONCE, WAITING = 4, 40  # visitors whose texts are written, and visitors who wait for their turn
+SESSIONS = 100  # of visitors for which Gradio keeps what the page shows
+LONGEST = 300  # seconds for a text, with those of other visitors
 WRITERS, FILLERS = ("dllm", "gpt", "hybrid", "tamil"), ("dllm", "tamil")  # kinds of models
 RACERS = {"dllm": "dLLM", "gpt": "GPT", "hybrid": "Hybrid"}
 FOUR = [f"Alternative {number}" for number in (1, 2, 3, 4)]
@@ -122,9 +125,12 @@ def answering(work, outputs):
 
     @functools.wraps(work)
     def answer(*values):
+        end = time.monotonic() + LONGEST
         try:
             for first in work(*values):
                 yield *first, *[gr.skip()] * (outputs - len(first))
+                if time.monotonic() > end:
+                    raise cli.UserError(f"a text has {LONGEST} seconds: choose fewer passes, or a shorter text")
         except Exception as error:
             yield drawing.message(explanation(error), wrong=True), *[gr.skip()] * (outputs - 1)
 
@@ -273,8 +279,10 @@ def serve(host, port, **options):
     # Fonts of the system: those of Gradio's usual themes would come from the network.
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     try:
+        socket.create_server((host or "127.0.0.1", port or 0)).close()  # Gradio would try every port of a wrong host
         return build().queue(max_size=WAITING).launch(
             server_name=host, server_port=port, theme=theme, css=drawing.style(), head=drawing.head(), footer_links=[],
-            max_file_size=0, share=False, run_history=False, enable_monitoring=False, **options)
+            max_file_size=0, state_session_capacity=SESSIONS, share=False,
+            run_history=False, enable_monitoring=False, **options)
     except OSError as error:
         raise cli.UserError(f"cannot listen at {host or '127.0.0.1'}: {error}") from None

@@ -156,6 +156,12 @@ def test_an_error_of_ours_tells_a_visitor_nothing_and_the_server_stays_up(page, 
     assert "RuntimeError" in answer[0] and "secret" not in answer[0] and "<secret>" in capsys.readouterr().err
 
 
+def test_a_text_has_a_limit_of_time_and_what_is_written_stays(page, monkeypatch):
+    monkeypatch.setattr(page, "LONGEST", 0)
+    first, last = page.answering(lambda: iter([("said", "text"), ("said", "more")]), 2)()
+    assert first == ("said", "text") and "choose fewer passes" in last[0] and last[1] == page.gr.skip()
+
+
 def test_text_never_becomes_markup(page):
     hostile = "</script><img src=x onerror=alert()>${alert()}{{alert()}}&lt;"
     *_, (_, drawn, player, _) = page.write("shakespeare", hostile, 100, *options())
@@ -248,6 +254,7 @@ def test_nobody_can_upload_a_file(address):
 
 def test_a_used_port_or_a_wrong_one_is_a_mistake_of_the_user(page, address):
     assert "cannot listen at 127.0.0.1" in refusal(page.serve, None, int(address.strip("/").rpartition(":")[2]))
+    assert "cannot listen at nope.invalid" in refusal(program.main, ["--host", "nope.invalid"])
     assert "port must be from 1 to 65535" in refusal(program.main, ["--port", "70000"])
 
 
