@@ -385,7 +385,7 @@ def test_the_fastest_way_is_as_near_to_real_text():
 def test_passes_of_a_text_do_not_include_waiting():
     """Two texts, one with a single blank: it needs one pass, however many the other text needs."""
     model, prompts = Fixed(torch.randn(T, V)), torch.tensor([[1] * 4 + [V] * 3, [1] * 6 + [V]])
-    model.config.seq_len, model.config.causal = T, False
+    model.config.seq_len, model.config.vocab_size, model.config.causal = T, V, False
     sampler = functools.partial(fast.denoise_blocks, select=fast.threshold(1.0))
     tokens, passes = page.Way("rule", "", model, 99, 0.8, sampler).write(prompts, 7, seed=0)
     assert (tokens < V).all() and passes == (3 + 1) / 2 and model.calls == 3
