@@ -1,8 +1,9 @@
 """The page docs/block_diffusion.md: one model between GPT and dLLM, and the speed of draft and verify.
 
-    python -m experiments.block_diffusion                # measures the shipped hybrid: an hour on two quiet cores
-    python -m experiments.block_diffusion --size quick   # few texts, to try the program
-    python -m experiments.block_diffusion --render       # only writes the page again, from docs/block_diffusion.json
+    python -m experiments.block_diffusion                 # measures the shipped hybrid: half an hour on two cores
+    python -m experiments.block_diffusion --only speed    # only the speeds again, on a quiet machine: five minutes
+    python -m experiments.block_diffusion --size quick    # few texts, to try the program
+    python -m experiments.block_diffusion --render        # only writes the page again, from docs/block_diffusion.json
 """
 
 import functools
@@ -29,9 +30,12 @@ hybrid = import_module("13_block_diffusion")
 NAME = "block_diffusion"
 SEED, TEMPERATURE = 1, 0.8
 SIZES = {  # windows of the curve, texts for quality, texts for speed, numbers of drafts
-    "quick": (16, 4, 2, (0, 4)),
-    "full": (1000, 64, 12, (0, 1, 2, 3, 4, 5, 6, 8))}  # fmt: skip
-LENGTHS = (256, 1024)  # of the texts by draft and verify, in characters
+    "quick": (16, 4, 2, (0, 3)),
+    "full": (434, 64, 8, (0, 1, 2, 3, 4, 6))}  # fmt: skip
+LENGTH = 256  # of the texts by draft and verify, in characters
+ROWS = (1, 2, 6, 12, 20, 40, 80)  # of the passes whose time is measured
+KEPT = 128  # rows of earlier passes that such a pass sees
+STEADY = 1.1  # the fastest measurement of the same GPT may be so many times as fast as the slowest one
 MEASURES = {"words": "known words", "judge": "judge's NLL", "distinct": "distinct runs of 4"}
 
 
@@ -40,6 +44,7 @@ class Command(pages.Settings):
     """The flags of this program."""
 
     checkpoint: str = "shakespeare-hybrid"  # name or folder of the hybrid's run
+    only: Literal["all", "quality", "speed"] = "all"  # what to measure; the page keeps its other numbers
     size: Literal["quick", "full"] = "full"  # how much to measure
     device: str = "auto"  # auto, cpu, cuda or mps
 
@@ -57,34 +62,76 @@ def as_gpt(model):
 
 
 def measure(settings):
-    """Measure the hybrid beside the shipped GPT and dLLM. Returns plain values."""
-    count, quality_texts, speed_texts, drafts = SIZES[settings.size]
+    """Return the numbers of the page: those of `only`, and all others from the numbers that the page has now."""
     device = devices.pick_device(settings.device)
     folder = checkpoint.find(settings.checkpoint, "hybrid")
     model, tokenizer, info = checkpoint.load(folder, device, ("hybrid",), hybrid.Hybrid)
-    learned, unseen = text.split(text.load("shakespeare").text)
+    _, unseen = text.split(text.load("shakespeare").text)
     tokens = torch.tensor(tokenizer.encode(unseen), device=device)
+    values = pages.earlier(NAME, settings.only, settings.out)
+    values |= {"seed": SEED, "temperature": TEMPERATURE, "length": LENGTH, "kept": KEPT,
+               "parameters": transformer.count_parameters(model), "info": info}
+    origin = pages.origin(NAME, device)
+    if settings.only in ("all", "speed"):  # first, as long as the machine is still quiet
+        values |= measure_speed(model, tokens, SIZES[settings.size])
+        values["origins"]["speed"] = origin
+    if settings.only in ("all", "quality"):
+        values |= measure_quality(model, tokenizer, tokens, SIZES[settings.size])
+        values["origins"]["quality"] = origin
+    return values
+
+
+def measure_quality(model, tokenizer, tokens, size):
+    """Return the curve from GPT to dLLM, and the measures of written texts: what does not depend on time."""
+    count, texts, _, _ = size
+    learned, _ = text.split(text.load("shakespeare").text)
     windows = cut(tokens, model.config.seq_len + 1, count)
     print("measuring the curve", flush=True)
-    values = {"origin": pages.origin(NAME, device), "seed": SEED, "temperature": TEMPERATURE, "windows": len(windows),
-              "parameters": transformer.count_parameters(model), "info": info, "shipped": shipped(windows, tokenizer),
-              "nll": hybrid.clean_nll(model, windows),
+    values = {"windows": len(windows), "shipped": shipped(windows, tokenizer), "nll": hybrid.clean_nll(model, windows),
               "curve": [dict(zip(("size", "nelbo", "error"), point)) for point in hybrid.curve(model, windows)]}
+    print("measuring texts", flush=True)
     quality = functools.partial(quality_of, judge=measures.Judge(learned, tokenizer.vocab_size),
                                 vocabulary=set(measures.words_of(learned)), tokenizer=tokenizer)
-    values["lengths"] = []
-    for length, texts, timed in zip(LENGTHS, (quality_texts, quality_texts // 2), (speed_texts, speed_texts // 3)):
-        print(f"measuring texts of {length} characters", flush=True)
-        rows = cut(tokens, length, max(2, texts))  # (N, length)
-        written = [drafted(model, int(row[0]), length, SEED + i, hybrid.DRAFTS)[0] for i, row in enumerate(rows)]
-        torch.manual_seed(SEED)
-        by_gpt = gpt_training.write(as_gpt(model), rows[:, :1], length - 1, TEMPERATURE)
-        values["lengths"].append({
-            "length": length, "texts": len(rows), "timed": max(2, timed),
-            "speed": [speed(model, rows, number, max(2, timed)) for number in drafts],
-            "quality": {"real": quality(rows), "gpt": quality(by_gpt), "drafted": quality(written)},
-            "sample": tokenizer.decode(written[0])})
-    return values
+    rows = cut(tokens, LENGTH, max(2, texts))  # (N, LENGTH)
+    written = [drafted(model, int(row[0]), LENGTH, SEED + i, hybrid.DRAFTS)[0] for i, row in enumerate(rows)]
+    torch.manual_seed(SEED)
+    by_gpt = gpt_training.write(as_gpt(model), rows[:, :1], LENGTH - 1, TEMPERATURE)
+    return values | {"texts": len(rows), "sample": tokenizer.decode(written[0]),
+                     "quality": {"real": quality(rows), "gpt": quality(by_gpt), "drafted": quality(written)}}
+
+
+def measure_speed(model, tokens, size):
+    """Return the time of a pass by its rows, and the speed for each number of drafts. UserError on a busy machine."""
+    _, _, texts, drafts = size
+    rows = cut(tokens, LENGTH, texts)
+    passes = [{"rows": count, "milliseconds": pass_time(model, count)} for count in ROWS]
+    lines = [speed(model, rows, number, len(rows)) for number in drafts]
+    check_steady([line["gpt_rate"] for line in lines])
+    return {"passes": passes, "speed": lines, "timed": len(rows)}
+
+
+def check_steady(rates):
+    """Raise UserError if measurements of the same speed differ by a factor above STEADY: they say nothing together."""
+    if max(rates) > STEADY * min(rates):
+        raise cli.UserError(f"the same GPT wrote {min(rates):.0f} and then {max(rates):.0f} characters per second: "
+                            "run nothing else at the same time, and measure again")
+
+
+@torch.no_grad()
+def pass_time(model, count, turns=40):
+    """Return the milliseconds of a pass over `count` clean rows that see KEPT rows of earlier passes: the median."""
+    device = model.head.weight.device
+    kept = hybrid.KeptRows(model, 1, KEPT + count)
+    kept.n = KEPT
+    positions = torch.arange(count, device=device)
+    rows = hybrid.make_rows(positions, torch.full_like(positions, hybrid.CLEAN), model.config.conv)
+    tokens = torch.zeros(1, count, dtype=torch.long, device=device)
+    seconds = []
+    for _ in range(turns):
+        began = time.perf_counter()
+        model(tokens, rows, kept)[0].cpu()  # .cpu() waits for the device
+        seconds.append(time.perf_counter() - began)
+    return 1000 * statistics.median(seconds)
 
 
 def cut(tokens, length, count):
@@ -93,7 +140,7 @@ def cut(tokens, length, count):
 
 
 def shipped(windows, tokenizer):
-    """Return the losses of the shipped GPT and dLLM on the windows, {kind: {loss, error, tokens, parameters}}."""
+    """Return the NLL of the shipped GPT and the NELBO of the dLLM: {kind: {loss, error, tokens, parameters}}."""
     found = {}
     nelbo = functools.partial(diffusion.nelbo, given=1)
     for kind, loss in (("gpt", gpt_training.nll), ("dllm", nelbo)):
@@ -161,50 +208,61 @@ def speed(model, rows, drafts, timed):
 
 def tables(values):
     """Return the tables of the page, and numbers that its sentences need."""
-    short, long = values["lengths"]
     gpt, dllm = values["shipped"]["gpt"], values["shipped"]["dllm"]
-    losses = [("the same model, next token (exact)", *values["nll"])]
-    losses += [(f"blocks of {point['size']}", point["nelbo"], point["error"]) for point in values["curve"]]
-    losses += [("shipped GPT (exact)", gpt["loss"], gpt["error"]), ("shipped dLLM", dllm["loss"], dllm["error"])]
+    likelihoods = [("the same model, next token (exact NLL)", *values["nll"])]
+    likelihoods += [(f"blocks of {point['size']}", point["nelbo"], point["error"]) for point in values["curve"]]
+    likelihoods += [("shipped GPT (exact NLL)", gpt["loss"], gpt["error"]),
+                    ("shipped dLLM", dllm["loss"], dllm["error"])]
     by_size = {point["size"]: point["nelbo"] for point in values["curve"]}
     whole = values["curve"][-1]["nelbo"]
+    by_drafts = {line["drafts"]: line for line in values["speed"]}
+    times = {line["rows"]: line["milliseconds"] for line in values["passes"]}
+    best = max(values["speed"], key=lambda line: line["ratio"])
     return {
-        "curve": pages.table([(name, f"{mean:.3f}", f"{error:.3f}") for name, mean, error in losses],
+        "curve": pages.table([(name, f"{mean:.3f}", f"{error:.3f}") for name, mean, error in likelihoods],
                              ["", "nats per character", "±"]),
-        "short": speed_table(short), "long": speed_table(long),
-        "quality": quality_table(values["lengths"]),
+        "speed": speed_table(values["speed"]), "passes": pass_table(values["passes"]),
+        "quality": quality_table(values["quality"]),
         "above_gpt": f"{values['nll'][0] - gpt['loss']:.3f}",
         "whole": f"{whole:.3f}", "four_below_whole": f"{whole - by_size[4]:.3f}",
-        "largest_difference": f"{largest_difference(values['lengths']):.1f}",
+        "largest_difference": f"{largest_difference(values['quality']):.1f}",
+        "best": f"{best['ratio']:.2f}", "best_drafts": best["drafts"],
+        "per_pass": f"{by_drafts[hybrid.DRAFTS]['per_pass']:.2f}", "twenty": f"{times[20] / times[1]:.1f}",
     }
 
 
-def speed_table(part):
+def speed_table(lines):
     rows = []
-    for row in part["speed"]:
-        accepted = " ".join(f"{share:.0%}" for share in row["accepted"])
-        rows.append([row["drafts"], row["rows"], f"{row['per_pass']:.2f}", f"{row['ratio']:.2f} ×", accepted])
-    return pages.table(rows, ["drafts", "rows per pass", "characters per pass", "times as fast as the GPT", "accepted"])
+    for line in lines:
+        accepted = " ".join(f"{share:.0%}" for share in line["accepted"])
+        rows.append([line["drafts"], line["rows"], f"{line['per_pass']:.2f}", f"{line['rate']:.0f}",
+                     f"{line['gpt_rate']:.0f}", f"{line['ratio']:.2f} ×", accepted])
+    return pages.table(rows, ["drafts", "rows per pass", "characters per pass", "characters/s", "the GPT's", "ratio",
+                              "accepted"])
 
 
-def quality_table(parts):
+def pass_table(passes):
+    first = passes[0]["milliseconds"]
+    rows = [("milliseconds", *(f"{line['milliseconds']:.1f}" for line in passes)),
+            ("times that of one row", *(f"{line['milliseconds'] / first:.1f}" for line in passes))]
+    return pages.table(rows, ["rows of a pass", *(line["rows"] for line in passes)])
+
+
+def quality_table(quality):
     rows = []
-    for part in parts:
-        for key, name in (("real", "real text"), ("gpt", "GPT"), ("drafted", "draft and verify")):
-            row = part["quality"][key]
-            cells = [with_error(row, measure, ".3f" if measure == "judge" else ".1%") for measure in MEASURES]
-            rows.append([f"{name}, {part['length']} characters", *cells])
+    for key, name in (("real", "real text"), ("gpt", "GPT"), ("drafted", "draft and verify")):
+        cells = [with_error(quality[key], measure, ".3f" if measure == "judge" else ".1%") for measure in MEASURES]
+        rows.append([name, *cells])
     return pages.table(rows, ["", *MEASURES.values()])
 
 
-def largest_difference(parts):
+def largest_difference(quality):
     """Return the largest difference between GPT and draft and verify, in standard errors."""
     found = []
-    for part in parts:
-        a, b = part["quality"]["gpt"], part["quality"]["drafted"]
-        for key in MEASURES:
-            error = math.hypot(a[f"{key}_error"], b[f"{key}_error"])
-            found.append(abs(a[key] - b[key]) / error if error else 0.0)
+    a, b = quality["gpt"], quality["drafted"]
+    for key in MEASURES:
+        error = math.hypot(a[f"{key}_error"], b[f"{key}_error"])
+        found.append(abs(a[key] - b[key]) / error if error else 0.0)
     return max(found)
 
 
@@ -212,7 +270,7 @@ def largest_difference(parts):
 
 
 def draw(values, folder):
-    """Save the figure of the NELBO against the size of a block, between the losses of a GPT and of a dLLM."""
+    """Save the figure of the NELBO against the size of a block, between the numbers of a GPT and of a dLLM."""
     figure, axis = tensors.pyplot(show=False).subplots(figsize=(7, 4.4), layout="constrained")
     sizes, nelbo, errors = ([point[key] for point in values["curve"]] for key in ("size", "nelbo", "error"))
     color = tensors.COLORS["other"]

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from experiments import block_diffusion as page
 from helpers import LETTERS, Unigram, log_of, made_up_text, make_model, refusal, write_settings
-from plumbing import checkpoint, text, views
+from plumbing import checkpoint, cli, text, views
 
 import pytest
 import torch
@@ -484,13 +484,20 @@ def test_the_page_is_measured(runs_folder, tmp_path, monkeypatch):
     checkpoint.save(runs_folder / "shakespeare", make_model(letters.vocab_size), letters, info)
     checkpoint.save(runs_folder / "shakespeare-gpt", make_model(letters.vocab_size, causal=True), letters,
                     info | {"kind": "gpt"})
-    monkeypatch.setitem(page.SIZES, "quick", (4, 2, 2, (0, 2)))
-    monkeypatch.setattr(page, "LENGTHS", (20, 24))
+    monkeypatch.setitem(page.SIZES, "quick", (4, 2, 2, (0, 2, 3)))
+    monkeypatch.setattr(page, "LENGTH", 20)
+    monkeypatch.setattr(page, "STEADY", 1000)  # such short texts say little about speed
+    monkeypatch.setattr(page, "KEPT", 8)
     values = page.measure(page.Command(checkpoint="small", size="quick", device="cpu"))
     values = json.loads(json.dumps(values | {"tables": page.tables(values)}))
     assert [point["size"] for point in values["curve"]] == [1, 2, 4, 8, 16]
-    for part in values["lengths"]:
-        assert [row["drafts"] for row in part["speed"]] == [0, 2] and part["speed"][0]["per_pass"] == 1
+    assert [line["drafts"] for line in values["speed"]] == [0, 2, 3] and values["speed"][0]["per_pass"] == 1
     page.draw(values, tmp_path)
     assert (tmp_path / "block_diffusion_curve.png").is_file()
-    assert values["lengths"][0]["sample"] in page.pages.fill("block_diffusion", values)
+    assert values["sample"] in page.pages.fill("block_diffusion", values)
+
+
+def test_a_table_of_speeds_from_a_busy_machine_is_refused():
+    page.check_steady([300.0, 290.0, 315.0])
+    with pytest.raises(cli.UserError, match="115 and then 303"):
+        page.check_steady([303.0, 115.0, 299.0])
