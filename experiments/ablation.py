@@ -1,68 +1,74 @@
-"""The page docs/ablation.md: what does each ingredient of the training recipe buy, in a fixed time?
+"""The page docs/ablation.md: what does each ingredient of the training recipe buy?
 
-    python -m experiments.ablation             # 40 minutes; two trainings at a time, each on one core
+    python -m experiments.ablation             # 43 trainings of a minute each, two at a time, each on one core
     python -m experiments.ablation --render    # only write the page again, from docs/ablation.json
 
-The program trains the settings of configs/laptop.yaml with one thing changed, for a minute each and with two seeds. Run
-nothing else on the machine at the same time.
+The program trains the settings of configs/laptop.yaml with one thing changed, on the same number of characters and with
+four seeds. Each training that ends adds a line to docs/logs/ablation.jsonl, so the program may be interrupted.
 """
 
+import json
+import math
 import multiprocessing
+import shlex
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from statistics import mean, median
+from statistics import mean
 
 from experiments import pages
-from plumbing import cli, text
-from plumbing.run import Run
+from plumbing import cli, files, measures, text
+from plumbing.run import Run, origin
 
 import torch
 
+tensors = import_module("01_tensors")
 transformer = import_module("03_transformer")
 training = import_module("05_train")
 
 NAME = "ablation"
-SEEDS = 1, 2
-WINDOWS = 500  # of unseen text, on which a variant is measured
+LOG = pages.DOCS / "logs" / "ablation.jsonl"
+SEEDS = 1, 2, 3, 4
+WINDOWS = 300  # of unseen text, on which a variant is measured
 
+FULL = "the full recipe"
 MODERN = "--positions learned --norm layer --activation gelu"
 VARIANTS = {  # {name: flags of chapter 05}
-    "full recipe": "",
-    "AdamW at 0.003 for every weight": "--optimizer adamw --lr-matrix 0.003 --lr-other 0.003",
-    "learning rate 0.005, not 0.01, for embeddings and the like": "--lr-other 0.005",
-    "a convolution in the first block only": "--conv-in first",
+    FULL: "",
+    "AdamW at 0.003 for every weight, no Muon": "--optimizer adamw --lr-matrix 0.003 --lr-other 0.003",
     "no convolution": "--conv 0",
+    "a convolution in the first block only": "--conv-in first",
     "learned positions, LayerNorm, GELU": MODERN,
-    "these three, no convolution, noise levels up to 1, AdamW at 0.001":
-        f"{MODERN} --conv 0 --optimizer adamw --lr-matrix 0.001 --lr-other 0.001 --t-max 1",
     "noise levels up to 1, not 0.8": "--t-max 1",
-    "deeper and narrower": "--n-layer 7 --n-embd 96",
-    "wider and shallower": "--n-layer 2 --n-embd 184",
-    "weight decay 0.1": "--weight-decay 0.1",
-    "dropout 0.1": "--dropout 0.1",
-    "momentum 0.95, not 0.9": "--momentum 0.95",
-    "no averaging of weights": "--ema 0",
-    "no cooldown": "--cooldown 0",
     "batches of 64 windows, not 16": "--batch-size 64",
-    "windows of 256, batches of 8": "--seq-len 256 --batch-size 8",
-    "1.8 million parameters, not 0.8": "--n-embd 192 --n-head 3",
+    "no averaging of weights": "--ema 0",
+    "no cooldown of the learning rate": "--cooldown 0",
 }
+# The classic recipe is all of that at once. Seed 1 chooses its learning rate.
+CLASSIC = "the classic recipe, AdamW at {}"
+RATES = "0.0005", "0.001", "0.003"
+
+
+def classic_flags(rate):
+    return f"{MODERN} --conv 0 --t-max 1 --optimizer adamw --lr-matrix {rate} --lr-other {rate}"
 
 
 @dataclass(frozen=True)
 class Command(pages.Settings):
     """The flags of this program."""
 
-    minutes: float = 1.0  # of each training
+    characters: int = 245_760  # that each training reads: 120 steps of 16 windows of 128
     processes: int = 2  # trainings at a time, each on one core
 
 
 def learn(job):
-    """Train one variant, (its name, seed, minutes). Returns {"NELBO", "error", "steps", "characters"}."""
-    name, seed, minutes = job
-    words = f"--config laptop --compile off --evaluations 1 --evaluate-windows {WINDOWS} {VARIANTS[name]}"
-    words = [*words.split(), "--minutes", str(minutes), "--seed", str(seed)]
+    """Train one variant: job is (flags, seed, characters). Returns its line of the log."""
+    flags, seed, characters = job
+    words = f"--config laptop --compile off --evaluations 1 --evaluate-windows {WINDOWS} --minutes 0 {flags}".split()
+    settings = cli.parse(training.Command, words, section="dllm")
+    steps = characters // (settings.train.batch_size * settings.model.seq_len)
+    words += ["--steps", str(steps), "--seed", str(seed)]
     settings = cli.parse(training.Command, words, section="dllm")
     corpus = text.load("shakespeare")
     tokenizer = text.Characters.of(corpus.text)
@@ -72,55 +78,87 @@ def learn(job):
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     run = Run(None, settings.train)
+    began = time.process_time()
     training.train(transformer.Transformer(config), task, settings.train, run, device)
-    found = {"NELBO": run.log[-1]["NELBO"], "error": run.log[-1]["error"], "steps": run.step,
-             "characters": run.step * settings.train.batch_size * config.seq_len}
-    print(f"{name}, seed {seed}: {found['NELBO']:.3f}", flush=True)
-    return found
+    where = origin(device) | {"command": shlex.join(["python", "05_train.py", *words])}
+    return {"flags": flags, "seed": seed, "characters": characters, "steps": steps, "NELBO": run.log[-1]["NELBO"],
+            "error": run.log[-1]["error"], "core_seconds": round(time.process_time() - began, 1)} | where
+
+
+def read_log():
+    """Return the trainings that have ended: {(flags, seed, characters): line of the log}."""
+    if not LOG.is_file():
+        return {}
+    lines = [json.loads(line) for line in files.read_text(LOG).splitlines()]
+    return {(line["flags"], line["seed"], line["characters"]): line for line in lines}
+
+
+def learn_all(jobs, processes):
+    """Run those of the jobs that are not in the log yet, and return the lines of all, in their order."""
+    missing = [job for job in jobs if job not in read_log()]
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        for found in pool.map(learn, missing):
+            print(f"{found['flags'] or FULL}, seed {found['seed']}: {found['NELBO']:.3f}", flush=True)
+            with open(LOG, "a", encoding="utf-8") as log:
+                log.write(json.dumps(found) + "\n")
+    done = read_log()
+    return [done[job] for job in jobs]
 
 
 def measure(settings):
-    jobs = [(name, seed, settings.minutes) for name in VARIANTS for seed in SEEDS]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(settings.processes, spawn) as pool:
-        found = list(pool.map(learn, jobs))
+    search = learn_all([(classic_flags(rate), SEEDS[0], settings.characters) for rate in RATES], settings.processes)
+    values = [run["NELBO"] for run in search]
+    best = RATES[values.index(min(values))]
+    variants = VARIANTS | {CLASSIC.format(best): classic_flags(best)}
+    jobs = [(flags, seed, settings.characters) for flags in variants.values() for seed in SEEDS]
+    found = learn_all(jobs, settings.processes)
     rows = []
-    for name, flags in VARIANTS.items():
-        runs = [run for run, job in zip(found, jobs) if job[0] == name]
-        rows.append({"name": name, "flags": flags, "runs": runs})
-    torch.set_num_threads(1)  # the origin shall say how many threads each training has
-    values = {"origin": pages.origin(NAME, torch.device("cpu")), "seeds": SEEDS, "minutes": settings.minutes}
-    earlier = pages.read(NAME)["earlier"]
-    return values | compared(rows, earlier["rows"]) | {"earlier": earlier}
+    for name, flags in variants.items():
+        rows.append({"name": name, "flags": flags, "runs": [run for run in found if run["flags"] == flags]})
+    return {"origin": pages.origin(NAME, torch.device("cpu")), "characters": settings.characters, "seeds": len(SEEDS),
+            "windows": WINDOWS, "rows": compared(rows), "search": dict(zip(RATES, values))}
 
 
-def compared(rows, earlier):
-    """Return the rows, each with its difference from the first one, and how far apart two seeds are in half of all."""
-    full = mean(run["NELBO"] for run in rows[0]["runs"])
+def compared(rows):
+    """Return the rows with their means over the seeds, and with their differences from the first one."""
     for row in rows:
-        row["difference"] = mean(run["NELBO"] for run in row["runs"]) - full
-    apart = median(abs(row["runs"][0]["NELBO"] - row["runs"][1]["NELBO"]) for row in rows + earlier)
-    return {"rows": rows, "apart": apart, "doubt": 2 * apart}
+        numbers = torch.tensor([run["NELBO"] for run in row["runs"]])
+        row["NELBO"], row["error"] = measures.mean_and_error(numbers)
+        row["core_seconds"] = mean(run["core_seconds"] for run in row["runs"])
+        row["difference"] = row["NELBO"] - rows[0]["NELBO"]
+        row["difference_error"] = math.hypot(row["error"], rows[0]["error"])
+        row["work"] = row["core_seconds"] / rows[0]["core_seconds"]
+    return rows
 
 
 def tables(values):
-    """Return the table of today's variants, and that of those which only an earlier program could train."""
-    heads = ["changed", "flags", "characters seen", *(f"NELBO, seed {seed}" for seed in values["seeds"]),
-             "difference"]
-    made = {}
-    for name, rows in (("today", values["rows"]), ("earlier", values["earlier"]["rows"])):
-        lines = []
-        for row in rows:
-            flags = f"`{row['flags']}`" if row["flags"] else ""
-            seen = mean(run["characters"] for run in row["runs"]) / 1e6
-            numbers = [f"{run['NELBO']:.3f} ± {run['error']:.3f}" for run in row["runs"]]
-            lines.append([row["name"], flags, f"{seen:.2f}M", *numbers, f"{row['difference']:+.3f}"])
-        made[name] = pages.table(lines, heads)
-    return made
+    lines = []
+    for row in values["rows"]:
+        difference = "" if row is values["rows"][0] else f"{row['difference']:+.3f} ± {row['difference_error']:.3f}"
+        lines.append([row["name"], f"{row['NELBO']:.3f} ± {row['error']:.3f}", difference, f"{row['work']:.2f}"])
+    differences = {row["name"]: f"{row['difference']:+.3f} ± {row['difference_error']:.3f}" for row in values["rows"]}
+    search = ", ".join(f"{value:.3f} at {rate}" for rate, value in values["search"].items())
+    return {"rows": pages.table(lines, ["changed", "NELBO", "difference", "time of a core"]),
+            "averaging": differences["no averaging of weights"], "search": search,
+            "cooldown": differences["no cooldown of the learning rate"], "classic": lines[-1][1],
+            "full": lines[0][1], "classic_difference": lines[-1][2]}
+
+
+def draw(values, folder):
+    """Figure: the NELBO of each variant, with two standard errors."""
+    rows = values["rows"][::-1]
+    figure, axes = tensors.pyplot(show=False).subplots(figsize=(8, 4), layout="constrained")
+    axes.errorbar([row["NELBO"] for row in rows], range(len(rows)), xerr=[2 * row["error"] for row in rows], fmt="o",
+                  color=tensors.COLORS["dllm"], capsize=3)
+    axes.axvline(rows[-1]["NELBO"], ls="--", lw=1, color="gray")
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set(xlabel="NELBO, nats per character")
+    axes.grid(alpha=0.3, axis="x")
+    pages.save_figure(figure, folder / f"{NAME}.png")
 
 
 def main(argv=None):
-    pages.run(NAME, Command, measure, tables=tables, argv=argv)
+    pages.run(NAME, Command, measure, draw, tables, argv)
 
 
 if __name__ == "__main__":

@@ -69,18 +69,26 @@ def test_a_program_measures_and_writes_its_page(template, capsys):
 
 # The ablation
 
-def test_a_variant_is_trained_for_some_time(monkeypatch):
+def test_a_variant_reads_so_many_characters(monkeypatch):
     monkeypatch.setattr(ablation, "WINDOWS", 4)
     monkeypatch.setattr(training.MaskedDiffusion, "sample", lambda task, model: "")
-    found = ablation.learn(("windows of 256, batches of 8", 1, 0.005))
-    assert found["characters"] == found["steps"] * 8 * 256 > 0 and 2 < found["NELBO"] < 5
+    found = ablation.learn((ablation.VARIANTS["batches of 64 windows, not 16"], 1, 4 * 64 * 128))
+    assert found["steps"] == 4 and 2 < found["NELBO"] < 5 and "--batch-size 64" in found["command"]
+
+
+def test_a_training_that_ended_is_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "LOG", tmp_path / "ablation.jsonl")
+    line = {"flags": "--conv 0", "seed": 1, "characters": 100, "NELBO": 2.5}
+    ablation.LOG.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    assert ablation.learn_all([("--conv 0", 1, 100)], processes=1) == [line]
 
 
 def test_the_differences_of_the_ablation():
-    rows = [{"runs": [{"NELBO": x}, {"NELBO": y}]} for x, y in ((2.0, 2.2), (2.5, 2.6), (1.8, 2.2))]
-    found = ablation.compared(rows, [])
-    assert [row["difference"] for row in found["rows"]] == pytest.approx([0, 0.45, -0.1])
-    assert found["apart"] == pytest.approx(0.2) and found["doubt"] == pytest.approx(0.4)
+    runs = [[{"NELBO": x, "core_seconds": 2.0}, {"NELBO": y, "core_seconds": 2.0}] for x, y in ((2.0, 2.2), (2.5, 2.6))]
+    first, second = ablation.compared([{"runs": same} for same in runs])
+    assert first["NELBO"] == pytest.approx(2.1) and first["error"] == pytest.approx(0.1)
+    assert second["difference"] == pytest.approx(0.45) and second["work"] == 1
+    assert second["difference_error"] == pytest.approx((0.1**2 + 0.05**2) ** 0.5)
 
 
 # The benchmark
