@@ -58,7 +58,7 @@ def classic_flags(rate):
 class Command(pages.Settings):
     """The flags of this program."""
 
-    characters: int = 245_760  # that each training reads: 120 steps of 16 windows of 128
+    characters: int = 983_040  # that each training reads: 480 steps of 16 windows of 128
     processes: int = 2  # trainings at a time, each on one core
 
 
