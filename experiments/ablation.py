@@ -137,11 +137,14 @@ def tables(values):
         difference = "" if row is values["rows"][0] else f"{row['difference']:+.3f} ± {row['difference_error']:.3f}"
         lines.append([row["name"], f"{row['NELBO']:.3f} ± {row['error']:.3f}", difference, f"{row['work']:.2f}"])
     differences = {row["name"]: f"{row['difference']:+.3f} ± {row['difference_error']:.3f}" for row in values["rows"]}
+    costs = {row["name"]: f"{row['difference']:.2f}" for row in values["rows"]}
     search = ", ".join(f"{value:.3f} at {rate}" for rate, value in values["search"].items())
     return {"rows": pages.table(lines, ["changed", "NELBO", "difference", "time of a core"]),
             "averaging": differences["no averaging of weights"], "search": search,
             "cooldown": differences["no cooldown of the learning rate"], "classic": lines[-1][1],
-            "full": lines[0][1], "classic_difference": lines[-1][2]}
+            "full": lines[0][1], "classic_difference": lines[-1][2],
+            "muon": costs["AdamW at 0.003 for every weight, no Muon"], "convolutions": costs["no convolution"],
+            "batches": costs["batches of 64 windows, not 16"]}
 
 
 def draw(values, folder):
