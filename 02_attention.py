@@ -133,12 +133,13 @@ class Attention(nn.Module):
         buffer: a KVBuffer, which receives the new rows; the positions then look at all of its rows.
         """
         B, T, C = x.shape
-        qkv = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, nh, T, hd) each
+        qkv = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hd)
+        qk, v = qkv[:2], qkv[2]  # queries and keys are treated alike
         if self.qk_norm:
-            q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
+            qk = F.rms_norm(qk, qk.shape[-1:])
         if self.rotary:
-            q, k = rotate(q, table), rotate(k, table)
+            qk = rotate(qk, table)
+        q, k = qk  # (B, nh, T, hd) each
         if buffer is None:
             y = self.kernel(q, k, v, is_causal=self.causal, dropout_p=self.dropout if self.training else 0.0)
         else:
