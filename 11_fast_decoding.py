@@ -13,12 +13,12 @@ finished from left to right, and a cache, with which a pass computes only the po
 You should see that rules which wait until the model is certain (threshold, factor) spell best, but need many passes,
 and that their texts repeat themselves. These are only a few texts. docs/fast_decoding.md measures many, also with the
 rules and caches of experiments/decoding_rules.py: there, scattered positions with correction afterwards come nearest to
-real text, and so `python 06_generate.py --fast` writes that way.
+real text, and so `python 06_generate.py --fast` writes that way. With `time` you should see that a pass over one row
+needs several times as long as its matrix products, and that a pass over all rows consists of little else.
 """
 
 import functools
 import math
-import time
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
@@ -266,17 +266,10 @@ def milliseconds(ways, device, turns=30):
     seconds = {name: [] for name in ways}
     for _ in range(turns + 3):
         for name, way in ways.items():
-            began = now(device)
+            began = devices.now(device)
             way()
-            seconds[name].append(now(device) - began)
+            seconds[name].append(devices.now(device) - began)
     return {name: 1000 * median(times[3:]) for name, times in seconds.items()}  # the first turns are slow
-
-
-def now(device):
-    """Return the time in seconds, after all work that a GPU was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def ways_of_one_row(model):
@@ -315,10 +308,11 @@ def show_time(settings):
         tensors.heading(f"{folder.name}: a pass over {rows} row{'s' if rows > 1 else ''}")
         for name, spent in times.items():
             print(f"   {name:42} {spent:8.2f} ms {fastest / spent:8.0%} of the limit")
-        print(f"   The limit is {weights * rows * 2 / fastest / 1e6:.0f} billion operations per second, which read "
-              f"{weights * 4 / fastest / 1e6:.0f} GB of weights.")
-    print("\n   One row: the time goes into everything around the products, so lean code helps, and smaller weights would.\n"
-          "   All rows: the time goes into the products, so only fewer rows, fewer passes or smaller numbers help.")
+        operations, size = 2 * weights * rows, 4 * weights
+        print(f"   At the limit, this machine does {operations / fastest / 1e6:.0f} billion operations a second, and "
+              f"reads {size / fastest / 1e6:.1f} GB of weights.")
+    print("\n   One row: much of the time goes into everything around the products, so lean code helps.\n"
+          "   All rows: most of it goes into the products. Only fewer rows, fewer passes or smaller numbers help.")
 
 
 # 5. The demonstration

@@ -482,7 +482,7 @@ def test_the_page_is_measured(runs_folder, tmp_path, monkeypatch):
     checkpoint.save(runs_folder / "shakespeare", make_model(letters.vocab_size), letters, info)
     checkpoint.save(runs_folder / "shakespeare-gpt", make_model(letters.vocab_size, causal=True), letters,
                     info | {"kind": "gpt"})
-    monkeypatch.setitem(page.SIZES, "quick", (4, 2, 2, (0, 2, 3)))
+    monkeypatch.setitem(page.SIZES, "quick", (4, 2, 2, (0, 2, 3), (64,)))
     monkeypatch.setattr(page, "LENGTH", 20)
     monkeypatch.setattr(page, "STEADY", 1000)  # such short texts say little about speed
     monkeypatch.setattr(page, "KEPT", 8)
