@@ -276,7 +276,8 @@ def ways_of_one_row(model):
     """Return the ways in which the GPT `model` can compute the row of a token in the middle of its window."""
     middle = model.config.seq_len // 2
     tokens = torch.zeros(1, middle + 1, dtype=torch.long, device=model.head.weight.device)
-    newest, place = tokens[:, middle:], torch.tensor([middle], device=tokens.device)
+    newest = tokens[:, middle:]
+    place = torch.tensor([middle], device=tokens.device)
     cache = model.make_cache(1, model.config.seq_len)
     with torch.no_grad():
         model(tokens[:, :middle], cache=cache)
@@ -308,7 +309,8 @@ def show_time(settings):
         tensors.heading(f"{folder.name}: a pass over {rows} row{'s' if rows > 1 else ''}")
         for name, spent in times.items():
             print(f"   {name:42} {spent:8.2f} ms {fastest / spent:8.0%} of the limit")
-        operations, size = 2 * weights * rows, 4 * weights
+        operations = 2 * weights * rows
+        size = 4 * weights
         print(f"   At the limit, this machine does {operations / fastest / 1e6:.0f} billion operations a second, and "
               f"reads {size / fastest / 1e6:.1f} GB of weights.")
     print("\n   One row: much of the time goes into everything around the products, so lean code helps.\n"
