@@ -108,17 +108,21 @@ def measure_sampling(device, quick):
             canvas = torch.full((batch, length), model.config.mask_id, device=device)
             canvas[:, 0] = 0  # a GPT needs a first character
             rows = batch * length if kind == "dllm" else batch
-            ways = {"write": partial(write, model, canvas, steps), "limit": fast.limit(model, rows)}
-            times = fast.milliseconds(ways, device, turns=4)
-            yield {"part": "sampling", "model": kind, "batch": batch, "characters": length, "passes": passes,
-                   "seconds": times["write"] / 1000,
-                   "characters_per_second": 1000 * batch * (length - 1) / times["write"],
-                   "share_of_limit": passes * times["limit"] / times["write"]}
+            ways = {kind: partial(write, diffusion.denoise, model, canvas, steps)}
+            if kind == "gpt":
+                ways = {"gpt": partial(write, gpt.stream, model, canvas),
+                        "gpt without lean rows": partial(write, gpt.stream, model, canvas, lean=False)}
+            times = fast.milliseconds(ways | {"limit": fast.limit(model, rows)}, device, turns=4)
+            for name in ways:
+                yield {"part": "sampling", "model": name, "batch": batch, "characters": length, "passes": passes,
+                       "seconds": times[name] / 1000,
+                       "characters_per_second": 1000 * batch * (length - 1) / times[name],
+                       "share_of_limit": passes * times["limit"] / times[name]}
 
 
-def write(model, canvas, steps):
-    """Write the masks of canvas (B, T): a dLLM in `steps` passes, a GPT from left to right."""
-    for _ in gpt.stream(model, canvas) if model.config.causal else diffusion.denoise(model, canvas, steps):
+def write(sampler, *arguments, **named):
+    """Write a text to its end."""
+    for _ in sampler(*arguments, **named):
         pass
 
 

@@ -114,10 +114,11 @@ def test_writing_is_timed(tmp_path, monkeypatch):
         model = make_model(8, seq_len=32, causal=kind == "gpt")
         checkpoint.save(tmp_path / name, model, text.Characters("abcdefgh"), {"kind": kind})
     rows = list(benchmark.measure_sampling(torch.device("cpu"), quick=True))
-    assert [(row["model"], row["batch"]) for row in rows] == [("dllm", 1), ("dllm", 16), ("gpt", 1), ("gpt", 16)]
+    models = ["dllm", "dllm", *["gpt", "gpt without lean rows"] * 2]
+    assert [row["model"] for row in rows] == models and [row["batch"] for row in rows] == [1, 16, 1, 1, 16, 16]
     for row in rows:
         assert row["characters_per_second"] == pytest.approx(row["batch"] * 31 / row["seconds"])
-        assert row["passes"] == {"dllm": 4, "gpt": 31}[row["model"]] and 0 < row["share_of_limit"] < 1
+        assert row["passes"] == (4 if row["model"] == "dllm" else 31) and 0 < row["share_of_limit"] < 1
 
 
 def test_the_busy_program_ends_with_its_measurement():
