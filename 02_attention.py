@@ -133,12 +133,13 @@ class Attention(nn.Module):
         buffer: a KVBuffer, which receives the new rows; the positions then look at all of its rows.
         """
         B, T, C = x.shape
-        qkv = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, nh, T, hd) each
+        qkv = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hd)
+        qk, v = qkv[:2], qkv[2]  # queries and keys are treated alike
         if self.qk_norm:
-            q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
+            qk = F.rms_norm(qk, qk.shape[-1:])
         if self.rotary:
-            q, k = rotate(q, table), rotate(k, table)
+            qk = rotate(qk, table)
+        q, k = qk  # (B, nh, T, hd) each
         if buffer is None:
             y = self.kernel(q, k, v, is_causal=self.causal, dropout_p=self.dropout if self.training else 0.0)
         else:
@@ -185,7 +186,8 @@ def show_three_lines():
 def show_heads():
     tensors.heading("2. Heads: several small attentions side by side")
     B, T, C, n_head = 2, 5, 12, 3
-    layer, x = Attention(C, n_head, rotary=False, qk_norm=False), torch.randn(B, T, C)
+    layer = Attention(C, n_head, rotary=False, qk_norm=False)
+    x = torch.randn(B, T, C)
     q, k, v = layer.qkv(x).chunk(3, dim=-1)  # (B, T, C) each
     parts = zip(*(part.split(C // n_head, dim=-1) for part in (q, k, v)), strict=True)
     heads = [attention(*part)[0] for part in parts]  # n_head times (B, T, hd)
@@ -234,7 +236,9 @@ def show_masks():
     x = torch.randn(1, 8, 16)
     changed = x + (torch.arange(8) == 3)[:, None]
     for name, causal in (("bidirectional", False), ("causal", True)):
-        layer, positions, table = Attention(16, 2, causal), torch.arange(8), rotary_table(torch.arange(8), 8)
+        layer = Attention(16, 2, causal)
+        positions = torch.arange(8)
+        table = rotary_table(torch.arange(8), 8)
         difference = layer(x, positions, table) - layer(changed, positions, table)
         changed_outputs = (difference.abs().amax((0, 2)) > 1e-7).tolist()  # (T,)
         assert changed_outputs == [not causal or i >= 3 for i in range(8)]
@@ -257,7 +261,8 @@ def show_rotary():
         print(f"  {distance:5}", *(f"{s:9.4f}" for s in row))
         assert max(row) - min(row) < 1e-3
     positions = torch.arange(8)
-    x, table = torch.randn(1, 8, 64), rotary_table(positions, 64)
+    x = torch.randn(1, 8, 64)
+    table = rotary_table(positions, 64)
     assert torch.allclose(rotate(x, table).norm(dim=-1), x.norm(dim=-1), rtol=1e-5)
     print("  A rotation does not change the length of a vector (asserted).")
     order = torch.randperm(8)

@@ -141,7 +141,8 @@ class Neighbours(nn.Module):
         if stream is not None:  # earlier passes may have written the neighbours
             stream.index_copy_(1, positions, x.to(stream.dtype))
             return self(stream)[:, positions]
-        T, width = x.shape[1], len(self.weight)
+        T = x.shape[1]
+        width = len(self.weight)
         padded = F.pad(x, (0, 0, self.left, width - 1 - self.left))  # (B, width-1+T, C), zero outside the text
         return x + sum(weight * padded[:, i : i + T] for i, weight in enumerate(self.weight))
 

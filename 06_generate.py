@@ -97,7 +97,8 @@ def generate(model, canvas, steps, temperature=1.0, top_k=None, denoise=diffusio
 
     denoise: the sampler of chapter 04, or another one that takes the same arguments.
     """
-    rows, length = len(canvas), min(canvas.shape[1], model.config.seq_len)
+    rows = len(canvas)
+    length = min(canvas.shape[1], model.config.seq_len)
     devices.check_memory(canvas.device, 8 * rows * length * model.config.vocab_size,  # logits and probabilities
                          f"writing {rows:,} texts at once", "lower --num or --len")
     masked = canvas == model.config.mask_id

@@ -29,6 +29,7 @@ from plumbing import checkpoint, cli, devices, hub, text
 import torch
 import torch.nn.functional as F
 
+attention = import_module("02_attention")
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
@@ -106,13 +107,13 @@ def taught_losses(model, teachers, windows):
 
 
 @torch.no_grad()
-def stream(model, canvas, temperature=0.8, top_k=None, cached=True):
+def stream(model, canvas, temperature=0.8, top_k=None, cached=True, lean=True):
     """Write the masks at the end of canvas (B, T), from left to right. Yields a State per token, like chapter 04.
 
     At least the first token must be given. The model sees up to seq_len tokens. When its window is full, it forgets all
     but the last seq_len // 2 tokens, whose positions then begin at 0 again; the next pass computes all their rows. With
     `cached`, all further passes compute only the row of the newest token. That is exact, because in a causal model no
-    row depends on a later one.
+    row depends on a later one. lean: compute these rows with section 3's LeanRows, if the model allows it.
     """
     given = canvas != model.config.mask_id
     if not given[:, 0].all():
@@ -120,6 +121,7 @@ def stream(model, canvas, temperature=0.8, top_k=None, cached=True):
     confidence = given.float()
     window = model.config.seq_len
     start, cache = 0, None  # the model sees canvas[:, start:end]
+    lean = lean and LeanRows.fits(model.config)
     for end in range(int(given.sum(1).max()), canvas.shape[1]):
         if end - start > window:
             start, cache = end - max(1, window // 2), None
@@ -129,6 +131,10 @@ def stream(model, canvas, temperature=0.8, top_k=None, cached=True):
         elif cache is None:
             cache = model.make_cache(len(canvas), window)
             logits = model(context, cache=cache)  # (B, S, V)
+            rows = LeanRows(model, cache) if lean else None
+        elif lean:
+            x = rows(model.token_emb(context[:, -1:]), end - start - 1)  # (B, 1, C)
+            logits = model.head(x)  # (B, 1, V)
         else:
             newest = torch.tensor([end - start - 1], device=canvas.device)
             logits = model(context[:, -1:], positions=newest, cache=cache)  # (B, 1, V)
@@ -153,7 +159,78 @@ def opening(tokenizer):
     return tokenizer.encode("\n")[0] if "\n" in tokenizer.vocabulary else 0
 
 
-# 3. The command line
+# 3. The same rows, in less time
+#
+# A matrix of this model multiplies one row within ten microseconds. So the time goes into everything around these
+# products: calling modules, and small operations that compute the same things again for each row. Chapter 11 measures
+# it. The model of chapter 03 is written to be read; this section computes what it computes, and is written to be fast.
+
+
+class LeanRows:
+    """Computes new rows of a causal model of chapter 03 without its modules. A test compares the numbers of the two.
+
+    It needs the cache into which the model has written the first rows. Angles are computed once for all rows, queries
+    and keys are normalised and rotated together, and the keys that a single row sees need no mask.
+    """
+
+    @staticmethod
+    def fits(config):
+        """Return whether LeanRows can compute a model of this shape: one with the parts that this book prefers."""
+        return (config.positions, config.norm, config.activation) == ("rope", "rms", "relu2")
+
+    def __init__(self, model, cache):
+        c = model.config
+        self.n_head, self.size = c.n_head, c.n_embd // c.n_head
+        device = model.head.weight.device
+        room = cache.layers[0].k.shape[2]
+        cos, sin = attention.rotary_table(torch.arange(room, device=device), self.size)  # (room, hd/2) each
+        self.cos = torch.cat((cos, cos), -1)  # (room, hd)
+        self.sin = torch.cat((-sin, sin), -1)
+        self.layers = []
+        for block, buffer in zip(model.blocks, cache.layers, strict=True):
+            layers = block.attn.qkv, block.attn.out, block.mlp.up, block.mlp.down
+            self.layers.append(([layer.weight for layer in layers], buffer))
+        self.ahead = max(0, c.conv - 1)  # vectors that a convolution reads before that of its own row
+        self.before = torch.arange(self.ahead + 1, device=device)[None]  # (1, conv)
+        self.streams = [F.pad(stream, (0, 0, self.ahead, 0)) for stream in cache.streams]  # zeros precede the text
+        self.convs = [conv.weight for conv in model.convs]
+
+    @torch.inference_mode()
+    def __call__(self, x, start, positions=None, visible=None, read=None):
+        """Return what the head reads for the vectors x (B, R, C) of new rows: (B, R, C).
+
+        start: where the rows are written into the cache. A single row needs no more; chapter 13 has several, and gives
+        their positions (R,), which rows each one sees (R, start + R), and which ones a convolution reads (R, conv).
+        """
+        B, R, C = x.shape
+        end = start + R
+        positions = slice(start, end) if positions is None else positions
+        cos, sin = self.cos[positions], self.sin[positions]  # (R, hd) each
+        read = self.before if read is None else read
+        for i, ((qkv, out, up, down), buffer) in enumerate(self.layers):
+            if i < len(self.convs):
+                stream = self.streams[i]
+                stream[:, start + self.ahead : end + self.ahead] = x
+                around = stream[:, start : end + self.ahead][:, read]  # (B, R, conv, C)
+                x = x + (self.convs[i] * around).sum(2)
+            rows = F.linear(normalised(x), qkv).view(B, R, 3, self.n_head, self.size).permute(2, 0, 3, 1, 4)
+            qk = normalised(rows[:2])  # (2, B, nh, R, hd)
+            qk = qk * cos + qk.roll(self.size // 2, -1) * sin
+            buffer.k[:, :, start:end] = qk[1]
+            buffer.v[:, :, start:end] = rows[2]
+            keys, values = buffer.k[:, :, :end], buffer.v[:, :, :end]
+            y = F.scaled_dot_product_attention(qk[0], keys, values, attn_mask=visible)  # (B, nh, R, hd)
+            x = x + F.linear(y.transpose(1, 2).reshape(B, R, C), out)
+            x = x + F.linear(F.linear(normalised(x), up).relu().square(), down)
+        return normalised(x)
+
+
+def normalised(x):
+    """Return x (…, C) divided by its root mean square. This is RMSNorm, with fewer operations than PyTorch's."""
+    return x * (x.shape[-1] ** 0.5 / torch.linalg.vector_norm(x, dim=-1, keepdim=True))
+
+
+# 4. The command line
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
     python 11_fast_decoding.py write --steps 32 --correction 32   # chapter 06 with 64 passes, and a lower temperature
     python 11_fast_decoding.py write --threshold 0.9 --block 32 --cached
     python 11_fast_decoding.py write --entropy 0.5 --prompt "ROMEO:" --correction 16
+    python 11_fast_decoding.py time                               # where a pass spends its time: ten seconds
 
 Chapter 04's sampler writes a planned number of tokens in each pass, and each pass computes all positions. This chapter
 keeps that sampler and gives it other parts: rules that write more tokens where the model is certain, blocks that are
@@ -12,7 +13,8 @@ finished from left to right, and a cache, with which a pass computes only the po
 You should see that rules which wait until the model is certain (threshold, factor) spell best, but need many passes,
 and that their texts repeat themselves. These are only a few texts. docs/fast_decoding.md measures many, also with the
 rules and caches of experiments/decoding_rules.py: there, scattered positions with correction afterwards come nearest to
-real text, and so `python 06_generate.py --fast` writes that way.
+real text, and so `python 06_generate.py --fast` writes that way. With `time` you should see that a pass over one row
+needs several times as long as its matrix products, and that a pass over all rows consists of little else.
 """
 
 import functools
@@ -20,15 +22,18 @@ import math
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
+from statistics import median
 
 from plumbing import checkpoint, cli, devices, measures, text
 
 import torch
+import torch.nn.functional as F
 
 tensors = import_module("01_tensors")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 generation = import_module("06_generate")
+gpt = import_module("07_train_gpt")
 
 
 # 1. Rules: which proposals of a pass to write
@@ -223,7 +228,96 @@ class CachedBlockModel(BlockModel):
         return self.model(block, t, positions, self.cache)
 
 
-# 4. The demonstration
+# 4. Where does a pass spend its time?
+#
+# A pass must at least do its matrix products, and two limits of the machine say how fast they can be. For many rows the
+# limit is how many products the processor computes in a second. For one row it is the memory: each weight is read for
+# a single multiplication. `limit` measures both in the same way, with one product that has as many weights as the
+# whole model. What a pass needs beyond that is attention, small operations, and the calling of modules.
+
+
+def matrices(model):
+    """Return the weights with which a pass of the Transformer `model` multiplies every row: a list of (out, in)."""
+    layers = []
+    for block in model.blocks:
+        layers += [block.attn.qkv, block.attn.out, block.mlp.up, block.mlp.down]
+    return [layer.weight for layer in (*layers, model.head)]
+
+
+def products(model, rows):
+    """Return a function that computes the matrix products of a pass over this number of rows, and nothing else."""
+    pairs = [(torch.randn(rows, weight.shape[1], device=weight.device), weight) for weight in matrices(model)]
+    return lambda: [F.linear(x, weight) for x, weight in pairs]
+
+
+def limit(model, rows):
+    """Return a function that multiplies this number of rows by one square matrix with as many weights as the model."""
+    size = round(sum(weight.numel() for weight in matrices(model)) ** 0.5)
+    x, weight = torch.randn(rows + size, size, device=model.head.weight.device).split([rows, size])
+    return lambda: F.linear(x, weight)
+
+
+@torch.no_grad()
+def milliseconds(ways, device, turns=30):
+    """Return the median time of each of the functions {name: way}, in milliseconds: {name: time}.
+
+    They take turns, so other work on the machine slows all of them alike.
+    """
+    seconds = {name: [] for name in ways}
+    for _ in range(turns + 3):
+        for name, way in ways.items():
+            began = devices.now(device)
+            way()
+            seconds[name].append(devices.now(device) - began)
+    return {name: 1000 * median(times[3:]) for name, times in seconds.items()}  # the first turns are slow
+
+
+def ways_of_one_row(model):
+    """Return the ways in which the GPT `model` can compute the row of a token in the middle of its window."""
+    middle = model.config.seq_len // 2
+    tokens = torch.zeros(1, middle + 1, dtype=torch.long, device=model.head.weight.device)
+    newest = tokens[:, middle:]
+    place = torch.tensor([middle], device=tokens.device)
+    cache = model.make_cache(1, model.config.seq_len)
+    with torch.no_grad():
+        model(tokens[:, :middle], cache=cache)
+    rows = gpt.LeanRows(model, cache)
+    return {f"all {middle + 1} rows, no cache": lambda: model(tokens),
+            "one row, with chapter 03's modules": lambda: model(newest, positions=place, cache=cache),
+            "one row, with chapter 07's LeanRows": lambda: model.head(rows(model.token_emb(newest), middle)),
+            "its matrix products alone": products(model, 1), "the limit: one product": limit(model, 1)}
+
+
+def ways_of_all_rows(model):
+    """Return the ways in which the dLLM `model` can compute the rows of a whole window."""
+    rows = model.config.seq_len
+    tokens = torch.zeros(1, rows, dtype=torch.long, device=model.head.weight.device)
+    t = torch.ones(1, device=tokens.device)
+    return {f"all {rows} rows, with chapter 03's modules": lambda: model(tokens, t),
+            "their matrix products alone": products(model, rows), "the limit: one product": limit(model, rows)}
+
+
+def show_time(settings):
+    device = devices.pick_device(settings.device)
+    for kind, ways, rows in (("gpt", ways_of_one_row, 1), ("dllm", ways_of_all_rows, None)):
+        folder = checkpoint.RUNS / checkpoint.KINDS[kind][1]
+        model, _, _ = checkpoint.load(folder, device, kinds=(kind,))
+        rows = rows or model.config.seq_len
+        times = milliseconds(ways(model), device)
+        fastest = times["the limit: one product"]
+        weights = sum(weight.numel() for weight in matrices(model))
+        tensors.heading(f"{folder.name}: a pass over {rows} row{'s' if rows > 1 else ''}")
+        for name, spent in times.items():
+            print(f"   {name:42} {spent:8.2f} ms {fastest / spent:8.0%} of the limit")
+        operations = 2 * weights * rows
+        size = 4 * weights
+        print(f"   At the limit, this machine does {operations / fastest / 1e6:.0f} billion operations a second, and "
+              f"reads {size / fastest / 1e6:.1f} GB of weights.")
+    print("\n   One row: much of the time goes into everything around the products, so lean code helps.\n"
+          "   All rows: most of it goes into the products. Only fewer rows, fewer passes or smaller numbers help.")
+
+
+# 5. The demonstration
 
 
 @dataclass(frozen=True)
@@ -300,7 +394,14 @@ def show(settings):
     print("\nNext: 12_scale.py, where model and text outgrow this machine.")
 
 
-# 5. The command line
+# 6. The command line
+
+
+@dataclass(frozen=True)
+class Time:
+    """The flags of the measurement of time."""
+
+    device: str = "auto"  # auto, cpu, cuda or mps
 
 
 RULES = {"threshold": threshold, "factor": factor, "entropy": entropy_bound}
@@ -370,9 +471,11 @@ def write(settings):
 
 
 def main(argv=None):
-    command, words = cli.sub_command(("show", "write"), argv)
+    command, words = cli.sub_command(("show", "write", "time"), argv)
     if command == "write":
         write(cli.parse(Write, words))
+    elif command == "time":
+        show_time(cli.parse(Time, words))
     else:
         show(cli.parse(Show, words))
 

@@ -23,7 +23,6 @@ and with two.
 
 import math
 import os
-import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -184,21 +183,14 @@ def distribute(model, team):
     return network
 
 
-def now(device):
-    """Return the seconds on a clock, read after the device has finished its work."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
-    return time.perf_counter()
-
-
 def best_product(device, dtype, size=2048):
     """Return the floating-point operations per second (FLOP/s) of the product of two square matrices: the best of 4."""
     a, b = torch.randn(2, size, size, device=device, dtype=dtype)
     times = []
     for _ in range(4):
-        began = now(device)
+        began = devices.now(device)
         a @ b
-        times.append(now(device) - began)
+        times.append(devices.now(device) - began)
     return 2 * size**3 / min(times)
 
 

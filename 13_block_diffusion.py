@@ -162,44 +162,32 @@ def mask_blocks(x, starts, mask_id, whole=0.0):
 # 3. Keys and values of rows
 
 
-class RowBuffer:
-    """The keys and values of one layer in one pass, with the interface of chapter 02's KVBuffer.
+class OnlyThisPass:
+    """The keys and values of one layer, with the interface of chapter 02's KVBuffer. It keeps nothing for later passes.
 
-    A KVBuffer has a row for each position, and finds out from positions who sees whom. Here one pass can
-    have several rows at a position, a clean one and those of several blocks. So rows are stored in the order in which
-    they come, and who sees whom is given: visible (R, n + R). storage: (2, B, nh, rows, hd), keys and values, of whose
-    rows the first n are those of earlier passes; None: there are none, and there will be no later pass.
+    visible: (R, R), who sees whom. A KVBuffer knows it from the positions; here several rows can have the same one.
     """
 
-    def __init__(self, visible, storage=None, n=0):
-        self.visible, self.storage, self.n = visible, storage, n
+    def __init__(self, visible):
+        self.visible = visible
 
     def write(self, positions, k, v):
-        if self.storage is None:
-            self.k, self.v = k, v
-            return
-        end = self.n + k.shape[2]
-        self.storage[:, :, :, self.n : end] = torch.stack((k, v))
-        self.k, self.v = self.storage[:, :, :, :end]
+        self.k, self.v = k, v
 
     def mask(self, positions, causal):
         return self.visible
 
 
 class KeptRows:
-    """The first n clean rows of a text, from earlier passes: keys and values, and the inputs of the convolutions.
+    """The first n clean rows of a text, from earlier passes, in chapter 03's cache.
 
     No clean row depends on a later one, so kept rows are exact. A pass writes its rows behind them, the clean ones
     first. To keep some of these, raise n; the next pass writes over all others.
     """
 
     def __init__(self, model, batch, rows):
-        c, weight = model.config, model.head.weight
-        like = dict(device=weight.device, dtype=weight.dtype)
         self.n = 0
-        self.storages = [torch.zeros(2, batch, c.n_head, rows, c.n_embd // c.n_head, **like) for _ in range(c.n_layer)]
-        before = max(0, c.conv - 1)  # zeros, which precede the text
-        self.conv_inputs = [torch.zeros(batch, before + rows, c.n_embd, **like) for _ in model.convs]
+        self.compute = gpt.LeanRows(model, model.make_cache(batch, rows))
 
 
 # 4. The model: chapter 03's Transformer with another attention mask, and a small head for drafts
@@ -211,6 +199,8 @@ class Hybrid(transformer.Transformer):
     wiring = "hybrid"  # checkpoints name it, because these weights fit no other class
 
     def __init__(self, config):
+        if not gpt.LeanRows.fits(config):
+            raise ValueError("a hybrid has rotary positions, RMSNorm and squared ReLU")
         super().__init__(config)
         C = config.n_embd
         self.draft_up = nn.Linear(C, 2 * C, bias=False)
@@ -225,30 +215,25 @@ class Hybrid(transformer.Transformer):
 
         kept: KeptRows. All new rows see the kept ones, and are written behind them.
         """
-        n = kept.n if kept else 0
-        positions = rows.positions + n
-        table = attention.rotary_table(positions, self.config.n_embd // self.config.n_head)
-        visible = F.pad(rows.visible, (n, 0), value=True)  # (R, n + R)
-        x = self.embed(tokens, None, positions)  # (B, R, C)
+        x = self.drop(self.token_emb(tokens))  # (B, R, C)
+        if kept:
+            visible = F.pad(rows.visible, (kept.n, 0), value=True)  # (R, n + R)
+            x = kept.compute(x, kept.n, rows.positions + kept.n, visible, rows.conv_rows)
+            return self.head(x), x
+        table = attention.rotary_table(rows.positions, self.config.n_embd // self.config.n_head)
         for i, layer in enumerate(self.blocks):  # chapter 03's blocks, which are no blocks of text
             if i < len(self.convs):
-                x = self.convolve(x, rows.conv_rows, self.convs[i].weight, n, kept and kept.conv_inputs[i])
-            x = layer(x, positions, table, RowBuffer(visible, kept and kept.storages[i], n))
+                x = self.convolve(x, rows.conv_rows, self.convs[i].weight)
+            x = layer(x, rows.positions, table, OnlyThisPass(rows.visible))
         x = self.norm(x)
         return self.head(x), x
 
-    def convolve(self, x, conv_rows, weights, n, inputs):
+    def convolve(self, x, conv_rows, weights):
         """Add to each row the rows before it that it sees: the convolution of chapter 03 for two streams.
 
-        x (B, R, C). conv_rows: (R, width), as in Rows. weights: (width, C). inputs: the x of n kept rows, or None.
+        x (B, R, C). conv_rows: (R, width), as in Rows. weights: (width, C).
         """
-        before = len(weights) - 1
-        if inputs is None:
-            around = F.pad(x, (0, 0, before, 0))  # (B, before + R, C), zero before the text
-        else:
-            end = n + before + x.shape[1]
-            inputs[:, n + before : end] = x
-            around = inputs[:, n:end]
+        around = F.pad(x, (0, 0, len(weights) - 1, 0))  # (B, width - 1 + R, C), zero before the text
         return x + sum(weight * around.index_select(1, conv_rows[:, i]) for i, weight in enumerate(weights))
 
     def draft_logits(self, x, previous):
@@ -554,8 +539,11 @@ class Train(training.Settings):
     train: training.TrainConfig = training.TrainConfig()
 
     def __post_init__(self):
-        if self.model.positions != "rope" or self.model.time_conditioned:
-            raise ValueError("a hybrid has rotary positions and no noise level: leave out positions, time_conditioned")
+        if not gpt.LeanRows.fits(self.model):
+            raise ValueError("a hybrid has rotary positions, RMSNorm and squared ReLU: "
+                             "leave out positions, norm and activation")
+        if self.model.time_conditioned:
+            raise ValueError("a hybrid has no noise level: leave out time_conditioned")
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,9 @@ def moved(path, proposal, first, blocked):
     """
     best = path
     turns = robot.turns(path)
-    least, turning, length = np.square(turns).sum(), np.abs(turns).sum(), robot.length(path)
+    least = np.square(turns).sum()
+    turning = np.abs(turns).sum()
+    length = robot.length(path)
     last = first + len(proposal)
     for share in SHARES:
         new = path.copy()

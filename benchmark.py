@@ -33,6 +33,8 @@ import torch
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
+gpt = import_module("07_train_gpt")
+fast = import_module("11_fast_decoding")
 scale = import_module("12_scale")
 
 QUICK = ["--n-layer", "2", "--n-head", "2", "--n-embd", "32", "--seq-len", "32", "--batch-size", "8"]  # only a trial
@@ -50,7 +52,7 @@ class Timed(training.MaskedDiffusion):
         self.times = []
 
     def batch(self, n):
-        self.times.append(scale.now(self.train.device))
+        self.times.append(devices.now(self.train.device))
         return super().batch(n)
 
 
@@ -59,7 +61,7 @@ def step_seconds(shape, config, device, distribute=lambda model: model):
     corpus = text.load("shakespeare")
     task = Timed(text.Characters.of(corpus.text), text.split(corpus.text), shape.seq_len, device, config.t_max)
     training.train(transformer.Transformer(shape).to(device), task, config, Run(None, config), device, distribute)
-    ends = [*task.times, scale.now(device)][:: config.accumulate]
+    ends = [*task.times, devices.now(device)][:: config.accumulate]
     return statistics.median(end - begin for begin, end in pairwise(ends[2:]))  # the first steps prepare much
 
 
@@ -93,19 +95,35 @@ def measure_training(name, device, quick):
 
 
 def measure_sampling(device, quick):
-    """Yield a row for one text, and one for a batch, written by the shipped model."""
-    model, _, _ = checkpoint.load(checkpoint.find("shakespeare", "dllm"), device, kinds=("dllm",))
+    """Yield a row for one text and one for a batch, written by the shipped dLLM, and the same by the shipped GPT.
+
+    share_of_limit: the share of the time that the passes would need if each were one matrix product with as many
+    weights as the model. Chapter 11 explains this limit.
+    """
     length, steps = (32, 4) if quick else (256, 64)
-    for batch in (1, 256 if device.type == "cuda" else 16):
-        canvas = torch.full((batch, length), model.config.mask_id, device=device)
-        times = []
-        for _ in range(4):
-            began = scale.now(device)
-            *_, _last = diffusion.denoise(model, canvas, steps)
-            times.append(scale.now(device) - began)
-        seconds = statistics.median(times[1:])
-        yield {"part": "sampling", "batch": batch, "characters": length, "passes": steps, "seconds": seconds,
-               "characters_per_second": batch * length / seconds}
+    for kind in ("dllm", "gpt"):
+        model, _, _ = checkpoint.load(checkpoint.RUNS / checkpoint.KINDS[kind][1], device, kinds=(kind,))
+        passes = steps if kind == "dllm" else length - 1
+        for batch in (1, 256 if device.type == "cuda" else 16):
+            canvas = torch.full((batch, length), model.config.mask_id, device=device)
+            canvas[:, 0] = 0  # a GPT needs a first character
+            rows = batch * length if kind == "dllm" else batch
+            ways = {kind: partial(write, diffusion.denoise, model, canvas, steps)}
+            if kind == "gpt":
+                ways = {"gpt": partial(write, gpt.stream, model, canvas),
+                        "gpt without lean rows": partial(write, gpt.stream, model, canvas, lean=False)}
+            times = fast.milliseconds(ways | {"limit": fast.limit(model, rows)}, device, turns=4)
+            for name in ways:
+                yield {"part": "sampling", "model": name, "batch": batch, "characters": length, "passes": passes,
+                       "seconds": times[name] / 1000,
+                       "characters_per_second": 1000 * batch * (length - 1) / times[name],
+                       "share_of_limit": passes * times["limit"] / times[name]}
+
+
+def write(sampler, *arguments, **named):
+    """Write a text to its end."""
+    for _ in sampler(*arguments, **named):
+        pass
 
 
 # 3. Threads and processes

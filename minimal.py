@@ -105,7 +105,8 @@ def orthogonal(x):  # Newton-Schulz steps: bring all singular values of each mat
 def train(model, data, seconds, batch=8):
     """Lower the loss on data (N,) until the time is up. At most 0.8 is hidden: emptier texts teach little so soon."""
     adamw = torch.optim.AdamW((p for name, p in model.named_parameters() if name != "blocks"), betas=(0.9, 0.95))
-    momentum, windows = torch.zeros_like(model.blocks), data.unfold(0, WINDOW, 1)
+    momentum = torch.zeros_like(model.blocks)
+    windows = data.unfold(0, WINDOW, 1)
     start, step = time.perf_counter(), 0
     while (share := (time.perf_counter() - start) / seconds) < 1:
         total, k = losses(model, windows[torch.randint(len(windows), (batch,))], highest=0.8)
@@ -126,7 +127,8 @@ def train(model, data, seconds, batch=8):
 def write(model, canvas, passes=128):
     """Replace the masks of canvas (B, T), and yield the canvas after each pass. The other characters stay.
     Half of the passes write in random order. The others take back doubtful characters, and write them again."""
-    half, sure = passes // 2, torch.ones(canvas.shape, device=canvas.device)  # nothing that is given is doubtful
+    half = passes // 2
+    sure = torch.ones(canvas.shape, device=canvas.device)  # nothing that is given is doubtful
     for step in range(passes):
         hidden = (canvas == model.mask) | (step >= half) & (torch.rand_like(sure) < 0.2 * (1 - sure))
         scores = model(torch.where(hidden, model.mask, canvas))
@@ -138,10 +140,12 @@ def write(model, canvas, passes=128):
         yield canvas
 
 def main(name=None, seconds=SECONDS):
-    text, device = read(name), "cuda" if torch.cuda.is_available() else "cpu"
+    text = read(name)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     codes, data = torch.tensor([*map(ord, text)], device=device).unique(return_inverse=True)  # (symbols,), (N,)
     symbols = [*map(chr, codes), "░"]  # all characters of the text, and a sign for the mask
-    model, cut = Model(len(symbols) - 1).to(device), len(data) * 9 // 10
+    model = Model(len(symbols) - 1).to(device)
+    cut = len(data) * 9 // 10
     with suppress(KeyboardInterrupt):  # Ctrl-C ends the training early
         train(model, data[:cut], seconds)
     held_out = data[cut:].unfold(0, WINDOW, WINDOW)[:1024]

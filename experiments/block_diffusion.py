@@ -10,7 +10,7 @@ import functools
 import math
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Literal
 
@@ -25,16 +25,18 @@ transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 gpt_training = import_module("07_train_gpt")
+fast = import_module("11_fast_decoding")
 hybrid = import_module("13_block_diffusion")
 
 NAME = "block_diffusion"
 SEED, TEMPERATURE = 1, 0.8
-SIZES = {  # windows of the curve, texts for quality, texts for speed, numbers of drafts
-    "quick": (16, 4, 2, (0, 3)),
-    "full": (434, 64, 8, (0, 1, 2, 3, 4, 6))}  # fmt: skip
+SIZES = {  # windows of the curve, texts for quality, texts for speed, numbers of drafts, widths of random models
+    "quick": (16, 4, 2, (0, 3), (64,)),
+    "full": (434, 64, 8, (0, 1, 2, 3, 4, 6), (128, 256, 512, 1024))}  # fmt: skip
 LENGTH = 256  # of the texts by draft and verify, in characters
 ROWS = (1, 2, 6, 12, 20, 40, 80)  # of the passes whose time is measured
 KEPT = 128  # rows of earlier passes that such a pass sees
+HEAD = 64  # size of an attention head in the models with random weights
 STEADY = 1.1  # the fastest measurement of the same GPT may be so many times as fast as the slowest one
 MEASURES = {"words": "known words", "judge": "judge's NLL", "distinct": "distinct runs of 4"}
 
@@ -83,7 +85,7 @@ def measure(settings):
 
 def measure_quality(model, tokenizer, tokens, size):
     """Return the curve from GPT to dLLM, and the measures of written texts: what does not depend on time."""
-    count, texts, _, _ = size
+    count, texts, *_ = size
     learned, _ = text.split(text.load("shakespeare").text)
     windows = cut(tokens, model.config.seq_len + 1, count)
     print("measuring the curve", flush=True)
@@ -102,12 +104,18 @@ def measure_quality(model, tokenizer, tokens, size):
 
 def measure_speed(model, tokens, size):
     """Return the time of a pass by its rows, and the speed for each number of drafts. UserError on a busy machine."""
-    _, _, texts, drafts = size
+    _, _, texts, drafts, widths = size
     rows = cut(tokens, LENGTH, texts)
-    passes = [{"rows": count, "milliseconds": pass_time(model, count)} for count in ROWS]
     lines = [speed(model, rows, number, len(rows)) for number in drafts]
     check_steady([line["gpt_rate"] for line in lines])
-    return {"passes": passes, "speed": lines, "timed": len(rows)}
+    passes = pass_times(model)
+    models = []
+    for width in widths:
+        config = replace(model.config, n_embd=width, n_head=width // HEAD)
+        other = hybrid.Hybrid(config).to(model.head.weight.device).eval()
+        models.append({"parameters": transformer.count_parameters(as_gpt(other)), "milliseconds": pass_times(other)})
+        print(f"  {models[-1]['parameters']:,} parameters: {models[-1]['milliseconds']}", flush=True)
+    return {"passes": passes, "models": models, "speed": lines, "timed": len(rows)}
 
 
 def check_steady(rates):
@@ -117,21 +125,21 @@ def check_steady(rates):
                             "run nothing else at the same time, and measure again")
 
 
-@torch.no_grad()
-def pass_time(model, count, turns=40):
-    """Return the milliseconds of a pass over `count` clean rows that see KEPT rows of earlier passes: the median."""
+def pass_times(model):
+    """Return the median milliseconds of passes over clean rows that see KEPT rows of earlier passes: {rows: time}."""
+    device = model.head.weight.device
+    return fast.milliseconds({count: one_pass(model, count) for count in ROWS}, device)
+
+
+def one_pass(model, count):
+    """Return a function that computes a pass over `count` clean rows that see KEPT rows of earlier passes."""
     device = model.head.weight.device
     kept = hybrid.KeptRows(model, 1, KEPT + count)
     kept.n = KEPT
     positions = torch.arange(count, device=device)
     rows = hybrid.make_rows(positions, torch.full_like(positions, hybrid.CLEAN), model.config.conv)
     tokens = torch.zeros(1, count, dtype=torch.long, device=device)
-    seconds = []
-    for _ in range(turns):
-        began = time.perf_counter()
-        model(tokens, rows, kept)[0].cpu()  # .cpu() waits for the device
-        seconds.append(time.perf_counter() - began)
-    return 1000 * statistics.median(seconds)
+    return lambda: model(tokens, rows, kept)
 
 
 def cut(tokens, length, count):
@@ -216,18 +224,19 @@ def tables(values):
     by_size = {point["size"]: point["nelbo"] for point in values["curve"]}
     whole = values["curve"][-1]["nelbo"]
     by_drafts = {line["drafts"]: line for line in values["speed"]}
-    times = {line["rows"]: line["milliseconds"] for line in values["passes"]}
-    best = max(values["speed"], key=lambda line: line["ratio"])
+    times = values["passes"]  # JSON has made strings of the numbers of rows
+    best = max((line for line in values["speed"] if line["drafts"]), key=lambda line: line["ratio"])
     return {
         "curve": pages.table([(name, f"{mean:.3f}", f"{error:.3f}") for name, mean, error in likelihoods],
                              ["", "nats per character", "±"]),
-        "speed": speed_table(values["speed"]), "passes": pass_table(values["passes"]),
+        "speed": speed_table(values["speed"]), "passes": pass_table(values),
         "quality": quality_table(values["quality"]),
         "above_gpt": f"{values['nll'][0] - gpt['loss']:.3f}",
         "whole": f"{whole:.3f}", "four_below_whole": f"{whole - by_size[4]:.3f}",
         "largest_difference": f"{largest_difference(values['quality']):.1f}",
         "best": f"{best['ratio']:.2f}", "best_drafts": best["drafts"],
-        "per_pass": f"{by_drafts[hybrid.DRAFTS]['per_pass']:.2f}", "twenty": f"{times[20] / times[1]:.1f}",
+        "per_pass": f"{by_drafts[hybrid.DRAFTS]['per_pass']:.2f}", "twenty": f"{times['20'] / times['1']:.1f}",
+        "gpt_rate": f"{statistics.median(line['gpt_rate'] for line in values['speed']):.0f}",
     }
 
 
@@ -241,11 +250,19 @@ def speed_table(lines):
                               "accepted"])
 
 
-def pass_table(passes):
-    first = passes[0]["milliseconds"]
-    rows = [("milliseconds", *(f"{line['milliseconds']:.1f}" for line in passes)),
-            ("times that of one row", *(f"{line['milliseconds'] / first:.1f}" for line in passes))]
-    return pages.table(rows, ["rows of a pass", *(line["rows"] for line in passes)])
+def pass_table(values):
+    """Return the table of the time of a pass by its rows and by the size of the model, and of what drafts would gain.
+
+    The gain counts passes alone: characters per pass, divided by the cost of such a pass in passes over one row.
+    """
+    per_pass = {line["drafts"]: (str(line["rows"]), line["per_pass"]) for line in values["speed"] if line["drafts"]}
+    rows = []
+    for model in values["models"]:
+        times = model["milliseconds"]
+        gains = [characters * times["1"] / times[count] for count, characters in per_pass.values() if count in times]
+        cells = [f"{times[str(count)] / times['1']:.1f}" for count in ROWS[1:]]
+        rows.append([f"{model['parameters'] / 1e6:.1f}M", f"{times['1']:.2f} ms", *cells, f"{max(gains):.2f} ×"])
+    return pages.table(rows, ["parameters", "one row", *(f"{count} rows" for count in ROWS[1:]), "best gain"])
 
 
 def quality_table(quality):

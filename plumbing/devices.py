@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import sys
+import time
 
 from plumbing.cli import UserError
 
@@ -57,6 +58,13 @@ def compile_parts(parts, device, config):
     print("compiling the model: the first step may take half a minute (--compile off avoids this)", flush=True)
     for part in parts:
         part.compile()
+
+
+def now(device):
+    """Return the seconds on a clock, read after the device has finished its work."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter()
 
 
 def check_memory(device, needed, what, advice):

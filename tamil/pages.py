@@ -135,7 +135,9 @@ class Anthology:
         match = NUMBER.match(line.text)
         if not match:
             return None
-        number, dot, rest = int(match[1]), match[2], match[3].strip()
+        number = int(match[1])
+        dot = match[2]
+        rest = match[3].strip()
         if self.in_table and (rest or not line.begins_row):
             return None
         # Up to three poems in a row may be lost, and a poem may stand up to eight places too late.

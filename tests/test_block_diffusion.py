@@ -323,14 +323,12 @@ def test_greedy_text_is_the_greedy_text_of_the_gpt_over_many_windows():
     assert prompt == [3, 1, 4]  # the caller's list stays as it is
 
 
-class Markov(nn.Module):
+class Markov(hybrid.Hybrid):
     """A hybrid whose next token depends on the last one, by a known table, and whose drafts follow another table."""
 
     def __init__(self, table, drafts, seq_len=64):
-        super().__init__()
-        self.config = transformer.TransformerConfig(seq_len, 1, 1, 2, vocab_size=len(table), causal=True)
-        self.table, self.drafts, self.head = table.log(), drafts.log(), nn.Linear(2, len(table))
-        self.convs = []
+        super().__init__(transformer.TransformerConfig(seq_len, 1, 1, 2, vocab_size=len(table), causal=True))
+        self.table, self.drafts = table.log(), drafts.log()
 
     def forward(self, tokens, rows, kept=None):
         known = tokens.clamp(max=len(self.table) - 1)
@@ -484,7 +482,7 @@ def test_the_page_is_measured(runs_folder, tmp_path, monkeypatch):
     checkpoint.save(runs_folder / "shakespeare", make_model(letters.vocab_size), letters, info)
     checkpoint.save(runs_folder / "shakespeare-gpt", make_model(letters.vocab_size, causal=True), letters,
                     info | {"kind": "gpt"})
-    monkeypatch.setitem(page.SIZES, "quick", (4, 2, 2, (0, 2, 3)))
+    monkeypatch.setitem(page.SIZES, "quick", (4, 2, 2, (0, 2, 3), (64,)))
     monkeypatch.setattr(page, "LENGTH", 20)
     monkeypatch.setattr(page, "STEADY", 1000)  # such short texts say little about speed
     monkeypatch.setattr(page, "KEPT", 8)

@@ -110,20 +110,23 @@ def test_training_is_timed(tmp_path, capsys):
 def test_a_step_is_the_time_between_two_batches(monkeypatch):
     """Also if a step has two parts. Here, every look at the clock takes a second."""
     clock = iter(range(1000))
-    monkeypatch.setattr(benchmark.scale, "now", lambda device: float(next(clock)))
+    monkeypatch.setattr(benchmark.devices, "now", lambda device: float(next(clock)))
     for parts in (1, 2):
         shape, config = benchmark.read_settings("laptop", True, 6, accumulate=parts)
         assert benchmark.step_seconds(shape, config, torch.device("cpu")) == parts
 
 
 def test_writing_is_timed(tmp_path, monkeypatch):
-    model = make_model(8, seq_len=32)
-    checkpoint.save(tmp_path / "model", model, text.Characters("abcdefgh"), {"kind": "dllm"})
-    monkeypatch.setattr(benchmark.checkpoint, "find", lambda name, kind: tmp_path / "model")
+    monkeypatch.setattr(benchmark.checkpoint, "RUNS", tmp_path)
+    for kind, name in (("dllm", "shakespeare"), ("gpt", "shakespeare-gpt")):
+        model = make_model(8, seq_len=32, causal=kind == "gpt")
+        checkpoint.save(tmp_path / name, model, text.Characters("abcdefgh"), {"kind": kind})
     rows = list(benchmark.measure_sampling(torch.device("cpu"), quick=True))
-    assert [row["batch"] for row in rows] == [1, 16]
+    models = ["dllm", "dllm", *["gpt", "gpt without lean rows"] * 2]
+    assert [row["model"] for row in rows] == models and [row["batch"] for row in rows] == [1, 16, 1, 1, 16, 16]
     for row in rows:
-        assert row["characters_per_second"] == pytest.approx(row["batch"] * 32 / row["seconds"])
+        assert row["characters_per_second"] == pytest.approx(row["batch"] * 31 / row["seconds"])
+        assert row["passes"] == (4 if row["model"] == "dllm" else 31) and 0 < row["share_of_limit"] < 1
 
 
 def test_the_busy_program_ends_with_its_measurement():

@@ -76,16 +76,35 @@ def test_the_task_trains_on_every_position_and_reports_the_nll():
 @pytest.mark.parametrize("changes", [{}, {"positions": "learned", "norm": "layer", "activation": "gelu"},
                                      {"conv": 3, "conv_in": "every"}])
 @pytest.mark.parametrize("temperature, top_k, prompt", [(0, None, 1), (1.0, None, 8), (0.8, 3, 5), (1.0, None, 30)])
-def test_cached_and_uncached_write_the_same_past_the_window(changes, temperature, top_k, prompt):
+def test_lean_and_plain_and_uncached_write_the_same_past_the_window(changes, temperature, top_k, prompt):
     model = make_model(vocab_size=11, **changes)
     torch.manual_seed(prompt)
     start = torch.randint(11, (3, prompt))
     texts = []
-    for cached in (True, False):
+    for way in ({"lean": True}, {"lean": False}, {"cached": False}):
         torch.manual_seed(1)
-        texts.append(gpt.write(model, start, 30, temperature, top_k, cached))
+        canvas = F.pad(start, (0, 30), value=model.config.mask_id)
+        *_, last = gpt.stream(model, canvas, temperature, top_k, **way)
+        texts.append(last.canvas)
     assert texts[0].shape == (3, prompt + 30) and torch.equal(texts[0][:, :prompt], start)
-    assert torch.equal(*texts) and len(texts[0].unique()) > 2
+    assert torch.equal(texts[0], texts[1]) and torch.equal(texts[0], texts[2]) and len(texts[0].unique()) > 2
+
+
+@pytest.mark.parametrize("changes", [{}, {"conv": 5}, {"conv": 3, "conv_in": "every", "n_head": 1}])
+@torch.no_grad()
+def test_lean_rows_are_the_numbers_of_the_model(changes):
+    model, tokens = make_model(vocab_size=11, **changes), torch.arange(8).repeat(2, 1)
+    assert gpt.LeanRows.fits(model.config)
+    cache = model.make_cache(2, 8)
+    model(tokens[:, :3], cache=cache)
+    rows = gpt.LeanRows(model, cache)
+    found = [model.head(rows(model.token_emb(tokens[:, i : i + 1]), i)) for i in range(3, 8)]
+    assert torch.allclose(torch.cat(found, 1), model(tokens)[:, 3:], atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [{"positions": "learned"}, {"norm": "layer"}, {"activation": "gelu"}])
+def test_lean_rows_do_not_fit_other_parts(change):
+    assert not gpt.LeanRows.fits(make_model(vocab_size=11, **change).config)
 
 
 def test_a_full_window_is_halved_and_the_cache_saves_rows():

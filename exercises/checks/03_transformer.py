@@ -11,7 +11,8 @@ tools = import_module("exercises.checks.tools")
 
 
 def check_predict_growth(f):
-    config, answer = transformer.TransformerConfig(), f()
+    config = transformer.TransformerConfig()
+    answer = f()
     assert tools.are_numbers(answer, 5), "The function must return a list of five numbers."
     for name, factor in zip(("n_layer", "n_embd", "n_head", "seq_len", "vocab_size"), answer):
         true = in_blocks(replace(config, **{name: 2 * getattr(config, name)})) / in_blocks(config)

@@ -66,7 +66,9 @@ def check_in_blocks(f):
 def try_rule(rule, score, wrong):
     """Compare a selection rule with sorting by score(logits, confidence), which returns (B, T)."""
     for B, T, share in ((1, 5, 1.0), (4, 10, 0.3), (16, 12, 0.7)):
-        logits, confidence, masked = 2 * torch.randn(B, T, 4), torch.rand(B, T), torch.rand(B, T) < share
+        logits = 2 * torch.randn(B, T, 4)
+        confidence = torch.rand(B, T)
+        masked = torch.rand(B, T) < share
         for part in (0.0, 0.4, 1.0):
             count = (masked.sum(1) * part).ceil().long()
             given = logits.clone(), confidence.clone(), masked.clone(), count.clone()

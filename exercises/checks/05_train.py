@@ -10,7 +10,8 @@ tools = import_module("exercises.checks.tools")
 
 
 def check_predict_factors(f):
-    answer, config = f(), training.TrainConfig(warmup=100, cooldown=0.7)
+    answer = f()
+    config = training.TrainConfig(warmup=100, cooldown=0.7)
     assert tools.are_numbers(answer, 5), "The function must return a list of five numbers."
     for step, factor in zip((0, 49, 250, 650, 825), answer):
         true = training.learning_rate(step, step / 1000, config)
@@ -18,7 +19,8 @@ def check_predict_factors(f):
 
 
 def check_hide_run(f):
-    x0, k = torch.randint(5, (1600, 8)), torch.tensor([1, 3, 7, 8]).repeat(400)
+    x0 = torch.randint(5, (1600, 8))
+    k = torch.tensor([1, 3, 7, 8]).repeat(400)
     before = x0.clone(), k.clone()
     xt = f(x0, k, 5)
     assert tools.is_tensor(xt, (1600, 8), torch.long), "The result must be a tensor of tokens (B, T)."
@@ -52,7 +54,8 @@ def watched(f, model, *arguments):
 
 
 def check_gradient_in_parts(f):
-    model, x0 = tools.small_model(5, std=0.3), torch.randint(5, (6, 8))
+    model = tools.small_model(5, std=0.3)
+    x0 = torch.randint(5, (6, 8))
     few = torch.arange(8) < torch.tensor([0, 0, 8, 8, 1, 2])[:, None]  # the first two rows have no mask
     for masked, parts in ((few, 3), (few, 1), (torch.rand(6, 8) < 0.5, 2)):
         xt = torch.where(masked, model.config.mask_id, x0)

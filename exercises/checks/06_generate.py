@@ -33,7 +33,8 @@ class Stored:
 
 
 def check_without(f):
-    stored, tokens = Stored(torch.randn(3, 5, 6)), torch.full((3, 5), 6)
+    stored = Stored(torch.randn(3, 5, 6))
+    tokens = torch.full((3, 5), 6)
     before = stored.logits.clone()
     for banned in ([2], [0, 4, 5], []):
         model = f(stored, banned)
@@ -42,7 +43,8 @@ def check_without(f):
         model(tokens)  # without t, too
         logits = model(tokens, torch.ones(3))
         assert tools.is_tensor(logits, (3, 5, 6)), "A call must return logits of the same shape as those of the model."
-        p, kept = logits.softmax(-1), [i for i in range(6) if i not in banned]
+        p = logits.softmax(-1)
+        kept = [i for i in range(6) if i not in banned]
         assert p.isfinite().all(), "The softmax of the new logits must be probabilities, but it is not finite."
         assert (p[..., banned] == 0).all(), "A banned token still has a probability above 0 at some position."
         wanted = before.softmax(-1)[..., kept]

@@ -24,7 +24,8 @@ def window_mask(T, width):
 def look_back(x, distance):
     # The product is largest where the rotations of the query and of the key agree, since the vectors are equal before
     # the rotation. A query at position i that is rotated as if it stood at i - distance agrees with the key there.
-    here, d = torch.arange(len(x)), x.shape[-1]
+    here = torch.arange(len(x))
+    d = x.shape[-1]
     queries = attention.rotate(x, attention.rotary_table(here - distance, d))
     keys = attention.rotate(x, attention.rotary_table(here, d))
     return queries, keys
