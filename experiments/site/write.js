@@ -162,7 +162,7 @@ async function write(form) {
   const [live, player, said] = ["live", "player", "said"].map(name => document.getElementById(name));
   live.hidden = false;
   player.hidden = true;
-  said.textContent = "The model is on its way …";
+  if (!form.model) said.textContent = "The model is on its way …";
   form.model ??= await load();
   form.player ??= await (await fetched("player.html")).text();
   const start = toCanvas(form.model, form.elements.text.value);
@@ -184,11 +184,14 @@ async function write(form) {
 const form = document.getElementById("write");
 form?.addEventListener("submit", async event => {
   event.preventDefault();
+  const said = document.getElementById("said");
   form.elements.button.disabled = true;
+  said.ariaBusy = "true";  // a screen reader says the end, and not each pass
   try {
     await write(form);
   } catch (error) {
-    document.getElementById("said").textContent = `${error.message}.`;
+    said.textContent = `${error.message}.`;
   }
+  said.ariaBusy = "false";
   form.elements.button.disabled = false;
 });
