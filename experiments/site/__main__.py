@@ -78,8 +78,8 @@ def linked(text, page):
     return re.sub(r"(?m)^    .*|(?<!\[)`([\w/]+)\.py`", name, text)  # but no names in code
 
 
-def source_page(name, printed, figures):
-    """Return the page of a source: its docstring, its code section by section, and what it prints and draws."""
+def source_page(name, printed=""):
+    """Return the page of a source: its docstring, its code section by section, what it printed, and its figures."""
     source = (ROOT / name).read_text(encoding="utf-8")
     module, lines = ast.parse(source), source.splitlines()
     title, intro = name, ast.get_docstring(module)
@@ -97,7 +97,7 @@ def source_page(name, printed, figures):
         page.append(f'~~~~~~{{.python linenums="{start + 1}"}}\n{code}\n~~~~~~' if code else "")
     if printed:
         page += ["## What it prints", f"~~~~~~text\n{printed}\n~~~~~~"]
-    page += [f"![{figure}](figures/{figure})" for figure in figures]
+        page += [f"![{figure}]({figure})" for figure in re.findall(r"^Figure: (\S+)", printed, re.M)]
     return "\n\n".join(page)
 
 
@@ -110,11 +110,8 @@ def start_chapters(folder):
                                    encoding="utf-8") for name in FAST}  # fmt: skip
 
 
-def write_pages(folder, printed, drawn):
-    """Write all pages as Markdown, and the files to which they link.
-
-    printed: {source: what it prints}. drawn: the figures of the chapters.
-    """
+def write_pages(folder, printed):
+    """Write all pages as Markdown, and the files to which they link. printed: {source: what it printed}."""
     shutil.copytree(ROOT / "docs", folder / "docs", ignore=shutil.ignore_patterns("templates"))
     (folder / "exercises").mkdir()
     for name in ("README.md", "exercises/README.md"):
@@ -122,14 +119,10 @@ def write_pages(folder, printed, drawn):
     for path in folder.rglob("*.md"):
         text = path.read_text(encoding="utf-8")
         path.write_text(linked(text, path.relative_to(folder).as_posix()), encoding="utf-8")
-    (folder / "figures").mkdir()
-    for path in drawn:
-        shutil.copy(path, folder / "figures")
     for name in SOURCES:
         path = (folder / name).with_suffix(".md")
         path.parent.mkdir(exist_ok=True)
-        figures = [figure.name for figure in drawn if figure.name[:3] == name[:3]]
-        path.write_text(source_page(name, printed.get(name), figures), encoding="utf-8")
+        path.write_text(source_page(name, printed.get(name)), encoding="utf-8")
     for name in ("watch.md", "style.css"):
         shutil.copy(HERE / name, folder)
     words = "--checkpoint shakespeare --prompt ROMEO: --seed 1 --quiet --html".split()
@@ -246,12 +239,15 @@ def main(argv=None):
         try:
             write_browser(folder)
         except cli.UserError as error:
+            shutil.rmtree(folder / "browser")
             print(f"The site has no page that writes in the browser: {error}.")
         printed = {name: process.communicate()[0].strip() for name, process in running.items()}
         if any(process.returncode for process in running.values()):
             raise cli.UserError("a chapter has failed (see above)")
+        if running:
+            shutil.copytree(copies / "figures", folder / "figures")
         printed["minimal.py"] = (ROOT / "docs" / "logs" / "minimal.txt").read_text(encoding="utf-8").strip()
-        write_pages(folder, printed, sorted(copies.glob("figures/*.png")))
+        write_pages(folder, printed)
         build(folder, command.out.absolute())
     print(f"wrote {command.out}: python -m http.server -d {command.out} shows it at http://127.0.0.1:8000")
 
