@@ -157,7 +157,7 @@ def write_model(path):
 
     Each column of a matrix is stored as integers from -127 to 127 and one scale, which the runtime multiplies once,
     when it loads the model. All computing stays in float32.
-    (The dynamic quantization of onnxruntime rounds activations, too, and raised the NELBO by 0.003 nats.)
+    (The dynamic quantization of onnxruntime rounds activations, too, and is less exact.)
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses a library that we do not need
     hub.export_onnx(SHIPPED, path)
