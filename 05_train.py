@@ -10,7 +10,8 @@ of a settings file (--config). Press Ctrl-C to save and stop; run the same comma
 
 The chapter begins with the shortest loop that trains; it gets a tiny model to a training loss of about 2.7. Then it
 adds a schedule for the learning rate, Muon, an average of the weights, and 16-bit numbers. You should see the NELBO
-fall from 4.2 nats per character (guessing among 65) through 3.3 (knowing their frequencies) to about 1.9.
+fall from 4.2 nats per character (guessing among 65) through 3.3 (knowing their frequencies) to about 1.9. If it ends
+far above that, other programs were using the cores: the same command with more --minutes goes on where it ended.
 
 The way of a batch: `main` reads the settings and the text. The tokenizer gives each character its number in the sorted
 list of all characters, and the last tenth of the text is kept for evaluations. A task (section 2) draws batches of the

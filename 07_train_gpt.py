@@ -17,7 +17,8 @@ a few lines:
 You should see the NLL (negative log-likelihood) fall faster than chapter 05's NELBO (negative evidence lower bound)
 did, although both models have the same size and learn from the same text. At the end curves.png, in the run's folder,
 shows both. The two numbers do not measure quite the same: the NLL is exact, while the NELBO is an upper bound on the
-dLLM's own NLL.
+dLLM's own NLL. If the NLL ends far above 1.6, train on with more --minutes; if it rises again before the end, the text
+is too small for the model, and the weights of the best evaluation are the ones that are kept.
 """
 
 from dataclasses import asdict, dataclass

@@ -13,7 +13,8 @@ If a token were a part of a letter, parts that do not fit together could meet. H
 text that the model writes is well-formed.
 
 You should see the NELBO fall, in nats per letter; the end of the run also gives it in bits per code point. At every
-evaluation the program prints a sample: first the lines look right, then the words, then the poems.
+evaluation the program prints a sample: first the lines look right, then the words, then the poems. If the letters look
+like boxes, the terminal lacks a Tamil font; --html of chapter 09 shows them in a browser.
 """
 
 import hashlib
