@@ -1,6 +1,7 @@
 """The page: what its buttons do, and its four tabs. Gradio reads GRADIO_TEMP_DIR: set it before you import this."""
 
 import asyncio
+import copy
 import functools
 import html
 import itertools
@@ -62,6 +63,7 @@ def compose(name, couplet, temperature, seed):
     """Write a couplet with the form of a real one, a letter in each pass, and then correct it."""
     options = writing.Options("with correction", writing.LONGEST, temperature, 0, seed)
     model, tokenizer, _ = writing.opened(name, "tamil")
+    model = copy.deepcopy(model)  # only this one is limited to letters: all visitors write with the other
     canvas = torch.tensor([verse.blank_couplet(COUPLETS[couplet], tokenizer)], device=model.head.weight.device)
     label = f"The form of {couplet}: 4 + 3 words"
     poem = slice(2, -2)  # without the empty lines around it
@@ -290,9 +292,11 @@ class Listening:
         self.heard = set()  # the sessions that somebody listens to
 
     async def __call__(self, scope, receive, send):
-        call = scope.get("method"), scope.get("path", "").removeprefix("/gradio_api").split("/")[1:2]
-        if call in (("GET", ["queue"]), ("GET", ["call"])):
-            last = scope["path"].rpartition("/")[2]
+        method, path = scope.get("method"), scope.get("path", "")
+        if not path.startswith(("/gradio_api/queue/", "/gradio_api/call/")):
+            method = None
+        if method == "GET":
+            last = path.rpartition("/")[2]
             session = parse_qs(scope["query_string"].decode()).get("session_hash", [last])[0]
             self.heard.add(session)
             try:
@@ -302,7 +306,7 @@ class Listening:
                 await self.forget({session})
             return
         await self.app(scope, receive, send)
-        if call in (("POST", ["queue"]), ("POST", ["call"])):
+        if method == "POST":
             waiting = set(self.queue.pending_messages_per_session)
             await asyncio.sleep(PATIENCE)
             await self.forget(waiting)
