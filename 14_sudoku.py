@@ -336,11 +336,12 @@ def train_one(settings, kind, name, task, config):
 def train_both(settings):
     """Train the dLLM, then the GPT on the same puzzles. If both runs are finished, compare them."""
     device = devices.pick_device(settings.device)
+    config = transformer.TransformerConfig(**asdict(settings.model), vocab_size=9)
+    training.check_memory(config, settings.train, device)  # before the puzzles are made
     puzzles, solutions = (part.to(device) for part in sudoku.training_puzzles(settings.puzzles))
     name = settings.run or f"sudoku-{Path(settings.config).stem}"
 
     task = AnyOrder(puzzles, solutions, text.Characters(sudoku.DIGITS))
-    config = transformer.TransformerConfig(**asdict(settings.model), vocab_size=9)
     dllm = train_one(settings, "sudoku", name, task, config)
     if dllm is None:  # Ctrl-C; the same command resumes
         return
@@ -357,7 +358,7 @@ def train_both(settings):
 
 def solve_given(settings):
     """Solve the puzzles that the settings name, and print the solutions. Returns whether all of them are valid."""
-    puzzles = sudoku.read_puzzles(settings.puzzle)
+    puzzles = sudoku.read_puzzles(settings.puzzle, settings.quiet)
     if len(puzzles) > 1 and (settings.gif or settings.html):
         raise cli.UserError("--gif and --html show one puzzle: name one")
     folder = checkpoint.find(settings.checkpoint, "sudoku")

@@ -7,10 +7,12 @@ docs/playground.md explains the page, and how to put it on a Hugging Face Space.
 """
 
 import contextlib
+import logging
 import os
 import signal
 import sys
 import tempfile
+import traceback
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -42,6 +44,17 @@ class Log:
         return self.stream.write(cli.printable(text, keep="\n"))
 
 
+def log_error(*_):
+    """Print the error that is being handled in one line."""
+    print(f"bad call: {cli.reason(sys.exception())}", file=sys.stderr)
+
+
+def log_errors_in_one_line():
+    """Let Gradio and its server print one line, and not a page, for each call that is not valid."""
+    traceback.print_exc = log_error
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.exc_info is None or log_error())
+
+
 def main(argv=None):
     settings = cli.parse(Command, argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder is deleted then, too
@@ -50,6 +63,7 @@ def main(argv=None):
         os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")
         stack.enter_context(contextlib.redirect_stdout(Log(sys.stdout)))
         stack.enter_context(contextlib.redirect_stderr(Log(sys.stderr)))
+        log_errors_in_one_line()
         page = import_module("playground.page")  # after the environment is set, which Gradio reads when it is imported
         page.serve(settings.host, settings.port, inbrowser=settings.host is None)
 

@@ -1,5 +1,7 @@
 """The page: what its buttons do, and its four tabs. Gradio reads GRADIO_TEMP_DIR: set it before you import this."""
 
+import asyncio
+import copy
 import functools
 import html
 import itertools
@@ -10,17 +12,20 @@ import time
 import traceback
 from importlib import import_module
 from pathlib import Path
+from urllib.parse import parse_qs
 
 from playground import drawing, writing
 from plumbing import checkpoint, cli, files
 
 import gradio as gr
 import torch
+from starlette.middleware import Middleware
 
 verse = import_module("09_generate_tamil")
 
 FRAME = 1 / 30  # seconds between two drawings of a text
 AT_ONCE, WAITING = 4, 40  # visitors whose texts are written, and visitors who wait for their turn
+PATIENCE = 2  # seconds in which a visitor must begin to listen to the text that he has asked for
 SESSIONS = 100  # of visitors for which Gradio keeps what the page shows
 LONGEST = 300  # seconds for a text, with those of other visitors
 WRITERS, FILLERS = ("dllm", "gpt", "hybrid", "tamil"), ("dllm", "tamil")  # kinds of models
@@ -58,6 +63,7 @@ def compose(name, couplet, temperature, seed):
     """Write a couplet with the form of a real one, a letter in each pass, and then correct it."""
     options = writing.Options("with correction", writing.LONGEST, temperature, 0, seed)
     model, tokenizer, _ = writing.opened(name, "tamil")
+    model = copy.deepcopy(model)  # only this one is limited to letters: all visitors write with the other
     canvas = torch.tensor([verse.blank_couplet(COUPLETS[couplet], tokenizer)], device=model.head.weight.device)
     label = f"The form of {couplet}: 4 + 3 words"
     poem = slice(2, -2)  # without the empty lines around it
@@ -140,7 +146,7 @@ def answering(work, outputs):
 def explanation(error):
     """Return what to say about an error. The page has fields for flags, and does not say where its files are."""
     if not isinstance(error, (cli.UserError, FloatingPointError)):
-        traceback.print_exc()
+        traceback.print_exception(error)
         return f"the server cannot do this ({type(error).__name__})"
     line = str(error).replace(f"{files.RUNS}{os.sep}", "")
     return line.replace("--infill", "the text").replace("--len", "the length")
@@ -184,14 +190,14 @@ def seed_field():
 
 
 def sampling():
-    """Return the fields of Options."""
+    """Return the fields of Options. They begin as chapter 06's --fast, so that many visitors can write at once."""
     samplers = list(writing.SAMPLERS)
     return [
         gr.Dropdown(samplers, value=samplers[0], label="Sampler", info="with correction: the later passes correct",
                     render=False),
-        gr.Slider(1, writing.LONGEST, 96, step=1, label="Passes", info="a GPT needs one for each character",
+        gr.Slider(1, writing.LONGEST, 32, step=1, label="Passes", info="a GPT needs one for each character",
                   render=False),
-        temperature_field(1.05),
+        temperature_field(0.85),
         gr.Slider(0, 100, 0, step=1, label="Top-k", info="how many tokens to choose from; 0: all", render=False),
         seed_field(),
     ]
@@ -271,6 +277,47 @@ def build():
     return page
 
 
+# 3. The server
+
+
+class Listening:
+    """Middleware that forgets what a session has asked for if nobody listens to it.
+
+    Gradio forgets a visitor who leaves. But if somebody asks for thousands of texts and never listens, they would fill
+    the queue, and then the memory.
+    """
+
+    def __init__(self, app, queue):
+        self.app, self.queue = app, queue
+        self.heard = set()  # the sessions that somebody listens to
+
+    async def __call__(self, scope, receive, send):
+        method, path = scope.get("method"), scope.get("path", "")
+        if not path.startswith(("/gradio_api/queue/", "/gradio_api/call/")):
+            method = None
+        if method == "GET":
+            last = path.rpartition("/")[2]
+            session = parse_qs(scope["query_string"].decode()).get("session_hash", [last])[0]
+            self.heard.add(session)
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                self.heard.discard(session)
+                await self.forget({session})
+            return
+        await self.app(scope, receive, send)
+        if method == "POST":
+            waiting = set(self.queue.pending_messages_per_session)
+            await asyncio.sleep(PATIENCE)
+            await self.forget(waiting)
+
+    async def forget(self, sessions):
+        """Forget those of these sessions that nobody listens to."""
+        for session in sessions - self.heard:
+            await self.queue.clean_events(session_hash=session)
+            self.queue.pending_messages_per_session.pop(session, None)
+
+
 def serve(host, port, **options):
     """Show the page in the browser until Ctrl-C. It accepts no uploads. options: further ones of Gradio's launch.
 
@@ -280,9 +327,11 @@ def serve(host, port, **options):
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     try:
         socket.create_server((host or "127.0.0.1", port or 0)).close()  # Gradio would try every port of a wrong host
-        return build().queue(max_size=WAITING).launch(
+        page = build().queue(max_size=WAITING, api_open=False)
+        return page.launch(
             server_name=host, server_port=port, theme=theme, css=drawing.style(), head=drawing.head(), footer_links=[],
             max_file_size=0, state_session_capacity=SESSIONS, share=False,
-            run_history=False, enable_monitoring=False, **options)
+            run_history=False, enable_monitoring=False,
+            app_kwargs={"middleware": [Middleware(Listening, queue=page._queue)]}, **options)
     except OSError as error:
         raise cli.UserError(f"cannot listen at {host or '127.0.0.1'}: {error}") from None

@@ -48,6 +48,12 @@ def opened(name, *kinds):
     if name not in names(*kinds):  # a visitor may send any name, and it must not become a path
         raise cli.UserError("this model is not here: choose one from the list, or train one")
     folder = files.RUNS / name
+    return loaded(folder, kinds, (folder / "model.safetensors").stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def loaded(folder, kinds, changed):
+    """Return what `checkpoint.load` returns, the same for all visitors. changed: when the file was written."""
     build = hybrid.Hybrid if checkpoint.kind_of(folder) == "hybrid" else transformer.Transformer
     with ONE_PASS:  # making a model draws random numbers, too
         return checkpoint.load(folder, devices.pick_device("auto"), kinds, build)

@@ -104,11 +104,6 @@ def sub_command(names, argv=None):
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in names:
         return words[0], words[1:]
-    for name in names:
-        if f"--{name}" in words:
-            words.remove(f"--{name}")
-            example = shlex.join(["python", Path(sys.argv[0]).name, name, *words])
-            raise UserError(f"--{name} is now a sub-command: {example}")
     return names[0], words
 
 

@@ -58,9 +58,14 @@ def read_bytes(path, limit):
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):
             raise UserError(f"{path} is not a regular file")
-        if about.st_size > limit:
+        size, data = about.st_size, b""
+        if size <= limit:
+            with open(path, "rb") as file:
+                data = file.read(limit + 1)  # a file in /proc may hold more bytes than it claims
+            size = len(data)
+        if size > limit:
             raise UserError(f"{path} has more than {limit:,} bytes, which is the limit")
-        return path.read_bytes()
+        return data
     except ValueError:  # the name contains a zero byte
         raise UserError(f"no file can be named {path}") from None
     except OSError as error:

@@ -36,10 +36,8 @@ PATIENCE = 10  # seconds in which the Hub must answer, so that nobody waits for 
 def library():
     """Return the package huggingface_hub. It is imported only when it is needed."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise UserError("this needs huggingface_hub: pip install -r requirements.txt") from None
+    import huggingface_hub
+
     return huggingface_hub
 
 

@@ -250,8 +250,10 @@ def read_puzzle(line):
     return cells
 
 
-def read_puzzles(source):
+def read_puzzles(source, quiet=False):
     """Return a list of puzzles. source: a puzzle, or the path of a file with one puzzle on each line.
+
+    The exact solver checks each of them. A progress bar shows how far it is, unless `quiet`.
 
     Empty lines and lines that begin with # do not count. UserError, with the number of the line, for the first line
     that is no puzzle.
@@ -259,7 +261,8 @@ def read_puzzles(source):
     is_file = os.path.exists(source)
     lines = files.read_text(source, limit=1 << 20).split("\n") if is_file else [source]
     puzzles = []
-    for number, line in enumerate(map(str.strip, lines), 1):
+    for number, line in enumerate(tqdm(lines, "puzzles checked", disable=quiet or not is_file), 1):
+        line = line.strip()
         if is_file and (not line or line.startswith("#")):
             continue
         try:

@@ -137,6 +137,8 @@ def merged_pieces(merges):
 
 # 2. From texts to a file of tokens
 
+LONGEST_LINE = 1 << 26  # bytes of a text in a .jsonl file
+
 
 @dataclass(frozen=True)
 class Source:
@@ -200,12 +202,24 @@ def texts(source):
 
 def open_rows(source):
     """Return the rows of files, or of a data set of the Hub. They are read as they are needed."""
+    if source.dataset.endswith(".jsonl"):
+        return json_lines(source.paths)
     import datasets
 
     if source.paths:
         kind = "parquet" if source.dataset.endswith(".parquet") else "json"
         return datasets.load_dataset(kind, data_files=source.dataset, split="train", streaming=True)
     return datasets.load_dataset(source.dataset, source.subset or None, split=source.split, streaming=True)
+
+
+def json_lines(paths):
+    """Yield the values in the lines of JSON files. UserError if a line is too long: it could fill the memory."""
+    for path in paths:
+        with open(path, "rb") as file:
+            while line := file.readline(LONGEST_LINE + 1):
+                if len(line) > LONGEST_LINE:
+                    raise UserError(f"{path} has a line of more than {LONGEST_LINE:,} bytes: it must hold one text")
+                yield json.loads(line)
 
 
 def batches(items):

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import tamil_dataset
+import tamil_wikipedia
 from attacks import ALL
 from fault_server import FaultServer
 from helpers import COMMANDS, ROOT, made_up_text, make_model, write_settings
@@ -68,6 +69,7 @@ def inside(place, furnished, monkeypatch):
         monkeypatch.setattr(module, "RUNS", folder / "checkpoints")
     monkeypatch.setattr(files, "DATA", folder / "data")
     monkeypatch.setattr(tamil_dataset, "FILE", folder / "data" / "tamil.txt")
+    monkeypatch.setattr(tamil_wikipedia, "TEXT", folder / "data" / "tamil_wikipedia.txt")
     monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(files, "fetch_wheel", no_package)
     monkeypatch.setattr(tyro, "cli", partial(without_help, tyro.cli))

@@ -50,6 +50,11 @@ def test_only_regular_files_of_a_limited_size_are_read(tmp_path):
     assert "not a regular file" in refusal(files.read_bytes, "/dev/zero", limit=9)
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="this system has no /proc")
+def test_a_file_that_claims_to_be_empty_is_read_up_to_the_limit():
+    assert os.stat("/proc/self/maps").st_size == 0 and "limit" in refusal(files.read_bytes, "/proc/self/maps", limit=9)
+
+
 def test_a_link_in_the_place_of_a_partial_file_is_not_followed(tmp_path):
     (tmp_path / "other").write_text("mine")
     (tmp_path / ".a.part").symlink_to("other")

@@ -16,7 +16,7 @@ from importlib import import_module
 
 from fault_server import FaultServer, Reply, fault, refused
 from helpers import COMMANDS, ESCAPED, HOSTILE, Trap, make_model, python, refusal
-from plumbing import checkpoint, files, hub, published, text
+from plumbing import checkpoint, cli, files, hub, published, text
 
 import pytest
 import safetensors.torch
@@ -236,7 +236,7 @@ def test_without_a_network_the_program_ends_in_one_line(book):
 
 def test_huggingface_hub_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "pip install -r requirements.txt" in refusal(hub.library)
+    assert "huggingface_hub is not installed: pip install" in refusal(cli.run, hub.library)
 
 
 # To the Hub
@@ -366,9 +366,9 @@ def as_bytes(saved, **how):
 def test_the_converted_model_gives_the_published_logits(tmp_path, causal, prefix):
     saved, reference = make_published(causal)
     saved["model"] = {prefix + name: weight for name, weight in saved["model"].items()}
-    model, step = published.read_published(as_bytes(saved), causal)
+    model = published.read_published(as_bytes(saved), causal)
     tokens = torch.randint(65 if causal else 66, (3, 8))
-    assert step == 30 and (model.eval()(tokens) - reference(tokens)).abs().max() < 1e-4
+    assert (model.eval()(tokens) - reference(tokens)).abs().max() < 1e-4
     checkpoint.save(tmp_path, model, text.Characters(published.VOCABULARY), {})
     loaded = checkpoint.load(tmp_path)[0]  # in our format, it is the same model
     assert torch.equal(loaded(tokens), model(tokens)) and loaded.config.causal is causal
@@ -387,7 +387,7 @@ def test_the_published_models_are_looked_for_at_their_old_addresses(server, fail
         assert tokenizer.vocabulary == shipped["tokenizer"]["vocabulary"]
         tokens = torch.arange(8)[None]
         assert (model(tokens) - reference(tokens)).abs().max() < 1e-4
-        assert (info["kind"], info["step"]) == (kind, 30) and place in info["source"]
+        assert info["kind"] == kind and place in info["source"]
     asked = [request.path for request in server.requests[:4]]
     assert asked == [f"/{owner}/tiny-dllm/resolve/main/{folder}dllm_step50000.pt"
                      for owner in ("sutharsan-311", "sutharsan311") for folder in ("checkpoints/", "")]
@@ -401,11 +401,6 @@ def test_a_hostile_pickle_is_not_executed(server, failing, tmp_path):
         assert "none of that was executed" in failing("published") and not (tmp_path / place).exists()
     torch.load(io.BytesIO(as_bytes(saved)), weights_only=False)
     assert (tmp_path / place).exists()  # the trap was a real one
-
-
-def test_an_old_torch_is_not_trusted(monkeypatch):
-    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.9.1"))
-    assert "before 2.10" in refusal(published.read_published, as_bytes(make_published()[0]), False)
 
 
 def test_bytes_that_are_no_published_file():
@@ -429,9 +424,9 @@ def test_bytes_that_are_no_published_file():
     ("", {"norm.bias": [0.0] * 16}), ("", {"norm.bias": torch.zeros(16).to_sparse()}),
     ("", {"norm.bias": torch.zeros(16, device="meta")}), ("claim more", {"norm.bias": torch.zeros(1).expand(10**12)}),
     ("", {"token_emb.weight": torch.zeros(65, 16)}), ("", {"blocks.0.attn.mask": torch.ones(8, 8)}),  # for a GPT
-    ("", {"n_heads": 3}), ("", {"n_heads": 0}), ("4 heads", {"n_heads": 4, "hidden": 384}), ("", {"hidden": 10**12}),
+    ("", {"n_heads": 3}), ("", {"n_heads": 0}), ("", {"hidden": 10**12}),
     ("", {"hidden": "16"}), ("", {"n_layers": 0}), ("", {"n_layers": 3}), ("", {"n_layers": 10**12}),
-    ("", {"seq_len": 9}), ("", {"seq_len": 10**15}), ("", {"seq_len": None}), ("its step", {"step": 10**30}),
+    ("", {"seq_len": 9}), ("", {"seq_len": 10**15}), ("", {"seq_len": None}),
 ])
 def test_sizes_and_weights_that_should_not_be(said, change):
     saved, _ = make_published()

@@ -5,12 +5,17 @@ import io
 import os
 import re
 import shutil
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from importlib import import_module
 
 from helpers import COMMANDS, ESCAPED, HOSTILE, make_model, refusal
 from plumbing import checkpoint, files, text
 
 import pytest
+import requests
 import torch
 
 pytest.importorskip("gradio", reason="the page needs gradio")
@@ -35,6 +40,7 @@ def page(tmp_path_factory):
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
         module = import_module("playground.page")
         patch.setattr(module, "FRAME", 0)  # draw every State
+        patch.setattr(module, "SESSIONS", 5)
         latin, tamil = text.Characters(LETTERS), letters.TamilLetters.of("\n".join(module.COUPLETS.values()))
         dllm, gpt = make_model(latin.vocab_size, 64, 0.1), make_model(latin.vocab_size, std=0.1, causal=True)
         checkpoint.save(runs / "shakespeare", dllm, latin, {"kind": "dllm"})
@@ -219,14 +225,26 @@ def test_a_damaged_neighbour_does_not_stop_the_page(page, copy):
     assert "choose one from the list" in answer[0]
 
 
+def test_the_letters_of_a_couplet_limit_no_other_text(page):
+    couplet = page.compose("tamil", "Kural 391", 0.8, "5")
+    alone = list(page.write("tamil", "", 30, *options()))[-1]
+    next(couplet)
+    assert list(page.write("tamil", "", 30, *options()))[-1][1] == alone[1]
+
+
 # 4. The server
 
 
 @pytest.fixture(scope="module")
-def address(page):
+def server(page):
     app, url, _ = page.serve(None, None, prevent_thread_lock=True, quiet=True)
-    yield url
+    yield app, url
     app.get_blocks().close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def address(server):
+    return server[1]
 
 
 @pytest.fixture(scope="module")
@@ -234,9 +252,92 @@ def client(address):
     return import_module("gradio_client").Client(address, verbose=False, download_files=False)
 
 
+@pytest.fixture(scope="module")
+def visitor(server):
+    """A function that makes a Visitor of this server."""
+    app, url = server
+    [number] = [number for number, part in app.get_blocks().fns.items() if part.api_name == "write"]
+    return lambda session: Visitor(f"{url}gradio_api/", session, number)
+
+
+@dataclass
+class Visitor:
+    """Somebody who speaks to the server without Gradio's own program."""
+
+    url: str
+    session: str
+    write: int  # the number of what the button Write does
+
+    def ask(self, *values):
+        """Ask for a text. Returns the answer of the server."""
+        asked = {"fn_index": self.write, "session_hash": self.session, "data": values}
+        return requests.post(f"{self.url}queue/join", json=asked, timeout=10)
+
+    def listen(self):
+        """Listen until the text is finished. Returns all that the server has said."""
+        return requests.get(f"{self.url}queue/data", {"session_hash": self.session}, timeout=20).text
+
+
 def test_visitors_at_the_same_time_get_their_own_texts(client):
-    jobs = [client.submit("shakespeare", "ab", 60, *options(seed=str(seed)), api_name="/write") for seed in range(6)]
-    assert [texts(job.result()[1]) for job in jobs] == [[expected("ab", 60, seed)] for seed in range(6)]
+    """Some of them have the same seed, and get the same text."""
+    seeds = [0, 1, 2, 0, 1, 0]
+    jobs = [client.submit("shakespeare", "ab", 60, *options(seed=str(seed)), api_name="/write") for seed in seeds]
+    assert [texts(job.result()[1]) for job in jobs] == [[expected("ab", 60, seed)] for seed in seeds]
+
+
+def test_a_stranger_cannot_read_or_cancel_what_another_visitor_has_asked_for(visitor, address):
+    """The server tells nobody the name of a session or the number of an event, and both are long and random."""
+    owner, stranger = visitor("9f3a6c1e77b2"), visitor("stranger")
+    event = owner.ask("shakespeare", "ab", 300, *options(passes=200)).json()["event_id"]
+    heard = ThreadPoolExecutor().submit(owner.listen)
+    for path in ("config", "gradio_api/info", "gradio_api/openapi.json", "gradio_api/queue/status"):
+        told = requests.get(address + path, timeout=10).text
+        assert told and event not in told and owner.session not in told
+    for session in (stranger.session, "", owner.session[:-1]):
+        for other in ("stranger", "", event[:-1]):
+            body = {"session_hash": session, "fn_index": owner.write, "event_id": other}
+            for path in ("cancel", "reset"):
+                requests.post(stranger.url + path, json=body, timeout=10)
+    with requests.get(f"{stranger.url}queue/data", {"session_hash": "stranger"}, stream=True, timeout=10) as answer:
+        assert b'"session_not_found":true' in next(answer.iter_lines())
+    assert "Finished. shakespeare" in heard.result()
+
+
+def test_texts_that_nobody_listens_to_are_not_written(page, server, visitor, client):
+    """Forty texts of 500 passes would keep everybody else waiting, and what they say would fill the memory."""
+
+    def ask(number):
+        return visitor(f"flood{number}").ask("shakespeare", "ab", 500, *options(passes=500)).status_code
+
+    assert set(ThreadPoolExecutor(30).map(ask, range(90))) == {200, 503}  # 503: the queue is full
+    time.sleep(page.PATIENCE + 0.5)
+    began = time.monotonic()
+    client.predict("shakespeare", "ab", 60, *options(), api_name="/write")
+    assert time.monotonic() - began < 5
+    queue = server[0].get_blocks()._queue
+    assert not [session for session in queue.pending_messages_per_session if session.startswith("flood")]
+
+
+def test_only_some_sessions_are_kept(page, server, visitor):
+    for number in range(page.SESSIONS + 3):
+        quick = visitor(f"one{number}")
+        quick.ask("nobody", "ab", 9, *options())
+        quick.listen()
+    kept = server[0].state_holder.session_data
+    assert len(kept) <= page.SESSIONS and f"one{page.SESSIONS + 2}" in kept
+
+
+def test_a_bad_call_is_one_line_of_the_log(visitor, monkeypatch, capsys):
+    monkeypatch.setattr(traceback, "print_exc", traceback.print_exc)  # afterwards it is as before
+    program.log_errors_in_one_line()
+    calls = [("shakespeare", HOSTILE, "x", *options()), ({"path": HOSTILE}, "ab", 60, *options()), ("shakespeare",)]
+    for number, values in enumerate(calls):
+        bad = visitor(f"bad{number}")
+        bad.ask(*values)
+        assert '"success":false' in bad.listen()
+    replace(bad, write=-1).ask("nothing has this number")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4 and all(line.startswith("bad call: ") and not COMMANDS.search(line) for line in lines)
 
 
 @pytest.mark.parametrize("change", [{"passes": 10**9}, {"temperature": -1}, {"top_k": 10**9}, {"sampler": "none"}])
@@ -246,10 +347,13 @@ def test_the_fields_limit_what_a_visitor_may_send(client, change):
 
 
 def test_nobody_can_upload_a_file(address):
-    import requests
-
     answer = requests.post(f"{address}gradio_api/upload", files={"files": ("a.txt", b"abc")}, timeout=10)
     assert answer.status_code == 413
+
+
+def test_nobody_can_pass_the_queue(address):
+    values = ["shakespeare", "ab", 60, *options()]
+    assert requests.post(f"{address}gradio_api/run/write", json={"data": values}, timeout=10).status_code == 404
 
 
 def test_a_used_port_or_a_wrong_one_is_a_mistake_of_the_user(page, address):

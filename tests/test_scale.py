@@ -6,6 +6,7 @@ import math
 import signal
 import subprocess
 import time
+import tracemalloc
 from dataclasses import asdict
 from importlib import import_module
 from types import SimpleNamespace
@@ -137,6 +138,19 @@ def test_what_cannot_be_read(prepare, parquet, tmp_path):
     assert "cannot read" in refusal(prepare, dataset=str(tmp_path / "bad.parquet"))
     (tmp_path / "empty.jsonl").write_text('{"text": ""}\n')
     assert "no text" in refusal(prepare, dataset=str(tmp_path / "empty.jsonl"))
+    for line in ('{"text": "a"', "[1]", "[" * 100_000, "\xff"):
+        (tmp_path / "bad.jsonl").write_bytes(line.encode("latin-1"))
+        assert "cannot read" in refusal(prepare, dataset=str(tmp_path / "bad.jsonl"))
+
+
+def test_a_line_without_an_end_does_not_fill_the_memory(prepare, tmp_path):
+    path = tmp_path / "a.jsonl"
+    with open(path, "wb") as file:
+        file.truncate(3 << 30)  # it takes no room
+    tracemalloc.start()
+    assert "has a line of more than" in refusal(prepare, dataset=str(path))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 28
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 97, 1000])

@@ -382,6 +382,9 @@ def test_solve_prints_the_solution_and_whether_it_is_valid(trained, monkeypatch,
     assert shown.replace(text.MASK, ".") == sudoku.picture(cells(PUZZLE))
     file = trained.folder / "puzzles.txt"
     file.write_text(f"{PUZZLE}\n{SOLUTION}\n{'.' + SOLUTION[1:]}\n")
+    puzzles = sudoku.read_puzzles(str(file))
+    assert len(puzzles) == 3 and "puzzles checked: 100%" in capsys.readouterr().err
+    assert sudoku.read_puzzles(str(file), quiet=True) == puzzles and not capsys.readouterr().err
     assert solve_line(["solve", str(file), "--quiet"], capsys) == (0, f"{SOLUTION}\n" * 3)
     assert "one puzzle" in refusal(chapter.main, ["solve", str(file), "--gif", str(trained.folder / "x.gif")])
     assert solve_line(["solve", "--quiet"], capsys) == (0, f"{SOLUTION}\n")  # the puzzle above
@@ -393,6 +396,11 @@ def test_solving_stops_after_some_time_with_a_partial_grid(trained, capsys):
     out, err = capsys.readouterr()
     assert end.value.code == 1 and "larger --seconds" in err
     assert out.count("0") == PUZZLE.count(".") - 1 and len(out.strip()) == 81  # one pass, one digit
+
+
+def test_a_model_that_is_too_large_is_refused_before_puzzles_are_made(monkeypatch):
+    monkeypatch.setattr(sudoku, "training_puzzles", lambda number: pytest.fail("it has made puzzles"))
+    assert "memory" in refusal(chapter.main, ["--n-layer", "1000000", "--device", "cpu"])
 
 
 @pytest.mark.parametrize("flags", [["--seq-len", "80"], ["--positions", "rope"], ["--time-conditioned"]])

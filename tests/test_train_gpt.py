@@ -191,11 +191,6 @@ def test_writing_with_your_latest_gpt(both, capsys):
     assert texts[0] == texts[1] != texts[2] and texts[0].count("a,\n") >= 2
 
 
-def test_an_old_command_names_the_new_one(both):
-    error = refusal(gpt.main, ["--write", "--prompt", "a b"])
-    assert error.startswith("--write is now a sub-command: python ") and error.endswith(" write --prompt 'a b'")
-
-
 def test_each_program_finds_its_kind_and_refuses_others(both):
     assert checkpoint.find("", "gpt").name == "gpt" and checkpoint.find("", "dllm").name == "dllm"
     assert "06_generate.py" in refusal(gpt.main, ["write", "--checkpoint", "dllm"])
