@@ -5,6 +5,7 @@
     python 06_generate.py --infill "To be, or not to be, ____ is the question"
     python 06_generate.py --num 2 --seed 1 --gif out.gif --html out.html
     python 06_generate.py --fast                                 # a third of the passes
+    python 06_generate.py --runtime onnx-int8                    # the same passes in less time, without a GPU
     python 06_generate.py --hub                                  # the published model, from the Hugging Face Hub
 
 A text takes a few seconds on two cores. In a terminal, each grey block is a masked character. Blocks all over the text
@@ -26,8 +27,9 @@ import re
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
-from plumbing import checkpoint, cli, devices, hub, views
+from plumbing import checkpoint, cli, devices, hub, runtimes, views
 
 import torch
 
@@ -232,6 +234,7 @@ class Command(Writing):
 
     fast: bool = False  # a third of the passes, at a lower temperature (docs/fast_decoding.md)
     hub: str = ""  # OWNER/NAME of a model on the Hugging Face Hub; --hub alone: that of the original tiny-dllm
+    runtime: Literal["torch", "onnx", "onnx-int8"] = "torch"  # what computes: PyTorch, or on a CPU ONNX Runtime
 
 
 def main(argv=None):
@@ -240,6 +243,7 @@ def main(argv=None):
         raise cli.UserError("--hub and --checkpoint both name a model: leave one out")
     if settings.hub:
         settings = replace(settings, checkpoint=str(hub.fetch(settings.hub)))
+    settings = runtimes.on_cpu(settings)
     folder, model, tokenizer = open_model(settings, "dllm")
     # Of the settings that were tried, these write what is nearest to real text (docs/fast_decoding.md). A temperature
     # above 1 makes the first draft varied; while the sampler corrects, the temperature falls.
@@ -248,6 +252,7 @@ def main(argv=None):
     if temperature is None:
         temperature = 0.85 if settings.fast else 1.05
     canvas = make_canvas(settings, tokenizer).to(model.head.weight.device)
+    model = runtimes.choose(settings.runtime, model, folder)
     seed = pick_seed(settings)
     title = f"seed {seed} · {cli.printable(folder.name)} · temperature {temperature:g}"
     states = generate(model, canvas, steps, temperature, settings.topk)

@@ -24,8 +24,9 @@ is too small for the model, and the weights of the best evaluation are the ones 
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
-from plumbing import checkpoint, cli, devices, hub, text
+from plumbing import checkpoint, cli, devices, hub, runtimes, text
 
 import torch
 import torch.nn.functional as F
@@ -277,6 +278,7 @@ class Write(Continue):
     """The flags of writing."""
 
     hub: str = ""  # OWNER/NAME of a GPT on the Hugging Face Hub; --hub alone: that of the original tiny-dllm
+    runtime: Literal["torch", "onnx", "onnx-int8"] = "torch"  # what computes: PyTorch, or on a CPU ONNX Runtime
 
 
 def load_teachers(settings, config, corpus, tokenizer, device):
@@ -333,11 +335,13 @@ def make_canvas(settings, tokenizer):
 def write_text(settings):
     if settings.hub and settings.checkpoint:
         raise cli.UserError("--hub and --checkpoint both name a model: leave one out")
+    settings = runtimes.on_cpu(settings)
     folder = hub.fetch(settings.hub, "gpt") if settings.hub else checkpoint.find(settings.checkpoint, "gpt")
     model, tokenizer, _ = checkpoint.load(folder, devices.pick_device(settings.device), kinds=("gpt",))
     canvas = make_canvas(settings, tokenizer).to(model.head.weight.device)  # (B, T)
+    model = runtimes.choose(settings.runtime, model, folder)
     seed = generation.pick_seed(settings)
-    states = stream(model, canvas, settings.temp, settings.topk)
+    states = stream(model, canvas, settings.temp, settings.topk, lean=settings.runtime == "torch")
     title = f"seed {seed} · {cli.printable(folder.name)} · temperature {settings.temp:g}"
     generation.watch(states, canvas, tokenizer, settings, title)
 

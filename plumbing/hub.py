@@ -15,16 +15,14 @@ import re
 import shutil
 import sys
 import tempfile
-import warnings
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from plumbing import checkpoint, cli
+from plumbing import checkpoint, cli, runtimes
 from plumbing.cli import UserError, reason
-from plumbing.files import RUNS, get, whole_file, within
+from plumbing.files import RUNS, get, within
 
-import torch
 import tyro
 from filelock import FileLock
 
@@ -156,29 +154,12 @@ def push(folder, repo):
 
 
 def export_onnx(run, path):
-    """Write the model in the folder `run` to an ONNX file.
+    """Write the model in the folder `run` to an ONNX file; runtimes.export describes its inputs and its output.
 
-    It has the input `tokens` (B, T), 64-bit integers, and the output `logits` (B, T, V), for any B and any T up to
-    seq_len. A time-conditioned model also has the input `t` (B,). The metadata entry `tiny_dllm` holds config.json.
+    The metadata entry `tiny_dllm` holds config.json, and so the vocabulary.
     """
-    model, tokenizer, _ = checkpoint.load(run)
-    batch, length = torch.export.Dim("B"), torch.export.Dim("T", max=model.config.seq_len)
-    # The sizes of the example are no limit, but they must differ from 1 and from each other.
-    inputs = {"tokens": torch.randint(tokenizer.vocab_size, (2, min(8, model.config.seq_len)))}
-    shapes = [{0: batch, 1: length}]
-    if model.config.time_conditioned:
-        inputs["t"] = torch.tensor([0.25, 0.75])
-        shapes.append({0: batch})
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter warns of its own future
-            program = torch.onnx.export(model, tuple(inputs.values()), input_names=list(inputs), verbose=False,
-                                        output_names=["logits"], dynamo=True, dynamic_shapes=tuple(shapes))
-    except ImportError:
-        raise UserError("ONNX files need more packages: pip install -r requirements-dev.txt") from None
-    program.model.metadata_props["tiny_dllm"] = json.dumps(checkpoint.read_config(run), ensure_ascii=False)
-    with whole_file(path) as partial:
-        program.save(partial, external_data=False)
+    model, _, _ = checkpoint.load(run)
+    runtimes.export(model, path, {"tiny_dllm": json.dumps(checkpoint.read_config(run), ensure_ascii=False)})
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,269 @@
+"""Models as ONNX files, and ONNX Runtime, which computes their logits on a CPU in less time than PyTorch.
+
+    torch        PyTorch itself
+    onnx         ONNX Runtime with the same 32-bit weights: the same logits, but for rounding
+    onnx-int8    ONNX Runtime with most weights as 8-bit integers: nearly the same logits
+
+ONNX is a format for the list of operations that a model consists of. A program that knows the whole list beforehand
+can join operations and needs no Python between them.
+"""
+
+import contextlib
+import copy
+import hashlib
+import logging
+import sys
+import warnings
+from dataclasses import replace
+from types import SimpleNamespace
+
+from plumbing import files
+from plumbing.cli import UserError, reason
+
+import torch
+import torch.nn as nn
+from filelock import FileLock
+
+# 1. To a file
+
+
+def require_packages():
+    """Raise UserError unless the packages that write and run ONNX files are installed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UserError("ONNX needs more packages: pip install -r requirements-dev.txt") from None
+
+
+@contextlib.contextmanager
+def hushed():
+    """Hide warnings in a `with` block. The exporters warn of their own future, and of packages that we do not need."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def export(model, path, metadata=None):
+    """Write a Transformer to an ONNX file.
+
+    It has the input `tokens` (B, T), 64-bit integers, and the output `logits` (B, T, V), for any B and any T up to
+    seq_len. A time-conditioned model also has the input `t` (B,). metadata: {name: text}, kept in the file.
+    """
+    batch, length = torch.export.Dim("B"), torch.export.Dim("T", max=model.config.seq_len)
+    # The sizes of the example are no limit, but they must differ from 1 and from each other.
+    inputs = {"tokens": torch.zeros(2, min(8, model.config.seq_len), dtype=torch.long)}
+    shapes = [{0: batch, 1: length}]
+    if model.config.time_conditioned:
+        inputs["t"] = torch.tensor([0.25, 0.75])
+        shapes.append({0: batch})
+    write(model, tuple(inputs.values()), shapes, list(inputs), ["logits"], path, metadata)
+
+
+def write(module, inputs, shapes, names, outputs, path, metadata=None):
+    """Write any module to an ONNX file. shapes: of each input, the dimensions that may vary, as torch.export.Dim."""
+    require_packages()
+    with hushed():
+        program = torch.onnx.export(module, inputs, input_names=names, output_names=outputs, verbose=False, dynamo=True,
+                                    dynamic_shapes=tuple(shapes))
+    program.model.metadata_props.update(metadata or {})
+    with files.whole_file(path) as partial:
+        program.save(partial, external_data=False)
+
+
+class Rows:
+    """What a KVBuffer of chapter 02 becomes in the file: k and v (B, nh, rows, hd) of earlier passes, and new ones.
+
+    A graph has no memory, so it cannot write the new rows into the buffer: they are among its outputs.
+    """
+
+    def __init__(self, k, v):
+        self.k, self.v = k, v
+
+    def write(self, positions, k, v):
+        self.new = k, v  # (B, nh, T, hd) each
+
+    def mask(self, positions, causal):
+        return positions, *self.new  # `attend` makes the mask
+
+
+def attend(q, k, v, attn_mask):
+    """Return the causal attention of q (B, nh, T, hd) over the rows of earlier passes, k and v, and the new ones.
+
+    PyTorch's kernel would need old and new rows in one tensor. To make it, each pass would copy the whole buffer.
+    """
+    positions, new_k, new_v = attn_mask
+    rows = k.shape[2]
+    old = (q @ k.mT).masked_fill(torch.arange(rows) >= positions[0], -torch.inf)  # (B, nh, T, rows)
+    new = (q @ new_k.mT).masked_fill(positions > positions[:, None], -torch.inf)  # (B, nh, T, T)
+    weights = (torch.cat((old, new), -1) * q.shape[-1] ** -0.5).softmax(-1)
+    return weights[..., :rows] @ v + weights[..., rows:] @ new_v  # (B, nh, T, hd)
+
+
+class Tail(nn.Module):
+    """A causal convolution (Neighbours of chapter 03) that knows only the vectors just before x (B, T, C)."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x, positions, before):
+        self.new = x
+        return self.conv(torch.cat((before, x), 1))[:, before.shape[1] :]  # (B, T, C)
+
+
+class Continuation(nn.Module):
+    """A causal Transformer whose buffers are inputs, and whose new rows are outputs."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = copy.deepcopy(model)
+        self.model.convs = nn.ModuleList(map(Tail, self.model.convs))
+        for block in self.model.blocks:
+            block.attn.kernel = attend
+
+    def forward(self, tokens, positions, k, v, before):
+        """tokens (B, T), positions (T,) → logits (B, T, V), rows (2, L, B, nh, T, hd), and the input of each
+        convolution (B, T, C). k, v: one (B, nh, rows, hd) per layer. before: one (B, conv-1, C) per convolution."""
+        layers = [Rows(*pair) for pair in zip(k, v)]
+        logits = self.model(tokens, positions=positions, cache=SimpleNamespace(layers=layers, streams=before))
+        new = torch.stack([torch.stack([layer.new[i] for layer in layers]) for i in (0, 1)])
+        return logits, new, [conv.new for conv in self.model.convs]
+
+
+def export_continuation(model, path):
+    """Write a causal Transformer to an ONNX file, as a Continuation."""
+    c = model.config
+    batch, length, rows = (torch.export.Dim(name) for name in ("B", "T", "rows"))
+    kv, before = buffers(model, 2, 5)  # sizes that differ from each other, as in `export`
+    inputs = torch.zeros(2, 3, dtype=torch.long), torch.arange(3), list(kv[0]), list(kv[1]), before
+    layers = [{0: batch, 2: rows}] * c.n_layer
+    shapes = [{0: batch, 1: length}, {0: length}, layers, layers, [{0: batch}] * len(before)]
+    names = ["tokens", "positions", *named(kv, before)]
+    outputs = ["logits", "rows", *(f"x{i}" for i in range(len(before)))]
+    write(Continuation(model), inputs, shapes, names, outputs, path)
+
+
+def buffers(model, batch, rows):
+    """Return empty buffers of a causal model: kv (2, L, B, nh, rows, hd), and a list of (B, conv-1, C)."""
+    c = model.config
+    kv = torch.zeros(2, c.n_layer, batch, c.n_head, rows, c.n_embd // c.n_head)
+    return kv, [torch.zeros(batch, c.conv - 1, c.n_embd) for _ in model.convs]
+
+
+def named(kv, before):
+    """Return these buffers under the names that they have as inputs, {name: one of them}."""
+    layers = {f"{letter}{i}": layer for letter, part in zip("kv", kv) for i, layer in enumerate(part)}
+    return layers | {f"before{i}": vectors for i, vectors in enumerate(before)}
+
+
+def to_int8(path, smaller, n_embd):
+    """Write the model in the ONNX file `path` to the file `smaller`, with most of its weights as 8-bit integers.
+
+    Each column of a matrix has a scale of its own, and the numbers that it multiplies get one scale in each pass. Two
+    kinds of matrices stay as they are. The second one of an MLP multiplies squares, most of which are small beside the
+    largest, and share too few of the 256 steps. The head is small, and every error in it is one of the logits.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    graph = onnx.load(path).graph
+    sizes = {weight.name: weight.dims for weight in graph.initializer}
+    kept = [node.name for node in graph.node if "logits" in node.output
+            or node.op_type == "MatMul" and node.input[1] in sizes and sizes[node.input[1]][0] == 4 * n_embd]
+    with hushed(), files.whole_file(smaller) as partial:
+        # Seven bits of a weight: older processors add two products in 16 bits, where eight bits would overflow.
+        quantize_dynamic(path, partial, op_types_to_quantize=["MatMul"], per_channel=True, reduce_range=True,
+                         weight_type=QuantType.QInt8, nodes_to_exclude=kept)
+
+
+# 2. From a file
+
+
+class OnnxModel:
+    """Stands in for a Transformer of chapter 03: the samplers call it in the same way. It computes on the CPU."""
+
+    def __init__(self, model, path):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors only
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # between two passes PyTorch has the cores
+        try:
+            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # damaged bytes raise many kinds of errors
+            raise UserError(f"cannot read {path} ({reason(error)}): delete it") from None
+        self.model, self.config = model, model.config
+
+    def __call__(self, tokens, t=None):
+        """tokens: (B, T) → logits (B, T, V). t: (B,) noise levels, which only a time-conditioned model reads."""
+        inputs = {"tokens": tokens.numpy()}
+        if self.config.time_conditioned:
+            inputs["t"] = t.numpy()
+        return torch.from_numpy(self.session.run(["logits"], inputs)[0])
+
+
+class OnnxGPT(OnnxModel):
+    """The same for a causal Transformer, from a file that `export_continuation` has written."""
+
+    def __call__(self, tokens, t=None, positions=None, cache=None):
+        """tokens: (B, T) → logits (B, T, V). positions (T,), cache: as in chapter 03, but each pass must continue
+        where the last one has ended, and the cache is from this object's `make_cache`."""
+        T = tokens.shape[1]
+        positions = torch.arange(T) if positions is None else positions
+        cache = self.make_cache(len(tokens), 0) if cache is None else cache
+        inputs = {"tokens": tokens.numpy(), "positions": positions.numpy(), **cache.inputs}
+        logits, rows, *streams = map(torch.from_numpy, self.session.run(None, inputs))
+        start = int(positions[0])
+        if cache.kv.shape[-2]:
+            cache.kv[..., start : start + T, :] = rows
+        for before, x in zip(cache.before, streams):
+            before.copy_(torch.cat((before, x), 1)[:, T:])
+        return logits
+
+    def make_cache(self, batch, rows):
+        """Return empty buffers for `batch` sequences of up to `rows` positions; `inputs` shares their memory."""
+        kv, before = buffers(self.model, batch, rows)
+        inputs = {name: buffer.numpy() for name, buffer in named(kv, before).items()}
+        return SimpleNamespace(kv=kv, before=before, inputs=inputs)
+
+
+def choose(runtime, model, folder):
+    """Return what computes the logits of `model`, which was loaded from `folder`: the model itself, or its stand-in.
+
+    The ONNX files are kept in data/onnx/, which git ignores: the folder of a shipped model belongs to the book. They
+    may be deleted at any time. Their names contain a hash of the weights, and of the code that made them.
+    """
+    if runtime == "torch":
+        return model
+    require_packages()
+    code = [files.ROOT / name for name in ("02_attention.py", "03_transformer.py", "plumbing/runtimes.py")]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in [folder / "model.safetensors", *code])).hexdigest()
+    path = files.DATA / "onnx" / f"{folder.resolve().name[:50]}-{digest[:12]}.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # another program may want the same file
+        if not path.is_file():
+            print(f"writing {path}, once: this takes some seconds", file=sys.stderr)
+            (export_continuation if model.config.causal else export)(model, path)
+        if runtime == "onnx-int8":
+            exact, path = path, path.with_suffix(".int8.onnx")
+            if not path.is_file():
+                to_int8(exact, path, model.config.n_embd)
+    return (OnnxGPT if model.config.causal else OnnxModel)(model, path)
+
+
+def on_cpu(settings):
+    """Return the settings of a program with the flags --runtime and --device, the latter "cpu" if ONNX Runtime is
+    chosen. UserError if they name another device."""
+    if settings.runtime == "torch":
+        return settings
+    if settings.device not in ("auto", "cpu"):
+        raise UserError(f"--runtime {settings.runtime} computes on the CPU: leave out --device {settings.device}")
+    return replace(settings, device="cpu")
