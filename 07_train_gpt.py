@@ -4,6 +4,7 @@
     python 07_train_gpt.py --teachers FIRST,SECOND --run THIRD  # learn from what two trained GPTs predict
     python 07_train_gpt.py write --prompt "ROMEO:"              # write with your latest GPT, else the shipped one
     python 07_train_gpt.py write --num 2 --temp 0.7 --topk 10 --seed 1
+    python 07_train_gpt.py write --runtime onnx-int8            # the same rows in less time, without a GPU
 
 The Transformer, the corpus, the optimizers and the loop are those of chapter 05. Five things differ. Each of them takes
 a few lines:

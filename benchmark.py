@@ -2,10 +2,12 @@
 
     python benchmark.py                     # no GPU: about six minutes on two cores
     python benchmark.py --only sampling     # one part: laptop, gpu (10.7M parameters), sampling, threads or scale
+    python benchmark.py --only runtimes     # PyTorch and ONNX Runtime, which chapters 06 and 07 can write with
 
 It prints the tokens per second in training, and what share of this machine's fastest matrix product they need (model
 FLOPs utilisation); the characters per second in writing; without a GPU, how a busy program slows training (threads);
-with `--only scale`, how two processes of chapter 12 share the work. The numbers are also written to a file in
+with `--only scale`, how two processes of chapter 12 share the work; with `--only runtimes`, also how well the models
+predict unseen text. OMP_NUM_THREADS sets the number of threads. The numbers are also written to a file in
 docs/benchmarks/. Let the machine do nothing else meanwhile.
 """
 
@@ -25,7 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from plumbing import checkpoint, cli, devices, files, parallel, text
+from plumbing import checkpoint, cli, devices, files, parallel, runtimes, text
 from plumbing.run import Run, origin
 
 import torch
@@ -33,6 +35,7 @@ import torch
 transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
+generation = import_module("06_generate")
 gpt = import_module("07_train_gpt")
 fast = import_module("11_fast_decoding")
 scale = import_module("12_scale")
@@ -126,6 +129,48 @@ def write(sampler, *arguments, **named):
         pass
 
 
+def write_with(model, lean, quick):
+    """Let a dLLM or a GPT write a text as chapter 06 or 07 does. Returns the number of its characters."""
+    length, passes = (16, 4) if quick else (256, 96)
+    canvas = torch.full((1, length + model.config.causal), model.config.mask_id)
+    if model.config.causal:
+        canvas[:, 0] = 0
+        *_, _last = gpt.stream(model, canvas, lean=lean)
+    else:
+        *_, _last = generation.generate(model, canvas, passes)
+    return length
+
+
+def measure_runtimes(quick):
+    """Yield a row for each shipped model in each runtime: a text at a time, and how well it predicts unseen text.
+
+    The runtimes take turns, so that whatever else the machine does slows all of them. The windows and the masks are the
+    same for all of them, and one window is read at a time, as a text is written.
+    """
+    for kind, task in (("dllm", training.MaskedDiffusion), ("gpt", gpt.NextToken)):
+        folder = checkpoint.find(checkpoint.KINDS[kind].shipped, kind)
+        plain, tokenizer, _ = checkpoint.load(folder, kinds=(kind,))
+        models = {name: runtimes.choose(name, plain, folder) for name in runtimes.RUNTIMES}
+        parts = text.split(text.load("shakespeare").text)
+        windows = task(tokenizer, parts, plain.config.seq_len, torch.device("cpu")).windows
+        windows = training.evenly(windows, 4 if quick else 128)
+        bound = gpt.nll if kind == "gpt" else diffusion.nelbo
+        times = {name: [] for name in models}
+        for _ in range(2 if quick else 8):
+            for name, model in models.items():
+                began = devices.now(torch.device("cpu"))
+                length = write_with(model, name == "torch", quick)
+                times[name].append(devices.now(torch.device("cpu")) - began)
+        for name, model in models.items():
+            seconds = statistics.median(times[name][1:])
+            faster = statistics.median(one / other for one, other in zip(times["torch"][1:], times[name][1:]))
+            with torch.no_grad():
+                nats, _ = bound(model, windows, batch_size=1)
+            yield {"part": "runtimes", "model": folder.name, "runtime": name, "threads": torch.get_num_threads(),
+                   "characters": length, "seconds": seconds, "characters_per_second": length / seconds,
+                   "faster": faster, task.measure: nats}
+
+
 # 3. Threads and processes
 
 
@@ -193,7 +238,7 @@ def take_part(device, quick):
 class Command:
     """The flags of this program."""
 
-    only: Literal["all", "laptop", "gpu", "sampling", "threads", "scale"] = "all"  # measure this part alone
+    only: Literal["all", "laptop", "gpu", "sampling", "threads", "scale", "runtimes"] = "all"  # measure this part alone
     quick: bool = False  # tiny sizes, to try the program; the numbers are saved only if --out names a file
     out: Path | None = None  # the file to write; by default docs/benchmarks/MACHINE.json
     device: str = "auto"  # auto, cpu, cuda or mps
@@ -208,6 +253,8 @@ def measure(only, device, quick):
         yield from measure_sampling(device, quick)
     if only in ("all", "threads") and device.type == "cpu":
         yield from measure_threads(quick)
+    if only == "runtimes":
+        yield from measure_runtimes(quick)
     if only == "scale":
         yield from measure_scale(device, quick)
 

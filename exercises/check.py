@@ -13,6 +13,7 @@ import contextlib
 import io
 import os
 import re
+import signal
 import sys
 import threading
 import traceback
@@ -46,6 +47,7 @@ def examine(check, argument, limit=60.0):
         late.set()
         _thread.interrupt_main()  # raises KeyboardInterrupt there
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background, some shells let a program ignore it
     timer = threading.Timer(limit, stop)
     timer.daemon = True
     timer.start()

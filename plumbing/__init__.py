@@ -6,7 +6,8 @@
     devices        device, number format, compilation
     run            a training run: its steps, its folder, how it is resumed
     checkpoint     a model's folder: save, load, find
-    hub            models from the Hugging Face Hub and to it; ONNX files
+    hub            models from the Hugging Face Hub and to it
+    runtimes       models as ONNX files, and ONNX Runtime, which computes them faster
     views          a text while it is written: in a terminal, as a GIF, as a web page
     measures       how near texts are to real text (chapters 09 to 13); a mean and its error
     parallel       several processes that act as one (chapter 12)

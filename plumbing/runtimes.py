@@ -24,6 +24,8 @@ import torch
 import torch.nn as nn
 from filelock import FileLock
 
+RUNTIMES = ("torch", "onnx", "onnx-int8")
+
 # 1. To a file
 
 
@@ -55,7 +57,10 @@ def export(model, path, metadata=None):
 
     It has the input `tokens` (B, T), 64-bit integers, and the output `logits` (B, T, V), for any B and any T up to
     seq_len. A time-conditioned model also has the input `t` (B,). metadata: {name: text}, kept in the file.
+    UserError if the model reads only one token at once, which torch.export takes for a constant.
     """
+    if model.config.seq_len == 1:
+        raise UserError("an ONNX file needs a model with a window of at least two tokens")
     batch, length = torch.export.Dim("B"), torch.export.Dim("T", max=model.config.seq_len)
     # The sizes of the example are no limit, but they must differ from 1 and from each other.
     inputs = {"tokens": torch.zeros(2, min(8, model.config.seq_len), dtype=torch.long)}
@@ -142,7 +147,7 @@ def export_continuation(model, path):
     c = model.config
     batch, length, rows = (torch.export.Dim(name) for name in ("B", "T", "rows"))
     kv, before = buffers(model, 2, 5)  # sizes that differ from each other, as in `export`
-    inputs = torch.zeros(2, 3, dtype=torch.long), torch.arange(3), list(kv[0]), list(kv[1]), before
+    inputs = torch.zeros(2, 3, dtype=torch.long), torch.arange(3) % c.seq_len, list(kv[0]), list(kv[1]), before
     layers = [{0: batch, 2: rows}] * c.n_layer
     shapes = [{0: batch, 1: length}, {0: length}, layers, layers, [{0: batch}] * len(before)]
     names = ["tokens", "positions", *named(kv, before)]

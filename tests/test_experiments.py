@@ -129,6 +129,14 @@ def test_writing_is_timed(tmp_path, monkeypatch):
         assert row["passes"] == (4 if row["model"] == "dllm" else 31) and 0 < row["share_of_limit"] < 1
 
 
+def test_the_runtimes_are_measured_on_the_same_windows(monkeypatch):
+    monkeypatch.setattr(benchmark.runtimes, "choose", lambda runtime, model, folder: model)  # all of them are PyTorch
+    found = list(benchmark.measure_runtimes(quick=True))
+    for rows, measure in ((found[:3], "NELBO"), (found[3:], "NLL")):
+        assert [row["runtime"] for row in rows] == list(benchmark.runtimes.RUNTIMES)
+        assert len({row[measure] for row in rows}) == 1 and rows[0]["faster"] == 1
+
+
 def test_the_busy_program_ends_with_its_measurement():
     with pytest.raises(KeyboardInterrupt), benchmark.busy_core() as process:
         assert process.poll() is None
