@@ -126,9 +126,9 @@ def check_steady(rates):
 
 
 def pass_times(model):
-    """Return the median milliseconds of passes over clean rows that see KEPT rows of earlier passes: {rows: time}."""
+    """Return the median milliseconds of passes over clean rows that see KEPT rows of earlier passes: {"rows": time}."""
     device = model.head.weight.device
-    return fast.milliseconds({count: one_pass(model, count) for count in ROWS}, device)
+    return fast.milliseconds({str(count): one_pass(model, count) for count in ROWS}, device)
 
 
 def one_pass(model, count):
@@ -224,7 +224,7 @@ def tables(values):
     by_size = {point["size"]: point["nelbo"] for point in values["curve"]}
     whole = values["curve"][-1]["nelbo"]
     by_drafts = {line["drafts"]: line for line in values["speed"]}
-    times = values["passes"]  # JSON has made strings of the numbers of rows
+    times = values["passes"]
     best = max((line for line in values["speed"] if line["drafts"]), key=lambda line: line["ratio"])
     return {
         "curve": pages.table([(name, f"{mean:.3f}", f"{error:.3f}") for name, mean, error in likelihoods],
