@@ -314,9 +314,12 @@ def tables(values):
                        f"{measure} {model[measure]:.3f} ± {model['error']:.3f}", f"`{model['commit']}`"])
     order = values["example"]["order"]
     shares = {(line["model"], line["way"]): sum(line["solved"]) / len(line["solved"]) for line in values["lines"]}
+    of_pair = {way: share for (name, way), share in shares.items()
+               if name != SHIPPED and values["models"][name]["kind"] == "dLLM"}
     of_gpt = [share for (name, _), share in shares.items() if values["models"][name]["kind"] == "GPT"]
     return {
-        "share_certain": f"{shares[SHIPPED, 'certain']:.0%}", "share_left": f"{shares[SHIPPED, 'left']:.0%}",
+        "share_certain": f"{shares[SHIPPED, 'certain']:.0%}", "share_corrected": f"{shares[SHIPPED, 'corrected']:.0%}",
+        "pair_certain": f"{of_pair['certain']:.0%}", "pair_left": f"{of_pair['left']:.0%}",
         "share_gpt": f"{of_gpt[0]:.0%}", "share_gpt_best": f"{max(of_gpt):.0%}",
         "solved": pages.table(rows, columns),
         "models": pages.table(models, ["model", "kind", "parameters", "grids", "nats per cell", "commit"]),
@@ -333,7 +336,7 @@ def draw(values, folder):
     figure, axes = tensors.pyplot(show=False).subplots(figsize=(7, 4.6), layout="constrained")
     hints = sorted(set(values["hints"]))
     for line in values["lines"]:
-        if line["model"] != SHIPPED and line["way"] != "retries":
+        if line["model"] != SHIPPED and line["way"] != "beam":  # the best of the others that write from left to right
             continue
         points = []
         for n in hints:
