@@ -31,7 +31,7 @@ transformer = import_module("03_transformer")
 
 
 def hide(x0, k, mask_id, given=0):
-    """Replace k (B,) random tokens of each row of x0 (B, T) by the mask, but none of the first `given`: (B, T).
+    """Return x0 (B, T) with k (B,) random tokens of each row replaced by the mask, none of them among the first `given`.
 
     The mask is one more token, with the number vocab_size. The model reads it, and never predicts it.
     """
@@ -49,7 +49,8 @@ def ranks(score):
 def simple_loss(model, x0, k):
     """Return the training loss: hide k (B,) tokens of each text in x0 (B, T). In nats per hidden token.
 
-    This is the mean over all hidden tokens of the batch. The bound of section 3 takes the mean of each text first.
+    This is one mean over all hidden tokens of the batch, so a text with many masks counts more. The bound of section 3
+    takes the mean within each text first, and then the mean over the texts.
     """
     xt = hide(x0, k, model.config.mask_id)  # (B, T)
     t = k / x0.shape[1]  # (B,) the noise level: a time-conditioned model reads it, and ours do not
@@ -59,9 +60,9 @@ def simple_loss(model, x0, k):
 
 
 def spread_evenly(n, most, device=None):
-    """Draw how many tokens to hide in each of n texts: (n,), one number from each of n equal parts of 1 … `most`.
+    """Draw how many tokens to hide in each of n texts: (n,).
 
-    Texts with few masks are easy and texts with many are hard. If every batch holds all kinds, in random order, its
+    The range 1 … `most` is cut into n equal parts, and every part gives one number. Texts with few masks are easy and texts with many are hard. If every batch holds all kinds, in random order, its
     loss depends less on luck and more on the model. (Statisticians call such draws stratified.) most: a number, or one
     for each row (n,), which is rounded up.
     """
@@ -119,9 +120,9 @@ def check_finite(values):
         raise FloatingPointError("the model's predictions are not finite numbers: its weights are too large or damaged")
 
 
-# A selection rule says where to write. It is a function of the logits (B, T, V), the probability of each proposal
-# (B, T), True where a mask is left (B, T), and how many proposals to write in each row (B,). It returns True at the
-# positions to write (B, T). Chapter 11 adds more rules.
+# A selection rule says where to write. It is a function of four tensors: the logits (B, T, V), the probability of each
+# proposal (B, T), where masks are left (B, T, True there), and how many proposals to write in each row (B,). It returns
+# True at the positions to write (B, T). Chapter 11 adds more rules.
 
 
 def by_confidence(logits, confidence, masked, count):
@@ -199,8 +200,8 @@ REACH = 4  # any two tokens that one pass of correction hides are further apart 
 def doubtful(confidence, written):
     """Choose which of the positions `written` (B, T) to write again: (B, T). They are more than REACH apart.
 
-    The less probable the model found a token, the more often its position is chosen. The noise does this: if we add
-    Gumbel noise to the logarithms of some weights, the highest sum belongs to a random one of them, drawn in proportion
+    The less probable the model found a token, the more often its position is chosen. Gumbel noise makes
+    the choice: add it to the logarithm of each weight, and the place of the highest sum is a random draw in proportion
     to the weights. So each chosen position has won such a draw against all written positions within REACH.
     """
     doubt = (1 - confidence).clamp(min=1e-6)  # (B, T)
@@ -230,7 +231,8 @@ def correct(model, state, written, steps, temperature=1.0, top_k=None):
 def denoise(model, canvas, steps=64, temperature=1.0, top_k=None, select=scattered, correction=0.5):
     """Fill the masks of canvas (B, T), then correct what was written: the sampler of this book. Yields States.
 
-    correction: the share of the passes that correct. A canvas of n masks gets at most n passes and n - 1 to correct.
+    correction: the share of the passes that correct. A canvas with n masks gets at most n passes that
+    write, and then at most n - 1 that correct.
     """
     blanks = canvas == model.config.mask_id
     if not blanks.any():
@@ -279,8 +281,8 @@ def nelbo(model, x0, draws=1, batch_size=64, given=0, seed=0):
     al. 2025, arXiv:2502.09992, equation 6). The functions below show for a short text why that is the NELBO.
 
     draws: masks per row. The first `given` tokens are never hidden and do not count. The seed fixes the masks, so that
-    all models meet the same ones. The error comes from the random masks; differences between texts make it a little
-    larger than that.
+    all models meet the same ones. The error is meant to show the chance in the masks alone. It is a little too large,
+    because it also contains some of the differences between texts.
     """
     x0 = x0.repeat(draws, 1)
     N, T = x0.shape
@@ -342,8 +344,8 @@ def nelbo_by_counts(table, T):
     """Return the NELBO from how many tokens are hidden, not from their order. `nelbo` estimates this, divided by T.
 
     When k tokens are still hidden, all sets of k positions are equally likely, and each of the k is next with
-    probability 1/k. So the mean over orders is the sum, over k = 1 … T, of the mean loss of a hidden token. One pass
-    gives the losses of all k tokens, although an order would use only one of them.
+    probability 1/k. So take, for each k from 1 to T, the mean loss of a hidden token. The sum of these T means is the
+    mean of -log p(text | order) over all orders. One pass gives the losses of all k tokens, although an order would use only one of them.
     """
     total = 0.0
     for k in range(1, T + 1):
@@ -422,9 +424,9 @@ def mask_tokens(x0, rate, mask_id):
 def nelbo_by_schedule(model, x0, schedule, seed=0):
     """Estimate the NELBO of x0 (N, T) from random t, as MDLM does: (mean, standard error) in nats per token.
 
-    Near t = 0 a hidden token has a huge weight. With the schedules linear and sqrt, the mean depends on such rare draws
-    and its error comes out too small; with cosine, hardly any token is hidden there. That is one reason to count masks
-    instead, as `nelbo` does.
+    Near t = 0 few tokens are hidden, and each has a huge weight. With the schedules linear and sqrt, these rare tokens
+    decide the mean, and a sample that misses them also underestimates the error. With cosine, hardly any token is
+    hidden near t = 0. That is one reason to count masks instead, as `nelbo` does.
     """
     N = len(x0)
     with same_numbers(seed, x0.device):

@@ -14,8 +14,8 @@ fall from 4.2 nats per character (guessing among 65) through 3.3 (knowing their 
 far above that, other programs were using the cores: the same command with more --minutes goes on where it ended.
 
 The way of a batch: `main` reads the settings and the text. The tokenizer gives each character its number in the sorted
-list of all characters, and the last tenth of the text is kept for evaluations. A task (section 2) draws batches of the
-rest and knows their loss. `start` makes the model, and a Run, which keeps the time, the log and the folder,
+list of all characters, and the last tenth of the text is kept for evaluations. A task (section 2) draws batches from
+the first nine tenths and computes their loss. `start` makes the model, and a Run, which keeps the time, the log and the folder,
 checkpoints/NAME. `train` is the loop. With the laptop settings a batch is (16, 128) tokens. Up to 103 of the 128
 tokens of a row are hidden (t_max 0.8); the logits are (16, 128, 65), and the loss is one number.
 

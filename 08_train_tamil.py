@@ -97,8 +97,8 @@ def split(sources):
     """Split {source: poems} into training poems and validation poems, two dicts of the same form. Poems stay whole.
 
     A hash of its letters makes about one poem in ten a candidate for validation, so the candidates do not depend on the
-    rest of the corpus. A candidate whose lines all occur in training poems too would not test anything; it becomes a
-    training poem.
+    rest of the corpus. If every line of a candidate also occurs in training poems, it would test nothing, so it
+    becomes a training poem.
     """
     candidates, training_lines = set(), set()
     for poems in sources.values():

@@ -178,7 +178,7 @@ def mixture(nlls, T):
 
 
 def looseness(dllm, windows, seed):
-    """Return the exact NLL of windows (N, T) in several orders, and the bounds, as rows {name, NLL, minus, …}.
+    """Return rows {name, NLL, minus, …} for windows (N, T): the NELBO, exact NLLs in several orders, and tighter bounds.
 
     minus: by how much the number is above the mean over random orders, which estimates the NELBO. All rows describe the
     same windows, so the error of `minus` is that of the differences.
@@ -320,7 +320,7 @@ def fill(model, rows, start, end):
 def fill_with_tries(model, rows, start, end):
     """Fill the blank [start, end) of rows (B, T) with a GPT's best candidate: (B, end - start).
 
-    The candidates are the continuation of the most likely characters, and TRIES - 1 that are drawn at random.
+    One candidate takes the most likely character at each step; the other TRIES - 1 are drawn at random.
     """
     chosen = []
     for row in rows:

@@ -230,10 +230,10 @@ class CachedBlockModel(BlockModel):
 
 # 4. Where does a pass spend its time?
 #
-# A pass must at least do its matrix products, and two limits of the machine say how fast they can be. For many rows the
-# limit is how many products the processor computes in a second. For one row it is the memory: each weight is read for
-# a single multiplication. `limit` measures both in the same way, with one product that has as many weights as the
-# whole model. What a pass needs beyond that is attention, small operations, and the calling of modules.
+# A pass must at least do its matrix products. With many rows, their limit is how many multiplications the processor does
+# in a second. With one row, it is how fast the memory delivers the weights, since each weight is read for a single
+# multiplication. `limit` measures either case with one large product, whose matrix has as many weights as the whole
+# model. What a pass needs beyond that goes into attention, small operations, and the calling of modules.
 
 
 def matrices(model):

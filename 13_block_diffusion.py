@@ -114,7 +114,9 @@ def rows_before(positions, visible, width):
     """
     wanted = positions[:, None] - torch.arange(width - 1, -1, -1, device=positions.device)  # (R, width) positions
     stands_there = visible[:, None, :] & (positions == wanted[..., None])  # (R, width, R)
-    row = stands_there.int().argmax(-1)  # (R, width); for positions from 0 on, a row sees exactly one
+    row = stands_there.int().argmax(-1)  # (R, width); for positions from 0 on, a row sees one or none
+    itself = torch.arange(len(positions), device=positions.device)[:, None]
+    row = torch.where(stands_there.any(-1), row, itself)  # instead of a mask that has no row, it reads its own mask
     row = torch.where(wanted < 0, wanted, row)
     return row + width - 1
 
@@ -431,22 +433,23 @@ def draft_tokens(model, vectors, tokens, temperature, top_k):
 def rows_of_pass(known, drafts, size, width, device):
     """Return the Rows of one pass: `known` tokens of the text and then `drafts` drafts, all clean, and blocks of masks.
 
-    There is a block of `size` masks for each number of drafts that may be accepted, from none to all. It starts at the
-    position behind those drafts, and it sees them. Its first mask stands for the token that this pass draws, and the
-    masks behind it will become the next drafts. With two drafts x and y of the text behind "k":
+    There is a block for each number of drafts that may be accepted, from none to all. It starts at the position behind
+    those drafts, and it sees them. The token at this position is drawn in this pass, so it has no row; the `size` masks
+    behind it will become the next drafts. With two drafts x and y of the text behind "k":
 
         clean rows:   k x y
-        noisy rows:     _ _ _      if x is refused
-                          _ _ _    if x is accepted, and y is refused
-                            _ _ _  if both are accepted
+        noisy rows:       _ _      if x is refused
+                            _ _    if x is accepted, and y is refused
+                              _ _  if both are accepted
 
-    With three drafts, a pass has about 20 rows, of which 16 are masks.
+    In training, a block also has a mask at its first position. It would hardly help to guess the other tokens, and with
+    two drafts a pass has 9 rows without it, and 12 with it.
     """
     positions = list(range(known + drafts))
     starts = [CLEAN] * (known + drafts)
     for accepted in range(drafts + 1):
         start = known + accepted
-        positions += range(start, start + size)
+        positions += range(start + 1, start + 1 + size)
         starts += [start] * size
     return make_rows(torch.tensor(positions, device=device), torch.tensor(starts, device=device), width)
 
@@ -469,7 +472,6 @@ def draft_and_verify(model, prompt, length, temperature=0.8, top_k=None, drafts=
     """
     written = list(prompt)
     window, width, device = model.config.seq_len, model.config.conv, model.head.weight.device
-    size = drafts + 1  # of a block of masks
     start = 0  # the model sees written[start:]
     kept = None
     proposed, q = [], torch.zeros(0, model.config.vocab_size, device=device)
@@ -478,13 +480,13 @@ def draft_and_verify(model, prompt, length, temperature=0.8, top_k=None, drafts=
             start = len(written) - max(1, window // 2)
             kept = None
         if kept is None:
-            kept = KeptRows(model, 1, window + size * size)  # room for a full window, and `size` blocks of masks
+            kept = KeptRows(model, 1, window + drafts * (drafts + 1))  # room for a full window and blocks of masks
         fit = min(length - len(written) - 1, start + window - len(written))  # drafts that fit the text and the window
         proposed = proposed[:fit]
         known = written[start + kept.n :]  # the tokens whose rows are not kept
 
-        masks = [model.config.mask_id] * (size * (len(proposed) + 1))
-        rows = rows_of_pass(len(known), len(proposed), size, width, device)
+        masks = [model.config.mask_id] * (drafts * (len(proposed) + 1))
+        rows = rows_of_pass(len(known), len(proposed), drafts, width, device)
         tokens = torch.tensor([known + proposed + masks], device=device)
         logits, vectors = model(tokens, rows, kept)  # (1, R, V), (1, R, C)
 
@@ -496,8 +498,8 @@ def draft_and_verify(model, prompt, length, temperature=0.8, top_k=None, drafts=
         kept.n += len(known) + accepted  # the next pass writes over all rows behind these
         yield Pass(proposed, new, p[range(len(new)), new])
 
-        first = len(known) + len(proposed) + size * accepted  # the first mask behind the accepted drafts
-        proposed, q = draft_tokens(model, vectors[0, first + 1 : first + size], written[-2:], temperature, top_k)
+        first = len(known) + len(proposed) + drafts * accepted  # the first mask behind the accepted drafts
+        proposed, q = draft_tokens(model, vectors[0, first : first + drafts], written[-2:], temperature, top_k)
 
 
 @dataclass(frozen=True)

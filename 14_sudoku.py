@@ -140,7 +140,8 @@ def read_and_write(model, puzzles):
 def with_cell_positions(config):
     """Return a Transformer whose position vectors begin as sums of random vectors for row, column and box.
 
-    So training begins with three facts about each cell, and it may change them. A GPT reads the puzzle and then the
+    So before training, the vectors already say which row, column and box each cell belongs to. Training may change them
+    like all other weights. A GPT reads the puzzle and then the
     solution. Its positions also get a second sum, for the cell of the solution that they must predict.
     """
     model = transformer.Transformer(config)

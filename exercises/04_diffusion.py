@@ -34,7 +34,7 @@ def predict_masks():
 def nelbo_by_hand(model, x0, given):
     """Return the NELBO of a short text whose first `given` characters are known, exactly. (30 minutes)
 
-    x0: (T,). The model writes the T - given other characters, one per pass; all orders are equally likely.
+    x0: (T,). The model writes the other T - given characters, one per pass; all orders are equally likely.
     The NELBO is the mean over the orders of -log p(others | order), in nats for all of them: a float.
     Calculate it from the model: model(tokens (B, T), t (B,)) → logits (B, T, V). It ignores t.
     Do not call the functions of chapter 04's section 3, with which the check compares.

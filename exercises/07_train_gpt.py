@@ -52,8 +52,8 @@ def nucleus(logits, p):
     """Return the probabilities of nucleus sampling, also called top-p sampling: (..., V). (25 minutes)
 
     Top-k keeps equally many tokens everywhere, also where the model is sure. Nucleus sampling (Holtzman et al.
-    2019, arXiv:1904.09751) keeps the most probable ones: the fewest that have at least the probability p together.
-    All other tokens get 0. Those that stay keep their proportions, and sum to 1 again.
+    2019, arXiv:1904.09751) keeps the smallest group of most probable tokens whose probabilities sum to at least
+    p. All other tokens get 0. Those that stay keep their proportions, and sum to 1 again.
     logits: (..., V), in the order of the vocabulary; they stay as they are. p: above 0, at most 1.
 
     Hint: sort each position's probabilities with descending=True. cumsum adds them up, and scatter takes them back.

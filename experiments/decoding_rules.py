@@ -24,7 +24,7 @@ def at_random(logits, confidence, masked, count):
 
 
 def by_peak(logits, confidence, masked, count):
-    """Rule: write where one token is much more probable than 1/V, whichever token was drawn there."""
+    """Rule: write where the most probable token has the highest probability, even if another token was drawn there."""
     return diffusion.highest(logits.float().softmax(-1).amax(-1), masked, count)
 
 
@@ -35,7 +35,7 @@ def by_margin(logits, confidence, masked, count):
 
 
 def noisy_confidence(confidence, masked):
-    """Return log-confidence plus Gumbel noise, which fades with the number of masks (B, T).
+    """Return the log of the confidence plus Gumbel noise, which is weaker the fewer masks are left: (B, T).
 
     Without the noise, early passes write spaces, and short words between them (MaskGIT, Chang et al. 2022,
     arXiv:2202.04200).

@@ -93,7 +93,7 @@ def record(training):
 
 
 def run_all(trainings, processes):
-    """Run the trainings. Return those of each side with the lowest number: {side: Training}."""
+    """Run the trainings. Return the best one of each side, with the lowest NELBO or NLL: {side: Training}."""
     with ThreadPoolExecutor(processes) as pool:
         values = list(pool.map(Training.run, trainings))
     best = {}

@@ -58,8 +58,8 @@ def run(name, kind, measure, draw=None, tables=None, argv=None):
     """Run the program of the page `name`: measure (unless --render is given), draw, and write the page.
 
     kind: the dataclass of the flags, a subclass of Settings. measure: a function of the settings that returns the
-    numbers. draw: a function of the numbers and a folder that saves figures there. tables: a function of the numbers
-    that returns {name: Markdown}: tables that --render makes again.
+    numbers. draw: a function draw(numbers, folder), which saves figures in the folder. tables: a function
+    tables(numbers), which returns {name: Markdown}; --render makes these tables again.
     """
     settings = cli.parse(kind, argv)
     figures = settings.out / "figures"

@@ -31,6 +31,7 @@ SHIPPED = {
     "robot-path": ("dLLM `robot-path`", "[robot_path](robot_path.md)"),
 }
 BENCHMARK = "intel-xeon-2-cores-float32"
+RUNTIMES = "amd-epyc-2-cores-runtimes"
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,13 @@ def speed_rows(benchmark):
                    f"{row['parameters'] / 1e6:.1f}M", f"{row['characters_per_second']:,.0f}", ""]
 
 
+def runtime_rows(benchmark):
+    """Yield the lines of the table of runtimes."""
+    for row in benchmark["rows"]:
+        yield [f"{row['model']}, `--runtime {row['runtime']}`", f"{row['characters_per_second']:,.0f}",
+               f"{row['faster']:.1f} ×", f"{measure_of(row)} {row[measure_of(row)]:.4f}"]
+
+
 def collect(settings=None):
     """Return the numbers of the page."""
     laptop = {name: laptop_run(name) for name in LAPTOP}
@@ -103,14 +111,17 @@ def collect(settings=None):
     rows = [row(*laptop[name], *words) for name, words in LAPTOP.items()]
     rows += [row(*shipped[name], *words) for name, words in SHIPPED.items()]
     benchmark = read_json(pages.DOCS / "benchmarks" / f"{BENCHMARK}.json")
+    runtimes = read_json(pages.DOCS / "benchmarks" / f"{RUNTIMES}.json")
     columns = ["model", "parameters", "read in training", "training", "machine", "nats, on unseen text", "page"]
     tables = {"models": pages.table(rows, columns),
-              "speed": pages.table(speed_rows(benchmark), ["", "parameters", "characters/s", "compiled"])}
+              "speed": pages.table(speed_rows(benchmark), ["", "parameters", "characters/s", "compiled"]),
+              "runtimes": pages.table(runtime_rows(runtimes), ["", "characters/s", "of torch", "nats per character"])}
     infos = {name: config["info"] for name, (config, _) in (laptop | shipped).items()}
     alone = read_json(pages.DOCS / "logs" / "shakespeare-gpt-first.json")["info"]
     reached = {name: info[measure_of(info)] for name, info in infos.items()}
     return {"tables": tables, "reached": reached, "untaught": number(alone), "guessing": math.log(65),
-            "benchmark": {key: benchmark[key] for key in ("machine", "date", "commit")}}
+            "benchmark": {key: benchmark[key] for key in ("machine", "date", "commit")},
+            "runtimes": {key: runtimes[key] for key in ("machine", "date", "commit")}}
 
 
 if __name__ == "__main__":

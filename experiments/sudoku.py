@@ -177,7 +177,10 @@ def search_some(model, puzzles, width):
 
 
 def reasons(model, puzzles, solutions):
-    """Return how a person would see the correct digits that the most certain order writes: {reason: its share}."""
+    """Return how a person could have found the digits that the model writes correctly: {reason: its share}.
+
+    The model writes the digit first of which it is most certain.
+    """
     counts = Counter()
     before = puzzles
     for state in chapter.solve(model, puzzles):

@@ -1,7 +1,7 @@
 """Texts as HTML: while they are written, and afterwards in a player. All text is escaped, so that none becomes markup.
 
-(The rows of views.page suit a terminal. A browser breaks lines itself, and the colours of this page need the
-probability and the pass of each token.)
+(Why not use the rows of views.page? They suit a terminal. A browser breaks lines itself, and the colours of this page
+need the probability and the pass of each token.)
 """
 
 import base64

@@ -206,8 +206,8 @@ def sampling():
 def tab(name, work, asked, settings, labels, size, unit="character", note="Ready.", offers=True):
     """Lay out a tab: what is asked, what comes back, and settings. Return the column with what is asked.
 
-    asked, settings: the components with the arguments of `work`. labels, size, unit: of the texts that come back. note:
-    what to say before that. offers: offer a player, and a page with it.
+    asked, settings: the components with the arguments of `work`. labels, size, unit: describe the texts that will come
+    back. note: the message that is shown until then. offers: also offer a player, and the same as a page to download.
     """
     key = name.lower().replace(" ", "-")
     with gr.Tab(name, id=key, render_children=True), gr.Row(elem_classes="desk", elem_id=key):

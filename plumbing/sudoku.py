@@ -147,9 +147,10 @@ def search(places, draw=None):
 
 
 def smallest_choice(places, by_unit):
-    """Return the fewest pairs (cell, digit) of which exactly one is right, a list; [] if every cell has one digit.
+    """Return the smallest choice that is left: a list of pairs (cell, digit) of which exactly one is right.
 
-    They are the digits that one cell may hold, or, if `by_unit`, perhaps the cells of a unit that may hold one digit.
+    The pairs are one cell with all digits that it may hold. With `by_unit` they may also be one digit with all cells of
+    a unit that may hold it, if these are fewer. If every cell has one digit, the list is empty.
     """
     at_least = with_candidates(places)
     for n in range(2, 10):

@@ -266,7 +266,7 @@ def prepare(source, wait=False):
     """Return (tokens, tokenizer, checksum): all texts as one array of 16-bit tokens (N,), read from the disk as needed.
 
     The file is written to data/tokens once. Its name depends on all settings that change its contents, and on the size
-    and date of files. wait: let another process write it, and wait for that. UserError if it is damaged.
+    and date of the source files. wait: do not write it, but wait until another process has done so. UserError if it is damaged.
     """
     stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in source.paths]
     what = {name: value for name, value in asdict(source).items() if name not in ("validation", "documents")}
@@ -296,8 +296,8 @@ GOLDEN = 0.618  # multiples of this number, modulo 1, lie evenly spread over [0,
 class Windows:
     """Windows of `length` tokens from `tokens` (N,), numbered from 0 to n-1. The tokens may be a file on the disk.
 
-    end: None, or the token that ends a text. With it, a window holds one text from its beginning, and the rest of the
-    window is filled with ends.
+    end: None, or the token that ends a text. If it is given, each window begins where a text begins and
+    holds that text alone; the rest of the window is filled with this token.
     """
 
     def __init__(self, tokens, length, end=None):

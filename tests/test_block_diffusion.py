@@ -281,7 +281,8 @@ def test_the_drafts_see_the_text_before_them_whatever_is_accepted():
     logits, _ = model(torch.cat((tokens[:, :6], masks), 1), rows)
     for accepted in range(3):  # the block behind it, computed alone
         n = 4 + accepted
-        alone = hybrid.make_rows(torch.arange(n + 3), torch.tensor([-1] * n + [n] * 3), 3)
+        positions = torch.tensor([*range(n), n + 1, n + 2, n + 3])  # the token at n has no row
+        alone = hybrid.make_rows(positions, torch.tensor([-1] * n + [n] * 3), 3)
         expected, _ = model(torch.cat((tokens[:, :n], masks[:, :3]), 1), alone)
         here = slice(6 + 3 * accepted, 9 + 3 * accepted)
         torch.testing.assert_close(logits[:, here], expected[:, -3:], atol=1e-5, rtol=1e-5)

@@ -552,7 +552,7 @@ def test_measuring(small, monkeypatch):
 def test_the_page_and_the_chapter_say_what_was_measured():
     values = import_module("experiments.pages").read("robot_path")
     ways, misses = values["ways"], values["misses"]
-    assert values["problems"] >= 100 and values["failed"] == 0 and "dirty" not in values["origin"]["commit"]
+    assert values["problems"] >= 300 and values["failed"] == 0 and "dirty" not in values["origin"]["commit"]
     for name in ("turning", "length"):
         for better in ("straight lines", "cubic curves", "straight lines between corners"):
             assert ways[better][name][0] < ways["model"][name][0]
