@@ -31,7 +31,7 @@ transformer = import_module("03_transformer")
 
 
 def hide(x0, k, mask_id, given=0):
-    """Return x0 (B, T) with k (B,) random tokens of each row replaced by the mask, none of them among the first `given`.
+    """Return x0 (B, T) with k (B,) random tokens of each row replaced by the mask, but none of the first `given`.
 
     The mask is one more token, with the number vocab_size. The model reads it, and never predicts it.
     """
@@ -62,9 +62,10 @@ def simple_loss(model, x0, k):
 def spread_evenly(n, most, device=None):
     """Draw how many tokens to hide in each of n texts: (n,).
 
-    The range 1 … `most` is cut into n equal parts, and every part gives one number. Texts with few masks are easy and texts with many are hard. If every batch holds all kinds, in random order, its
-    loss depends less on luck and more on the model. (Statisticians call such draws stratified.) most: a number, or one
-    for each row (n,), which is rounded up.
+    The range 1 … `most` is cut into n equal parts, and every part gives one number. Texts with few masks are easy and
+    texts with many are hard. If every batch holds all kinds, in random order, its loss depends less on luck and more on
+    the model. (Statisticians call such draws stratified.) most: a number, or one for each row (n,), which is rounded
+    up.
     """
     u = torch.rand(n, device=device)
     part = torch.randperm(n, device=device)
@@ -345,7 +346,8 @@ def nelbo_by_counts(table, T):
 
     When k tokens are still hidden, all sets of k positions are equally likely, and each of the k is next with
     probability 1/k. So take, for each k from 1 to T, the mean loss of a hidden token. The sum of these T means is the
-    mean of -log p(text | order) over all orders. One pass gives the losses of all k tokens, although an order would use only one of them.
+    mean of -log p(text | order) over all orders. One pass gives the losses of all k tokens, although an order would use
+    only one of them.
     """
     total = 0.0
     for k in range(1, T + 1):

@@ -15,9 +15,9 @@ far above that, other programs were using the cores: the same command with more 
 
 The way of a batch: `main` reads the settings and the text. The tokenizer gives each character its number in the sorted
 list of all characters, and the last tenth of the text is kept for evaluations. A task (section 2) draws batches from
-the first nine tenths and computes their loss. `start` makes the model, and a Run, which keeps the time, the log and the folder,
-checkpoints/NAME. `train` is the loop. With the laptop settings a batch is (16, 128) tokens. Up to 103 of the 128
-tokens of a row are hidden (t_max 0.8); the logits are (16, 128, 65), and the loss is one number.
+the first nine tenths and computes their loss. `start` makes the model, and a Run, which keeps the time, the log and the
+folder, checkpoints/NAME. `train` is the loop. With the laptop settings a batch is (16, 128) tokens. Up to 103 of the
+128 tokens of a row are hidden (t_max 0.8); the logits are (16, 128, 65), and the loss is one number.
 
 To change one thing: the loss is `MaskedDiffusion.loss`, the optimizers come from `make_optimizers`, the schedule is
 `learning_rate`. A new field of TrainConfig is at once a flag (its comment is the text of --help) and a line of a

@@ -178,7 +178,7 @@ def mixture(nlls, T):
 
 
 def looseness(dllm, windows, seed):
-    """Return rows {name, NLL, minus, …} for windows (N, T): the NELBO, exact NLLs in several orders, and tighter bounds.
+    """Return rows {name, NLL, minus, …} for windows (N, T): the NELBO, NLLs in several orders, tighter bounds.
 
     minus: by how much the number is above the mean over random orders, which estimates the NELBO. All rows describe the
     same windows, so the error of `minus` is that of the differences.

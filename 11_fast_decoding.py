@@ -230,8 +230,8 @@ class CachedBlockModel(BlockModel):
 
 # 4. Where does a pass spend its time?
 #
-# A pass must at least do its matrix products. With many rows, their limit is how many multiplications the processor does
-# in a second. With one row, it is how fast the memory delivers the weights, since each weight is read for a single
+# A pass must at least do its matrix products. With many rows, their limit is how many multiplications the processor
+# does in a second. With one row, it is how fast the memory delivers the weights, since each weight is read for a single
 # multiplication. `limit` measures either case with one large product, whose matrix has as many weights as the whole
 # model. What a pass needs beyond that goes into attention, small operations, and the calling of modules.
 

@@ -4,16 +4,17 @@
     python 15_robot_path.py smooth             # a path in docs/maps/room.yaml, with your latest or the shipped model
     python 15_robot_path.py smooth --map map.yaml --start -1.5,2 --goal 4,2.5 --radius 0.3    # in a map of your robot
 
-A planner such as A* finds a path along the cells of a map, with sharp turns. Here a path is a row of waypoints. Each becomes
-one token, the number of the grid cell in which the waypoint lies. The model learns from generated curves what smooth paths look like, and
-never sees a map. To smooth a path, the program masks the waypoints at its sharpest turns, and the model fills them in
-again. The map is a constraint on the logits: a cell in which the robot would touch an obstacle has the logit minus
-infinity, so no waypoint is written there.
+A planner such as A* finds a path along the cells of a map, with sharp turns. Here a path is a row of waypoints. Each
+becomes one token, the number of the grid cell in which the waypoint lies. The model learns from generated curves what
+smooth paths look like, and never sees a map. To smooth a path, the program masks the waypoints at its sharpest turns,
+and the model fills them in again. The map is a constraint on the logits: a cell in which the robot would touch an
+obstacle has the logit minus infinity, so no waypoint is written there.
 
 Do we need a model for this? No. The program accepts a proposal only if it improves the path, whoever made it. On
 average, A*'s paths turn by 333 degrees, the model's by 106, and those of straight lines across the masked waypoints by
 86. Even a model without the constraint stays off the obstacles, because the program refuses every proposal that touches
-one (docs/robot_path.md). So the chapter shows how a model can obey a map that it has not learned, and why a control belongs beside every model.
+one (docs/robot_path.md). So the chapter shows how a model can obey a map that it has not learned, and why a control
+belongs beside every model.
 
 A map is a picture and a YAML file of six lines, as ROS's map server reads them. docs/maps/room.yaml explains each line.
 """
@@ -178,7 +179,8 @@ def refill(model, blocked, windows, masked, draw):
     """Write the masked (B, T) waypoints of windows (B, T, 2) again, all in one pass, and return the windows.
 
     blocked: the inflated map (H, W). The model writes cells of a frame, and `positions` turns each into a more exact
-    point. If this point lies in a blocked cell of the map, the waypoint stays at the centre of the cell that was written.
+    point. If this point lies in a blocked cell of the map, the waypoint stays at the centre of the cell that was
+    written.
     """
     frames = robot.Frames(windows, SIDE, draw)
     centres = frames.centres()  # (B, V, 2)

@@ -32,7 +32,7 @@ NAME = "block_diffusion"
 SEED, TEMPERATURE = 1, 0.8
 SIZES = {  # windows of the curve, texts for quality, texts for speed, numbers of drafts, widths of random models
     "quick": (16, 4, 2, (0, 3), (64,)),
-    "full": (434, 64, 8, (0, 1, 2, 3, 4, 6), (128, 256, 512, 1024))}  # fmt: skip
+    "full": (434, 64, 16, (0, 1, 2, 3, 4, 6), (128, 256, 512, 1024))}  # fmt: skip
 LENGTH = 256  # of the texts by draft and verify, in characters
 ROWS = (1, 4, 9, 16, 25, 49)  # of the passes whose time is measured: those of 0, 1, 2, 3, 4 and 6 drafts
 KEPT = 128  # rows of earlier passes that such a pass sees
@@ -106,16 +106,14 @@ def measure_speed(model, tokens, size):
     """Return the time of a pass by its rows, and the speed for each number of drafts. UserError on a busy machine."""
     _, _, texts, drafts, widths = size
     rows = cut(tokens, LENGTH, texts)
-    lines = [speed(model, rows, number, len(rows)) for number in drafts]
-    check_steady([line["gpt_rate"] for line in lines])
-    passes = pass_times(model)
+    found = speeds(model, rows, drafts)
     models = []
     for width in widths:
         config = replace(model.config, n_embd=width, n_head=width // HEAD)
         other = hybrid.Hybrid(config).to(model.head.weight.device).eval()
         models.append({"parameters": transformer.count_parameters(as_gpt(other)), "milliseconds": pass_times(other)})
         print(f"  {models[-1]['parameters']:,} parameters: {models[-1]['milliseconds']}", flush=True)
-    return {"passes": passes, "models": models, "speed": lines, "timed": len(rows)}
+    return found | {"models": models, "timed": len(rows)}
 
 
 def check_steady(rates):
@@ -181,34 +179,47 @@ def drafted(model, first, length, seed, drafts):
     return [first, *(token for step in passes for token in step.new)], passes
 
 
-def speed(model, rows, drafts, timed):
-    """Return the speed with this number of drafts, beside that of the GPT, for texts of the length of rows (N, T)."""
-    T = rows.shape[1]
-    gpt = as_gpt(model)
-    seconds, base, count = [], [], 0
-    places = [[0, 0] for _ in range(drafts)]  # of each draft in its pass: how often verified, how often accepted
-    for turn in range(timed):  # both take turns, so that other work on the machine hits both
-        first = int(rows[turn % len(rows), 0])
-        began = time.perf_counter()
-        _, passes = drafted(model, first, T, SEED + turn, drafts)
-        seconds.append(time.perf_counter() - began)
-        count += len(passes)
-        for step in passes:
-            accepted = len(step.new) - 1
-            for place in range(min(len(step.drafts), accepted + 1)):
-                places[place][0] += 1
-                places[place][1] += place < accepted
+def speeds(model, rows, numbers):
+    """Return a line for the GPT and for each number of drafts, for texts of the length of rows (N, T).
+
+    For each text all of them take turns, so that other work on the machine slows all alike.
+    """
+    gpt, T = as_gpt(model), rows.shape[1]
+    seconds = {number: [] for number in ("gpt", *numbers)}
+    passes = {number: [] for number in numbers}
+    for turn, row in enumerate(rows):
         torch.manual_seed(SEED + turn)
         began = time.perf_counter()
-        gpt_training.write(gpt, rows[turn % len(rows), :1][None], T - 1, TEMPERATURE).cpu()
-        base.append(time.perf_counter() - began)
-    row = {"drafts": drafts, "rows": (drafts + 1) ** 2, "per_pass": timed * (T - 1) / count,
-           "rate": (T - 1) / statistics.median(seconds), "gpt_rate": (T - 1) / statistics.median(base),
-           "ratio": statistics.median(b / s for b, s in zip(base, seconds)),
-           "accepted": [yes / max(1, tried) for tried, yes in places]}
-    print("  {drafts} drafts: {per_pass:.2f} characters per pass, {rate:.0f} per second, {ratio:.2f} × the GPT's"
-          .format(**row), flush=True)
-    return row
+        gpt_training.write(gpt, row[None, :1], T - 1, TEMPERATURE).cpu()  # .cpu() waits for the device
+        seconds["gpt"].append(time.perf_counter() - began)
+        for number in numbers:
+            began = time.perf_counter()
+            _, new = drafted(model, int(row[0]), T, SEED + turn, number)
+            seconds[number].append(time.perf_counter() - began)
+            passes[number] += new
+    half = len(rows) // 2
+    check_steady([(T - 1) / statistics.median(part) for part in (seconds["gpt"][:half], seconds["gpt"][half:])])
+    lines = []
+    for number in numbers:
+        ratio = statistics.median(base / own for base, own in zip(seconds["gpt"], seconds[number]))
+        lines.append({"drafts": number, "rows": (number + 1) ** 2, "ratio": ratio,
+                      "per_pass": len(rows) * (T - 1) / len(passes[number]),
+                      "rate": (T - 1) / statistics.median(seconds[number]),
+                      "accepted": accepted(passes[number], number)})
+        print("  {drafts} drafts: {per_pass:.2f} characters per pass, {rate:.0f} per second, {ratio:.2f} × the GPT's"
+              .format(**lines[-1]), flush=True)
+    return {"speed": lines, "gpt_rate": (T - 1) / statistics.median(seconds["gpt"])}
+
+
+def accepted(passes, drafts):
+    """Return, for each place of a draft, the share of the drafts verified there that were accepted: a list."""
+    places = [[0, 0] for _ in range(drafts)]  # how often verified, how often accepted
+    for step in passes:
+        count = len(step.new) - 1
+        for place in range(min(len(step.drafts), count + 1)):
+            places[place][0] += 1
+            places[place][1] += place < count
+    return [yes / max(1, tried) for tried, yes in places]
 
 
 # 2. Tables
@@ -227,7 +238,7 @@ def tables(values):
     return {
         "curve": pages.table([(name, f"{mean:.3f}", f"{error:.3f}") for name, mean, error in likelihoods],
                              ["", "nats per character", "±"]),
-        "speed": speed_table(values["speed"]), "passes": pass_table(values),
+        "speed": speed_table(values), "passes": pass_table(values),
         "quality": quality_table(values["quality"]),
         "above_gpt": f"{values['nll'][0] - gpt['loss']:.3f}",
         "whole": f"{whole:.3f}", "four_below_whole": f"{whole - by_size[4]:.3f}",
@@ -237,14 +248,13 @@ def tables(values):
     }
 
 
-def speed_table(lines):
-    rows = []
-    for line in lines:
+def speed_table(values):
+    rows = [["the GPT", 1, "1.00", f"{values['gpt_rate']:.0f}", "", ""]]
+    for line in values["speed"]:
         accepted = " ".join(f"{share:.0%}" for share in line["accepted"])
-        rows.append([line["drafts"], line["rows"], f"{line['per_pass']:.2f}", f"{line['rate']:.0f}",
-                     f"{line['gpt_rate']:.0f}", f"{line['ratio']:.2f} ×", accepted])
-    return pages.table(rows, ["drafts", "rows per pass", "characters per pass", "characters/s", "the GPT's", "ratio",
-                              "accepted"])
+        rows.append([f"{line['drafts']} drafts", line["rows"], f"{line['per_pass']:.2f}", f"{line['rate']:.0f}",
+                     f"{line['ratio']:.2f} ×", accepted])
+    return pages.table(rows, ["", "rows per pass", "characters per pass", "characters/s", "of the GPT's", "accepted"])
 
 
 def pass_table(values):

@@ -34,7 +34,7 @@ def learn(words):
     training.main([*words, "--run", NAME, "--fresh", "--device", "cpu"])
     model, _, info = checkpoint.load(files.RUNS / NAME, kinds=("dllm",))
     return {"seconds": info["seconds"], "NELBO": info["NELBO"], "error": info["error"], "step": info["step"],
-            "parameters": transformer.count_parameters(model), "windows": training.FINAL_WINDOWS,
+            "parameters": transformer.count_parameters(model),
             "command": " ".join(["python -m experiments.board", *words]),
             **{key: info[key] for key in ("commit", "machine", "torch")}}
 

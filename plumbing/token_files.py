@@ -266,7 +266,8 @@ def prepare(source, wait=False):
     """Return (tokens, tokenizer, checksum): all texts as one array of 16-bit tokens (N,), read from the disk as needed.
 
     The file is written to data/tokens once. Its name depends on all settings that change its contents, and on the size
-    and date of the source files. wait: do not write it, but wait until another process has done so. UserError if it is damaged.
+    and date of the source files. wait: do not write it, but wait until another process has done so. UserError if it is
+    damaged.
     """
     stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in source.paths]
     what = {name: value for name, value in asdict(source).items() if name not in ("validation", "documents")}
