@@ -230,10 +230,10 @@ class CachedBlockModel(BlockModel):
 
 # 4. Where does a pass spend its time?
 #
-# A pass must at least do its matrix products. With many rows, their limit is how many multiplications the processor
-# does in a second. With one row, it is how fast the memory delivers the weights, since each weight is read for a single
-# multiplication. `limit` measures either case with one large product, whose matrix has as many weights as the whole
-# model. What a pass needs beyond that goes into attention, small operations, and the calling of modules.
+# A pass must at least do its matrix products; how fast they can be is a limit of the machine. With many rows, it is how
+# many multiplications the processor does in a second. With one row, it is how fast the memory delivers the weights,
+# since each weight is read for a single multiplication. What a pass needs beyond its products goes into attention,
+# small operations, and the calling of modules.
 
 
 def matrices(model):
@@ -250,26 +250,25 @@ def products(model, rows):
     return lambda: [F.linear(x, weight) for x, weight in pairs]
 
 
-def limit(model, rows):
-    """Return a function that multiplies this number of rows by one square matrix with as many weights as the model."""
-    size = round(sum(weight.numel() for weight in matrices(model)) ** 0.5)
-    x, weight = torch.randn(rows + size, size, device=model.head.weight.device).split([rows, size])
-    return lambda: F.linear(x, weight)
-
-
 @torch.no_grad()
-def milliseconds(ways, device, turns=30):
+def milliseconds(ways, device, turns=10, repeat=5):
     """Return the median time of each of the functions {name: way}, in milliseconds: {name: time}.
 
-    They take turns, so other work on the machine slows all of them alike.
+    They take turns, so other work on the machine slows all of them alike. In a turn a way is called `repeat` times,
+    because its first call finds the caches full of what the other ways have left there.
     """
     seconds = {name: [] for name in ways}
-    for _ in range(turns + 3):
+    for _ in range(turns + 1):
         for name, way in ways.items():
             began = devices.now(device)
-            way()
-            seconds[name].append(devices.now(device) - began)
-    return {name: 1000 * median(times[3:]) for name, times in seconds.items()}  # the first turns are slow
+            for _ in range(repeat):
+                way()
+            seconds[name].append((devices.now(device) - began) / repeat)
+    return {name: 1000 * median(times[1:]) for name, times in seconds.items()}  # the first turn prepares much
+
+
+LEAN = "one row, with chapter 07's LeanRows"
+LIMIT = "the limit: its matrix products alone"
 
 
 def ways_of_one_row(model):
@@ -284,8 +283,8 @@ def ways_of_one_row(model):
     rows = gpt.LeanRows(model, cache)
     return {f"all {middle + 1} rows, no cache": lambda: model(tokens),
             "one row, with chapter 03's modules": lambda: model(newest, positions=place, cache=cache),
-            "one row, with chapter 07's LeanRows": lambda: model.head(rows(model.token_emb(newest), middle)),
-            "its matrix products alone": products(model, 1), "the limit: one product": limit(model, 1)}
+            LEAN: lambda: model.head(rows(model.token_emb(newest), middle)),
+            LIMIT: products(model, 1)}
 
 
 def ways_of_all_rows(model):
@@ -294,7 +293,7 @@ def ways_of_all_rows(model):
     tokens = torch.zeros(1, rows, dtype=torch.long, device=model.head.weight.device)
     t = torch.ones(1, device=tokens.device)
     return {f"all {rows} rows, with chapter 03's modules": lambda: model(tokens, t),
-            "their matrix products alone": products(model, rows), "the limit: one product": limit(model, rows)}
+            LIMIT: products(model, rows)}
 
 
 def show_time(settings):
@@ -304,7 +303,7 @@ def show_time(settings):
         model, _, _ = checkpoint.load(folder, device, kinds=(kind,))
         rows = rows or model.config.seq_len
         times = milliseconds(ways(model), device)
-        fastest = times["the limit: one product"]
+        fastest = times[LIMIT]
         weights = sum(weight.numel() for weight in matrices(model))
         tensors.heading(f"{folder.name}: a pass over {rows} row{'s' if rows > 1 else ''}")
         for name, spent in times.items():

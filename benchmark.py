@@ -100,8 +100,7 @@ def measure_training(name, device, quick):
 def measure_sampling(device, quick):
     """Yield a row for one text and one for a batch, written by the shipped dLLM, and the same by the shipped GPT.
 
-    share_of_limit: the share of the time that the passes would need if each were one matrix product with as many
-    weights as the model. Chapter 11 explains this limit.
+    share_of_limit: the share of the time that the matrix products of the passes need alone, the limit of chapter 11.
     """
     length, steps = (32, 4) if quick else (256, 64)
     for kind in ("dllm", "gpt"):
@@ -115,7 +114,8 @@ def measure_sampling(device, quick):
             if kind == "gpt":
                 ways = {"gpt": partial(write, gpt.stream, model, canvas),
                         "gpt without lean rows": partial(write, gpt.stream, model, canvas, lean=False)}
-            times = fast.milliseconds(ways | {"limit": fast.limit(model, rows)}, device, turns=4)
+            times = fast.milliseconds(ways, device, turns=3, repeat=1)
+            times |= fast.milliseconds({"limit": fast.products(model, rows)}, device)
             for name in ways:
                 yield {"part": "sampling", "model": name, "batch": batch, "characters": length, "passes": passes,
                        "seconds": times[name] / 1000,

@@ -417,19 +417,20 @@ def test_two_tiny_models_are_measured(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("rows", [1, 12])
-def test_the_products_of_a_pass_and_their_limit_do_its_work(rows):
+def test_the_products_of_a_pass_do_its_work(rows):
     model = make_model(11, n_layer=2, n_embd=32, conv=3)
     weights = sum(p.numel() for name, p in model.named_parameters() if "emb" not in name and "conv" not in name)
-    for way, error in ((fast.products(model, rows), 0), (fast.limit(model, rows), 0.01)):
-        with FlopCounterMode(display=False) as counter:
-            way()
-        assert counter.get_total_flops() == pytest.approx(2 * rows * weights, rel=error)
+    with FlopCounterMode(display=False) as counter:
+        fast.products(model, rows)()
+    assert counter.get_total_flops() == 2 * rows * weights
 
 
 def test_the_time_of_a_way_is_the_median_of_its_later_turns(monkeypatch):
-    clock = itertools.accumulate([0] + [9, 0] * 3 + [1, 0, 2, 0, 30, 0])  # slow first turns, and a disturbed one
+    clock = itertools.accumulate([0, 90, 0, 10, 0, 20, 0, 300])  # a slow first turn, and a disturbed one
     monkeypatch.setattr(fast.devices, "now", lambda device: next(clock))
-    assert fast.milliseconds({"way": lambda: None}, torch.device("cpu"), turns=3) == {"way": 2000}
+    calls = []
+    assert fast.milliseconds({"way": lambda: calls.append(1)}, torch.device("cpu"), turns=3) == {"way": 4000}
+    assert len(calls) == 4 * 5
 
 
 def test_the_table_of_times(capsys):
@@ -437,4 +438,4 @@ def test_the_table_of_times(capsys):
     out = capsys.readouterr().out
     assert out.count("100% of the limit") == 2 and "one row, with chapter 07's LeanRows" in out
     times = [float(line.split(" ms")[0].split()[-1]) for line in out.splitlines() if " ms" in line]
-    assert len(times) == 8 and all(time > 0 for time in times)
+    assert len(times) == 6 and all(time > 0 for time in times)
