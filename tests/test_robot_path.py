@@ -559,7 +559,7 @@ def test_the_page_and_the_chapter_say_what_was_measured():
         for worse in ("midpoints", "random points", "gradient smoother", "Savitzky-Golay smoother"):
             assert ways["model"][name][0] < ways[worse][name][0]
     difference, error = values["minus"]["model without the map"]["turning"]
-    assert abs(difference) < 3 * error  # the constraint changes nothing that we could measure
+    assert 2 * error < difference < 5  # the constraint costs a few degrees
     assert misses["cubic curves"][0] < misses["model"][0] < misses["straight lines"][0]
     turning = {name: f"{row['turning'][0]:.0f}" for name, row in ways.items()}
     said = " ".join(chapter.__doc__.split())
