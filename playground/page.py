@@ -47,7 +47,7 @@ def write(name, prompt, length, sampler, passes, temperature, top_k, seed):
     model, tokenizer, _ = writing.opened(name, *WRITERS)
     canvas = writing.prompt_canvas(prompt, length, model, tokenizer)
     recording = writing.Recording(canvas, tokenizer, ["Text"], options.facts(name))
-    yield from live(recording, options.states(model, canvas), options.seed)
+    yield from live(recording, options.states(writing.quick(model, name), canvas), options.seed)
 
 
 def fill(name, text, sampler, passes, temperature, top_k, seed):
@@ -56,7 +56,7 @@ def fill(name, text, sampler, passes, temperature, top_k, seed):
     model, tokenizer, _ = writing.opened(name, *FILLERS)
     canvas = writing.infill_canvas(text, len(FOUR), model, tokenizer)
     recording = writing.Recording(canvas, tokenizer, FOUR, options.facts(name))
-    yield from live(recording, options.states(model, canvas), options.seed)
+    yield from live(recording, options.states(writing.quick(model, name), canvas), options.seed)
 
 
 def compose(name, couplet, temperature, seed):

@@ -36,6 +36,7 @@ def page(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "RUNS", runs)
         patch.setattr(checkpoint, "RUNS", runs)
+        patch.setattr(files, "DATA", tmp_path_factory.mktemp("data"))  # for the models' ONNX files
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("temporary")))
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
         module = import_module("playground.page")
