@@ -89,6 +89,9 @@ def read(name, folder=DOCS):
     return json.loads(files.read_text(folder / f"{name}.json"))
 
 
+AGAIN = DOCS / "logs" / "measured-again.json"  # numbers of shipped models, by results.py, instead of their trainings'
+
+
 def earlier(name, only, folder):
     """Return the numbers with which a measurement of `only` a part of a page begins: all others that the page has."""
     if only == "all" or not (folder / f"{name}.json").is_file():

@@ -16,7 +16,6 @@ from importlib import import_module
 
 from experiments import pages
 from plumbing import checkpoint, cli, files, sudoku, text
-from plumbing.run import origin
 
 import safetensors
 import torch
@@ -48,9 +47,6 @@ class Command(pages.Settings):
     measure: bool = False  # measure two shipped models again: a minute
 
 
-AGAIN = pages.DOCS / "logs" / "measured-again.json"
-
-
 def measure_again():
     """Measure the models whose training began with uncommitted programs, on all their unseen data: {name: numbers}."""
     device = torch.device("cpu")
@@ -62,7 +58,7 @@ def measure_again():
         else:
             task = gpt.NextToken(tokenizer, text.split(text.load("shakespeare").text), model.config.seq_len, device)
         mean, error = task.evaluate(model, task.windows)
-        found[name] = {task.measure: mean, "error": error, "windows": len(task.windows)} | origin(device)
+        found[name] = {task.measure: mean, "error": error, "windows": len(task.windows)} | pages.origin("results", device)
         print(f"{name}: {task.measure} {mean:.4f} ± {error:.4f}", flush=True)
     return found
 
@@ -84,7 +80,7 @@ def shipped_model(name):
     with safetensors.safe_open(folder / "model.safetensors", framework="pt") as weights:
         numbers = [math.prod(weights.get_slice(key).get_shape()) for key in weights.keys()]
     config = read_json(folder / "config.json")
-    again = read_json(AGAIN).get(name)
+    again = read_json(pages.AGAIN).get(name)
     if again:
         measure = measure_of(again)
         config["info"] |= {measure: again[measure], "error": again["error"], "again": again["commit"]}
@@ -140,7 +136,7 @@ def runtime_rows(benchmark):
 def collect(settings=None):
     """Return the numbers of the page."""
     if settings and settings.measure:
-        with files.whole_file(AGAIN) as path:
+        with files.whole_file(pages.AGAIN) as path:
             path.write_text(json.dumps(measure_again(), indent=1) + "\n", encoding="utf-8")
     laptop = {name: laptop_run(name) for name in LAPTOP}
     shipped = {name: shipped_model(name) for name in SHIPPED}

@@ -10,7 +10,7 @@ def test_the_page_is_what_the_trainings_left():
 
 
 def test_no_number_of_a_shipped_model_is_from_a_commit_that_nobody_has():
-    again = results.read_json(results.AGAIN)
+    again = results.read_json(results.pages.AGAIN)
     for name in results.SHIPPED:
         config, _ = results.shipped_model(name)
         commits = config["info"]["commit"], again.get(name, {}).get("commit", "")
@@ -19,7 +19,7 @@ def test_no_number_of_a_shipped_model_is_from_a_commit_that_nobody_has():
 
 def test_a_line_counts_what_the_model_has_read():
     info = {"kind": "sudoku", "step": 10, "train": {"batch_size": 4, "accumulate": 2}, "seconds": 90.0,
-            "machine": "A, x86_64, 4 cores, 1 threads", "NELBO": 0.5, "error": 0.01, "commit": "abc-dirty", "again": "def"}
+            "machine": "A, x86_64, 4 cores, 1 threads", "NELBO": 0.5, "error": 0.01, "again": "def"}
     config = {"info": info, "model": {"seq_len": 250}}
     assert results.row(config, 1_234_567, "sudoku", "page") == [
         "sudoku", "1.23M", "80 grids", "1.5 min", "A, 4 cores, 1 thread", "NELBO 0.500 ± 0.010 per blank †", "page"]
