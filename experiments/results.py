@@ -58,7 +58,8 @@ def measure_again():
         else:
             task = gpt.NextToken(tokenizer, text.split(text.load("shakespeare").text), model.config.seq_len, device)
         mean, error = task.evaluate(model, task.windows)
-        found[name] = {task.measure: mean, "error": error, "windows": len(task.windows)} | pages.origin("results", device)
+        numbers = {task.measure: mean, "error": error, "windows": len(task.windows)}
+        found[name] = numbers | pages.origin("results", device)
         print(f"{name}: {task.measure} {mean:.4f} ± {error:.4f}", flush=True)
     return found
 
