@@ -142,7 +142,7 @@ class TrainConfig:
     batch_size: int = 64  # windows per step
     accumulate: int = 1  # parts into which a step's batch is split, to save memory; the steps are almost the same
     optimizer: Literal["muon", "adamw"] = "muon"  # optimizer of the matrices inside the blocks
-    lr_matrix: float = 0.02  # learning rate of that optimizer; for AdamW, 0.003 is better
+    lr_matrix: float = 0.02  # learning rate of the matrices inside the blocks; for AdamW, 0.003 is better
     lr_other: float = 0.005  # learning rate of AdamW, for embeddings, head and norms
     momentum: float = 0.95  # decay factor of Muon's running average of gradients
     weight_decay: float = 0.0  # pull towards zero, relative to the learning rate

@@ -181,7 +181,7 @@ class LeanRows:
 
     @staticmethod
     def fits(config):
-        """Return whether LeanRows can compute a model with these parts: only the book's default parts."""
+        """Return whether LeanRows can compute such a model: with rotary positions, RMSNorm and squared ReLU."""
         return (config.positions, config.norm, config.activation) == ("rope", "rms", "relu2")
 
     def __init__(self, model, cache):
