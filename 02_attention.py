@@ -114,8 +114,8 @@ class Attention(nn.Module):
 
     qk_norm: divide each query and key by its root mean square (QK-norm; Henry et al. 2020, arXiv:2010.04245). The
     scores then stay in a range in which large learning rates are safe.
-    kernel: the function that computes softmax(QKᵀ/√d)V. PyTorch's gives the same result as our lines above without
-    storing the weights. Chapter 05 replaces it by `by_products` on some CPUs, where that is faster in bfloat16.
+    kernel: the function that computes softmax(QKᵀ/√d)V. PyTorch's kernel gives the same result as our lines above,
+    without storing the weights. Chapter 05 replaces it by `by_products` on some CPUs, where that is faster in bfloat16.
     """
 
     kernel = staticmethod(F.scaled_dot_product_attention)
@@ -204,8 +204,8 @@ def example_weights(text):
     position = torch.arange(T)
     codes = torch.tensor([ord(character) for character in text])
     letter = F.one_hot(codes).float()  # (T, ·) equal letters have equal vectors, different letters orthogonal ones
-    # Here every query and every key is the same vector, and only its rotation says where it is. If a query is rotated
-    # one position further, the key of the next position fits it best.
+    # In the second head every query and every key is the same vector, and only its rotation says where it stands. A
+    # query that is rotated one position further fits the key of the next position best.
     same = torch.full((T, d), 4.0)
     here, next_place = rotary_table(position, d), rotary_table(position + 1, d)
     heads = {

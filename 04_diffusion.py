@@ -283,8 +283,8 @@ def nelbo(model, x0, draws=1, batch_size=64, given=0, seed=0):
     et al. 2025, arXiv:2502.09992, equation 6). The functions below show for a short text why this average is the NELBO.
 
     draws: how many random masks each row gets. The first `given` tokens are never hidden and do not count. The seed
-    fixes the masks, so that all models meet the same ones. The error is meant to show only the chance in the masks. It
-    is a little too large, because it also contains some of the differences between texts.
+    fixes the masks, so all models meet the same masks. The error is meant to show only the chance in the masks. It is a
+    little too large, because it also contains some of the differences between texts.
     """
     x0 = x0.repeat(draws, 1)
     N, T = x0.shape
@@ -365,7 +365,7 @@ def ell(table, T, t):
     total = torch.zeros_like(t)
     for hidden, losses in table.items():
         others = len(hidden) - 1
-        probability = t**others * (1 - t) ** (T - 1 - others)  # of hiding exactly these of the other tokens
+        probability = t**others * (1 - t) ** (T - 1 - others)  # of hiding exactly this set of other tokens
         total = total + probability * losses.sum()
     return total / T
 
@@ -392,7 +392,7 @@ class NoiseSchedule:
 
     weight(t) = -alpha'(t) / (1 - alpha(t)): the factor of a hidden token's loss in the NELBO (MDLM, Sahoo et al. 2024,
     arXiv:2406.07524, equation 10). Another schedule changes the speed of the clock, but not the order. So all schedules
-    have the same NELBO, if the model is told 1 - alpha(t) instead of t, or neither.
+    have the same NELBO, unless the model is told t itself; it may be told 1 - alpha(t).
     """
 
     NAMES = ("linear", "cosine", "sqrt")

@@ -296,7 +296,8 @@ def train(model, task, config, run, device, distribute=lambda model: model):
     # The run saves all of these at each evaluation, and at Ctrl-C. An interrupted run resumes from what it saved.
     run.resume(model=model, averaged=averaged, matrices=optimizers[0], others=optimizers[1], scaler=scaler)
 
-    # `steps` seeds the random numbers of each step, and ends when the steps or the minutes are over, or after Ctrl-C.
+    # `run.steps` seeds the random numbers of each step. It ends when the steps or the minutes are over, or after
+    # Ctrl-C.
     for step in run.steps():
         # There is an evaluation before the first step, and then at equal shares of the run.
         if run.is_due():

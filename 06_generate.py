@@ -37,7 +37,7 @@ import torch
 diffusion = import_module("04_diffusion")
 
 MAX_LENGTH = 100_000  # positions; a slip such as {1000000} must not fill the memory
-MAX_DRAWN = 20_000_000  # tokens in all pictures of an animation, for the same reason
+MAX_DRAWN = 20_000_000  # tokens in all pictures of an animation; more could fill the memory, too
 
 
 # 1. The canvas: a prompt and a blank differ only in which positions are masked
@@ -99,7 +99,7 @@ def plan_windows(masked, size, steps):
 def generate(model, canvas, steps, temperature=1.0, top_k=None, denoise=diffusion.denoise):
     """Fill the masks of canvas (B, T) for any T. Yields a State of the whole canvas after each pass.
 
-    denoise: the sampler of chapter 04, or another one that takes the same arguments.
+    denoise: the sampler of chapter 04, or another sampler that takes the same arguments.
     """
     rows = len(canvas)
     length = min(canvas.shape[1], model.config.seq_len)
@@ -176,7 +176,7 @@ class Writing:
     steps: int | None = None  # passes for each window of the model, half of which correct; fewer if it has few masks
     temp: float | None = None  # temperature; 0 always takes the most likely token, 1 leaves the model as it is
     topk: int | None = None  # draw only among this many of the most likely tokens; by default among all
-    seed: int | None = None  # the same seed writes the same text; by default a random one
+    seed: int | None = None  # the same seed writes the same text; by default a random seed
     device: str = "auto"  # cpu, cuda, mps or auto
     quiet: bool = False  # print the text and nothing else
     gif: Path | None = None  # save the run as an animation: a path that ends in .gif

@@ -10,7 +10,7 @@ The Transformer, the corpus, the optimizers and the loop are those of chapter 05
 few lines:
 
     1. causal=True        a position sees itself and the positions before it
-    2. the loss           every token predicts the next one; no token is masked, and all of them count
+    2. the loss           every token predicts the next one; no token is masked, and every token counts
     3. the evaluation     the exact likelihood of text that the model has not seen, not a bound on it
     4. the generation     from left to right, one token per pass, with the key-value buffer of chapter 02
     5. the overfitting    a GPT predicts the same tokens in every epoch, so its best weights may come early
@@ -19,7 +19,7 @@ You should see the NLL (negative log-likelihood) fall faster than chapter 05's N
 did, although both models have the same size and learn from the same text. At the end curves.png, in the run's folder,
 shows both. The two numbers do not measure quite the same thing: the NLL is exact, while the NELBO is an upper bound on
 the dLLM's own NLL. If the NLL ends far above 1.6, train on with more --minutes; if it rises again before the end, the
-text is too small for the model, and the weights of the best evaluation are the ones that are kept.
+text is too small for the model, and the program keeps the weights of the best evaluation.
 """
 
 from dataclasses import asdict, dataclass
@@ -59,7 +59,7 @@ def nll(model, windows, batch_size=64):
     """Return the negative log-likelihood of windows (N, T+1), in nats per token: (mean, standard error over windows).
 
     The chain rule, -log p(x1 … xT | x0) = -Σ log p(xi | x0 … xi-1), makes it exact: nothing is drawn at random. The
-    error says how much another choice of text would change the result. Two models that are measured on the same windows
+    error says how much the result would change with another text. Two models that are measured on the same windows
     share most of this error.
     """
     means = nll_by_position(model, windows, batch_size).cpu().double().mean(1)  # (N,)
@@ -172,7 +172,7 @@ def opening(tokenizer):
 
 
 class LeanRows:
-    """Computes new rows of a causal model of chapter 03 without its modules. A test compares the numbers of the two.
+    """Computes new rows of a causal model of chapter 03 without its modules. A test compares its numbers with theirs.
 
     It needs a cache into which the model has already written the first rows. It is faster because angles are computed
     once for all rows, queries and keys are normalised and rotated together, and a single row, which sees all keys,
@@ -268,7 +268,7 @@ class Continue:
     num: int = 1  # number of samples
     temp: float = 0.8  # temperature; 0 always takes the most likely character
     topk: int | None = None  # draw only among this many of the most likely characters; by default among all
-    seed: int | None = None  # the same seed writes the same text; by default a random one
+    seed: int | None = None  # the same seed writes the same text; by default a random seed
     device: str = "auto"  # auto, cpu, cuda or mps
     quiet: bool = False  # print the text and nothing else
     gif: Path | None = None  # save the run as an animation: a path that ends in .gif

@@ -92,7 +92,7 @@ def whole_poems(samples):
 
 
 def measure(samples, vocabulary, text):
-    """Return measures of any texts, {name: number}.
+    """Return measures of a list of texts, {name: number}.
 
     vocabulary: the set of the words of the training poems. text: all training poems as one text. The first and the last
     word of a text may be cut off, so they are not counted.
@@ -125,7 +125,7 @@ def verse_measures(couplets, vocabulary, reader):
 
     rhyme: couplets whose two lines have the same consonant in their second letters (எதுகை).
     um: words that end in -உம், which joins words like "and".
-    train: words in the set `vocabulary`, those of the training poems.
+    train: words in the set `vocabulary`, which holds the words of the training poems.
     held: words known to a reader of all held-out poems, except the couplet itself if it is held out. reader: a Counter
     {word: number of held-out poems with it}.
     """

@@ -4,16 +4,16 @@
     python 10_dllm_vs_gpt.py --size gpu     # more texts and larger models in part 5; the default where there is CUDA
     python -m experiments.dllm_vs_gpt       # three equal pairs and the shipped one, for the page docs/dllm_vs_gpt.md
 
-A comparison says little about the two kinds of model if one of them is larger, or has read more. Chapters 05 and 07
-train an equal pair: on a laptop, `python 05_train.py` and `python 07_train_gpt.py` give two models that differ in one
+A comparison says little about the two kinds of model if one model is larger, or has read more. Chapters 05 and 07 train
+an equal pair: on a laptop, `python 05_train.py` and `python 07_train_gpt.py` give two models that differ in one
 setting, `causal`, and learn from the same text for the same time. Compare such a pair. The shipped models had unequal
 training, so the program first prints how large both models are, and how many characters each has read, and warns if
 these numbers differ much.
 
 The two models minimise different losses, so this chapter compares them in five other ways: the likelihood of the same
 characters, the quality of written texts, the filling of blanks, the speed of writing, and the effect of reading a small
-corpus for many epochs. Each part prints its numbers as a table. At the end all numbers are in a JSON file, and a last
-table says which model is better at what.
+corpus for many epochs. Each part prints its numbers as a table. At the end the program saves all numbers in a JSON
+file, and a last table says which model is better at what.
 
 You should see that the GPT predicts text better, writes nearer to real text, and is faster in a batch, and that the gap
 in likelihood does not come from the dLLM's number being only a bound. The dLLM restores short blanks better than a GPT
@@ -180,8 +180,8 @@ def mixture(nlls, T):
 def looseness(dllm, windows, seed):
     """Return rows {name, NLL, minus, …} for windows (N, T): the NELBO, the NLLs in several orders, and tighter bounds.
 
-    minus: by how much the number is above the mean over random orders, which estimates the NELBO. All rows describe the
-    same windows, so the error of `minus` is computed from the differences in each window.
+    minus: how far the number is above the mean over random orders, which is an estimate of the NELBO. All rows describe
+    the same windows, so the error of `minus` is computed from the differences in each window.
     """
     N, T = windows.shape
     place = torch.arange(T, device=windows.device).float()
@@ -514,7 +514,7 @@ def question(name, form, dllm, gpt, advantage, error):
 
 
 def nearer(name, form, dllm, gpt, real, key):
-    """Return a row: whose value of a measure is nearer to that of real text? dllm, gpt, real: rows with their errors.
+    """Return a row that says which model's value of a measure is nearer to real text. dllm, gpt, real: rows of part 2.
 
     The advantage is |gpt - real| - |dllm - real|. If both models lie on one side of real text, the value of real text
     cancels, and so does its error. If they lie on opposite sides, that error counts twice.
@@ -602,7 +602,7 @@ class Pair:
         self.dllm, self.gpt, self.tokenizer, self.about = load_pair(dllm, gpt, corpus, device)
         self.train_text, val_text = text.split(corpus.text)
         # The longest window for both: a GPT reads all characters but the last, which it only predicts. A dLLM reads all
-        # of them; with rotary positions it can read one more than in training.
+        # characters; with rotary positions it can read one more than in training.
         longest = self.dllm.config.seq_len + (self.dllm.config.positions == "rope")
         T = min(longest, self.gpt.config.seq_len + 1)
         val_tokens = torch.tensor(self.tokenizer.encode(val_text), device=device)
@@ -613,8 +613,8 @@ class Pair:
 def load_pair(dllm, gpt, corpus, device):
     """Return (dLLM, GPT, tokenizer, about) of two runs that learned from the Corpus `corpus`.
 
-    dllm, gpt: name or folder of a run; "": your latest one, or the shipped one. Prints what the two are, with a warning
-    if they differ much in size or in reading.
+    dllm, gpt: name or folder of a run; "" means your latest run, or the shipped model. Prints what the two models are,
+    and warns if they differ much in size, or in how much they have read.
     """
     models = {}
     about = {}
@@ -643,7 +643,7 @@ def load_pair(dllm, gpt, corpus, device):
 class Command:
     """The flags of this chapter."""
 
-    dllm: str = ""  # name or folder of the dLLM's run; by default your latest, or the shipped one
+    dllm: str = ""  # name or folder of the dLLM's run; by default your latest run, or the shipped model
     gpt: str = ""  # name or folder of the GPT's run
     corpus: str = "shakespeare"  # the text from which both have learned: shakespeare, or the path of a text file
     size: Literal["auto", "quick", "gpu"] = "auto"  # how much to measure; auto means gpu with CUDA, otherwise quick

@@ -115,7 +115,7 @@ def entropy_bound(gamma):
     def rule(logits, confidence, masked, count):
         entropy = torch.special.entr(logits.float().softmax(-1)).sum(-1)  # (B, T)
         entropy, order = entropy.masked_fill(~masked, math.inf).sort(1)
-        bound = entropy.cumsum(1) - entropy  # (B, T) the sum up to each position, without its own
+        bound = entropy.cumsum(1) - entropy  # (B, T) the sum of the entropies before each position
         chosen = before_first_false((bound <= gamma) & entropy.isfinite(), order)
         return top_up(chosen, confidence, masked, count)
 
@@ -450,7 +450,7 @@ class Write(generation.Writing):
     steps: int | None = None
     temp: float | None = None  # temperature, usually 0.8; 0 always takes the most likely token
     rule: Rule = Rule()
-    block: int = 0  # finish this many positions before the next ones begin; 0: all of them are one block
+    block: int = 0  # finish a block of this many positions before the next block begins; 0: all positions are one block
     cached: bool = False  # within a block, compute only its own rows: faster, and slightly wrong
     correction: int = 0  # passes of correction at the end of a window, in addition to --steps
 

@@ -7,9 +7,9 @@
 Model, loop, evaluation and sampler are those of chapters 03 to 06. This chapter brings another task, whose batches any
 number of processes can share. It has four parts:
 
-    1. words        50,257 tokens, nearly all of them pieces of words, instead of 65 characters. A token has three to
-                    four characters, so a window of equal length holds more text. But most parameters of a small model
-                    are then in its embedding and head, and nats per token are not nats per character.
+    1. words        Instead of 65 characters, 50,257 tokens, nearly all of which are pieces of words. A token has
+                    three to four characters, so a window of equal length holds more text. But most parameters of a
+                    small model are then in its embedding and head, and nats per token are not nats per character.
     2. a batch      The windows and masks of a step follow from (seed, step, row) alone. So any number of processes
                     draws the same batch, even after an interruption.
     3. processes    Each process has a copy of the model and a share of the batch, and they average their gradients.
@@ -78,7 +78,7 @@ def draw(windows, config, mask_id, step, rank=0, world=1):
     """Return the rows of the batch of step `step` for process number `rank` of `world`: (x0, xt, masks).
 
     x0, xt: (batch_size / world, T), clean and masked rows. masks: the number of masks in the whole batch. Every process
-    draws the noise levels of the whole batch, so it knows this number without asking the others.
+    draws the noise levels of the whole batch, so it knows this number without asking the other processes.
     """
     B, T = config.batch_size, windows.length
     with diffusion.same_numbers(config.seed * 1_000_003 + step, torch.device("cpu")):
@@ -234,7 +234,7 @@ class Command:
     """The flags of this chapter."""
 
     config: str = "tiny"  # a settings file: a name in configs/scale/, or the path of a YAML file
-    run_name: str = ""  # name of the run, and of its folder under checkpoints/ (torchrun has a flag --run of its own)
+    run_name: str = ""  # name of the run, and of its folder under checkpoints/ (--run is already a flag of torchrun)
     fresh: bool = False  # start the run again instead of resuming it
     device: str = "auto"  # auto, cpu, cuda or mps
     model: transformer.Shape = transformer.Shape()

@@ -4,9 +4,10 @@
     python 13_block_diffusion.py write --prompt "ROMEO:"      # draft and verify: a GPT's text in fewer passes
     python 13_block_diffusion.py write --block 8 --steps 4    # blocks of 8 characters, with 4 passes each
 
-A GPT writes one token per pass. A dLLM writes many, but the tokens of one pass do not see each other. Between the two
-is block diffusion (BD3-LM, Arriola et al. 2025, arXiv:2503.09573): it writes block after block from left to right, and
-each block by unmasking. If a block is one token, this is a GPT. If a block is the whole text, it is a dLLM.
+A GPT writes one token per pass. A dLLM writes many tokens per pass, but the tokens of one pass do not see each other.
+Block diffusion lies between the two (BD3-LM, Arriola et al. 2025, arXiv:2503.09573): it writes block after block from
+left to right, and each block by unmasking. With blocks of one token, it is a GPT. With one block for the whole text, it
+is a dLLM.
 
 The model of this chapter learns blocks of many sizes. So it can do two jobs in one pass: as a GPT it verifies tokens
 that were proposed before, and as a dLLM it proposes the next ones (TiDAR, Liu et al. 2025, arXiv:2511.08923). The text
@@ -63,7 +64,7 @@ fast = import_module("11_fast_decoding")
 #      (d) sees      x   x   x                     x    x
 #      (e) sees      x   x   x                     x    x
 #
-# (In BD3-LM, the clean rows of a block also see each other. Ours do not, so that the same model can verify as a GPT.)
+# (In BD3-LM, the clean rows of a block also see each other. Our clean rows do not, so that they can verify as a GPT.)
 
 CLEAN = -1  # takes the place of a block's start in a clean row, which belongs to no block
 
@@ -93,8 +94,8 @@ def make_rows(positions, start, width):
 def two_streams(starts, width):
     """Return the Rows of training on T + 1 tokens: T clean rows, which predict the next token, then T noisy rows.
 
-    starts (T,): where the block of each noisy row starts. The clean rows are at the positions 0 to T - 1. They predict
-    the positions 1 to T, which are those of the noisy rows.
+    starts (T,): where the block of each noisy row starts. The clean rows are at the positions 0 to T - 1, and the noisy
+    rows at the positions 1 to T. Both predict the tokens at the positions 1 to T.
     """
     place = torch.arange(len(starts), device=starts.device)
     clean = torch.full_like(starts, CLEAN)
@@ -116,7 +117,7 @@ def rows_before(positions, visible, width):
     stands_there = visible[:, None, :] & (positions == wanted[..., None])  # (R, width, R)
     row = stands_there.int().argmax(-1)  # (R, width); a row sees at most one row at each position from 0 on
     itself = torch.arange(len(positions), device=positions.device)[:, None]
-    row = torch.where(stands_there.any(-1), row, itself)  # instead of a mask that has no row, it reads its own mask
+    row = torch.where(stands_there.any(-1), row, itself)  # where a mask has no row, a row reads itself
     row = torch.where(wanted < 0, wanted, row)
     return row + width - 1
 
@@ -156,7 +157,7 @@ def mask_blocks(x, starts, mask_id, whole=0.0):
     k = diffusion.spread_evenly(B * len(size), size.repeat(B), x.device).view(B, -1)  # (B, G)
     completely = (torch.rand(k.shape, device=x.device) < whole) & (size <= SMALL)
     k = torch.where(completely, size, k)
-    score = block + torch.rand(x.shape, device=x.device)  # (B, T) every score of a block is below those of the next one
+    score = block + torch.rand(x.shape, device=x.device)  # (B, T) every score of a block is below the next block's
     rank = diffusion.ranks(score) - (first - starts[0])[block]  # (B, T) the rank of a score within its block
     return torch.where(rank < k[:, block], mask_id, x), (k / size)[:, block]
 

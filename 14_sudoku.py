@@ -5,12 +5,12 @@
     python 14_sudoku.py solve puzzles.txt --quiet                 # a file with one puzzle on each line
     python 14_sudoku.py solve --gif out.gif --html out.html       # watch the puzzle above being solved
 
-A Sudoku is a text of 81 characters, and its blanks are masks. So chapter 04's loss and sampler fit it; in training,
-only the blanks of a puzzle are hidden. The model of chapter 03 begins with vectors that say which cells share a row, a
-column or a box; it is not told what that means. It learns from every order in which the blanks can be filled, so we can
-ask it for the digit that it is most certain of. Usually some blank is easy, because eight digits are excluded there,
-and each digit that is written makes another blank easy. A GPT must begin with the first blank, however hard it is, and
-it cannot correct itself.
+A Sudoku is a text of 81 characters, and its blanks are masks. So chapter 04's loss and sampler fit, with one change: in
+training, only the blanks of a puzzle are hidden. The model of chapter 03 begins with vectors that say which cells share
+a row, a column or a box; nobody tells it what that means. It learns from every order in which the blanks can be filled,
+so we can ask it for the digit that it is most certain of. Usually some blank is easy, because eight digits are excluded
+there, and each digit that is written makes another blank easy. A GPT must begin with the first blank, however hard it
+is, and it cannot correct itself.
 
 You should see how many new puzzles the same dLLM solves if it writes the most certain digit first, from left to right,
 in a random order, or in one pass, and how many a GPT solves. The worked example below that table shows why the order
@@ -125,7 +125,7 @@ class LeftToRight(Puzzles):
 
     def losses(self, model, puzzles, solutions):
         windows = torch.cat((puzzles, solutions), dim=1)  # (B, 162)
-        losses = gpt.next_token_losses(model, windows)[:, CELLS - 1 :]  # (B, 81) those of the solution
+        losses = gpt.next_token_losses(model, windows)[:, CELLS - 1 :]  # (B, 81) losses of the solution
         return losses.sum(1), torch.full((len(losses),), CELLS, device=losses.device)
 
     def sample(self, model):

@@ -60,13 +60,13 @@ def smoothest(knots, order):
     return torch.tensor(np.linalg.solve(system, conditions)[:SAMPLES], dtype=torch.float32)
 
 
-KNOTS = {2: 0.25, 3: 0.35, 4: 0.2, 5: 0.12, 6: 0.08}  # how often a curve has this number of random points
+KNOTS = {2: 0.25, 3: 0.35, 4: 0.2, 5: 0.12, 6: 0.08}  # {number of random points: share of the curves}
 BEND = 1.3  # radians by which the most winding curves turn after a step (standard deviation)
 FILL = 0.7, 0.97  # how much of its frame a path fills, from the middle to the edge: the least and the most
 
 
 def smooth_curves(n, knots):
-    """Return n random smooth curves through this number of random points: (n, SAMPLES, 2).
+    """Return n random smooth curves through `knots` random points each: (n, SAMPLES, 2).
 
     From point to point, a curve takes steps of 0.5 to 1.5. Their direction changes by random angles, which are large
     for some curves and small for others.
