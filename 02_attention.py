@@ -40,7 +40,7 @@ def attention(q, k, v, mask=None):
 
 
 def by_products(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False):
-    """Return the output of `attention`. The arguments are those of PyTorch's F.scaled_dot_product_attention."""
+    """Return the output of `attention`, (..., T, d). The arguments are those of F.scaled_dot_product_attention."""
     if is_causal:
         attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
     y, weights = attention(q, k, v, attn_mask)

@@ -88,7 +88,10 @@ def make_norm(config):
 
 
 class MLP(nn.Module):
-    """Two layers, C → 4C → C channels. Between them: max(0, x)² (arXiv:2109.08668), or GELU (arXiv:1606.08415)."""
+    """Two linear layers: (B, T, C) → (B, T, 4C) → (B, T, C).
+
+    Between them is squared ReLU, max(0, x)² (arXiv:2109.08668), or GELU (arXiv:1606.08415).
+    """
 
     def __init__(self, config):
         super().__init__()

@@ -392,7 +392,7 @@ class NoiseSchedule:
 
     weight(t) = -alpha'(t) / (1 - alpha(t)): the factor of a hidden token's loss in the NELBO (MDLM, Sahoo et al. 2024,
     arXiv:2406.07524, equation 10). Another schedule changes the speed of the clock, but not the order. So all schedules
-    have the same NELBO, unless the model is told t itself; it may be told 1 - alpha(t).
+    have the same NELBO, if the model reads 1 - alpha(t), or no noise level at all.
     """
 
     NAMES = ("linear", "cosine", "sqrt")

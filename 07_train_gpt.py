@@ -172,7 +172,7 @@ def opening(tokenizer):
 
 
 class LeanRows:
-    """Computes new rows of a causal model of chapter 03 without its modules. A test compares its numbers with theirs.
+    """Computes new rows of a causal model of chapter 03 without its modules. A test compares the results.
 
     It needs a cache into which the model has already written the first rows. It is faster because angles are computed
     once for all rows, queries and keys are normalised and rotated together, and a single row, which sees all keys,

@@ -7,8 +7,8 @@
 Model, loop, evaluation and sampler are those of chapters 03 to 06. This chapter brings another task, whose batches any
 number of processes can share. It has four parts:
 
-    1. words        Instead of 65 characters, 50,257 tokens, nearly all of which are pieces of words. A token has
-                    three to four characters, so a window of equal length holds more text. But most parameters of a
+    1. words        There are 50,257 tokens instead of 65 characters, nearly all of them pieces of words. A token
+                    has three to four characters, so a window of equal length holds more text. But most parameters of a
                     small model are then in its embedding and head, and nats per token are not nats per character.
     2. a batch      The windows and masks of a step follow from (seed, step, row) alone. So any number of processes
                     draws the same batch, even after an interruption.
