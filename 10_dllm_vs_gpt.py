@@ -15,8 +15,8 @@ characters, the quality of written texts, the filling of blanks, the speed of wr
 corpus for many epochs. Each part prints its numbers as a table. At the end the program saves all numbers in a JSON
 file, and a last table says which model is better at what.
 
-You should see that the GPT predicts text better, writes nearer to real text, and is faster in a batch, and that the gap
-in likelihood does not come from the dLLM's number being only a bound. The dLLM restores short blanks better than a GPT
+You should see that the GPT predicts text better, writes nearer to real text, and is faster, and that the gap in
+likelihood does not come from the dLLM's number being only a bound. The dLLM restores short blanks better than a GPT
 that only continues the left side, and about as well as one that tries several fillings.
 """
 
