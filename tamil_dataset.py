@@ -51,7 +51,7 @@ class Collector:
         self.failures = Counter()  # {host: failed downloads in a row}
 
     def read(self, patterns, kept, download, parse):
-        """Return parse(bytes of a file). UserError if the file cannot be had or used.
+        """Return parse(bytes of a file). Raises UserError if the file cannot be had or used.
 
         patterns: of the names that a file of the user may have. kept: its path in data/. download: a function without
         arguments that returns its bytes.
@@ -72,7 +72,7 @@ class Collector:
         return poems
 
     def download(self, url):
-        """Return the bytes at `url`. UserError if that fails, or if its host has already failed twice in a row."""
+        """Return the bytes at `url`. Raises UserError if that fails, or if its host has already failed twice in a row."""
         host = urlsplit(url).netloc
         if self.failures[host] == 2:
             raise cli.UserError(f"{host} does not answer")
@@ -101,7 +101,7 @@ class Collector:
                          works.read_json)
 
     def songs(self):
-        """Return {number: song} of pattuppattu. UserError if all ten are missing; a message names the missing ones."""
+        """Return {number: song} of pattuppattu. Raises UserError if all ten are missing; a message names the missing ones."""
         songs, missing = {}, {}  # missing: {reason: names}
         for number, name in enumerate(works.SONGS, 1):
             try:
@@ -115,7 +115,7 @@ class Collector:
         return songs
 
     def collect(self, name):
-        """Return {number: poem} of a work. UserError if it cannot be had."""
+        """Return {number: poem} of a work. Raises UserError if it cannot be had."""
         if name == "kural":
             return self.kural()
         if name == "pattuppattu":
@@ -130,7 +130,7 @@ class Collector:
 
 
 def read(path):
-    """Return a file of Tamil text as {source: [poems]}. UserError if it is missing or has another format."""
+    """Return a file of Tamil text as {source: [poems]}. Raises UserError if it is missing or has another format."""
     if not path.is_file():
         program = "tamil_wikipedia.py" if path == WIKIPEDIA else "tamil_dataset.py"
         raise cli.UserError(f"there is no {path}: run python {program}")
@@ -154,7 +154,7 @@ def write(sources):
 
 
 def build(only="kural,sangam", pages=None):
-    """Collect sources and write FILE. UserError if none could be collected.
+    """Collect sources and write FILE. Raises UserError if none could be collected.
 
     only: the names of sources, such as "kural,natrinai". The other sources of the file stay as they are, and so does a
     source of which we find fewer poems than the file has. pages: a folder of pages saved by hand, or None.
@@ -183,7 +183,7 @@ def build(only="kural,sangam", pages=None):
 def poems(name):
     """Return the list of the poems of a source: a work, "sangam", which means all works but the Kural, or "wikipedia".
 
-    If there is no FILE, it is built first. UserError if the source is missing.
+    If there is no FILE, it is built first. Raises UserError if the source is missing.
     """
     if name == "wikipedia":
         return [article for articles in read(WIKIPEDIA).values() for article in articles]

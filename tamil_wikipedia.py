@@ -79,7 +79,7 @@ def clean(text):
 
 
 def write(articles):
-    """Write articles, an iterable of texts, to data/tamil_wikipedia.txt. UserError if there are none."""
+    """Write articles, an iterable of texts, to data/tamil_wikipedia.txt. Raises UserError if there are none."""
     count = characters = 0
     with files.whole_file(TEXT) as partial:
         with open(partial, "w", encoding="utf-8", newline="\n") as file:
@@ -170,7 +170,7 @@ def download(session):
 
 
 def extract(dump):
-    """Yield the clean text of each article of a dump. UserError if wikiextractor fails.
+    """Yield the clean text of each article of a dump. Raises UserError if wikiextractor fails.
 
     wikiextractor has the AGPL licence, so we start it as a program and do not import it.
     """

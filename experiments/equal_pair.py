@@ -76,7 +76,7 @@ class Training:
 
 
 def read():
-    """Return what docs/logs/equal_pair.json says. UserError if the runs have not been trained here."""
+    """Return what docs/logs/equal_pair.json says. Raises UserError if the runs have not been trained here."""
     if not LOG.is_file():
         raise cli.UserError("there are no equal pairs: python -m experiments.equal_pair trains them")
     return json.loads(files.read_text(LOG))

@@ -75,7 +75,7 @@ def needs_singles_only(cells):
 def published_puzzles(level, count=20):
     """Return the first puzzles of one level in a package that ranks them by the methods a person needs, from 1 to 9.
 
-    UserError if pip cannot fetch the package.
+    Raises UserError if pip cannot fetch the package.
     """
     with zipfile.ZipFile(io.BytesIO(files.fetch_wheel(*PUBLISHED))) as wheel:
         lines = wheel.read("kaidoku/data/sudoku.txt").decode().split("\n")

@@ -61,7 +61,7 @@ SONGS = {  # the numbers of lines are as the tradition counts them
 def chosen(names):
     """Return the list of the works that a text such as "kural,sangam" names, in our order.
 
-    UserError if a name is unknown. "sangam" means all works but the Kural.
+    Raises UserError if a name is unknown. "sangam" means all works but the Kural.
     """
     wanted = {name.strip() for name in names.split(",")}
     unknown = wanted - {*WORKS, "sangam"}
@@ -83,7 +83,7 @@ def describe(name, poems):
 
 
 def read_page(html, name):
-    """Return {number: poem} from the page of a work or a song. UserError if it is another page, or cut off."""
+    """Return {number: poem} from the page of a work or a song. Raises UserError if it is another page, or cut off."""
     work = WORKS.get(name) or SONGS[name]
     lines = pages.lines_of(html)
     check_title(lines, work, name)
@@ -182,7 +182,7 @@ def read_json(content):
 
 
 def corrected(couplets):
-    """Return {number: couplet}, corrected and cleaned. UserError if they are not the 1330 couplets of two lines."""
+    """Return {number: couplet}, corrected and cleaned. Raises UserError if they are not the 1330 couplets of two lines."""
     if sorted(couplets) != list(WORKS["kural"].numbers):
         raise UserError("it has not the numbers 1 to 1330")
     couplets = dict(couplets)
