@@ -2,8 +2,8 @@
 
     python -m experiments.results        # takes seconds, and measures nothing
 
-The numbers are those that the trainings have left in checkpoints/NAME/config.json and docs/logs/, and that benchmark.py
-has left in docs/benchmarks/. Run this program again when one of these files has changed.
+The numbers come from the files that the trainings have written to checkpoints/NAME/config.json and docs/logs/, and
+benchmark.py to docs/benchmarks/. Run this program again when one of these files has changed.
 """
 
 import json
@@ -18,7 +18,7 @@ import safetensors
 
 transformer = import_module("03_transformer")
 
-PER_WINDOW = {"sudoku": "grids", "robot-path": "paths"}  # what a window is, where it is not a piece of a longer text
+PER_WINDOW = {"sudoku": "grids", "robot-path": "paths"}  # what a window holds, if it is not a piece of a longer text
 UNITS = {"tamil": "letter", "sudoku": "blank", "robot-path": "waypoint"}  # what one token is, if not a character
 LAPTOP = {"laptop-dllm": ("dLLM of `python 05_train.py`", "this one"),
           "laptop-gpt": ("GPT of `python 07_train_gpt.py`", "this one")}  # fmt: skip
@@ -44,14 +44,14 @@ def read_json(path):
 
 
 def laptop_run(name):
-    """Return the config of a run of which only the log is kept, and its number of parameters."""
+    """Return the config and the number of parameters of a run of which the book keeps only the log."""
     config = read_json(pages.DOCS / "logs" / f"{name}.json")
     parts = transformer.parameters_by_part(transformer.TransformerConfig(**config["model"]))
     return config, sum(number for _, number in parts.values())
 
 
 def shipped_model(name):
-    """Return the config of a shipped model, and its number of parameters."""
+    """Return the config and the number of parameters of a shipped model."""
     folder = files.RUNS / name
     with safetensors.safe_open(folder / "model.safetensors", framework="pt") as weights:
         numbers = [math.prod(weights.get_slice(key).get_shape()) for key in weights.keys()]
@@ -69,7 +69,7 @@ def number(info):
 
 
 def row(config, parameters, name, page):
-    """Return the line of a model in the table."""
+    """Return the table's line for a model."""
     info, train = config["info"], config["info"]["train"]
     windows = info["step"] * train["batch_size"] * train["accumulate"]
     unit = UNITS.get(info["kind"], "character")
@@ -83,7 +83,7 @@ def row(config, parameters, name, page):
 
 
 def speed_rows(benchmark):
-    """Yield the lines of the table of speeds."""
+    """Yield the lines of the table that compares speeds."""
     training = [row for row in benchmark["rows"] if row["kind"] == "training"]
     plain = {row["settings"]: row for row in training if row["mode"] == "eager"}
     compiled = {row["settings"]: row for row in training if row["mode"] == "compiled"}
@@ -98,7 +98,7 @@ def speed_rows(benchmark):
 
 
 def runtime_rows(benchmark):
-    """Yield the lines of the table of runtimes."""
+    """Yield the lines of the table that compares runtimes."""
     for row in benchmark["rows"]:
         yield [f"{row['model']}, `--runtime {row['runtime']}`", f"{row['characters_per_second']:,.0f}",
                f"{row['faster']:.1f} ×", f"{measure_of(row)} {row[measure_of(row)]:.4f}"]
