@@ -40,17 +40,15 @@ gpt = import_module("07_train_gpt")
 fast = import_module("11_fast_decoding")
 scale = import_module("12_scale")
 
-QUICK = ["--n-layer", "2", "--n-head", "2", "--n-embd", "32", "--seq-len", "32", "--batch-size", "8"]  # a tiny model,
-only to try the program SPIN = "import time\nend = time.time() + 600\nwhile time.time() < end: pass"  # a busy program,
-which ends after ten minutes at the latest
+QUICK = ["--n-layer", "2", "--n-head", "2", "--n-embd", "32", "--seq-len", "32", "--batch-size", "8"]  # for a trial
+SPIN = "import time\nend = time.time() + 600\nwhile time.time() < end: pass"  # a busy program, for ten minutes at most
 
 
 # 1. Training
 
 
 class Timed(training.MaskedDiffusion):
-    """The task of chapter 05. It notes when each batch is drawn: the time from one batch to the next is that of a
-    step."""
+    """The task of chapter 05. It notes when each batch is drawn: from one batch to the next is a step."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -67,13 +65,11 @@ def step_seconds(shape, config, device, distribute=lambda model: model):
     task = Timed(text.Characters.of(corpus.text), text.split(corpus.text), shape.seq_len, device, config.t_max)
     training.train(transformer.Transformer(shape).to(device), task, config, Run(None, config), device, distribute)
     ends = [*task.times, devices.now(device)][:: config.accumulate]
-    return statistics.median(end - begin for begin, end in pairwise(ends[2:]))  # without the first steps, which also
-    set things up
+    return statistics.median(end - begin for begin, end in pairwise(ends[2:]))  # without the first two steps
 
 
 def read_settings(name, quick, steps, **changes):
-    """Return (TransformerConfig, DiffusionTrainConfig) of configs/NAME.yaml for a few steps. changes: other values for
-    the second."""
+    """Return (TransformerConfig, DiffusionTrainConfig) of configs/NAME.yaml for a few steps. changes: for the second."""
     command = cli.parse(training.Command, ["--config", name, *(QUICK if quick else [])], section="dllm")
     shape = transformer.TransformerConfig(**asdict(command.model), vocab_size=65)
     return shape, replace(command.train, steps=6 if quick else steps, minutes=0, evaluations=0, **changes)
@@ -202,8 +198,7 @@ def in_child(words, **environment):
 
 
 def measure_threads(quick):
-    """Yield a row for each way in which PyTorch's threads can wait: for 300,000 turns of a loop, or 1,000 as in this
-    book."""
+    """Yield a row for each way in which PyTorch's threads can wait: for 300,000 turns of a loop, or for 1,000 as here."""
     code = (f"import benchmark as b, torch; settings = b.read_settings('laptop', {quick}, 25); "
             "print(b.step_seconds(*settings, torch.device('cpu')))")
     for turns in ("300000", "1000"):

@@ -204,8 +204,8 @@ def poems(name):
 class Command:
     """The flags of this program."""
 
-    only: str = "kural,sangam"  # sources to collect, separated by commas: kural, sangam (all other works), or names of
-    works pages: Path | None = None  # a folder of pages saved by hand, such as pmuni0110.html or kuruntokai.html
+    only: str = "kural,sangam"  # sources, separated by commas: kural, sangam (all other works), or single works
+    pages: Path | None = None  # a folder of pages saved by hand, such as pmuni0110.html or kuruntokai.html
 
 
 def main(argv=None):

@@ -35,7 +35,7 @@ def nelbo_by_hand(model, x0, given):
     """Return the NELBO of a short text whose first `given` characters are known, exactly. (30 minutes)
 
     x0: (T,). The model writes the other T - given characters, one per pass; all orders are equally likely.
-    The NELBO is the mean over all orders of -log p(these characters | order), in nats for all of them together: a float.
+    The NELBO is the mean over all orders of -log p(these characters | order), in nats for all together: a float.
     Calculate it from model(tokens (B, T), t (B,)) → logits (B, T, V). The model ignores t.
     Do not call the functions of chapter 04's section 3: the check compares your result with theirs.
 

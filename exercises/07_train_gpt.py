@@ -56,6 +56,6 @@ def nucleus(logits, p):
     p. All other tokens get 0. The tokens that stay keep their proportions, and sum to 1 again.
     logits: (..., V), in the order of the vocabulary; they stay as they are. p: above 0, at most 1.
 
-    Hint: sort each position's probabilities with descending=True. cumsum adds them up, and scatter puts them back in place.
+    Hint: sort each position's probabilities with descending=True. cumsum adds them up, and scatter puts them back.
     """
     raise NotImplementedError

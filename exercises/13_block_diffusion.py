@@ -28,7 +28,7 @@ def expected_characters(rates):
     A rate is the probability that its draft is accepted if all drafts before it are accepted.
     The first refused draft ends the pass. In every case the pass adds one more token of its own.
 
-    Hint: how probable is it that the first n drafts are all accepted? The mean of a count is a sum of these probabilities.
+    Hint: how probable is it that the first n drafts are all accepted? The mean is a sum of such probabilities.
     """
     raise NotImplementedError
 
@@ -49,10 +49,10 @@ def block_mask(T, size):
 def acceptance(p, q):
     """Return the rule that turns drafts from q into tokens from p, as two tensors (accept, replace). (30 minutes)
 
-    p: (V,), the probabilities that the next token should have. q: (V,), the probabilities from which its draft is drawn.
+    p: (V,), the probabilities that the next token should have. q: (V,), those from which its draft is drawn.
     A draft x is accepted with probability accept[x]. A refused draft is replaced by a token drawn from `replace` (V,).
     The token must have exactly the distribution p, and a draft must be accepted as often as possible.
-    Some entries of p and q can be 0, and both results must be finite. If no draft is ever refused, any `replace` will do.
+    Some entries of p and q can be 0, and both results must be finite. If no draft is refused, any `replace` will do.
 
     Hint: x is drafted and accepted with probability q(x) accept[x]. This must not exceed p(x). What is then missing?
     """

@@ -117,8 +117,7 @@ def measure_speed(model, tokens, size):
 
 
 def check_steady(rates):
-    """Raise UserError if measurements of the same speed differ by a factor above STEADY, because they then mean
-    little."""
+    """Raise UserError if measurements of the same speed differ by a factor above STEADY: they then mean little."""
     if max(rates) > STEADY * min(rates):
         raise cli.UserError(f"the same GPT wrote {min(rates):.0f} and then {max(rates):.0f} characters per second: "
                             "run nothing else at the same time, and measure again")
@@ -218,8 +217,7 @@ def speeds(model, rows, numbers):
 
 
 def accepted(passes, drafts):
-    """Return a list: for each place in a pass's drafts, the share of verified drafts at this place that were
-    accepted."""
+    """Return a list: for each place among the drafts of a pass, the share of verified drafts that were accepted."""
     places = [[0, 0] for _ in range(drafts)]  # [how often verified, how often accepted]
     for step in passes:
         count = len(step.new) - 1

@@ -40,8 +40,7 @@ class Command(pages.Settings):
 
 
 def measure_way(model, tokenizer, couplets, way, shares_of, settings):
-    """Return the numbers of one way of writing: each measure as (mean over the seeds, its standard error), and some
-    couplets."""
+    """Return the numbers of one way: each measure as (mean over the seeds, its standard error), and some couplets."""
     found, examples = [], []
     for seed in range(1, settings.seeds + 1):
         canvas = torch.tensor(verse.couplet_rows(couplets, settings.num, tokenizer, seed))

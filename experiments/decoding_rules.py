@@ -63,8 +63,8 @@ def isolated(logits, confidence, masked, count):
 
 
 def apart(distance):
-    """Make a rule that writes each proposal that is, after noise, the most confident one within `distance` on both
-    sides.
+    """Make a rule that writes each proposal that is, after noise, the most confident within `distance` on both sides.
+
     The rule asks how far apart proposals are, and not how certain they are. (Luxembourg et al. 2025, arXiv:2506.19037,
     use fixed distances.)
     """
@@ -93,8 +93,7 @@ class Remembering:
 
 
 class Ancestral(Remembering):
-    """Fills each mask with the same probability, independently of all other masks. This reverses the masking of
-    training.
+    """Fills each mask with the same probability, independently of all others. This reverses the masking of training.
 
     If n passes are left, the probability is 1 / n. (MDLM, Sahoo et al. 2024, arXiv:2406.07524, with the linear
     schedule.)
@@ -139,8 +138,7 @@ class Stable(Remembering):
 
 
 class PrefixBlockModel(fast.CachedBlockModel):
-    """Computes the rows of the block and of all that follows, and keeps the rows before (Fast-dLLM,
-    arXiv:2505.22618)."""
+    """Computes the rows of the block and of all after it, and keeps those before (Fast-dLLM, arXiv:2505.22618)."""
 
     def __call__(self, block, t):
         if self.cache is None:
@@ -175,8 +173,7 @@ class DelayedBlockModel(fast.CachedBlockModel):
         else:
             positions = (masked | self.before).nonzero()[:, 0]
             computed = self.model(canvas[:, positions], t, positions, self.cache)
-            logits = computed.new_zeros(*canvas.shape, computed.shape[-1])  # the other rows stay 0, because nobody
-            reads them
+            logits = computed.new_zeros(*canvas.shape, computed.shape[-1])  # other rows stay 0: nobody reads them
             logits = logits.index_copy(1, positions, computed)[:, self.start : self.end]
         self.before = masked
         return logits

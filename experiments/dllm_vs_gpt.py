@@ -22,8 +22,8 @@ comparison = import_module("10_dllm_vs_gpt")
 
 NAME = "dllm_vs_gpt"
 SHIPPED = {"dllm": "shakespeare", "gpt": "shakespeare-gpt"}
-LEARNERS = {"dllm": "dLLM", "gpt": "GPT", "decayed": "GPT with weight decay"}  # models of part 5, which all read the
-same text COLORS = tensors.COLORS | {"decayed": tensors.COLORS["other"]}
+LEARNERS = {"dllm": "dLLM", "gpt": "GPT", "decayed": "GPT with weight decay"}  # of part 5; all read the same text
+COLORS = tensors.COLORS | {"decayed": tensors.COLORS["other"]}
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,7 @@ def loose(part):
 
 
 def looseness_table(*parts):
-    """Return the NLL of two dLLMs in several orders of writing, and its differences from the mean over random
-    orders."""
+    """Return the NLL of two dLLMs in several orders, and its differences from the mean over random orders."""
     rows = []
     for same in zip(*(part["rows"] for part in parts)):
         cells = []
@@ -239,8 +238,7 @@ def label_plainly(axis):
 
 
 def draw_likelihood(values, plt):
-    """Draw the dLLM's loss per character by noise level, and by the number of visible characters beside the GPT's
-    loss."""
+    """Draw the dLLM's loss by noise level, and beside the GPT's loss by the number of visible characters."""
     both = values["likelihood"]
     levels, positions = both["dllm"]["levels"], both["gpt"]["positions"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
@@ -263,8 +261,7 @@ def draw_likelihood(values, plt):
 
 
 def draw_reuse(values, plt):
-    """Draw the NELBO or NLL of unseen text against epochs, with a panel for each model. A star marks the lowest
-    point."""
+    """Draw the NELBO or NLL of unseen text against epochs, one panel per model. A star marks the lowest point."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
     for axis, (model, name) in zip(axes, LEARNERS.items()):
         runs = [run for run in values["reuse"]["runs"] if run["model"] == model]

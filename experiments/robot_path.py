@@ -75,8 +75,7 @@ def gradient(path, blocked, data=0.2, smooth=0.3, tolerance=1e-10, iterations=10
     return gradient(now, blocked, data, smooth, tolerance, iterations, refinements - 1) if refinements else now
 
 
-SAVITZKY_GOLAY = np.array([-2, 3, 6, 7, 6, 3, -2]) / 21  # fit a cubic polynomial to seven points, and take its value in
-the middle
+SAVITZKY_GOLAY = np.array([-2, 3, 6, 7, 6, 3, -2]) / 21  # middle value of a cubic polynomial fitted to seven points
 
 
 def savitzky_golay(path, blocked=None, passes=3):
@@ -230,8 +229,7 @@ def restore(proposers, T):
         truth = chapter.smooth_paths(chapter.HELD_OUT, T).double().numpy()
     masked = np.zeros(truth.shape[:2], bool)
     masked[:, T // 3 : 2 * T // 3] = True
-    open_space = np.zeros((3 * chapter.SIDE, 3 * chapter.SIDE), bool)  # also free around the square that contains the
-    curves
+    open_space = np.zeros((3 * chapter.SIDE, 3 * chapter.SIDE), bool)  # also around the square of the curves
     draw = np.random.default_rng(0)
     restored = {}
     for name in ("model", "straight lines", "cubic curves"):

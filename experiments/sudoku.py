@@ -275,8 +275,7 @@ def known_lines(folder):
 
 
 def solved_of_published(model, cells):
-    """Return which puzzles need singles only, and which puzzles a model solves: {name: list}. cells: a list of
-    puzzles."""
+    """Return which puzzles (a list) need singles only, and which puzzles a model solves: {name: list}."""
     puzzles = sudoku.to_tokens(cells)
     solutions = sudoku.to_tokens([next(sudoku.solutions(puzzle)) for puzzle in cells])
     certain = solved_by(model, "certain", puzzles, solutions)

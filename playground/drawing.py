@@ -1,6 +1,8 @@
-"""Texts as HTML: while they are written, and afterwards in a player. All text is escaped, so that none of it becomes
-markup. (Why not use the rows of views.page? They suit a terminal, but a browser breaks lines itself, and the colours of
-this page need the probability and the pass of each token.)
+"""Texts as HTML: while they are written, and afterwards in a player.
+
+All text is escaped, so that none of it becomes markup. (Why not use the rows of views.page?
+They suit a terminal, but a browser breaks lines itself, and the colours of this page need the probability and the pass
+of each token.)
 """
 
 import base64
@@ -98,8 +100,7 @@ def masks(labels, length, unit):
 
 
 def save(recording, path):
-    """Write a page with a player of a Recording, and return its path. The page includes the Tamil font if it needs
-    it."""
+    """Write a page with a player of a Recording, and return its path. It includes the Tamil font if it needs it."""
     viewer = views.Page(path, recording.canvas, recording.tokenizer.shown, recording.facts)
     for state in recording.states[1:]:
         viewer.show(state)

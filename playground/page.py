@@ -28,8 +28,7 @@ AT_ONCE, WAITING = 4, 40  # visitors whose texts are being written, and visitors
 PATIENCE = 2  # seconds in which a visitor must begin to listen to the requested text
 SESSIONS = 100  # number of visitors for whom Gradio keeps what the page shows
 LONGEST = 300  # seconds that a text may take, while texts of other visitors are written, too
-WRITERS, FILLERS = ("dllm", "gpt", "hybrid", "tamil"), ("dllm", "tamil")  # kinds of models that write, and that fill
-blanks
+WRITERS, FILLERS = ("dllm", "gpt", "hybrid", "tamil"), ("dllm", "tamil")  # kinds of models
 RACERS = {"dllm": "dLLM", "gpt": "GPT", "hybrid": "Hybrid"}
 FOUR = [f"Alternative {number}" for number in (1, 2, 3, 4)]
 COUPLETS = {  # couplets of the Kural; the model gets their form and writes other letters
@@ -125,8 +124,8 @@ def paced(steps):
 
 
 def answering(work, outputs):
-    """Return a function like `work` that always yields `outputs` values. Outputs that `work` leaves out keep their
-    values.
+    """Return a function like `work` that always yields `outputs` values. Those that `work` leaves out don't change.
+
     An error becomes a message, and the server stays up.
     """
 
@@ -145,8 +144,7 @@ def answering(work, outputs):
 
 
 def explanation(error):
-    """Return what to say about an error. The page has fields instead of flags, and does not reveal where its files
-    are."""
+    """Return what to say about an error. The page has no flags, and hides where its files are."""
     if not isinstance(error, (cli.UserError, FloatingPointError)):
         traceback.print_exception(error)
         return f"the server cannot do this ({type(error).__name__})"
@@ -158,8 +156,7 @@ def explanation(error):
 
 
 def choices(kinds):
-    """Return the settings of a list of models of these kinds. If the first model is not a shipped one, the list says
-    so."""
+    """Return the settings of a list of models of these kinds. If the first model is not shipped, the list says so."""
     names = writing.names(*kinds)
     remark = None
     if names:
@@ -193,8 +190,7 @@ def seed_field():
 
 
 def sampling():
-    """Return the fields of Options. They start with the values of chapter 06's --fast, so that many visitors can write
-    at once."""
+    """Return the fields of Options. They start as chapter 06's --fast, so that many visitors can write at once."""
     samplers = list(writing.SAMPLERS)
     return [
         gr.Dropdown(samplers, value=samplers[0], label="Sampler", info="with correction: the later passes correct",
@@ -331,8 +327,8 @@ def serve(host, port, **options):
     # We use fonts of the system, because those of Gradio's usual themes would come from the network.
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     try:
-        socket.create_server((host or "127.0.0.1", port or 0)).close()  # with a wrong host, Gradio would try every
-        port; this fails at once page = build().queue(max_size=WAITING, api_open=False)
+        socket.create_server((host or "127.0.0.1", port or 0)).close()  # Gradio would try every port of a wrong host
+        page = build().queue(max_size=WAITING, api_open=False)
         return page.launch(
             server_name=host, server_port=port, theme=theme, css=drawing.style(), head=drawing.head(), footer_links=[],
             max_file_size=0, state_session_capacity=SESSIONS, share=False,

@@ -31,8 +31,7 @@ SAMPLERS = {
 
 
 def names(*kinds):
-    """Return the names of the models of these kinds. For each kind, the model that `checkpoint.find` takes comes
-    first."""
+    """Return the names of the models of these kinds. `checkpoint.find`'s choice comes first in each kind."""
     found = []
     for kind in kinds:
         paths = sorted(path for path in files.RUNS.glob("*/model.safetensors") if path.is_file())
@@ -109,8 +108,7 @@ class Options:
 
 
 def prompt_canvas(prompt, length, model, tokenizer):
-    """Return a prompt followed by masks, (1, length). A causal model without a prompt gets the token that begins a
-    text."""
+    """Return a prompt and then masks, (1, length). Without a prompt, a causal model gets a token that begins a text."""
     if not prompt and model.config.causal:
         prompt = tokenizer.decode([gpt.opening(tokenizer)])
     tokens = generation.from_prompt(prompt, int(length), tokenizer)

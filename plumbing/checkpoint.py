@@ -86,8 +86,7 @@ def load(folder, device="cpu", kinds=None, build=transformer.Transformer):
 
 
 def make_model(shape, wiring, build, file):
-    """Return a model of the class `build` with the weights in an open file. Raises ValueError if the weights don't
-    fit."""
+    """Return a model of the class `build` with the weights in an open file. Raises ValueError if they don't fit."""
     sizes = {name: file.get_slice(name).get_shape() for name in file.keys()}
     if wiring == "published":
         build = import_module("plumbing.published").PublishedTransformer

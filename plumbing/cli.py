@@ -24,8 +24,7 @@ def printable(text, keep="", limit=None):
 
 
 def is_harmless(character):
-    """Return whether a terminal shows this character. The joiners U+200C and U+200D are harmless, and some scripts need
-    them."""
+    """Return whether a terminal shows this character. Some scripts need the joiners U+200C and U+200D."""
     return character.isprintable() or character in "\u200c\u200d" or unicodedata.category(character) == "Zs"
 
 
@@ -142,8 +141,8 @@ def run_tyro(kind, words, default):
     description = sys.modules[kind.__module__].__doc__
     options = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     said = io.StringIO()
-    odd = any(printable(word, keep="\n", limit=500) != word for word in words)  # tyro's messages quote the words
-    unescaped
+    odd = any(printable(word, keep="\n", limit=500) != word for word in words)  # tyro quotes words unescaped
+
     try:
         with contextlib.redirect_stderr(said) if odd else contextlib.nullcontext():
             return tyro.cli(kind, args=words, default=default, description=description, config=options)

@@ -36,8 +36,7 @@ def machine(device):
 
 
 def pick_dtype(name, device):
-    """Return the number format of matrix products; "auto": 16 bits where the hardware multiplies 16-bit numbers
-    fast."""
+    """Return the number format of matrix products; "auto": 16 bits if the hardware multiplies those numbers fast."""
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
@@ -47,8 +46,8 @@ def pick_dtype(name, device):
 
 
 def compile_parts(parts, device, config):
-    """Compile the modules `parts` in place if config.compile is "on", or if it is "auto" and compiling is likely to
-    pay.
+    """Compile the modules `parts` in place if config.compile is "on", or if it is "auto" and compiling should pay.
+
     For a long training, compiling pays with CUDA, and on Linux with a C++ compiler. config: has the fields compile,
     steps and minutes.
     """

@@ -22,8 +22,7 @@ RUNS = ROOT / "checkpoints"
 
 @contextmanager
 def whole_file(path):
-    """Yield a temporary path to write to. If the `with` block succeeds, the file moves to `path`; otherwise it is
-    deleted."""
+    """Yield a temporary path to write to. If the `with` block succeeds, it becomes `path`; otherwise it is deleted."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
@@ -31,8 +30,7 @@ def whole_file(path):
     try:
         yield partial
         with open(partial, "rb+") as file:
-            os.fsync(file.fileno())  # the bytes reach the disk before the new name does, so a power failure does no
-            harm
+            os.fsync(file.fileno())  # the bytes reach the disk before the new name does, even in a power failure
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -84,9 +82,10 @@ def read_text(path, limit=1 << 30):
 
 
 def read_yaml(path, limit=1 << 15):
-    """Return the lines `name: value` of a YAML file as {name: text}. A value may also be a list, or again a dict. Every
-    value stays as it is written: 3e-4 is text, and so are on, off, yes and no. YAML's aliases are refused, because with
-    them a short file could stand for a billion values.
+    """Return the lines `name: value` of a YAML file as {name: text}. A value may also be a list or a dict.
+
+    Every value stays as it is written: 3e-4 is text, and so are on, off, yes and no. YAML's aliases are refused,
+    because with them a short file could stand for a billion values.
     """
     import yaml
 
@@ -107,8 +106,8 @@ def read_yaml(path, limit=1 << 15):
 
 
 def download(url, path, sha256=None, limit=1 << 24, seconds=60):
-    """Download `url` to `path`. Raises UserError, and changes nothing, unless the file arrives whole with this
-    checksum.
+    """Download `url` to `path`. Raises UserError, and changes nothing, unless the file is whole and has this checksum.
+
     limit: the largest number of bytes. seconds: the time that each of three attempts may take.
     """
     path = Path(path)

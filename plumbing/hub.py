@@ -40,8 +40,7 @@ def library():
 
 
 def check_address(repo):
-    """Raise UserError unless `repo` has the form OWNER/NAME. The address becomes the name of a folder, so it must be
-    safe."""
+    """Raise UserError unless `repo` has the form OWNER/NAME. It becomes a folder's name, so it must be safe."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo, re.ASCII) or "--" in repo or ".." in repo:
         raise UserError(f"{repo!r} is not an address on the Hub: it must look like OWNER/NAME")
 
@@ -133,8 +132,8 @@ What is known about it, from its config.json:
 
 def export(run, folder, repo):
     """Write the model in the folder `run`, and a page about it, to the new folder `folder`. repo: its address."""
-    model, tokenizer, info = checkpoint.load(run, kinds=("dllm", "tamil", "gpt"))  # the kinds that chapters 06 and 07
-    use kind = info.get("kind", "dllm")
+    model, tokenizer, info = checkpoint.load(run, kinds=("dllm", "tamil", "gpt"))  # kinds of chapters 06 and 07
+    kind = info.get("kind", "dllm")
     noun = checkpoint.KINDS[kind].noun
     command = checkpoint.KINDS["gpt" if kind == "gpt" else "dllm"].user
     facts = json.dumps(info, indent=2, ensure_ascii=False).replace("\n", "\n    ")

@@ -146,8 +146,7 @@ class Judge:
         return p
 
     def nll(self, samples):
-        """Return the negative log-likelihood (NLL) of texts, in nats per character, given the first character of each
-        text."""
+        """Return the negative log-likelihood (NLL) of texts in nats per character, given their first characters."""
         losses = []
         for text in samples:
             for i in range(1, len(text)):

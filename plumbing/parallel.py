@@ -105,8 +105,7 @@ class TeamRun(Run):
     tokens: number of tokens that all processes read in a step. All other arguments are those of Run.
     """
 
-    MAY_CHANGE = Run.MAY_CHANGE | {"accumulate", "recompute", "dataset"}  # the checksum shows whether the tokens of the
-    data set have changed
+    MAY_CHANGE = Run.MAY_CHANGE | {"accumulate", "recompute", "dataset"}  # a checksum guards the data set's tokens
 
     def __init__(self, team, tokens, name, config, settings=(), info=(), fresh=False):
         self.team, self.tokens = team, tokens
@@ -118,8 +117,7 @@ class TeamRun(Run):
             raise UserError(f"only some processes find {self.folder}: all machines must share the folder checkpoints")
 
     def steps(self):
-        before = signal.signal(signal.SIGTERM, self.stop)  # torchrun and clusters ask a program to stop with this
-        signal
+        before = signal.signal(signal.SIGTERM, self.stop)  # how torchrun and clusters ask us to stop
         try:
             yield from super().steps()
         finally:

@@ -403,8 +403,7 @@ def random_map(seed):
 
 
 def random_problem(seed):
-    """Return (GridMap, inflated cells, start, goal). Start and goal are centres of free cells, at least 50 cells
-    apart."""
+    """Return (GridMap, inflated cells, start, goal). Both ends are centres of free cells, at least 50 cells apart."""
     for attempt in itertools.count():
         draw = np.random.default_rng((seed, attempt))
         grid = random_map(draw.integers(1 << 30))

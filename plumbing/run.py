@@ -35,8 +35,7 @@ def read_log(folder):
 
 
 def check_log(records):
-    """Return the records of a log. Raises some error if there are none, or if one lacks a step or has a value that is
-    no number."""
+    """Return the records of a log. Raises some error if it is empty, a step is missing, or a value is no number."""
     measure = "NLL" if "NLL" in records[0] else "NELBO"
     for record in records:
         if not math.isfinite(sum(record.values()) + record["step"] + record["seconds"] + record[measure]):
@@ -69,8 +68,7 @@ class Run:
     """
 
     MAY_CHANGE = {"steps", "minutes", "evaluations", "evaluate_windows", "compile"}
-    NUMBERS = ("step", "seconds", "best", "log", "loss", "reported")  # what is saved in addition to models and
-    optimizers
+    NUMBERS = ("step", "seconds", "best", "log", "loss", "reported")  # saved in addition to models and optimizers
 
     def __init__(self, name, config, settings=(), info=(), fresh=False):
         self.name, self.settings, self.info = name, dict(settings), dict(info)
@@ -147,8 +145,7 @@ class Run:
             raise UserError(f"{path} is damaged: use --fresh to start this run again") from None
 
     def resume(self, **parts):
-        """Resume from the saved state, if there is one. parts: {name: model or optimizer}, which save_state also
-        writes."""
+        """Resume from the saved state, if there is one. parts: {name: model or optimizer}; save_state writes them."""
         self.parts = parts
         if self.saved is None:
             return
@@ -185,8 +182,7 @@ class Run:
     # Running
 
     def steps(self):
-        """Yield the number of each step until the run ends. Ctrl-C ends the run after the current step, and everything
-        is saved."""
+        """Yield the number of each step until the run ends. Ctrl-C ends the run after the current step and saves it."""
         before = signal.signal(signal.SIGINT, self.stop)
         torch.set_flush_denormal(True)  # numbers below 1e-38 become 0, because CPUs compute with them very slowly
         self.began = time.monotonic() - self.seconds
@@ -258,8 +254,7 @@ class Run:
             return True
         if self.limit_seconds and not self.is_over() and self.paused + self.last_pause > 0.05 * self.seconds:
             return False
-        last = self.share(self.log[-1]["step"], self.log[-1]["seconds"])  # computed anew, because the run may have
-        become longer
+        last = self.share(self.log[-1]["step"], self.log[-1]["seconds"])  # anew: the run may have become longer
         number = math.floor(last * self.evaluations + 1e-9) + 1
         return self.progress * self.evaluations + 1e-9 >= number
 

@@ -41,8 +41,7 @@ def require_packages():
 
 @contextlib.contextmanager
 def hushed():
-    """Hide warnings in a `with` block. The exporters warn about their own future versions, and about packages that we
-    do not need."""
+    """Hide warnings in a `with` block. The exporters warn about their future, and about packages that we don't need."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -84,8 +83,8 @@ def write(module, inputs, shapes, names, outputs, path, metadata=None):
 
 
 class Rows:
-    """Stands in for a KVBuffer of chapter 02 in the file: rows k and v of earlier passes, (B, nh, rows, hd), and new
-    rows.
+    """Stands in for chapter 02's KVBuffer in the file: rows k and v of earlier passes, (B, nh, rows, hd), and new rows.
+
     An ONNX graph has no memory, so it cannot write the new rows into the buffer. It returns them as outputs instead.
     """
 
@@ -206,8 +205,8 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only
         options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry("session.force_spinning_stop", "1")  # frees the cores for PyTorch between two
-        passes try:
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # PyTorch gets the cores between passes
+        try:
             self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # damaged bytes raise many kinds of errors
             raise UserError(f"cannot read {path} ({reason(error)}): delete it") from None

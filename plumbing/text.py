@@ -111,8 +111,7 @@ KINDS = {"char": "plumbing.text:Characters", "tamil": "tamil.letters:TamilLetter
 
 
 def from_description(description):
-    """Return the tokenizer that a dict in a model's config.json describes. Raises ValueError if the dict describes
-    none."""
+    """Return the tokenizer that a dict in a model's config.json describes. Raises ValueError if there is none."""
     kind, vocabulary = description["kind"], description["vocabulary"]
     if kind not in KINDS:
         raise ValueError(f"unknown tokenizer {kind!r}")

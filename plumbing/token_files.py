@@ -214,8 +214,7 @@ def open_rows(source):
 
 
 def json_lines(paths):
-    """Yield the values in the lines of JSON files. Raises UserError if a line is so long that it could fill the
-    memory."""
+    """Yield the values in the lines of JSON files. Raises UserError if a line could fill the memory."""
     for path in paths:
         with open(path, "rb") as file:
             while line := file.readline(LONGEST_LINE + 1):
@@ -315,15 +314,13 @@ class Windows:
         self.stride = next((size for size in candidates if math.gcd(size, self.n) == 1), 1)
 
     def order(self, step, batch, seed):
-        """Return the windows of a training step: (numbers, laps), each (batch,). A lap is one reading of all
-        windows."""
+        """Return a training step's windows: (numbers, laps), each (batch,). A lap is one reading of all windows."""
         place = np.int64(step) * batch + np.arange(batch)
         laps, place = np.divmod(place, self.n)
         return (place * self.stride + seed) % self.n, laps
 
     def read(self, numbers, laps=None):
-        """Return the windows with these numbers (B,), as int64 (B, length). In each lap, the tokens are cut at other
-        places."""
+        """Return the windows with these numbers (B,): int64 (B, length). Each lap cuts the tokens at other places."""
         if self.end is not None:
             return self.read_texts(numbers)
         shift = 0 if laps is None else (GOLDEN * laps % 1 * self.length).astype(np.int64)

@@ -29,8 +29,7 @@ def normalise(text):
 
 
 def split(text):
-    """Return the Tamil letters (எழுத்து) and the other characters of `text`, a list. Joined together, they give `text`
-    again."""
+    """Return the Tamil letters (எழுத்து) and the other characters of `text`, a list. Joined, they give `text`."""
     return LETTER.findall(text)
 
 

@@ -44,8 +44,7 @@ def check_logits_by_depth(f):
 
 
 def reader(look, causal):
-    """Return a model without weights. look(i): the positions that position i reads. causal: what the model's config
-    says."""
+    """Return a model without weights. look(i): the positions that position i reads. causal: what its config says."""
 
     def model(tokens):
         logits = torch.zeros(*tokens.shape, 5)
