@@ -6,9 +6,9 @@
 
 For training, it prints the tokens per second, and the share of this machine's fastest matrix product that they use
 (model FLOPs utilisation). For writing, it prints the characters per second. Without a GPU, it also measures how a busy
-program slows training (threads). `--only scale` measures how two processes of chapter 12 share the work, and `--only
-runtimes` also how well the models predict unseen text. OMP_NUM_THREADS sets the number of threads. The numbers are also
-written to a file in docs/benchmarks/. Let the machine do nothing else meanwhile.
+program slows training (threads). With `--only scale`, it measures how two processes of chapter 12 share the work; with
+`--only runtimes`, also how well the models predict unseen text. OMP_NUM_THREADS sets the number of threads. The numbers
+are also written to a file in docs/benchmarks/. Let the machine do nothing else meanwhile.
 """
 
 import json
@@ -69,7 +69,7 @@ def step_seconds(shape, config, device, distribute=lambda model: model):
 
 
 def read_settings(name, quick, steps, **changes):
-    """Return (TransformerConfig, DiffusionTrainConfig) of configs/NAME.yaml for a few steps. changes: for the second."""
+    """Return (TransformerConfig, DiffusionTrainConfig) of configs/NAME.yaml for a few steps. changes: of the latter."""
     command = cli.parse(training.Command, ["--config", name, *(QUICK if quick else [])], section="dllm")
     shape = transformer.TransformerConfig(**asdict(command.model), vocab_size=65)
     return shape, replace(command.train, steps=6 if quick else steps, minutes=0, evaluations=0, **changes)
@@ -198,7 +198,7 @@ def in_child(words, **environment):
 
 
 def measure_threads(quick):
-    """Yield a row for each way in which PyTorch's threads can wait: for 300,000 turns of a loop, or for 1,000 as here."""
+    """Yield a row for each way in which PyTorch's threads can wait: 300,000 turns of a loop, or 1,000, as here."""
     code = (f"import benchmark as b, torch; settings = b.read_settings('laptop', {quick}, 25); "
             "print(b.step_seconds(*settings, torch.device('cpu')))")
     for turns in ("300000", "1000"):

@@ -192,7 +192,7 @@ def extract(dump):
 
 
 def watch(process):
-    """Wait for wikiextractor. UserError after its first traceback, because it would then wait for ever."""
+    """Wait for wikiextractor. After its first traceback it would wait for ever, so raise UserError."""
     failed = False
     for line in process.stderr:
         failed = failed or line.startswith("Traceback")

@@ -47,7 +47,7 @@ def entropy_given(text, n):
 
     With n = 1 this is chapter 01's `bigram_entropy`, a lower bound for models that see one earlier character.
     With a larger n it is the bound for models that look back further; with n = 0, for models that see nothing.
-    Count each position of the text that has n characters before it once. The result is a float.
+    Every position of the text that has n characters before it counts once. The result is a float.
 
     Hint: as in `bigram_entropy`, count two things: pieces of n + 1 characters, and the first n characters of each.
     """

@@ -90,7 +90,7 @@ def read(name, folder=DOCS):
 
 
 def earlier(name, only, folder):
-    """Return the numbers with which a measurement of `only` a part of a page begins: all others that the page has."""
+    """Return the page's numbers, some of which the part `only` will replace; if `only` is "all", return none of them."""
     if only == "all" or not (folder / f"{name}.json").is_file():
         return {"origins": {}}
     return read(name, folder)

@@ -341,7 +341,7 @@ def draw(values, folder):
     figure, axes = tensors.pyplot(show=False).subplots(figsize=(7, 4.6), layout="constrained")
     hints = sorted(set(values["hints"]))
     for line in values["lines"]:
-        if line["model"] != SHIPPED and line["way"] != "beam":  # compare with the best other way from left to right
+        if line["model"] != SHIPPED and line["way"] != "beam":  # beam: the best way from left to right
             continue
         points = []
         for n in hints:

@@ -100,7 +100,7 @@ def command_line():
 
 
 def sub_command(names, argv=None):
-    """Return (the sub-command, the words after it). Without a sub-command, the first of `names` counts."""
+    """Return (the sub-command, the words after it). If the first word is no sub-command, it is the first of `names`."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in names:
         return words[0], words[1:]

@@ -73,8 +73,8 @@ def now(device):
 def check_memory(device, needed, what, advice):
     """Raise UserError if `needed` bytes are more than the memory of the device. Call it before any memory is used.
 
-    needed: a low estimate: it counts only what is surely in memory at the same time, so that work that could succeed is
-    never refused. what: what needs the memory. advice: how to need less.
+    needed: a low estimate, which counts only what is surely in memory at one time, so that we never refuse what could
+    succeed. what: what needs the memory. advice: how to need less.
     """
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory

@@ -139,7 +139,7 @@ def get(url, limit, seconds, attempts=3):
 
 
 def read_answer(url, limit):
-    """Return the body of the answer to one request. Raises Raises requests.RequestException if there is none."""
+    """Return the body of the answer to one request. Raises requests.RequestException if there is none."""
     import requests
 
     with requests.get(url, stream=True, timeout=20, headers={"User-Agent": "tiny-dllm"}) as answer:
@@ -155,8 +155,7 @@ def read_answer(url, limit):
 def within(seconds, call, *arguments):
     """Return call(*arguments), or raise TimeoutError after this many seconds.
 
-    The time limit of a library ends the waiting only when a server is silent. A server that sends a byte now and then
-    never is.
+    The time limit of a library ends the waiting only if the server is silent, but not if it sends a byte now and then.
     """
     found = []
 

@@ -83,10 +83,10 @@ def distinct(samples, n=4):
 def divergence(samples, reference):
     """Return the Jensen-Shannon divergence between two Counters of runs of characters, in nats.
 
-    Let p and q be the shares of a run in the two Counters, and m = (p + q) / 2. The divergence is the mean of Σ p log(p
-    / m) and Σ q log(q / m), summed over all runs. It is 0 if all shares are equal, and log 2 if the Counters have no
-    run in common. (In the same spirit, MAUVE, Pillutla et al. 2021, arXiv:2102.01454, compares clusters of a language
-    model.)
+    Let p and q be the shares of a run in the two Counters, and m = (p + q) / 2. The divergence is the mean of
+    Σ p log(p / m) and Σ q log(q / m), summed over all runs. It is 0 if all shares are equal, and log 2 if the Counters
+    have no run in common. (In the same spirit, MAUVE, Pillutla et al. 2021, arXiv:2102.01454, compares clusters of a
+    language model.)
     """
     total, reference_total = samples.total(), reference.total()
     both = [(n / total, reference[run] / reference_total) for run, n in samples.items() if run in reference]

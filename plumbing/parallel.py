@@ -56,7 +56,7 @@ class Team:
         return self.rank == 0
 
     def total(self, number):
-        """Return the sum of a number over all processes. Each process must call this, and waits until all have."""
+        """Return the sum of a number over all processes. Each must call this, and waits until all have called it."""
         if self.world == 1:
             return float(number)
         total = torch.tensor(number, dtype=torch.float64)  # on the CPU, so that nobody waits for a GPU

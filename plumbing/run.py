@@ -79,7 +79,7 @@ class Run:
         self.seconds = 0.0  # seconds of training; evaluations do not count
         self.paused = 0.0  # seconds of all evaluations
         self.last_pause = 0.0  # seconds of the last evaluation
-        self.progress = 0.0  # the share of the run that is done, from 0 to 1, from 0 to 1
+        self.progress = 0.0  # the share of the run that is done, from 0 to 1
         self.loss = 0.0  # the loss of a recent step
         self.log = []  # one record per evaluation
         self.best = math.inf  # the best (lowest) result of all evaluations

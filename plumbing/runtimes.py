@@ -95,7 +95,7 @@ class Rows:
         self.new = k, v  # (B, nh, T, hd) each
 
     def mask(self, positions, causal):
-        return positions, *self.new  # `attend` makes the mask itself itself
+        return positions, *self.new  # `attend` makes the mask itself
 
 
 def attend(q, k, v, attn_mask):

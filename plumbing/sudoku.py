@@ -170,7 +170,7 @@ def smallest_choice(places, by_unit):
 
 
 def reason(cells, i, digit):
-    """Return how a person sees that blank i holds `digit`: as a "naked single", a "hidden single", or by "more"."""
+    """Return how a person sees that blank i holds `digit`: as a "naked single", a "hidden single", or with "more"."""
     places = places_of(cells)
     here = places[digit - 1] & 1 << i
     if here and sum(cells >> i & 1 for cells in places) == 1:

@@ -1,9 +1,9 @@
 """Views of a text while a sampler writes it: in a terminal, as a line on stderr, as a GIF, as a web page.
 
 Each view has `show(state)`, which is called with the States of chapter 04 in their order, and `close()`, which returns
-the path of the file if the view wrote one. `leaves_text` says whether the text then stays on the screen. `canvas` (B,
-T) is what the sampler begins with; its tokens that are not masked were given. `shown` lists what each token looks like,
-and ends with the mask.
+the path of the file if the view wrote one. `leaves_text` says whether the text then stays on the screen. `canvas`, with
+the shape (B, T), is what the sampler begins with; its tokens that are not masked were given. `shown` lists what each
+token looks like, and ends with the mask.
 """
 
 import functools

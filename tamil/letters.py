@@ -7,7 +7,7 @@ from plumbing.cli import printable
 from plumbing.text import Characters
 
 # A letter is a vowel, the aytham, or a consonant, alone or with its vowel sign or its pulli (the dot that removes the
-# vowel). Two conjuncts, க்ஷ and ஸ்ரீ, count as one letter each. Everything else is an item of one code point, even a
+# vowel). Two conjuncts, க்ஷ and ஸ்ரீ or ஶ்ரீ, count as one letter each. Everything else is an item of one code point, even a
 # sign without its consonant.
 SIGN = "[\u0bcd\u0bbe-\u0bc2\u0bc6-\u0bc8\u0bca-\u0bcc]"
 CONSONANT = "[கஙசஜஞடணதநனபமயரறலளழவஶஷஸஹ]"  # not [க-ஹ]: that range has unassigned code points
