@@ -90,7 +90,7 @@ def read(name, folder=DOCS):
 
 
 def earlier(name, only, folder):
-    """Return the page's numbers, some of which the part `only` will replace; if `only` is "all", return none of them."""
+    """Return the numbers of the page, to replace those of the part `only`. If `only` is "all", return none of them."""
     if only == "all" or not (folder / f"{name}.json").is_file():
         return {"origins": {}}
     return read(name, folder)
