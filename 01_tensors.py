@@ -7,12 +7,13 @@ Six steps lead to an answer: tensors and their shapes, number types and devices,
 computes (checked against derivatives by hand), modules that hold parameters, and the training loop. The last step
 trains the smallest language model, a table of "which character follows which", on one sentence.
 
-You should see small tables, derivatives that agree with those by hand, and a loss that falls from ln(15) = 2.708
-(guessing among 15 characters) to the entropy of the sentence, which part 6 defines. It stops there, because no model
-that sees only one character can have a lower loss.
+You should see small tables, derivatives that agree with those computed by hand, and a loss that falls from ln(15) =
+2.708 (guessing among 15 characters) to the entropy of the sentence, which part 6 defines. The loss stops there, because
+no model that sees only one character can have a lower loss.
 
 Every file whose name begins with a number is a chapter. You can run it, and later chapters import it. Python's `import`
-statement does not allow a name that begins with a digit, so they call a function that does the same:
+statement does not allow a name that begins with a digit, so the chapters import each other with a function that does
+the same:
 
     from importlib import import_module
     tensors = import_module("01_tensors")
@@ -77,7 +78,7 @@ def show_dtypes():
 def show_broadcasting():
     """Print how tensors of different shapes combine.
 
-    PyTorch aligns the shapes at the right. It repeats a missing dimension, or one of size 1, without copying.
+    PyTorch aligns the shapes at the right. A dimension that is missing, or has size 1, is repeated without copying.
     """
     heading("3. Broadcasting")
     T, C = 4, 3
@@ -107,7 +108,7 @@ def show_broadcasting():
 
 
 def squared_error_gradient(w, b, x, y):
-    """Return the derivatives of (w x + b - y)² with respect to w and b, from the chain rule. All are numbers."""
+    """Return the derivatives of (w x + b - y)² with respect to w and b, by the chain rule. All are numbers."""
     residual = w * x + b - y
     return 2 * residual * x, 2 * residual
 
@@ -119,7 +120,7 @@ def cross_entropy_gradient(logits, target):
     softmax(z)_v = exp z_v / sum_u exp z_u. Cross-entropy is the mean of -ln softmax(z)_y over the rows, where y is the
     target of the row; it is 0 if every target gets probability 1. Since -ln softmax(z)_y = ln(sum_u exp z_u) - z_y,
     the derivative with respect to z_v is softmax(z)_v - [v = y]: the probability that the model gives to v, minus 1 if
-    v is the target. The mean divides it by N.
+    v is the target. Because the cross-entropy is a mean over N rows, this difference is divided by N.
     """
     return (logits.softmax(-1) - F.one_hot(target, logits.size(-1))) / len(target)
 
@@ -129,7 +130,7 @@ def show_autograd():
     heading("4. Autograd against the derivative by hand")
     w, b = (torch.tensor(v, requires_grad=True) for v in (1.5, -0.5))
     loss = (w * 2.0 + b - 4.0) ** 2  # PyTorch records every operation that leads to the loss
-    loss.backward()  # and applies the chain rule to them in reverse order
+    loss.backward()  # PyTorch applies the chain rule to these operations in reverse order
     by_hand = squared_error_gradient(1.5, -0.5, 2.0, 4.0)
     print("  loss = (w x + b - y)² at w=1.5, b=-0.5, x=2, y=4")
     print("                 autograd    by hand")
@@ -145,8 +146,8 @@ def show_autograd():
     print("  cross-entropy of the logits [2, 0, -1], where the target is token 1 (logit 0)")
     print("    autograd    ", *(f"{g:8.4f}" for g in logits.grad[0].tolist()))
     print("    p - one_hot ", *(f"{g:8.4f}" for g in hand[0].tolist()), "  (a step the other way raises logit 1)")
-    # backward() adds to existing gradients, so that a large batch can be processed in parts. It is a common error to
-    # forget this and not to reset them.
+    # backward() adds to existing gradients, so that a large batch can be processed in parts. Forgetting to reset them
+    # is a common error.
     F.cross_entropy(logits, target).backward()
     assert torch.allclose(logits.grad, 2 * hand, atol=1e-6)
     print("  After a second backward() every gradient is twice as large: new gradients are added to the old ones.")
@@ -204,10 +205,10 @@ def bigram_entropy(text):
     """Return the entropy H(next | current) of a text in nats per character: -sum_ab n(ab)/N ln(n(ab)/n(a)).
 
     n(ab) counts how often b follows a, n(a) how often any character follows a, and N all pairs. Entropy is the smallest
-    mean of -ln p(next | current) that probabilities p can have on this text. They reach it when they equal the counted
-    frequencies, and any others have a larger mean; this is Gibbs' inequality. So the entropy is a lower bound for the
-    loss of every model that sees only the current character. A nat is the unit of such numbers when the logarithm is
-    natural (to the base e); 1 nat = 1.44 bits.
+    mean of -ln p(next | current) that any probabilities p can reach on this text. The counted frequencies reach it, and
+    all other probabilities have a larger mean (Gibbs' inequality). So the entropy is a lower bound for the loss of
+    every model that sees only the current character. A nat is the unit of such numbers when the logarithm is natural
+    (to the base e); 1 nat = 1.44 bits.
     """
     pairs, firsts = Counter(zip(text, text[1:], strict=False)), Counter(text[:-1])
     return -sum(n / (len(text) - 1) * math.log(n / firsts[a]) for (a, _), n in pairs.items())
@@ -283,7 +284,7 @@ def draw(model, losses, characters, show):
 # What this chapter shares with the next ones: headings, figures and flags
 
 # Paul Tol's "high contrast" colours and black. People with colour blindness can tell them apart, and so can a
-# reader of a print in black and white, because each colour has another lightness.
+# reader of a print in black and white, because the colours differ in lightness.
 COLORS = {"dllm": "#004488", "gpt": "#DDAA33", "real": "#000000", "other": "#BB5566"}
 
 
@@ -295,8 +296,8 @@ def heading(text):
 def read_flags(chapter, **numbers):
     """Return the command line as an object with the attribute `show`. A wrong flag ends the program with a message.
 
-    chapter: the docstring to print for --help. numbers: {name: default} of whole numbers, which a chapter that draws
-    no figure takes instead of --show.
+    chapter: the docstring to print for --help. numbers: {name: default}, flags for whole numbers. A chapter that draws
+    no figure has these instead of --show.
     """
     parser = argparse.ArgumentParser(description=chapter, formatter_class=argparse.RawDescriptionHelpFormatter)
     if not numbers:
@@ -307,7 +308,7 @@ def read_flags(chapter, **numbers):
 
 
 def pyplot(show):
-    """Return the module matplotlib.pyplot. Without `show` it draws to files only, and needs no screen."""
+    """Return the module matplotlib.pyplot. Without `show` it draws only to files, and needs no screen."""
     import matplotlib  # here and not above, because it takes a second and most programs draw nothing
 
     if not show:

@@ -28,9 +28,9 @@ TEXT = "to be or not to be"
 def attention(q, k, v, mask=None):
     """Return softmax(QKᵀ/√d)V: the output (..., T, d) and the weights (..., T, S), whose rows sum to 1.
 
-    The query q says what a position looks for, a key k what a position offers, its value v what it gives. The output is
-    the mean of the values, weighted by how well the keys match the query (arXiv:1706.03762, equation 1).
-    q: (..., T, d), k and v: (..., S, d), mask: boolean, broadcast to (..., T, S), True where a query may look.
+    The query q says what a position looks for, the key k what a position offers, and the value v what it gives. The
+    output is the mean of the values, weighted by how well the keys match the query (arXiv:1706.03762, equation 1).
+    q: (..., T, d); k and v: (..., S, d); mask: boolean, broadcast to (..., T, S), True where a query may look.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (..., T, S)
     if mask is not None:
@@ -40,7 +40,7 @@ def attention(q, k, v, mask=None):
 
 
 def by_products(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False):
-    """Compute `attention` with the arguments of PyTorch's kernel, F.scaled_dot_product_attention: (..., T, d)."""
+    """Return the output of `attention`, (..., T, d). The arguments are those of F.scaled_dot_product_attention."""
     if is_causal:
         attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
     y, weights = attention(q, k, v, attn_mask)
@@ -53,8 +53,8 @@ def by_products(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False):
 def rotary_table(positions, head_dim, base=10000.0):
     """Return the cosine and sine of position × frequency, each (T, head_dim / 2).
 
-    positions: (T,). Frequencies fall from 1 to about 1 / base: high ones tell near positions apart, low ones far ones.
-    (RoFormer, Su et al. 2021, arXiv:2104.09864.)
+    positions: (T,). Frequencies fall from 1 to about 1 / base: high frequencies tell near positions apart, and low
+    frequencies distant ones. (RoFormer, Su et al. 2021, arXiv:2104.09864.)
     """
     frequency = base ** (-torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
     angle = positions.float()[:, None] * frequency[None, :]  # (T, head_dim/2)
@@ -64,9 +64,9 @@ def rotary_table(positions, head_dim, base=10000.0):
 def rotate(x, table):
     """Rotate each pair (x_i, x_{i+hd/2}) of x (..., T, hd) by the angle of its position. hd: size of a head.
 
-    Rotary positions work because the product of a query at position m and a key at position n then depends on m and n
-    only through n - m. Proof: let R_m be the rotation matrix of position m. R_mᵀ turns back by m, and R_n turns forward
-    by n, so R_mᵀ R_n = R_{n-m}, and (R_m q)·(R_n k) = qᵀ R_mᵀ R_n k = q·(R_{n-m} k).
+    Rotary positions work because the product of a query at position m and a key at position n depends on m and n only
+    through n - m. Proof: let R_m be the rotation matrix of position m. R_mᵀ turns back by m, and R_n turns forward by
+    n, so R_mᵀ R_n = R_{n-m}, and (R_m q)·(R_n k) = qᵀ R_mᵀ R_n k = q·(R_{n-m} k).
     """
     cos, sin = (part.to(x.dtype) for part in table)
     a, b = x.chunk(2, dim=-1)
@@ -79,11 +79,11 @@ def rotate(x, table):
 class KVBuffer:
     """The keys and values of one layer (the "key-value cache"), with room for `rows` positions.
 
-    A pass writes the rows of the positions that it is given and attends to all rows written so far. A GPT appends
-    one row per pass; the sampler of a diffusion model rewrites a range of rows. Are the new outputs those of a full
-    pass? Causal: yes, if rows are appended, since no position depends on a later one. Bidirectional: yes in one layer.
-    In several, no: the kept positions look at the rewritten ones. So their outputs, which are inputs of the next layer,
-    should change, but the next layer's buffer keeps their old keys and values.
+    A pass writes the rows of the positions that it computes, and attends to all rows written so far. A GPT appends
+    one row per pass; the sampler of a diffusion model rewrites a range of rows. Are the new outputs equal to those of a
+    full pass? In a causal model, yes, if rows are appended, because no position depends on a later one. In a
+    bidirectional model, only the first layer is right. The kept positions look at the rewritten ones, so their outputs
+    should change. These outputs are the inputs of the next layer, but its buffer keeps the old keys and values.
     """
 
     def __init__(self, batch, n_head, rows, head_dim, device=None, dtype=None):
@@ -98,7 +98,7 @@ class KVBuffer:
         self.valid.index_fill_(0, positions, True)
 
     def mask(self, positions, causal):
-        """Return (T, rows), True where a query may look: at all written rows; if causal, up to its own position."""
+        """Return (T, rows), True where a query may look: at written rows, and if causal, not after its position."""
         mask = self.valid.expand(len(positions), -1)
         if causal:
             rows = torch.arange(len(self.valid), device=positions.device)
@@ -114,8 +114,8 @@ class Attention(nn.Module):
 
     qk_norm: divide each query and key by its root mean square (QK-norm; Henry et al. 2020, arXiv:2010.04245). The
     scores then stay in a range in which large learning rates are safe.
-    kernel: the function that computes softmax(QKᵀ/√d)V. PyTorch's gives the same result as our lines above without
-    storing the weights. Chapter 05 replaces it by `by_products` on some CPUs, where that is faster in bfloat16.
+    kernel: the function that computes softmax(QKᵀ/√d)V. PyTorch's kernel gives the same result as our lines above,
+    without storing the weights. Chapter 05 replaces it by `by_products` on some CPUs, where that is faster in bfloat16.
     """
 
     kernel = staticmethod(F.scaled_dot_product_attention)
@@ -130,7 +130,7 @@ class Attention(nn.Module):
     def forward(self, x, positions, table=None, buffer=None):
         """x (B, T, C) → (B, T, C). positions: (T,), counted from the start of the text; table: from `rotary_table`.
 
-        buffer: a KVBuffer, which receives the new rows; the positions then look at all of its rows.
+        buffer: a KVBuffer, which receives the new rows; the positions then look at all rows written so far.
         """
         B, T, C = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hd)
@@ -153,7 +153,7 @@ class Attention(nn.Module):
 
 
 def report(name, ours, reference, equal=True):
-    """Print the largest difference between two results. Assert that it is only rounding, or more if not `equal`."""
+    """Print the largest difference between two results. Assert that it is only rounding if `equal`, else more."""
     difference = (ours - reference).abs().max().item()
     print(f"  {name:58} {difference:.0e}{'' if equal else '   a real difference'}")
     assert (difference < 1e-5) if equal else (difference > 1e-3)
@@ -203,9 +203,9 @@ def example_weights(text):
     T, d = len(text), 32
     position = torch.arange(T)
     codes = torch.tensor([ord(character) for character in text])
-    letter = F.one_hot(codes).float()  # (T, ·) equal letters have equal vectors, others are orthogonal
-    # Here every query and every key is the same vector, and only its rotation says where it is. If a query is rotated
-    # one position further, the key of the next position fits it best.
+    letter = F.one_hot(codes).float()  # (T, ·) equal letters have equal vectors, different letters orthogonal ones
+    # In the second head every query and every key is the same vector, and only its rotation says where it stands. A
+    # query that is rotated one position further fits the key of the next position best.
     same = torch.full((T, d), 4.0)
     here, next_place = rotary_table(position, d), rotary_table(position + 1, d)
     heads = {
@@ -250,7 +250,7 @@ def show_rotary():
     q, k = torch.randn(2, 1, 64)  # (T=1, hd) each
 
     def score(m, n):
-        """The product of q at position m and k at position n."""
+        """Return the product of q at position m and k at position n."""
         rotated = (rotate(x, rotary_table(torch.tensor([p]), 64)) for x, p in ((q, m), (k, n)))
         return torch.linalg.vecdot(*rotated).item()
 

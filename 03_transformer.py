@@ -61,7 +61,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class TransformerConfig(Shape):
-    """The shape, and what follows from the text and from the task."""
+    """The shape, and two settings that follow from the text and from the task."""
 
     vocab_size: int = 65  # number of different tokens, without the mask token
     causal: bool = False  # a position looks at earlier positions only: False for a dLLM, True for a GPT
@@ -88,7 +88,10 @@ def make_norm(config):
 
 
 class MLP(nn.Module):
-    """(B, T, C) → (B, T, 4C) → (B, T, C), with ReLU², max(0, x)² (arXiv:2109.08668), or GELU (arXiv:1606.08415)."""
+    """Two linear layers: (B, T, C) → (B, T, 4C) → (B, T, C).
+
+    Between them is squared ReLU, max(0, x)² (arXiv:2109.08668), or GELU (arXiv:1606.08415).
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -128,8 +131,8 @@ class Neighbours(nn.Module):
     """Add to each vector of x (B, T, C) the vectors next to it, with one weight per distance and channel.
 
     This is a depthwise convolution. (So et al. 2021, arXiv:2109.08668, use one inside attention.) To spell, a position
-    must know its neighbours. Attention has to learn where they are; the convolution knows by construction.
-    stream: the x of all positions so far (B, rows, C), zero where not yet written; x is written into its `positions`.
+    must know its neighbours. Attention has to learn where the neighbours are; the convolution knows by construction.
+    stream: (B, rows, C), the vectors of all positions so far, zero where not yet written; x goes into its `positions`.
     """
 
     def __init__(self, config):
@@ -148,7 +151,7 @@ class Neighbours(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Noise levels t (B,) → vectors (B, C), zero before training. As in Ho et al. 2020, arXiv:2006.11239."""
+    """Turn noise levels t (B,) into vectors (B, C), zero before training, as in Ho et al. 2020 (arXiv:2006.11239)."""
 
     def __init__(self, n_embd):
         super().__init__()
@@ -168,14 +171,14 @@ class Transformer(nn.Module):
     """Tokens (B, T) → logits (B, T, V), where V = vocab_size. Logits are scores; softmax makes them probabilities.
 
     The mask token has a row in the embedding, but no logit. Many models use one matrix as embedding and as head (weight
-    tying, Press and Wolf 2016, arXiv:1608.05859). Ours has two, because they begin at different scales.
+    tying, Press and Wolf 2016, arXiv:1608.05859). Ours has two matrices, because they begin at different scales.
     """
 
     def __init__(self, config):
         super().__init__()
         self.config = config
         self.token_emb = nn.Embedding(config.vocab_size + 1, config.n_embd)
-        self.convs = nn.ModuleList(Neighbours(config) for _ in range(count_convs(config)))  # of the first blocks
+        self.convs = nn.ModuleList(Neighbours(config) for _ in range(count_convs(config)))  # for the first blocks
         self.pos_emb = nn.Embedding(config.seq_len, config.n_embd) if config.positions == "learned" else None
         self.time_emb = TimeEmbedding(config.n_embd) if config.time_conditioned else None
         self.drop = nn.Dropout(config.dropout)
@@ -201,8 +204,8 @@ class Transformer(nn.Module):
     def forward(self, tokens, t=None, positions=None, cache=None):
         """tokens: (B, T) → logits (B, T, V). t: (B,) noise levels, which only a time-conditioned model reads.
 
-        positions: (T,), those of the tokens in the text; 0 … T-1 if not given. cache: from `make_cache`; the model
-        writes the rows `positions` of it, and attends to all rows written so far.
+        positions: (T,), where the tokens stand in the text; by default 0 … T-1. cache: from `make_cache`; the model
+        writes into its rows `positions`, and attends to all rows written so far.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
@@ -242,7 +245,7 @@ def count_convs(config):
 
 @dataclass
 class Cache:
-    """What is kept of the positions read so far. attention.KVBuffer says when results are exact."""
+    """What a model keeps of the positions that it has read. attention.KVBuffer says when results are exact."""
 
     layers: list  # one KVBuffer per block
     streams: list  # the input of each convolution (B, rows, C), zero where not yet written
@@ -258,8 +261,8 @@ def count_parameters(model):
 def flops_per_token(config):
     """Return the floating-point operations (FLOPs) per token of a training step (forward and backward).
 
-    A weight of a matrix costs 6 (2 forward, 4 backward). Attention over T positions costs 12 C T per layer, for the
-    scores and the weighted sums (PaLM, Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
+    Each weight of a matrix costs 6 FLOPs per token (2 forward, 4 backward). Attention over T positions costs 12 C T per
+    layer, for the scores and the weighted sums (PaLM, Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
     """
     matrices = config.n_layer * 12 * config.n_embd**2 + config.n_embd * config.vocab_size
     return 6 * matrices + 12 * config.n_layer * config.n_embd * config.seq_len
@@ -272,7 +275,7 @@ def parameters_by_part(config):
     gelu = config.activation == "gelu"
     layer = config.norm == "layer"  # True counts as 1, and False as 0
     return {
-        "token_emb": ("(V+1) C", (V + 1) * C),  # one row more than the head, for the mask token
+        "token_emb": ("(V+1) C", (V + 1) * C),  # one more row than the head, for the mask token
         "conv": ("N K C", N * K * C),
         "pos_emb": ("T C", T * C if config.positions == "learned" else 0),
         "time_emb": ("2 C² + 2 C", 2 * (C**2 + C) if config.time_conditioned else 0),
@@ -286,7 +289,7 @@ def parameters_by_part(config):
 def show_costs(config):
     tensors.heading("1. Parameters, and floating-point operations (FLOPs) per token")
     c = replace(config, time_conditioned=False)  # a noise level costs FLOPs per sequence, not per token
-    with torch.device("meta"):  # meta tensors have shapes but no memory: enough to count
+    with torch.device("meta"):  # meta tensors have shapes but no data, which is enough to count
         model, counted_model = Transformer(config), Transformer(c)
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             counted_model(torch.zeros(1, c.seq_len, dtype=torch.long)).sum().backward()

@@ -6,12 +6,13 @@
 A GPT learns to predict the next character. A masked diffusion model learns to predict any hidden characters from the
 visible ones. To write, it starts from masks alone and replaces them by characters in a few passes.
 
-To change one thing: a selection rule is a function like `scattered`, to be passed as `select`; a training objective is
-a function like `simple_loss`.
+To change one thing, write a selection rule, which is a function like `scattered`, and pass it as `select`; or write a
+training objective, which is a function like `simple_loss`.
 
 The chapter has four parts and a demonstration: the loss in a few lines, the sampler, a bound on the probability of a
-text, and the same in the words of the papers. You should see a model that learns four sentences by heart and writes
-them from masks alone, a table that explains our choice of a sampler, and several ways to compute one bound that agree.
+text, and the same bound in the words of the papers. You should see a model that learns four sentences by heart and
+writes them from masks alone, a table that explains our choice of a sampler, and one bound that is computed in several
+ways, with the same result.
 """
 
 import math
@@ -31,7 +32,7 @@ transformer = import_module("03_transformer")
 
 
 def hide(x0, k, mask_id, given=0):
-    """Return x0 (B, T) with k (B,) random tokens of each row replaced by the mask, but none of the first `given`.
+    """Replace k (B,) random tokens of each row of x0 (B, T) by the mask, but none of the first `given`: (B, T).
 
     The mask is one more token, with the number vocab_size. The model reads it, and never predicts it.
     """
@@ -43,17 +44,17 @@ def hide(x0, k, mask_id, given=0):
 def ranks(score):
     """Return the rank of each score (B, T) in its row, 0 for the lowest: (B, T)."""
     order = score.argsort(1)  # order[b, 0] is the position of the lowest score
-    return order.argsort(1)  # the inverse: at each position, its place in that order
+    return order.argsort(1)  # the inverse: the place of each position in that order
 
 
 def simple_loss(model, x0, k):
-    """Return the training loss: hide k (B,) tokens of each text in x0 (B, T). In nats per hidden token.
+    """Hide k (B,) tokens of each text in x0 (B, T), and return the training loss, in nats per hidden token.
 
     This is one mean over all hidden tokens of the batch, so a text with many masks counts more. The bound of section 3
     takes the mean within each text first, and then the mean over the texts.
     """
     xt = hide(x0, k, model.config.mask_id)  # (B, T)
-    t = k / x0.shape[1]  # (B,) the noise level: a time-conditioned model reads it, and ours do not
+    t = k / x0.shape[1]  # (B,) the noise level, which only a time-conditioned model reads
     logits = model(xt, t)  # predict every token from the visible ones: (B, T, V)
     hidden = xt == model.config.mask_id  # (B, T)
     return F.cross_entropy(logits[hidden].float(), x0[hidden])  # compare only where the answer was hidden
@@ -62,10 +63,10 @@ def simple_loss(model, x0, k):
 def spread_evenly(n, most, device=None):
     """Draw how many tokens to hide in each of n texts: (n,).
 
-    The range 1 … `most` is cut into n equal parts, and every part gives one number. Texts with few masks are easy and
-    texts with many are hard. If every batch holds all kinds, in random order, its loss depends less on luck and more on
-    the model. (Statisticians call such draws stratified.) most: a number, or one for each row (n,), which is rounded
-    up.
+    The range 1 … `most` is cut into n equal parts, one number is drawn from each part, and the numbers are shuffled.
+    Texts with few masks are easy, and texts with many masks are hard. If every batch holds both, its loss depends less
+    on luck and more on the model. (Statisticians call such draws stratified.)
+    most: one number for all texts, or (n,) one for each text. It is rounded up.
     """
     u = torch.rand(n, device=device)
     part = torch.randperm(n, device=device)
@@ -77,17 +78,17 @@ def spread_evenly(n, most, device=None):
 
 
 def propose(logits, temperature=1.0, top_k=None):
-    """Draw a token for each position of logits (B, T, V), and say how probable the model finds it: (B, T) each."""
+    """Draw a token for each position of logits (B, T, V). Return tokens and their probabilities: (B, T) each."""
     token = draw(logits, temperature, top_k)
     probability = logits.float().softmax(-1)  # (B, T, V)
     return token, probability.gather(-1, token[..., None])[..., 0]
 
 
 def draw(logits, temperature=1.0, top_k=None):
-    """Draw a token for each position of logits (…, V): (…). Raises FloatingPointError if they are infinite or NaN.
+    """Draw a token for each position of logits (…, V): (…). Raises FloatingPointError if logits are infinite or NaN.
 
-    temperature: below 1, likely tokens become even likelier; 0 takes the most likely one. top_k: draw only among this
-    many most likely tokens.
+    temperature: below 1, likely tokens become even likelier; 0 takes the most likely one. top_k: draw only among the
+    top_k most likely tokens.
     """
     if temperature < COLDEST:
         check_finite(logits.amax(-1))
@@ -95,7 +96,7 @@ def draw(logits, temperature=1.0, top_k=None):
     return pick(probabilities(logits, temperature, top_k))
 
 
-COLDEST = 0.001  # dividing by less would overflow, and the most likely token wins anyway
+COLDEST = 0.001  # dividing by a smaller number would overflow, and the most likely token wins anyway
 
 
 def probabilities(logits, temperature, top_k=None):
@@ -122,8 +123,8 @@ def check_finite(values):
 
 
 # A selection rule says where to write. It is a function of four tensors: the logits (B, T, V), the probability of each
-# proposal (B, T), where masks are left (B, T, True there), and how many proposals to write in each row (B,). It returns
-# True at the positions to write (B, T). Chapter 11 adds more rules.
+# proposal (B, T), a tensor that is True where masks are left (B, T), and how many proposals to write in each row (B,).
+# It returns True at the positions to write (B, T). Chapter 11 adds more rules.
 
 
 def by_confidence(logits, confidence, masked, count):
@@ -139,17 +140,17 @@ def scattered(logits, confidence, masked, count):
     """
     score = torch.rand(masked.shape, device=masked.device)
     distance = distance_to_higher(score, masked)
-    return highest(distance + score, masked, count)  # a score, below 1, decides between equal distances
+    return highest(distance + score, masked, count)  # the score, which is below 1, decides between equal distances
 
 
 def highest(score, masked, count):
-    """Return True at the `count` (B,) masked positions of each row that have the highest score (B, T): (B, T)."""
+    """Return (B, T), True at those `count` (B,) masked positions of each row that have the highest score (B, T)."""
     score = score.masked_fill(~masked, -math.inf)
     return (ranks(-score) < count[:, None]) & masked
 
 
 def distance_to_higher(score, masked):
-    """Return the distance from each masked position to the nearest masked one with a higher score (B, T): (B, T).
+    """Return how far each masked position is from the nearest masked position with a higher score (B, T): (B, T).
 
     The distance is infinite for the highest score, and 0 if the position is not masked. (Mountaineers call the distance
     from a peak to the nearest higher ground its isolation.)
@@ -167,7 +168,7 @@ class State:
     """What a sampler yields after each forward pass."""
 
     canvas: torch.Tensor  # (B, T) tokens, and the mask where nothing is written yet
-    confidence: torch.Tensor  # (B, T) probability of the written token; for a mask, of the last proposal; 1 if given
+    confidence: torch.Tensor  # (B, T) probability of the written token, or for a mask, of its last proposal; 1 if given
     committed: torch.Tensor  # (B, T) True where this pass wrote
 
 
@@ -199,11 +200,11 @@ REACH = 4  # any two tokens that one pass of correction hides are further apart 
 
 
 def doubtful(confidence, written):
-    """Choose which of the positions `written` (B, T) to write again: (B, T). They are more than REACH apart.
+    """Choose which of the `written` positions (B, T) to write again: (B, T). They are more than REACH apart.
 
-    The less probable the model found a token, the more often its position is chosen. Gumbel noise makes
-    the choice: add it to the logarithm of each weight, and the place of the highest sum is a random draw in proportion
-    to the weights. So each chosen position has won such a draw against all written positions within REACH.
+    The less probable the model found a token, the more often its position is chosen. Gumbel noise makes this choice: if
+    we add it to the logarithm of each weight, the place of the highest sum is a random draw in proportion to the
+    weights. A position is chosen if its sum is the highest among all written positions within REACH.
     """
     doubt = (1 - confidence).clamp(min=1e-6)  # (B, T)
     u = torch.rand(doubt.shape, device=doubt.device).clamp(1e-6, 1 - 1e-6)
@@ -242,7 +243,7 @@ def denoise(model, canvas, steps=64, temperature=1.0, top_k=None, select=scatter
     corrections = min(int(correction * steps), most, steps - 1)
     for state in unmask(model, canvas, steps - corrections, temperature, top_k, select):
         yield state
-    yield from correct(model, state, blanks, corrections, temperature, top_k)  # from the last State on
+    yield from correct(model, state, blanks, corrections, temperature, top_k)  # begins with the last State
 
 
 # 3. From the loss to a bound on the probability of a text
@@ -252,10 +253,10 @@ def denoise(model, canvas, steps=64, temperature=1.0, top_k=None, select=scatter
 # the chain rule
 #     log p(text | order) = sum over i of log p(token at order[i] | tokens at order[0] ... order[i-1]).
 # All T! orders can write the same text, so p(text) is the mean of p(text | order). For a long text we can estimate
-# only the mean of the logarithms. It is never above the logarithm of the mean (Jensen's inequality):
+# only the mean of the logarithms. That is never above the logarithm of the mean (Jensen's inequality):
 #     log p(text) = log mean p(text | order) >= mean log p(text | order).
-# The right side is the evidence lower bound (ELBO). Its negative, the NELBO, is an upper bound on the NLL. Both
-# describe a sampler that writes one token per pass. A faster one gives texts other probabilities.
+# The right side is the evidence lower bound (ELBO). Its negative, the NELBO, is an upper bound on the NLL. Both numbers
+# describe a sampler that writes one token per pass. A faster sampler gives texts other probabilities.
 
 
 def hidden_losses(model, x0, xt, t):
@@ -267,7 +268,7 @@ def hidden_losses(model, x0, xt, t):
 
 @contextmanager
 def same_numbers(seed, device):
-    """Draw the random numbers of this seed in a `with` block. Afterwards, random numbers go on as if without it."""
+    """Seed the random numbers inside a `with` block. Afterwards they continue as if there had been no block."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
@@ -278,12 +279,12 @@ def same_numbers(seed, device):
 def nelbo(model, x0, draws=1, batch_size=64, given=0, seed=0):
     """Estimate the NELBO of x0 (N, T), an upper bound on the NLL: (mean, standard error) in nats per token.
 
-    It hides k random tokens of each row, for k from 1 to T, and averages the mean loss of a hidden token (LLaDA, Nie et
-    al. 2025, arXiv:2502.09992, equation 6). The functions below show for a short text why that is the NELBO.
+    In each row it hides k random tokens, with k from 1 to T, and averages the mean loss of a hidden token (LLaDA, Nie
+    et al. 2025, arXiv:2502.09992, equation 6). The functions below show for a short text why this average is the NELBO.
 
-    draws: masks per row. The first `given` tokens are never hidden and do not count. The seed fixes the masks, so that
-    all models meet the same ones. The error is meant to show the chance in the masks alone. It is a little too large,
-    because it also contains some of the differences between texts.
+    draws: how many random masks each row gets. The first `given` tokens are never hidden and do not count. The seed
+    fixes the masks, so all models meet the same masks. The error is meant to show only the chance in the masks. It is a
+    little too large, because it also contains some of the differences between texts.
     """
     x0 = x0.repeat(draws, 1)
     N, T = x0.shape
@@ -344,10 +345,10 @@ def nelbo_by_orders(table, T):
 def nelbo_by_counts(table, T):
     """Return the NELBO from how many tokens are hidden, not from their order. `nelbo` estimates this, divided by T.
 
-    When k tokens are still hidden, all sets of k positions are equally likely, and each of the k is next with
+    When k tokens are still hidden, all sets of k positions are equally likely, and each of these k tokens is next with
     probability 1/k. So take, for each k from 1 to T, the mean loss of a hidden token. The sum of these T means is the
-    mean of -log p(text | order) over all orders. One pass gives the losses of all k tokens, although an order would use
-    only one of them.
+    mean of -log p(text | order) over all orders. One pass gives the losses of all k hidden tokens, while a single order
+    would use only one of them.
     """
     total = 0.0
     for k in range(1, T + 1):
@@ -364,7 +365,7 @@ def ell(table, T, t):
     total = torch.zeros_like(t)
     for hidden, losses in table.items():
         others = len(hidden) - 1
-        probability = t**others * (1 - t) ** (T - 1 - others)  # of hiding exactly these of the other tokens
+        probability = t**others * (1 - t) ** (T - 1 - others)  # of hiding exactly this set of other tokens
         total = total + probability * losses.sum()
     return total / T
 
@@ -374,9 +375,9 @@ def nelbo_by_clock(table, T):
 
     A second way to see the mean over orders is a clock. Give each token a random time u in (0, 1), and let the clock
     run from 1 to 0: a token is written when the clock shows its u. All orders are equally likely, and when the token
-    with u = t is written, each other one is still hidden with probability t. So its mean loss is the area under ℓ.
-    If we hide all tokens at rate t instead, a token is hidden, and has a loss, only with probability t. Hence the
-    weight 1/t of the papers.
+    with u = t is written, each other token is still hidden with probability t. So the mean loss of a token is the area
+    under ℓ. If we hide all tokens at rate t instead, a token is hidden, and has a loss, only with probability t. That
+    is why the papers give its loss the weight 1/t.
     """
     edges = torch.linspace(0, 1, 10001, dtype=torch.float64) ** 4  # narrow intervals near 0, where ℓ changes fast
     t = (edges[1:] + edges[:-1]) / 2
@@ -390,8 +391,8 @@ class NoiseSchedule:
     """How tokens disappear from t = 0 (clean) to t = 1 (all masked). alpha(t): the probability that a token is visible.
 
     weight(t) = -alpha'(t) / (1 - alpha(t)): the factor of a hidden token's loss in the NELBO (MDLM, Sahoo et al. 2024,
-    arXiv:2406.07524, equation 10). Another schedule runs the clock at another speed and keeps the order. So all
-    schedules have the same NELBO, if the model is not told t or is told 1 - alpha(t).
+    arXiv:2406.07524, equation 10). Another schedule changes the speed of the clock, but not the order. So all schedules
+    have the same NELBO, if the model reads 1 - alpha(t), or no noise level at all.
     """
 
     NAMES = ("linear", "cosine", "sqrt")
@@ -427,7 +428,7 @@ def nelbo_by_schedule(model, x0, schedule, seed=0):
     """Estimate the NELBO of x0 (N, T) from random t, as MDLM does: (mean, standard error) in nats per token.
 
     Near t = 0 few tokens are hidden, and each has a huge weight. With the schedules linear and sqrt, these rare tokens
-    decide the mean, and a sample that misses them also underestimates the error. With cosine, hardly any token is
+    dominate the mean, and a sample that misses them also underestimates the error. With cosine, hardly any token is
     hidden near t = 0. That is one reason to count masks instead, as `nelbo` does.
     """
     N = len(x0)

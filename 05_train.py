@@ -10,18 +10,19 @@ of a settings file (--config). Press Ctrl-C to save and stop; run the same comma
 
 The chapter begins with the shortest loop that trains; it gets a tiny model to a training loss of about 2.7. Then it
 adds a schedule for the learning rate, Muon, an average of the weights, and 16-bit numbers. You should see the NELBO
-fall from 4.2 nats per character (guessing among 65) through 3.3 (knowing their frequencies) to about 1.9. If it ends
-far above that, other programs were using the cores: the same command with more --minutes goes on where it ended.
+fall from 4.2 nats per character (guessing among 65) through 3.3 (knowing only their frequencies) to about 1.9. If it
+ends far above 1.9, other programs were using the cores. The same command with more --minutes then continues the run.
 
-The way of a batch: `main` reads the settings and the text. The tokenizer gives each character its number in the sorted
-list of all characters, and the last tenth of the text is kept for evaluations. A task (section 2) draws batches from
-the first nine tenths and computes their loss. `start` makes the model, and a Run, which keeps the time, the log and the
-folder, checkpoints/NAME. `train` is the loop. With the laptop settings a batch is (16, 128) tokens. Up to 103 of the
-128 tokens of a row are hidden (t_max 0.8); the logits are (16, 128, 65), and the loss is one number.
+The path of a batch through the program: `main` reads the settings and the text. The tokenizer gives each character its
+number in the sorted list of all characters, and the last tenth of the text is kept for evaluations. A task (section 2)
+draws batches from the first nine tenths and computes their loss. `start` makes the model, and a Run, which keeps the
+time, the log and the folder, checkpoints/NAME. `train` is the loop. With the laptop settings a batch is (16, 128)
+tokens. Up to 103 of the 128 tokens of a row are hidden (t_max 0.8); the logits are (16, 128, 65), and the loss is one
+number.
 
 To change one thing: the loss is `MaskedDiffusion.loss`, the optimizers come from `make_optimizers`, the schedule is
-`learning_rate`. A new field of TrainConfig is at once a flag (its comment is the text of --help) and a line of a
-settings file; follow `t_max` to see how a setting gets to where it is used. Give a changed program another --run.
+`learning_rate`. A new field of TrainConfig also becomes a flag, whose comment is its --help text, and can stand in a
+settings file. Follow `t_max` to see how a setting gets to where it is used. Give a changed program another --run.
 """
 
 import copy
@@ -54,7 +55,8 @@ def plain_loop(model, tokens, steps, batch_size=32, lr=3e-3):
     """Train `model` on tokens (N,) for `steps` steps, and return the loss of each step.
 
     AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) averages the gradients of the last steps and divides each
-    average by its usual size, so that all weights move at about the same rate. It also pulls them slightly to zero.
+    average by the usual size of its gradient, so that all weights move at about the same rate. It also pulls the
+    weights slightly towards zero.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     window = model.config.seq_len
@@ -69,7 +71,7 @@ def plain_loop(model, tokens, steps, batch_size=32, lr=3e-3):
         loss.backward()
         # Limiting the norm of the gradient keeps one unusual batch from undoing the work of many.
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        # The optimizer moves every weight a small step in the other direction.
+        # The optimizer moves every weight a small step in the opposite direction.
         optimizer.step()
         losses.append(loss.item())
         if step % 20 == 0 or step == steps - 1:
@@ -81,7 +83,7 @@ def plain_loop(model, tokens, steps, batch_size=32, lr=3e-3):
 
 
 class Text:
-    """A text as a long row of tokens: random windows of it to learn from, and windows of unseen text to evaluate on.
+    """A text as a long row of tokens. It has random windows to learn from, and unseen windows to evaluate on.
 
     parts: the training text and the validation text. window: the number of tokens in a window.
     """
@@ -101,8 +103,9 @@ class Text:
 class MaskedDiffusion(Text):
     """The task of a dLLM: restore hidden tokens.
 
-    t_max: the largest share of hidden tokens in training. Little can be learned from texts that are almost empty, so in
-    a short run it helps to leave them out (docs/ablation.md), although writing begins with such a text.
+    t_max: the largest share of hidden tokens in training. Little can be learned from texts that are almost completely
+    hidden, so in a short run it helps to leave them out (docs/ablation.md), although writing begins with a completely
+    hidden text.
     """
 
     measure = "NELBO"
@@ -135,11 +138,11 @@ class TrainConfig:
     """How to train. configs/laptop.yaml changes some of these values."""
 
     steps: int = 50_000  # largest number of steps
-    minutes: float = 0.0  # largest number of minutes of training; evaluations come on top. 0: no limit
+    minutes: float = 0.0  # largest number of minutes of training, without the evaluations; 0: no limit
     batch_size: int = 64  # windows per step
     accumulate: int = 1  # parts into which a step's batch is split, to save memory; the steps are almost the same
     optimizer: Literal["muon", "adamw"] = "muon"  # optimizer of the matrices inside the blocks
-    lr_matrix: float = 0.02  # learning rate of Muon, or of AdamW in its place, for which 0.003 is better
+    lr_matrix: float = 0.02  # learning rate of the matrices inside the blocks; for AdamW, 0.003 is better
     lr_other: float = 0.005  # learning rate of AdamW, for embeddings, head and norms
     momentum: float = 0.95  # decay factor of Muon's running average of gradients
     weight_decay: float = 0.0  # pull towards zero, relative to the learning rate
@@ -184,7 +187,7 @@ class DiffusionTrainConfig(TrainConfig):
 
 
 def learning_rate(step, progress, config):
-    """Return the factor in [0, 1] of both learning rates: it rises over the first steps, stays, and then falls to 0.
+    """Return the factor (0 to 1) of both learning rates: it rises over the first steps, stays, and then falls to 0.
 
     At first the gradients change quickly, so the steps begin small. At the end, small steps let the weights settle.
     progress: the share of the run that is done, in steps or in time, from 0 to 1.
@@ -196,14 +199,15 @@ def learning_rate(step, progress, config):
 
 # 4. Muon
 
-# A polynomial a x + b x³ + c x⁵ for each step. The first one brings all numbers from 0.01 to 1 as near to 1 as such a
-# polynomial can, and each later one does this with the results of the one before: they end between 0.72 and 1.28.
-# (Found by linear programming. The method is that of Polar Express, Amsel et al. 2025, arXiv:2505.16932.)
+# A polynomial a x + b x³ + c x⁵ for each step. The first polynomial brings all numbers from 0.01 to 1 as near to 1 as
+# such a polynomial can, and each later polynomial does the same with the results of the one before. At the end all
+# numbers lie between 0.72 and 1.28. (Found by linear programming. The method is that of Polar Express, Amsel et al.
+# 2025, arXiv:2505.16932.)
 POLYNOMIALS = (8.0934, -23.6205, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526)
 
 
 def orthogonalize(x):
-    """Return the nearest (semi-)orthogonal matrix to each of the matrices x (N, m, n), approximately: (N, m, n).
+    """Return, for each matrix in x (N, m, n), approximately the nearest (semi-)orthogonal matrix: (N, m, n).
 
     A matrix stretches space by a different factor, its singular value, in each of several directions. We bring all
     factors near 1 and keep the directions. Polynomials of the matrix do just that, and they need only matrix products,
@@ -222,9 +226,10 @@ def orthogonalize(x):
 class Muon(torch.optim.Optimizer):
     """Gradient descent with momentum, whose step for each matrix is made orthogonal (Jordan et al. 2024).
 
-    The gradient of a matrix is usually dominated by a few directions, so AdamW learns little in the others. An
-    orthogonal step moves equally far in all of them. How much that buys in a minute is in docs/ablation.md. dtype: the
-    number format of the matrix products.
+    The gradient of a matrix is usually dominated by a few directions, so AdamW learns little in the other directions.
+    An orthogonal step moves equally far in all directions. docs/ablation.md says how much that gains in a minute of
+    training.
+    dtype: the number format of the matrix products.
     """
 
     def __init__(self, matrices, lr, momentum, weight_decay=0.0, dtype=torch.float32):
@@ -243,7 +248,8 @@ class Muon(torch.optim.Optimizer):
                 average.lerp_(p.grad, 1 - group["momentum"])
                 ahead.append(p.grad.lerp(average, group["momentum"]))  # the new gradient counts once more (Nesterov)
             update = orthogonalize(torch.stack(ahead).to(self.dtype)).float()  # (N, m, n)
-            # A shape is (outputs, inputs). More outputs than inputs spread a step over more numbers: make up for that.
+            # A shape is (outputs, inputs). With more outputs than inputs, a step is spread over more numbers, so we
+            # raise the rate.
             rate = group["lr"] * max(1, shape[0] / shape[1]) ** 0.5
             for p, direction in zip(matrices, update):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -251,7 +257,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(model, config, dtype):
-    """Return two optimizers: one of the matrices inside the blocks, and AdamW for everything else."""
+    """Return two optimizers: one for the matrices inside the blocks, and AdamW for everything else."""
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     inside = set(matrices)
     others = [p for p in model.parameters() if p not in inside]
@@ -270,12 +276,12 @@ def train(model, task, config, run, device, distribute=lambda model: model):
     """Train `model` on `task`. The folder of the run then holds the averaged weights of the best evaluation.
 
     The average follows the weights slowly (an exponential moving average, EMA), which removes the noise of the last few
-    batches. In a training of one minute neither the average nor the falling learning rate gains anything that could be
-    measured (docs/ablation.md). They are there for longer trainings, in which the noise would remain at the end.
+    batches. In one minute of training, neither the average nor the falling learning rate brings a measurable gain
+    (docs/ablation.md). We use them for longer runs, in which the noise would otherwise remain at the end.
 
     With 16-bit numbers a matrix product is faster and needs half the memory; autocast chooses the format of each
     operation, and the weights stay in float32. Small gradients would vanish in float16, so a GradScaler multiplies the
-    loss by a large number and divides the gradients by it.
+    loss by a large number and later divides the gradients by the same number.
 
     distribute: wraps the model for several processes (chapter 12).
     """
@@ -287,10 +293,11 @@ def train(model, task, config, run, device, distribute=lambda model: model):
     optimizers = make_optimizers(model, config, torch.float32 if dtype == torch.float16 else dtype)
     rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    # The run saves these at each evaluation, and at Ctrl-C. If it was interrupted, it goes on from there.
+    # The run saves all of these at each evaluation, and at Ctrl-C. An interrupted run resumes from what it saved.
     run.resume(model=model, averaged=averaged, matrices=optimizers[0], others=optimizers[1], scaler=scaler)
 
-    # `steps` seeds the random numbers of each step, and ends when the steps or the minutes are over, or after Ctrl-C.
+    # `run.steps` seeds the random numbers of each step. It ends when the steps or the minutes are over, or after
+    # Ctrl-C.
     for step in run.steps():
         # There is an evaluation before the first step, and then at equal shares of the run.
         if run.is_due():
@@ -345,7 +352,7 @@ def evenly(windows, count):
 
 
 def evaluate(model, task, config, run):
-    """Measure `model` on some unseen text. If no earlier evaluation was as good, save it."""
+    """Measure `model` on some unseen text, and save the model if this is its best evaluation so far."""
     with run.pause():  # an evaluation does not count as training time
         mean, error = task.evaluate(model, evenly(task.windows, config.evaluate_windows))
         numbers = {task.measure: mean, "error": error}
@@ -358,7 +365,7 @@ FINAL_WINDOWS = 500  # windows of the last evaluation
 
 
 def report(build, task, run, device):
-    """Measure the best weights on more unseen text. This is the number to report, and it is saved with them.
+    """Measure the best weights on more unseen text. The result is the number to report, saved with the weights.
 
     build: the class of the model.
     """
@@ -404,7 +411,7 @@ def check_memory(shape, config, device):
     """Raise UserError if a training step cannot fit into the memory of the device. shape: the TransformerConfig."""
     size = sum(number for _, number in transformer.parameters_by_part(shape).values())
     rows = config.batch_size // config.accumulate
-    # A weight, its gradient, average and momentum have 4 bytes each, and the Python objects of a block 25 kB. The
+    # A weight, its gradient, average and momentum take 4 bytes each, and the Python objects of a block take 25 kB. The
     # logits are in float32, and the input of each block is kept for the backward pass in at least 16 bits.
     needed = 16 * size + 25_000 * shape.n_layer
     needed += rows * shape.seq_len * (4 * shape.vocab_size + 2 * shape.n_layer * shape.n_embd)
@@ -456,7 +463,7 @@ class Command(Settings):
 
 
 def main(argv=None):
-    settings = cli.parse(Command, argv, section="dllm")  # of a settings file: what stands below dllm holds here
+    settings = cli.parse(Command, argv, section="dllm")  # from a settings file it takes what stands below dllm
     corpus = text.load(settings.corpus)
     parts = text.split(corpus.text)
     tokenizer = text.Characters.of(corpus.text)

@@ -8,16 +8,17 @@
     python 06_generate.py --runtime onnx-int8                    # the same passes in less time, without a GPU
     python 06_generate.py --hub                                  # the published model, from the Hugging Face Hub
 
-A text takes a few seconds on two cores. In a terminal, each grey block is a masked character. Blocks all over the text
-turn into letters, and the newest letters are highlighted. Then the later half of the passes corrects letters that the
-model doubts. If the text is longer than the model's window, this happens window by window. The page that --html writes
-has a slider over the passes.
+A text takes a few seconds on two cores. In a terminal, each grey block is a masked character. In the first half of the
+passes, blocks all over the text turn into letters, and the newest letters are highlighted. In the second half, the
+model rewrites letters that it doubts. A text that is longer than the model's window is written window by window. The
+page that --html writes has a slider over the passes.
 
-The way of a text: `main` loads a model, by default your latest run in checkpoints/. A canvas (section 1) is the prompt
-and then masks, (B, T) tokens. `generate` (section 2) cuts it into windows, lets chapter 04's `denoise` fill each, and
-yields a State after each pass. `watch` (section 3) gives the States to the viewers: a terminal, a GIF, a page.
+The path of a text through the program: `main` loads a model, by default your latest run in checkpoints/. Section 1
+makes a canvas, which holds (B, T) tokens: the prompt, and then masks. `generate` (section 2) cuts the canvas into
+windows, lets chapter 04's `denoise` fill each window, and yields a State after each pass. `watch` (section 3) gives the
+States to the viewers: a terminal, a GIF, a page.
 
-To change one thing: `main` passes to `generate` how to write. With another selection rule of chapter 04 that is
+To change one thing: `main` can pass another sampler to `generate`. For another selection rule of chapter 04, pass
 denoise=functools.partial(diffusion.denoise, select=diffusion.by_confidence).
 """
 
@@ -36,14 +37,14 @@ import torch
 diffusion = import_module("04_diffusion")
 
 MAX_LENGTH = 100_000  # positions; a slip such as {1000000} must not fill the memory
-MAX_DRAWN = 20_000_000  # tokens in all pictures of an animation, for the same reason
+MAX_DRAWN = 20_000_000  # tokens in all pictures of an animation; more could fill the memory, too
 
 
 # 1. The canvas: a prompt and a blank differ only in which positions are masked
 
 
 def from_prompt(prompt, length, tokenizer):
-    """Return the tokens of `prompt`, then masks up to `length` positions, a list."""
+    """Return a list of `length` tokens: those of `prompt`, and then masks."""
     tokens = tokenizer.encode(prompt)
     if len(tokens) >= length:
         raise cli.UserError(f"the prompt fills {len(tokens)} of {length} places: raise --len")
@@ -51,7 +52,7 @@ def from_prompt(prompt, length, tokenizer):
 
 
 def from_infill(text, tokenizer):
-    """Return the tokens of `text` with its blanks masked, a list: _ is one masked position, {20} is twenty."""
+    """Return the list of the tokens of `text`, with its blanks masked: _ is one masked position, {20} is twenty."""
     tokens = []
     for part in re.split(r"(_|\{[0-9]{1,9}\})", text):
         if part == "_":
@@ -71,12 +72,13 @@ def from_infill(text, tokenizer):
 
 
 def plan_windows(masked, size, steps):
-    """Return the windows of at most `size` positions that hold all masks: a list of (left, right, steps), in order.
+    """Return windows of at most `size` positions that hold all masks: a list of (left, right, steps), in order.
 
     masked: (B, T), True where something is to be written. A window begins a quarter of its size before the text that
-    it adds, so that the model continues from known text. The last one is moved to the left until it is full. `steps` is
-    the number of passes for a window. If a text needs several windows, one with fewer masks gets fewer passes: with
-    windows of 128, 256 masks are written in [0, 128), [96, 224) and [128, 256), and 96 passes become 96, 72 and 24.
+    it adds, so that the model continues from known text. The last window is moved to the left until it is full. `steps`
+    is the number of passes for a window. If a text needs several windows, a window with fewer masks gets fewer passes.
+    For example, with windows of 128, 256 masks are written in [0, 128), [96, 224) and [128, 256), and 96 passes become
+    96, 72 and 24.
     """
     length = masked.shape[1]
     windows = []
@@ -97,7 +99,7 @@ def plan_windows(masked, size, steps):
 def generate(model, canvas, steps, temperature=1.0, top_k=None, denoise=diffusion.denoise):
     """Fill the masks of canvas (B, T) for any T. Yields a State of the whole canvas after each pass.
 
-    denoise: the sampler of chapter 04, or another one that takes the same arguments.
+    denoise: the sampler of chapter 04, or another sampler that takes the same arguments.
     """
     rows = len(canvas)
     length = min(canvas.shape[1], model.config.seq_len)
@@ -124,7 +126,7 @@ def watch(states, canvas, tokenizer, settings, title):
     """Show the States of a sampler in every way that `settings` ask for. Returns the last State.
 
     The texts are printed at the end, unless a viewer leaves them on the screen.
-    canvas: (B, T), with which the sampler begins. settings: has quiet, gif and html. title: what to say about the run.
+    canvas: (B, T), what the sampler begins with. settings: has quiet, gif and html. title: what to say about the run.
     """
     canvas = canvas.cpu()
     viewers = []
@@ -150,7 +152,7 @@ def watch(states, canvas, tokenizer, settings, title):
 
 
 def print_texts(canvas, tokenizer, quiet):
-    """Print each row of canvas (B, T) as a text. quiet: without a heading for each of several texts."""
+    """Print each row of canvas (B, T) as a text. quiet: leave out the headings of the texts."""
     for number, row in enumerate(canvas, 1):
         if len(canvas) > 1 and not quiet:
             print(f"--- sample {number} of {len(canvas)} ---")
@@ -164,17 +166,17 @@ def print_texts(canvas, tokenizer, quiet):
 
 @dataclass(frozen=True)
 class Writing:
-    """The flags of every program that writes with a dLLM: those of this chapter, 09 and 11."""
+    """The flags that chapters 06, 09 and 11 share: they all write with a dLLM."""
 
     checkpoint: str = ""  # name or folder of a run; by default your latest, or the shipped model
     prompt: str = ""  # how the text begins; \n is a line break
     infill: str = ""  # a text with blanks to fill: _ is one token, {20} is twenty
-    len: int | None = None  # tokens with the prompt; usually 256, of Tamil 200
+    len: int | None = None  # number of tokens, including the prompt; by default 256, or 200 for Tamil
     num: int = 1  # number of samples, made in one batch
-    steps: int | None = None  # passes for one window of the model, half of them to correct; fewer for few masks
+    steps: int | None = None  # passes for each window of the model, half of which correct; fewer if it has few masks
     temp: float | None = None  # temperature; 0 always takes the most likely token, 1 leaves the model as it is
-    topk: int | None = None  # draw among this many most likely tokens; by default among all
-    seed: int | None = None  # the same seed writes the same text; by default a random one
+    topk: int | None = None  # draw only among this many of the most likely tokens; by default among all
+    seed: int | None = None  # the same seed writes the same text; by default a random seed
     device: str = "auto"  # cpu, cuda, mps or auto
     quiet: bool = False  # print the text and nothing else
     gif: Path | None = None  # save the run as an animation: a path that ends in .gif
@@ -199,7 +201,7 @@ def check_ranges(settings):
 
 
 def make_canvas(settings, tokenizer, length=256):
-    """Return the canvas (B, T) that the settings describe. length: used without --len."""
+    """Return the canvas (B, T) that the settings describe. length: the number of tokens if --len is not given."""
     if settings.infill:
         tokens = from_infill(settings.infill.replace("\\n", "\n"), tokenizer)
     else:
@@ -214,7 +216,7 @@ def open_model(settings, kind):
     """Return (folder, model, tokenizer) of the dLLM that the settings name. Say so if it is not the shipped one."""
     folder = checkpoint.find(settings.checkpoint, kind)
     device = devices.pick_device(settings.device)
-    model, tokenizer, _ = checkpoint.load(folder, device, kinds=("dllm", "tamil"))  # they write in the same way
+    model, tokenizer, _ = checkpoint.load(folder, device, kinds=("dllm", "tamil"))  # both write in the same way
     shipped = checkpoint.KINDS[kind].shipped
     if not settings.checkpoint and folder.name != shipped and not settings.quiet:
         print(f"This is {cli.printable(folder.name)}, your latest run. --checkpoint {shipped} names the shipped model.")
@@ -230,7 +232,7 @@ def pick_seed(settings):
 
 @dataclass(frozen=True)
 class Command(Writing):
-    """The flags of this chapter. Without --steps and --temp, 96 passes at temperature 1.05, with --fast 32 at 0.85."""
+    """The flags of this chapter. The default is 96 passes at temperature 1.05, or with --fast, 32 passes at 0.85."""
 
     fast: bool = False  # a third of the passes, at a lower temperature (docs/fast_decoding.md)
     hub: str = ""  # OWNER/NAME of a model on the Hugging Face Hub; --hub alone: that of the original tiny-dllm
@@ -245,7 +247,7 @@ def main(argv=None):
         settings = replace(settings, checkpoint=str(hub.fetch(settings.hub)))
     settings = runtimes.on_cpu(settings)
     folder, model, tokenizer = open_model(settings, "dllm")
-    # Of the settings that were tried, these write what is nearest to real text (docs/fast_decoding.md). A temperature
+    # Of all settings that were tried, these give the texts nearest to real text (docs/fast_decoding.md). A temperature
     # above 1 makes the first draft varied; while the sampler corrects, the temperature falls.
     steps = settings.steps or (32 if settings.fast else 96)
     temperature = settings.temp

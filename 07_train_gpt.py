@@ -6,20 +6,20 @@
     python 07_train_gpt.py write --num 2 --temp 0.7 --topk 10 --seed 1
     python 07_train_gpt.py write --runtime onnx-int8            # the same rows in less time, without a GPU
 
-The Transformer, the corpus, the optimizers and the loop are those of chapter 05. Five things differ. Each of them takes
-a few lines:
+The Transformer, the corpus, the optimizers and the loop are those of chapter 05. Five things differ, and each takes a
+few lines:
 
     1. causal=True        a position sees itself and the positions before it
-    2. the loss           every token predicts the next one; no token is masked, and all of them count
+    2. the loss           every token predicts the next one; no token is masked, and every token counts
     3. the evaluation     the exact likelihood of text that the model has not seen, not a bound on it
     4. the generation     from left to right, one token per pass, with the key-value buffer of chapter 02
     5. the overfitting    a GPT predicts the same tokens in every epoch, so its best weights may come early
 
 You should see the NLL (negative log-likelihood) fall faster than chapter 05's NELBO (negative evidence lower bound)
 did, although both models have the same size and learn from the same text. At the end curves.png, in the run's folder,
-shows both. The two numbers do not measure quite the same: the NLL is exact, while the NELBO is an upper bound on the
-dLLM's own NLL. If the NLL ends far above 1.6, train on with more --minutes; if it rises again before the end, the text
-is too small for the model, and the weights of the best evaluation are the ones that are kept.
+shows both. The two numbers do not measure quite the same thing: the NLL is exact, while the NELBO is an upper bound on
+the dLLM's own NLL. If the NLL ends far above 1.6, train on with more --minutes; if it rises again before the end, the
+text is too small for the model, and the program keeps the weights of the best evaluation.
 """
 
 from dataclasses import asdict, dataclass
@@ -51,7 +51,7 @@ def next_token_losses(model, windows):
 
 @torch.no_grad()
 def nll_by_position(model, windows, batch_size=64):
-    """Return -log p of each token of windows (N, T+1) but the first, which is given: (N, T), in nats."""
+    """Return -log p of each token of windows (N, T+1) except the first, which is given: (N, T), in nats."""
     return torch.cat([next_token_losses(model, rows) for rows in windows.split(batch_size)])
 
 
@@ -59,8 +59,8 @@ def nll(model, windows, batch_size=64):
     """Return the negative log-likelihood of windows (N, T+1), in nats per token: (mean, standard error over windows).
 
     The chain rule, -log p(x1 … xT | x0) = -Σ log p(xi | x0 … xi-1), makes it exact: nothing is drawn at random. The
-    error says how much another choice of text would change the result. Two models that are measured on the same windows
-    share most of it.
+    error says how much the result would change with another text. Two models that are measured on the same windows
+    share most of this error.
     """
     means = nll_by_position(model, windows, batch_size).cpu().double().mean(1)  # (N,)
     return means.mean().item(), (means.std() / len(means) ** 0.5).item()
@@ -69,7 +69,7 @@ def nll(model, windows, batch_size=64):
 class NextToken(training.Text):
     """The task of a GPT. A window of T + 1 tokens has T pairs of a token and the next one.
 
-    teachers: models; if there are any, their mean prediction is the target in training, and not the next token.
+    teachers: models, or none. If there are teachers, training aims at their mean prediction instead of the next token.
     """
 
     measure = "NLL"
@@ -92,12 +92,13 @@ class NextToken(training.Text):
 
 
 def taught_losses(model, teachers, windows):
-    """Return the cross-entropy between the mean prediction of the teachers and the model's, for windows (B, T+1).
+    """Return the cross-entropy between the teachers' mean prediction and the model's prediction, for windows (B, T+1).
 
-    The result is (B, T), in nats. The text shows one next token, although others were possible. A trained GPT says how
-    probable each of them is, and the mean prediction of several GPTs is better than each, since their errors differ. A
-    model that learns it learns sooner and overfits less (knowledge distillation, Hinton et al. 2015, arXiv:1503.02531).
-    The NLL of the shipped GPT is 1.385. Its two teachers learned from the text, and have 1.404 and 1.405.
+    The result is (B, T), in nats. The text shows only one next token, although other tokens were possible. A trained
+    GPT says how probable each token is, and the mean prediction of several GPTs is better than that of each one,
+    because their errors differ. A model with this target learns sooner and overfits less (knowledge distillation,
+    Hinton et al. 2015, arXiv:1503.02531). The NLL of the shipped GPT is 1.385. Its two teachers learned from the text
+    itself, and their NLLs are 1.404 and 1.405.
     """
     tokens = windows[:, :-1]
     with torch.no_grad():
@@ -111,7 +112,7 @@ def taught_losses(model, teachers, windows):
 
 @torch.no_grad()
 def stream(model, canvas, temperature=0.8, top_k=None, cached=True, lean=True):
-    """Write the masks at the end of canvas (B, T), from left to right. Yields a State per token, like chapter 04.
+    """Write the masks at the end of canvas (B, T), from left to right. Yields chapter 04's State for each token.
 
     At least the first token must be given. The model sees up to seq_len tokens. When its window is full, it forgets all
     but the last seq_len // 2 tokens, whose positions then begin at 0 again; the next pass computes all their rows. With
@@ -164,21 +165,23 @@ def opening(tokenizer):
 
 # 3. The same rows, in less time
 #
-# A matrix of this model multiplies one row within ten microseconds. So the time goes into everything around these
-# products: calling modules, and small operations that compute the same things again for each row. Chapter 11 measures
-# it. The model of chapter 03 is written to be read; this section computes what it computes, and is written to be fast.
+# The product of one row and a matrix of this model takes less than ten microseconds. So the time goes into everything
+# around these products: calling modules, and small operations that compute the same things again for each row. Chapter
+# 11 measures this. The model of chapter 03 is written to be read; this section computes the same results, and is
+# written to be fast.
 
 
 class LeanRows:
-    """Computes new rows of a causal model of chapter 03 without its modules. A test compares the numbers of the two.
+    """Computes new rows of a causal model of chapter 03 without its modules. A test compares the results.
 
-    It needs the cache into which the model has written the first rows. Angles are computed once for all rows, queries
-    and keys are normalised and rotated together, and the keys that a single row sees need no mask.
+    It needs a cache into which the model has already written the first rows. It is faster because angles are computed
+    once for all rows, queries and keys are normalised and rotated together, and a single row, which sees all keys,
+    needs no mask.
     """
 
     @staticmethod
     def fits(config):
-        """Return whether LeanRows can compute a model of this shape: one with the parts that this book prefers."""
+        """Return whether LeanRows can compute such a model: with rotary positions, RMSNorm and squared ReLU."""
         return (config.positions, config.norm, config.activation) == ("rope", "rms", "relu2")
 
     def __init__(self, model, cache):
@@ -193,7 +196,7 @@ class LeanRows:
         for block, buffer in zip(model.blocks, cache.layers, strict=True):
             layers = block.attn.qkv, block.attn.out, block.mlp.up, block.mlp.down
             self.layers.append(([layer.weight for layer in layers], buffer))
-        self.ahead = max(0, c.conv - 1)  # vectors that a convolution reads before that of its own row
+        self.ahead = max(0, c.conv - 1)  # number of vectors that a convolution reads before its own row
         self.before = torch.arange(self.ahead + 1, device=device)[None]  # (1, conv)
         self.streams = [F.pad(stream, (0, 0, self.ahead, 0)) for stream in cache.streams]  # zeros precede the text
         self.convs = [conv.weight for conv in model.convs]
@@ -202,8 +205,9 @@ class LeanRows:
     def __call__(self, x, start, positions=None, visible=None, read=None):
         """Return what the head reads for the vectors x (B, R, C) of new rows: (B, R, C).
 
-        start: where the rows are written into the cache. A single row needs no more; chapter 13 has several, and gives
-        their positions (R,), which rows each one sees (R, start + R), and which ones a convolution reads (R, conv).
+        start: the place in the cache where the rows are written. A single row needs no other argument. Chapter 13 has
+        several rows, and also passes `positions` (R,); `visible` (R, start + R), which rows each row sees; and `read`
+        (R, conv), which rows a convolution reads.
         """
         B, R, C = x.shape
         end = start + R
@@ -256,15 +260,15 @@ class Train(training.Settings):
 
 @dataclass(frozen=True)
 class Continue:
-    """The flags of every program that writes from left to right: this one, and chapter 13."""
+    """The flags of every program that writes from left to right: this chapter and chapter 13."""
 
-    checkpoint: str = ""  # name or folder of a run; by default your latest one, or the shipped one
+    checkpoint: str = ""  # name or folder of a run; by default your latest run, or the shipped model
     prompt: str = ""  # how the text begins; \n is a new line
     len: int = 256  # number of characters, the prompt included
     num: int = 1  # number of samples
     temp: float = 0.8  # temperature; 0 always takes the most likely character
-    topk: int | None = None  # draw among this many most likely characters; by default among all
-    seed: int | None = None  # the same seed writes the same text; by default a random one
+    topk: int | None = None  # draw only among this many of the most likely characters; by default among all
+    seed: int | None = None  # the same seed writes the same text; by default a random seed
     device: str = "auto"  # auto, cpu, cuda or mps
     quiet: bool = False  # print the text and nothing else
     gif: Path | None = None  # save the run as an animation: a path that ends in .gif
@@ -283,7 +287,7 @@ class Write(Continue):
 
 
 def load_teachers(settings, config, corpus, tokenizer, device):
-    """Return the models that --teachers names, a list. UserError if one of them cannot teach this run."""
+    """Return the list of models that --teachers names. Raises UserError if one of them cannot teach this run."""
     teachers = []
     for name in filter(None, settings.train.teachers.split(",")):
         folder = checkpoint.find(name.strip(), "gpt")
@@ -329,7 +333,7 @@ def make_canvas(settings, tokenizer):
     """Return the canvas (B, T) that the settings describe: their prompt, or a first character, and then masks."""
     tokens = generation.from_prompt(settings.prompt.replace("\\n", "\n"), settings.len, tokenizer)
     if not settings.prompt:
-        tokens = [opening(tokenizer), *tokens]  # the first character must have one before it
+        tokens = [opening(tokenizer), *tokens]  # the first character must have a character before it
     return torch.tensor([tokens] * settings.num)
 
 

@@ -70,12 +70,12 @@ def drop_rare(poems, least=LEAST):
 
 
 def read_poems(names):
-    """Return {source: list of poems} for names such as "kural,sangam". UserError if a source is missing.
+    """Return {source: list of poems} for names such as "kural,sangam". Raises UserError if a source is missing.
 
     If only Sangam poetry is missing, and the Kural is there, the function prints a message and returns the Kural.
     """
     names = sorted({name.strip() for name in names.split(",")})
-    if "sangam" in names:  # "sangam" contains all of these
+    if "sangam" in names:  # "sangam" contains all works of Sangam poetry
         names = [name for name in names if name not in works.SANGAM]
     sources = {}
     for name in names:
@@ -96,9 +96,9 @@ def plain(poem):
 def split(sources):
     """Split {source: poems} into training poems and validation poems, two dicts of the same form. Poems stay whole.
 
-    A hash of its letters makes about one poem in ten a candidate for validation, so the candidates do not depend on the
-    rest of the corpus. If every line of a candidate also occurs in training poems, it would test nothing, so it
-    becomes a training poem.
+    A poem is a candidate for validation if a hash of its letters says so, which is about one poem in ten. So the
+    candidates do not depend on the rest of the corpus. If every line of a candidate also occurs in training poems, it
+    would test nothing, so it becomes a training poem.
     """
     candidates, training_lines = set(), set()
     for poems in sources.values():
@@ -162,7 +162,7 @@ def ill_formed_share(poems):
 
 
 def small_model(tokenizer, poems, steps):
-    """Return a diffusion model that has learned a text for `steps` steps, and its task. Its size is always the same."""
+    """Return a diffusion model that has learned a text for `steps` steps, and its task. The size is fixed."""
     config = training.DiffusionTrainConfig(steps=steps, batch_size=8, warmup=20, momentum=0.9, evaluations=0,
                                            dtype="float32", compile="off")  # fmt: skip
     shape = transformer.TransformerConfig(128, n_layer=3, n_head=3, n_embd=96, vocab_size=tokenizer.vocab_size)
@@ -176,7 +176,7 @@ def small_model(tokenizer, poems, steps):
 
 
 def compare(couplets, steps, passes=(16, 128), texts=16):
-    """Print the number of tokens per couplet for three alphabets, and the share of invalid letters that models write.
+    """Print the number of tokens per couplet for three alphabets, and the share of invalid letters their models write.
 
     steps: training steps of each model. passes: the numbers of passes in which the models write. texts: how many texts
     each model writes.
@@ -214,8 +214,8 @@ class Poems(training.MaskedDiffusion):
     def bits_per_code_point(self, nelbo):
         """Return a NELBO in nats per letter as bits per code point of the validation poems.
 
-        A model with larger tokens has more to guess in each of them. The number of code points is the same for all
-        models, and so this number can be compared.
+        A larger token is harder to guess, so nats per token cannot be compared between models with different tokens.
+        The number of code points is the same for all models, so bits per code point can be compared.
         """
         return nelbo / math.log(2) * self.letters_per_code_point
 
@@ -241,7 +241,7 @@ class Command(training.Settings):
     corpus: str = "kural,sangam"  # sources to learn from, with commas between: kural, sangam, wikipedia
     # a settings file: a name in configs/tamil/, or the path of a YAML file
     config: str = field(default_factory=lambda: "gpu" if torch.cuda.is_available() else "laptop")
-    compare: int = 0  # only compare letters, code points and bytes on the Kural, by small models of this many steps
+    compare: int = 0  # only compare letters, code points and bytes on the Kural, with small models of this many steps
     train: training.DiffusionTrainConfig = training.DiffusionTrainConfig()
 
     def __post_init__(self):

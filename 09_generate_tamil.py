@@ -5,9 +5,9 @@
     python 09_generate_tamil.py --prompt "யாதும் ஊரே" --steps 128
     python 09_generate_tamil.py --infill "அகர முதல {10} ஆதி" --gif out.gif --html out.html
 
-The flags are those of chapter 06, without --fast and --hub, and there are the same three ways to watch. A token is a
-letter of Tamil. A canvas can hold more than a prompt: --kural gives the model the form of a real couplet. The spaces
-and the line break are in place, each letter of a word is masked, and the model writes new letters.
+The flags are those of chapter 06, without --fast and --hub, and there are the same three ways to watch the writing. A
+token is a letter of Tamil. A canvas can hold more than a prompt: --kural gives the model the form of a real couplet.
+The spaces and the line break are in place, each letter of a word is masked, and the model writes new letters.
 docs/tamil_couplets.md compares its couplets with the Kural.
 
 A text takes a few seconds on two cores. At the end a table compares the written texts with real poems that the model
@@ -31,7 +31,7 @@ generation = import_module("06_generate")
 tamil = import_module("08_train_tamil")
 
 COUPLET = [4, 3]  # words per line: the form of nearly all couplets of the Kural
-LENGTH = 200  # letters of a text without --len: about one Sangam poem, or five couplets
+LENGTH = 200  # letters of a text if --len is not given: about one Sangam poem, or five couplets
 
 
 # 1. The canvas of a couplet
@@ -54,10 +54,10 @@ def blank_couplet(couplet, tokenizer):
 
 
 def couplet_rows(couplets, number, tokenizer, seed):
-    """Return `number` canvases, lists of tokens of one length, with the forms of random couplets of 4 + 3 words.
+    """Return a list of `number` canvases of one length, with the forms of random couplets of 4 + 3 words.
 
-    The first form is drawn from all couplets, and every further one from those of the same length. UserError if there
-    are no couplets.
+    The first form is drawn from all couplets, and every further form from the couplets of the same length. Each canvas
+    is a list of tokens. Raises UserError if there are no couplets.
     """
     canvases = [blank_couplet(couplet, tokenizer) for couplet in couplets if word_counts(couplet) == COUPLET]
     if not canvases:
@@ -70,7 +70,7 @@ def couplet_rows(couplets, number, tokenizer, seed):
 
 @contextlib.contextmanager
 def only_letters(model, tokenizer):
-    """In a `with` block, the model gives probability 0 to all tokens but Tamil letters, so that no word is split."""
+    """In a `with` block, the model gives probability 0 to all tokens except Tamil letters, so no word is split."""
     banned = torch.tensor([not "\u0b80" <= letter[0] <= "\u0bff" for letter in tokenizer.vocabulary])
 
     def without(module, arguments, logits):  # (B, T, V)
@@ -87,15 +87,15 @@ def only_letters(model, tokenizer):
 
 
 def whole_poems(samples):
-    """Return the poems in a list of texts that have both ends: each has an empty line before and after it."""
+    """Return the complete poems in a list of texts: a complete poem has an empty line before and after it."""
     return [poem for text in samples for poem in text.split("\n\n")[1:-1] if poem.strip("\n")]
 
 
 def measure(samples, vocabulary, text):
-    """Return measures of any texts, {name: number}.
+    """Return measures of a list of texts, {name: number}.
 
-    vocabulary: the set of the words of the training poems; text: these poems. The first and the last word of a text may
-    be cut off, so they are not counted.
+    vocabulary: the set of the words of the training poems. text: all training poems as one text. The first and the last
+    word of a text may be cut off, so they are not counted.
     """
     whole_words = [re.sub(r"^\S+|\S+$", "", sample) for sample in samples]
     poems = whole_poems(samples)
@@ -125,9 +125,9 @@ def verse_measures(couplets, vocabulary, reader):
 
     rhyme: couplets whose two lines have the same consonant in their second letters (எதுகை).
     um: words that end in -உம், which joins words like "and".
-    train: words in the set `vocabulary`, those of the training poems.
-    held: words known to a reader of all held-out poems. reader: a Counter {word: number of held-out poems with it}.
-    For a held-out couplet, the reader has read all of these poems but this one.
+    train: words in the set `vocabulary`, which holds the words of the training poems.
+    held: words known to a reader of all held-out poems, except the couplet itself if it is held out. reader: a Counter
+    {word: number of held-out poems with it}.
     """
     words, known = [], 0
     for couplet in couplets:
@@ -167,7 +167,7 @@ def real_texts(val, length, number, kural):
 
 
 def report(samples, train, val, kural, length):
-    """Print the measures of `samples`, and those of as many unseen poems.
+    """Print the measures of `samples`, and for comparison those of unseen poems.
 
     kural: whether the samples are couplets in a given form. length: letters in each sample.
     """
@@ -201,7 +201,7 @@ def report(samples, train, val, kural, length):
 
 @dataclass(frozen=True)
 class Command(generation.Writing):
-    """The flags of this chapter. Without --steps and --temp, 64 passes at temperature 0.8."""
+    """The flags of this chapter. The default is 64 passes at temperature 0.8."""
 
     kural: bool = False  # write couplets of 4 and 3 words; the model fills in the letters
 
@@ -214,7 +214,8 @@ class Command(generation.Writing):
 def read_corpus(info, needed):
     """Return (Corpus, training poems, validation poems) of the model whose checkpoint has this `info`.
 
-    If the poems are not on this machine, they are downloaded, but only if they are `needed`; otherwise UserError.
+    If the poems are not on this machine, they are downloaded, but only if they are `needed`. Otherwise UserError is
+    raised.
     """
     if not needed and not tamil_dataset.FILE.is_file():
         raise cli.UserError(f"there is no {tamil_dataset.FILE}: run python tamil_dataset.py")

@@ -4,20 +4,20 @@
     python 10_dllm_vs_gpt.py --size gpu     # more texts and larger models in part 5; the default where there is CUDA
     python -m experiments.dllm_vs_gpt       # three equal pairs and the shipped one, for the page docs/dllm_vs_gpt.md
 
-A comparison says little about the two kinds of model if one of them is larger, or has read more. Chapters 05 and 07
-train an equal pair: on a laptop, `python 05_train.py` and `python 07_train_gpt.py` give two models that differ in one
-setting, `causal`, and learn from the same text for the same time. Compare those. The shipped models had unequal
+A comparison says little about the two kinds of model if one model is larger, or has read more. Chapters 05 and 07 train
+an equal pair: on a laptop, `python 05_train.py` and `python 07_train_gpt.py` give two models that differ in one
+setting, `causal`, and learn from the same text for the same time. Compare such a pair. The shipped models had unequal
 training, so the program first prints how large both models are, and how many characters each has read, and warns if
 these numbers differ much.
 
 The two models minimise different losses, so this chapter compares them in five other ways: the likelihood of the same
 characters, the quality of written texts, the filling of blanks, the speed of writing, and the effect of reading a small
-corpus for many epochs. Each part prints its numbers as a table. At the end all of them are in a JSON file, and a last
-table says who is better at what.
+corpus for many epochs. Each part prints its numbers as a table. At the end the program saves all numbers in a JSON
+file, and a last table says which model is better at what.
 
-You should see that the GPT predicts text better, writes nearer to real text, and is faster in a batch, and that the
-bound on the dLLM's likelihood is not what separates the two. The dLLM restores short blanks better than a GPT that only
-continues the left side, and about as well as one that tries several fillings.
+You should see that the GPT predicts text better, writes nearer to real text, and is faster in a batch, and that the gap
+in likelihood does not come from the dLLM's number being only a bound. The dLLM restores short blanks better than a GPT
+that only continues the left side, and about as well as one that tries several fillings.
 """
 
 import functools
@@ -48,7 +48,7 @@ TURNS = 3  # measurements of each speed
 BLANKS = (1, 4, 16, 64)  # lengths of the blanks of part 3, in characters
 TRIES = 16  # candidates for a blank, among which a GPT chooses
 CASES = 3  # texts that both models complete in part 3
-CASE_LENGTH = 100  # characters that they add
+CASE_LENGTH = 100  # characters that each model adds to such a text
 FRACTIONS = (0.05, 0.2, 1.0)  # shares of the training text in part 5
 LEARNERS = {"dllm": 0.0, "gpt": 0.0, "decayed": 0.3}  # the models of part 5, and the weight decay of each
 
@@ -63,10 +63,10 @@ class Size:
     """How much to measure. Larger numbers make the standard errors smaller."""
 
     draws: int = 2  # random masks for each window in the NELBO
-    windows: int = 48  # windows for each number of visible characters, and for each blank
+    windows: int = 48  # windows for each number of visible characters, and for each length of blank
     exact: int = 4  # windows whose NLL is computed in several orders
     samples: int = 64  # texts for each way of writing
-    batch: int = 8  # texts in a batch, where the speed of a batch is measured
+    batch: int = 8  # texts in the batch whose speed is measured
     steps: tuple = (16, 96)  # passes of the dLLM's sampler
     # The models of part 5, and how they are trained.
     shape: dict = field(default_factory=lambda: dict(n_layer=3, n_head=3, n_embd=96, seq_len=128))
@@ -83,9 +83,9 @@ SIZES = {
 # 1. Likelihood
 #
 # The chain rule splits the likelihood of a text of T characters, the first one given, into T - 1 predictions, with 1 to
-# T - 1 characters visible. A GPT sees those on the left, and the mean cost of its T - 1 predictions, -log p, is the
-# exact NLL. A dLLM sees the same number of characters, but at random places: the mean cost is the NELBO, an upper bound
-# on its NLL (chapter 04).
+# T - 1 characters visible. A GPT sees the characters on the left, and the mean cost of its T - 1 predictions, -log p,
+# is the exact NLL. A dLLM sees the same number of characters, but at random places: the mean cost is the NELBO, an
+# upper bound on its NLL (chapter 04).
 
 
 @torch.no_grad()
@@ -103,14 +103,14 @@ def loss_with_visible(model, windows, visible, seed=0):
 
 
 def likelihood(dllm, gpt, windows, size, seed):
-    """Return NELBO and NLL of all but the first character of windows (N, T), also by the number of visible ones."""
+    """Return NELBO and NLL of windows (N, T) without the first character, also by the number of visible characters."""
     T = windows.shape[1]
     bound, error = diffusion.nelbo(dllm, windows, size.draws, given=1, seed=seed)
     exact, exact_error = gpt_training.nll(gpt, windows)
 
     powers = [2**i for i in range(T.bit_length()) if 2**i < T]
     levels = []
-    for visible in sorted({*powers, *(T - power for power in powers)}):  # more of them near both ends, which are steep
+    for visible in sorted({*powers, *(T - power for power in powers)}):  # more levels near both ends, which are steep
         loss, its_error = loss_with_visible(dllm, windows[: size.windows], visible, seed)
         levels.append({"visible": visible, "t": (T - visible) / T, "loss": loss, "error": its_error})
 
@@ -133,10 +133,10 @@ def show_likelihood(part):
 
 
 # How loose is the bound? If a rule fixes the order of writing, the NLL of a dLLM is a product of conditionals, as exact
-# as that of a GPT. It differs from order to order. The NELBO is the mean over all orders. If the order is drawn at
-# random, the probability of a text is the mean of its probabilities in all orders, and -log of this mean is the true
-# NLL, which the NELBO only bounds. The mean over a few orders gives a bound, too, and each further order makes it
-# tighter (Burda et al. 2015, arXiv:1509.00519).
+# as that of a GPT. This NLL differs from order to order, and the NELBO is its mean over all orders. If the order is
+# drawn at random, the probability of a text is the mean of its probabilities in all orders, and -log of this mean is
+# the true NLL, which the NELBO only bounds. The mean probability over a few orders also gives a bound, and each further
+# order makes it tighter (Burda et al. 2015, arXiv:1509.00519).
 
 ORDERS = 8  # random orders
 
@@ -145,8 +145,8 @@ ORDERS = 8  # random orders
 def exact_nll(model, x, order):
     """Return the NLL of x (N, T) for a dLLM that writes one token per pass: (N,), in nats per token.
 
-    The first token is given. order: a selection rule of chapter 04, which says where to write next. It sees only what
-    the model sees, so by the chain rule the sum over all passes is exact.
+    The first token is given. order: a selection rule of chapter 04, which says where to write next. The rule sees only
+    what the model sees, so by the chain rule the sum over all passes is exact.
     """
     masked = torch.ones_like(x, dtype=torch.bool)
     masked[:, 0] = False
@@ -164,24 +164,24 @@ def exact_nll(model, x, order):
 
 
 def fixed(turns):
-    """Return the rule that writes at the positions with the lowest of these turns (T,) or (N, T) first."""
+    """Return the rule that writes in the order of the numbers `turns`, (T,) or (N, T), the lowest first."""
     return lambda logits, confidence, masked, count: diffusion.highest(-turns.expand(masked.shape), masked, count)
 
 
 def mixture(nlls, T):
-    """Return the NLL of texts whose order is one of K, each with probability 1/K: (…, K, N) → (…, N).
+    """Return the NLL (…, N) of texts that are written in one of K orders, each with probability 1/K.
 
-    nlls: in nats per token, of texts with T tokens.
+    nlls (…, K, N): the NLL in each order, in nats per token, of N texts with T tokens.
     """
     K = nlls.shape[-2]
     return -((-T * nlls).logsumexp(-2) - math.log(K)) / T
 
 
 def looseness(dllm, windows, seed):
-    """Return rows {name, NLL, minus, …} for windows (N, T): the NELBO, NLLs in several orders, tighter bounds.
+    """Return rows {name, NLL, minus, …} for windows (N, T): the NELBO, the NLLs in several orders, and tighter bounds.
 
-    minus: by how much the number is above the mean over random orders, which estimates the NELBO. All rows describe the
-    same windows, so the error of `minus` is that of the differences.
+    minus: how far the number is above the mean over random orders, which is an estimate of the NELBO. All rows describe
+    the same windows, so the error of `minus` is computed from the differences in each window.
     """
     N, T = windows.shape
     place = torch.arange(T, device=windows.device).float()
@@ -217,25 +217,25 @@ def show_looseness(part):
 
 # 2. Samples
 #
-# How good is a written text? No single number says it, so we measure four things, and compare each with its value for
+# How good is a written text? No single number says that, so we measure four things, and compare each with its value for
 # real text.
 #
 # Known words: the share of the words that occur in the training text. A model that cannot spell invents words. But a
 #   text that repeats one word has only known words.
 # Distinct runs: (different runs of four characters) / (all runs of four characters). The value of "aaaaaaa" is 1/4.
 #   Repetition lowers it, and noise raises it.
-# Divergence: do the texts use the same runs as real text, equally often? If p and q are the shares of a run in the two,
-#   and m = (p + q) / 2, it is half of Σ p log(p/m) + Σ q log(q/m): 0 if all shares are equal, log 2 if no run is in
-#   both. Repetition and noise both raise it.
+# Divergence: do the texts use the same runs as real text, equally often? If p and q are the shares of a run in the
+#   written and the real texts, and m = (p + q) / 2, the divergence is half of Σ p log(p/m) + Σ q log(q/m). It is 0 if
+#   all shares are equal, and log 2 if no run is in both. Repetition and noise both raise it.
 # Judge: a model that has counted which characters follow each five characters of the training text. Its NLL is the mean
 #   of -log p(character | the five before it). Noise has a high NLL. If the NLL is lower than that of real text, the
 #   model writes what is common, and too seldom what is rare.
-# Two more numbers: one sums up what these four say, and one says how much of a text is copied.
+# Two more numbers follow: one sums up these four, and one says how much of a text is copied.
 #
-# Distance: (value - value of real text) / (how far two sets of real texts of this size usually are apart). In this unit
+# Distance: (value - value of real text) / (how far apart two sets of real texts of this size usually are). In this unit
 #   all four can be compared: 1 is chance, 10 is clearly not. We print the largest of the four, and their mean.
 # Copy: the length of the longest run of characters that also occurs in the training text. A model can write well
-#   because it has learned its text by heart; real text shows how long a run may be by chance.
+#   because it has learned its text by heart; real text shows how long such a run may be by chance.
 #
 # The code is in plumbing/measures.py.
 
@@ -243,7 +243,7 @@ def show_looseness(part):
 def write(model, prompts, length, steps, temperature, seed=0):
     """Continue prompts (B, P) to (B, length).
 
-    The dLLM does so in `steps` passes, in half of which it corrects at falling temperatures; the GPT in one pass per
+    The dLLM needs `steps` passes, and corrects in half of them, at falling temperatures. The GPT needs one pass per
     character.
     """
     torch.manual_seed(seed)
@@ -262,7 +262,7 @@ def ways(dllm, gpt, size, length):
 
 
 def samples(dllm, gpt, windows, size, seed, tokenizer, train_text):
-    """Return the measures of texts that the models write after the first character of a window, and of the windows."""
+    """Return the measures of texts that the models write after the first character of a window, and of real text."""
     T = windows.shape[1]
     rows = training.evenly(windows, size.samples)  # (B, T)
     real = [tokenizer.decode(row) for row in rows]
@@ -297,11 +297,11 @@ def show_samples(part):
 
 # 3. Filling blanks
 #
-# We hide characters in the middle of a window, and count which share of them a model restores exactly. A dLLM sees both
-# sides of the blank. A GPT continues the left side. But it can use the right side, too: it writes several candidates,
-# and takes the one with which the blank and everything behind it are most probable. For each candidate it must read a
-# whole window. A table of the most common followers (chapter 01's bigrams) says how much can be restored without a
-# model.
+# We hide characters in the middle of a window, and measure what share of them a model restores exactly. A dLLM sees
+# both sides of the blank. A GPT continues the left side. But it can use the right side, too: it writes several
+# candidates, and takes the candidate with which the blank and everything after it are most probable. To judge a
+# candidate, it must read the whole window. A table of the most common followers (chapter 01's bigrams) says how much
+# can be restored without a model.
 
 
 def fill(model, rows, start, end):
@@ -391,7 +391,7 @@ def show_infilling(part):
 def completions(models, windows, seed, tokenizer):
     """Return the ends of a few windows, as each model writes them and as they really are: [{name: text}]."""
     torch.manual_seed(seed)
-    chosen = torch.randperm(len(windows))[:CASES]  # nobody picks the best ones
+    chosen = torch.randperm(len(windows))[:CASES]  # at random, so nobody picks the best windows
     rows = windows[chosen.to(windows.device)]
     length = windows.shape[1]
     known = length - min(CASE_LENGTH, length // 2)
@@ -411,7 +411,7 @@ def completions(models, windows, seed, tokenizer):
 
 
 def speed(dllm, gpt, windows, size):
-    """Return the characters per second of each way of writing, for one text and for a batch: the mean of TURNS."""
+    """Return the characters per second of each way of writing, for one text and for a batch (means of TURNS runs)."""
     length = windows.shape[1]
     table = []
     for batch in (1, size.batch):
@@ -445,17 +445,17 @@ def show_speed(part):
 
 # 5. Reading the same text again
 #
-# An epoch is one reading of the training text. In every epoch a dLLM sees other characters masked, but a GPT makes the
-# same predictions again. Which of them gains more from reading a small text often? New models read a part of the text
-# again and again. If the number on unseen text begins to rise, the model overfits: it has begun to learn its text by
-# heart. Weight decay works against that, so there is a second GPT with it.
+# An epoch is one reading of the training text. In every epoch, a dLLM sees different characters masked, but a GPT makes
+# the same predictions again. Which model gains more from reading a small text often? New models read a part of the text
+# again and again. If the loss on unseen text begins to rise, the model overfits: it has begun to learn its text by
+# heart. Weight decay works against that, so a second GPT is trained with weight decay.
 
 
 def learning_curve(kind, parts, size, seed, tokenizer, device):
     """Train a new model, one of LEARNERS, on the text parts[0] and evaluate it on parts[1].
 
-    The result is a list of {step, loss, error, epochs}. The learning rate is constant, so that each point of the curve
-    is the number of a training that ends there. loss: the NELBO or the NLL.
+    The result is a list of {step, loss, error, epochs}. The learning rate is constant, so each point of the curve is
+    the result of a training that ends there. loss: the NELBO or the NLL.
     """
     config = training.DiffusionTrainConfig(**size.train, seed=seed, cooldown=0.0, weight_decay=LEARNERS[kind])
     shape = transformer.TransformerConfig(**size.shape, vocab_size=tokenizer.vocab_size, causal=kind != "dllm")
@@ -468,7 +468,7 @@ def learning_curve(kind, parts, size, seed, tokenizer, device):
     if run.stopped:
         raise KeyboardInterrupt  # Ctrl-C ends the whole comparison, not only this training
     curve = []
-    for record in run.log[1:]:  # the first one is from before the first step
+    for record in run.log[1:]:  # the first record is from before the first step
         read = record["step"] * config.batch_size * shape.seq_len
         curve.append({"step": record["step"], "loss": record[task.measure], "error": record["error"],
                       "epochs": read / len(parts[0])})
@@ -501,22 +501,23 @@ def show_reuse(part):
 
 # 6. Who is better?
 #
-# The answer to each question is the advantage of the dLLM, which may be negative, and its standard error. Even if there
-# is no difference, chance gives one in twenty answers an advantage of two errors. With many questions some would be
-# decided by chance alone, so we ask for more: by Holm's rule (Holm 1979, "A simple sequentially rejective multiple test
-# procedure"), the probability that chance decides even one of them is below 5 %.
+# The answer to each question is the advantage of the dLLM, which may be negative, and its standard error. Even if the
+# models do not differ, chance makes one answer in twenty an advantage of two standard errors, for one model or the
+# other. With many questions, some would be decided by chance alone. So we ask for more: by Holm's rule (Holm 1979, "A
+# simple sequentially rejective multiple test procedure"), the probability that chance decides even one question is
+# below 5 %.
 
 
 def question(name, form, dllm, gpt, advantage, error):
-    """Return a row of the last table. form: how to show both numbers. advantage: above 0 if the dLLM is better."""
+    """Return a row of the last table. form: the format of both numbers. advantage: above 0 if the dLLM is better."""
     return {"question": name, "form": form, "dllm": dllm, "gpt": gpt, "advantage": advantage, "error": error}
 
 
 def nearer(name, form, dllm, gpt, real, key):
-    """Return a row: whose value of a measure is nearer to that of real text? dllm, gpt, real: rows with their errors.
+    """Return a row that says which model's value of a measure is nearer to real text. dllm, gpt, real: rows of part 2.
 
     The advantage is |gpt - real| - |dllm - real|. If both models lie on one side of real text, the value of real text
-    cancels, and so does its error. If they lie on opposite sides, it counts twice.
+    cancels, and so does its error. If they lie on opposite sides, that error counts twice.
     """
     x, y = dllm[key] - real[key], gpt[key] - real[key]
     error = math.hypot(dllm[f"{key}_error"], gpt[f"{key}_error"])
@@ -526,7 +527,7 @@ def nearer(name, form, dllm, gpt, real, key):
 
 
 def best_row(samples, model):
-    """Return the row of part 2 with the most passes of this model, at the temperature that is nearest to real text."""
+    """Return this model's row of part 2 with the most passes, at the temperature that comes nearest to real text."""
     rows = [row for row in samples["table"] if row["model"] == model]
     most = max(row["nfe"] for row in rows)
     return min((row for row in rows if row["nfe"] == most), key=lambda row: row["mean"][0])
@@ -559,8 +560,9 @@ def questions(values):
 def are_clear(probabilities, level=0.05):
     """Return which of several findings are not chance, by Holm's rule: a list of bools.
 
-    probabilities: of a difference at least as large as that of each finding, if there is none. The smallest one must be
-    below level / (their number), the next one below level / (their number - 1), and so on, up to the first that fails.
+    probabilities: for each finding, how probable a difference of at least that size would be by chance. With n
+    findings, the smallest probability must be below level / n, the next one below level / (n - 1), and so on, up to the
+    first that fails.
     """
     clear = [False] * len(probabilities)
     order = sorted(range(len(probabilities)), key=lambda i: probabilities[i])
@@ -600,7 +602,7 @@ class Pair:
         self.dllm, self.gpt, self.tokenizer, self.about = load_pair(dllm, gpt, corpus, device)
         self.train_text, val_text = text.split(corpus.text)
         # The longest window for both: a GPT reads all characters but the last, which it only predicts. A dLLM reads all
-        # of them; with rotary positions it can read one more than in training.
+        # characters; with rotary positions it can read one more than in training.
         longest = self.dllm.config.seq_len + (self.dllm.config.positions == "rope")
         T = min(longest, self.gpt.config.seq_len + 1)
         val_tokens = torch.tensor(self.tokenizer.encode(val_text), device=device)
@@ -611,8 +613,8 @@ class Pair:
 def load_pair(dllm, gpt, corpus, device):
     """Return (dLLM, GPT, tokenizer, about) of two runs that learned from the Corpus `corpus`.
 
-    dllm, gpt: name or folder of a run; "": your latest one, or the shipped one. Prints what the two are, with a warning
-    if they differ much in size or in reading.
+    dllm, gpt: name or folder of a run; "" means your latest run, or the shipped model. Prints what the two models are,
+    and warns if they differ much in size, or in how much they have read.
     """
     models = {}
     about = {}
@@ -641,10 +643,10 @@ def load_pair(dllm, gpt, corpus, device):
 class Command:
     """The flags of this chapter."""
 
-    dllm: str = ""  # name or folder of the dLLM's run; by default your latest, or the shipped one
+    dllm: str = ""  # name or folder of the dLLM's run; by default your latest run, or the shipped model
     gpt: str = ""  # name or folder of the GPT's run
     corpus: str = "shakespeare"  # the text from which both have learned: shakespeare, or the path of a text file
-    size: Literal["auto", "quick", "gpu"] = "auto"  # how much to measure; auto: gpu with CUDA, otherwise quick
+    size: Literal["auto", "quick", "gpu"] = "auto"  # how much to measure; auto means gpu with CUDA, otherwise quick
     seed: int = 1  # seed of all random numbers
     out: Path | None = None  # folder for the numbers; by default report/ in the folder of the dLLM's run
     device: str = "auto"  # auto, cpu, cuda or mps

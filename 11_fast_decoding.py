@@ -11,10 +11,10 @@ keeps that sampler and gives it other parts: rules that write more tokens where 
 finished from left to right, and a cache, with which a pass computes only the positions of its block.
 
 You should see that rules which wait until the model is certain (threshold, factor) spell best, but need many passes,
-and that their texts repeat themselves. These are only a few texts. docs/fast_decoding.md measures many, also with the
-rules and caches of experiments/decoding_rules.py: there, scattered positions with correction afterwards come nearest to
-real text, and so `python 06_generate.py --fast` writes that way. With `time` you should see that a pass over one row
-needs several times as long as its matrix products, and that a pass over all rows consists of little else.
+and that their texts repeat themselves. These are only a few texts. docs/fast_decoding.md measures many texts, and also
+the rules and caches of experiments/decoding_rules.py. There, scattered positions followed by correction come nearest to
+real text, so `python 06_generate.py --fast` writes that way. With `time` you should see that a pass over one row takes
+several times as long as its matrix products, while a pass over all rows consists mostly of its products.
 """
 
 import functools
@@ -38,22 +38,24 @@ gpt = import_module("07_train_gpt")
 
 # 1. Rules: which proposals of a pass to write
 #
-# All rules have the interface of chapter 04: (logits, confidence, masked, count) → True where to write. Two are there:
+# All rules have the interface of chapter 04: (logits, confidence, masked, count) → True where to write. It has two
+# rules:
 #
 #   scattered      Writes far apart, in random order. Such an order favours no token, so the texts are as varied as the
-#                  model's idea of real text; and tokens that are far apart hardly depend on each other, so it does
-#                  little harm that those of one pass do not see each other. It also writes what the model is not sure
-#                  of. Those mistakes are found later, with text on both sides: it wins if correction follows.
+#                  model's idea of real text. Tokens that are far apart hardly depend on each other, so it does little
+#                  harm that the tokens of one pass do not see each other. The rule also writes tokens of which the
+#                  model is not sure. Correction can fix such mistakes later, with text on both sides, so this rule wins
+#                  if correction follows.
 #   by_confidence  Writes the most confident proposals. It wins where one answer is right: a blank in a known text
 #                  (chapter 10), a digit of a Sudoku (chapter 14). In free text the model is certain of what is common,
-#                  such as spaces and "the". Written first, everywhere, it becomes more common still.
+#                  such as spaces and "the". If that is written first everywhere, it becomes more common still.
 #
-# Both write as many tokens as was planned. The rules below ask in each pass how many are safe. How safe is a number, so
-# a function makes each rule: threshold(0.9) is a rule.
+# Both rules write the planned number of tokens. The rules below decide in each pass how many tokens are safe to write.
+# How safe they must be is a number, so a function makes the rule from it: threshold(0.9) is a rule.
 
 
 def top_up(chosen, confidence, masked, count):
-    """Add the most confident proposals to `chosen` (B, T), until `count` (B,) of them are chosen, at least one: (B, T).
+    """Add the most confident proposals to `chosen` (B, T) until each row has `count` (B,), and at least one: (B, T).
 
     A rule that finds nothing safe must still write something, or the text would never be finished.
     """
@@ -62,7 +64,7 @@ def top_up(chosen, confidence, masked, count):
 
 
 def before_first_false(fits, order):
-    """Return True at the positions order (B, T) that come before the first False in `fits` (B, T): (B, T)."""
+    """Return True at the positions in `order` (B, T) before the first False in `fits` (B, T): (B, T)."""
     keep = fits.long().cumprod(1).bool()
     return torch.zeros_like(keep).scatter(1, order, keep)
 
@@ -71,7 +73,7 @@ def threshold(tau):
     """Make a rule that writes every proposal with a probability of at least tau (Fast-dLLM, arXiv:2505.22618).
 
     If the model is nearly certain of each of two tokens, it is nearly certain of both together, so it does little harm
-    that they do not see each other. With many tokens, small doubts add up; the next two rules allow for that. The rule
+    that they do not see each other. With many tokens, small doubts add up; the next two rules allow for that. This rule
     is fast where most of a text follows from the rest, and slow in verse, where often several words would do.
     """
 
@@ -83,12 +85,13 @@ def threshold(tau):
 
 
 def factor(f):
-    """Make a rule that writes the most confident proposals, as long as the n-th has at least 1 - f / (n + 1).
+    """Make a rule that writes the n most confident proposals, if each has a probability of 1 - f / (n + 1) or more.
 
-    With f = 1, these n tokens are together the likeliest choice. Each of them is wrong with a probability of at most
-    1 / (n + 1), so there is a wrong one with at most the sum, n / (n + 1), and all are right with at least 1 / (n + 1).
-    In any other choice one of them is wrong, so its probability is at most as high. A pair may thus be less certain
-    than a group of ten, and nobody has to guess a threshold (Fast-dLLM, Wu et al. 2025, arXiv:2505.22618).
+    It takes the largest such n. With f = 1, these n tokens together are the likeliest choice. Each token is wrong with
+    a probability of at most 1 / (n + 1), so the probability that any is wrong is at most n / (n + 1), and all are right
+    with at least 1 / (n + 1). Any other choice contradicts one of these tokens, so its probability is at most
+    1 / (n + 1). Thus the tokens of a pair may be less certain than those of a group of ten, and nobody has to guess a
+    threshold (Fast-dLLM, Wu et al. 2025, arXiv:2505.22618).
     """
 
     def rule(logits, confidence, masked, count):
@@ -112,7 +115,7 @@ def entropy_bound(gamma):
     def rule(logits, confidence, masked, count):
         entropy = torch.special.entr(logits.float().softmax(-1)).sum(-1)  # (B, T)
         entropy, order = entropy.masked_fill(~masked, math.inf).sort(1)
-        bound = entropy.cumsum(1) - entropy  # (B, T) the sum up to each position, without its own
+        bound = entropy.cumsum(1) - entropy  # (B, T) the sum of the entropies before each position
         chosen = before_first_false((bound <= gamma) & entropy.isfinite(), order)
         return top_up(chosen, confidence, masked, count)
 
@@ -145,7 +148,7 @@ def plan_blocks(masked, size, steps):
 
 
 class BlockModel:
-    """Stands in for the model while chapter 04's `unmask` writes a block, as if the block were the whole text.
+    """Stands in for the model, so that chapter 04's `unmask` can write a block as if it were the whole text.
 
     Each pass puts the block into the canvas, lets the model read the whole canvas, and returns the logits of the block.
     """
@@ -160,12 +163,15 @@ class BlockModel:
         self.start, self.end = start, end
 
     def put(self, block):
-        """Return the canvas with these tokens (B, b) in the block (B, T), and its share of masks (B,)."""
+        """Return the canvas (B, T) with the tokens `block` (B, b) put into it, and the canvas's share of masks (B,)."""
         canvas = self.canvas.slice_scatter(block, 1, self.start, self.end)
         return canvas, (canvas == self.config.mask_id).float().mean(1)
 
     def __call__(self, block, t):
-        """block: (B, b) → logits (B, b, V). `unmask` passes the share of masks in the block as t, which we replace."""
+        """Return the logits (B, b, V) of block (B, b).
+
+        As t, `unmask` passes the share of masks in the block. The model needs the share in the canvas, so we replace t.
+        """
         canvas, t = self.put(block)
         return self.model(canvas, t)[:, self.start : self.end]
 
@@ -200,19 +206,20 @@ def denoise_blocks(model, canvas, steps, temperature=1.0, top_k=None, select=dif
 
 
 class CachedBlockModel(BlockModel):
-    """Computes only the rows of the block, except in its first pass. (Fast-dLLM calls this the dual cache.)
+    """Computes only the rows of the block, except in the block's first pass. (Fast-dLLM calls this the dual cache.)
 
-    In each layer a row, which is a position of a pass, has a key and a value, and the other rows read them. A cache
-    keeps them for later passes. In a GPT that is exact: no row depends on a later token, and earlier ones are final. In
-    a dLLM every row depends on every token. When the block changes, all rows outside of it should change, too, but
-    their keys and values stay those of an older text. In the first layer they are still right, because they are made of
-    the row's own token (unless the model reads the noise level); from the second layer on they are wrong. With a
-    convolution, which mixes neighbours, those beside the block are wrong from the first layer on. The errors last until
-    the next block begins with a full pass.
+    In each layer, every row (a position in a pass) has a key and a value, which other rows read. A cache keeps keys and
+    values for later passes. In a GPT that is exact, because no row depends on a later token, and earlier tokens are
+    final. In a dLLM every row depends on every token. When the block changes, all rows outside of it should change,
+    too, but their keys and values stay those of an older text. In the first layer they are still right, because they
+    are made of the row's own token (unless the model reads the noise level); from the second layer on they are wrong.
+    With a convolution, which mixes neighbours, the rows beside the block are wrong from the first layer on. The errors
+    last until the next block begins with a full pass.
 
-    Why this cache? Of the three that docs/fast_decoding.md measures, it alone computes far fewer rows, and so it pays
-    most, both for one text and for a batch. A cache that also computes all rows to the right of the block saves little.
-    One that computes the masks wherever they are costs time in a batch, whose texts have them in different places.
+    Why this cache? Of the three caches that docs/fast_decoding.md measures, only this one computes far fewer rows, so
+    it saves most, both for one text and for a batch. A cache that also computes all rows to the right of the block
+    saves little. A cache that computes the masks wherever they are costs time in a batch, because its texts have masks
+    in different places.
     """
 
     def enter(self, canvas, start, end):
@@ -230,10 +237,10 @@ class CachedBlockModel(BlockModel):
 
 # 4. Where does a pass spend its time?
 #
-# A pass must at least do its matrix products; how fast they can be is a limit of the machine. With many rows, it is how
-# many multiplications the processor does in a second. With one row, it is how fast the memory delivers the weights,
-# since each weight is read for a single multiplication. What a pass needs beyond its products goes into attention,
-# small operations, and the calling of modules.
+# A pass must at least do its matrix products, and the machine limits their speed. With many rows, the limit is how many
+# multiplications the processor does in a second. With one row, the limit is how fast the memory delivers the weights,
+# because each weight is read for a single multiplication. The rest of a pass goes into attention, small operations, and
+# calls of modules.
 
 
 def matrices(model):
@@ -254,8 +261,9 @@ def products(model, rows):
 def milliseconds(ways, device, turns=10, repeat=5):
     """Return the median time of each of the functions {name: way}, in milliseconds: {name: time}.
 
-    They take turns, so other work on the machine slows all of them alike. In a turn a way is called `repeat` times,
-    because its first call finds the caches full of what the other ways have left there.
+    The functions take turns, so other work on the machine slows all of them alike. In its turn a function is called
+    `repeat` times, because its first call finds the processor's caches full of what the other functions have left
+    there.
     """
     seconds = {name: [] for name in ways}
     for _ in range(turns + 1):
@@ -363,14 +371,14 @@ def show_ways(name, model, tokenizer, corpus, settings):
     line = "   {:42} {:>6} {:>20} {:13.1%} {:20.1%}"
     samples = [tokenizer.decode(row) for row in real]
     print(line.format("real text", "", "", measures.known_words(samples, vocabulary), measures.distinct(samples)))
-    rows = []  # that each forward pass computes
+    rows = []  # how many rows each forward pass computes
     hook = model.register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].numel()))
     for way, how in WAYS.items():
         torch.manual_seed(settings.seed)
         rows.clear()
         passes = 0.0
         for state in denoise_blocks(model, canvas, temperature=0.8, **how):
-            passes += state.committed.any(1).float().mean().item()  # a text that waits for others needs no pass
+            passes += state.committed.any(1).float().mean().item()  # no pass if a text only waits for others
         samples = [tokenizer.decode(row) for row in state.canvas]
         print(line.format(way, f"{passes:.0f}", f"{sum(rows) / canvas[:, 1:].numel():.1f}",
                           measures.known_words(samples, vocabulary), measures.distinct(samples)), flush=True)
@@ -408,7 +416,7 @@ RULES = {"threshold": threshold, "factor": factor, "entropy": entropy_bound}
 
 @dataclass(frozen=True)
 class Rule:
-    """The flags that name a rule, one at most. Without them, scattered proposals are written, as in chapter 04."""
+    """The flags that choose a rule; give at most one. By default, scattered proposals are written, as in chapter 04."""
 
     confidence: bool = False  # write the proposals with the highest probability first
     threshold: float | None = None  # write every proposal that the model gives at least this probability
@@ -438,11 +446,11 @@ class Rule:
 class Write(generation.Writing):
     """The flags of writing."""
 
-    # passes that write a window of the model; usually 64, and with threshold, factor or entropy as many as are needed
+    # passes that write a window of the model; by default 64, and with threshold, factor or entropy as many as needed
     steps: int | None = None
     temp: float | None = None  # temperature, usually 0.8; 0 always takes the most likely token
     rule: Rule = Rule()
-    block: int = 0  # finish this many positions before the next ones begin; 0: all of them are one block
+    block: int = 0  # finish a block of this many positions before the next block begins; 0: all positions are one block
     cached: bool = False  # within a block, compute only its own rows: faster, and slightly wrong
     correction: int = 0  # passes of correction at the end of a window, in addition to --steps
 

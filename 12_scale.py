@@ -7,15 +7,15 @@
 Model, loop, evaluation and sampler are those of chapters 03 to 06. This chapter brings another task, whose batches any
 number of processes can share. It has four parts:
 
-    1. words        50,257 tokens, nearly all of them pieces of words, instead of 65 characters. A token has three to
-                    four characters, so a window of equal length holds more text. But most parameters of a small model
-                    are then in its embedding and head, and nats per token are not nats per character.
+    1. words        There are 50,257 tokens instead of 65 characters, nearly all of them pieces of words. A token
+                    has three to four characters, so a window of equal length holds more text. But most parameters of a
+                    small model are then in its embedding and head, and nats per token are not nats per character.
     2. a batch      The windows and masks of a step follow from (seed, step, row) alone. So any number of processes
                     draws the same batch, even after an interruption.
     3. processes    Each process has a copy of the model and a share of the batch, and they average their gradients.
     4. memory       A block can forget its results and compute them again when the gradient needs them.
 
-plumbing/token_files.py keeps the tokens in one file. docs/scale.md says how much memory and computing each named size
+plumbing/token_files.py keeps the tokens in one file. docs/scale.md says how much memory and computation each named size
 needs. Press Ctrl-C to save and stop. Run the same command again to resume, even on a different number of GPUs:
 --batch-size counts the windows of all processes together. The chapter has been tested on CPUs only, with one process
 and with two.
@@ -60,7 +60,7 @@ class TrainConfig(training.DiffusionTrainConfig):
 
 
 def characters_per_token(tokens, tokenizer):
-    """Return the mean length of a token in characters. Nats per token divided by it are nats per character."""
+    """Return the mean length of a token in characters. Divide nats per token by it for nats per character."""
     tokens = tokens[:100_000].tolist()
     return len(tokenizer.decode(tokens)) / len(tokens)
 
@@ -75,10 +75,10 @@ def show_words(tokens, tokenizer):
 
 
 def draw(windows, config, mask_id, step, rank=0, world=1):
-    """Return the share of process number `rank` of `world` in the batch of step `step`: (x0, xt, masks).
+    """Return the rows of the batch of step `step` for process number `rank` of `world`: (x0, xt, masks).
 
     x0, xt: (batch_size / world, T), clean and masked rows. masks: the number of masks in the whole batch. Every process
-    draws the noise levels of the whole batch, so it knows this number without asking the others.
+    draws the noise levels of the whole batch, so it knows this number without asking the other processes.
     """
     B, T = config.batch_size, windows.length
     with diffusion.same_numbers(config.seed * 1_000_003 + step, torch.device("cpu")):
@@ -89,7 +89,7 @@ def draw(windows, config, mask_id, step, rank=0, world=1):
         prompted = torch.rand(B) < config.prefix
         given = (prompted * torch.rand(B) * T).long()  # (B,) clean tokens at the beginning
         score = torch.rand(B, T)
-    share = 1 - diffusion.NoiseSchedule(config.schedule).alpha(t)  # (B,) of the other tokens, to be masked
+    share = 1 - diffusion.NoiseSchedule(config.schedule).alpha(t)  # (B,) masked share of the tokens not given
     k = 1 + (share * (T - given)).long().clamp(max=T - given - 1)  # (B,)
     score[torch.arange(T) < given[:, None]] = 1  # higher than all others
     hidden = diffusion.ranks(score[rank::world]) < k[rank::world, None]  # (B / world, T)
@@ -114,7 +114,7 @@ class Words:
         count = min(held_out.n, max(config.evaluate_windows, training.FINAL_WINDOWS))
         spread = np.arange(count) * held_out.n // count  # evenly over the held-out text
         self.windows = held_out.read(spread).to(team.device)  # (count, T)
-        self.parts = []  # of this process's share of the batch, those that are left
+        self.parts = []  # what is left of this process's share of the batch
         self.run = None  # `make_run` sets it
 
     def make_run(self, name, config, settings, info, fresh):
@@ -136,25 +136,25 @@ class Words:
         return x0.to(self.team.device), xt.to(self.team.device), self.masks, is_last
 
     def loss(self, network, batch):
-        """Return the share of a part in the loss of the whole batch, multiplied by the numbers of parts and processes.
+        """Return what a part adds to the loss of the whole batch, multiplied by the numbers of parts and processes.
 
-        The loss of a batch is Σ of the cross-entropies at all masks / number of all masks. The mean of the processes'
-        own means is a different number, since some processes have more masks. So each process divides its sum by the
-        number of masks in the whole batch. The loop then divides by the number of parts, and the network divides the
-        sum of all gradients by the number of processes: we undo both.
+        The loss of a batch is the sum of the cross-entropies at all masks, divided by the number of all masks. The mean
+        of the processes' own means is a different number, because some processes have more masks. So each process
+        divides its sum by the number of masks in the whole batch. The loop then divides by the number of parts, and the
+        network divides the sum of all gradients by the number of processes. The factors undo both divisions.
         """
         x0, xt, masks, is_last = batch
         network.require_backward_grad_sync = is_last  # the processes communicate once per step, not in every part
-        t = (xt == self.tokenizer.mask_id).float().mean(1)  # the samplers give the model the same number
+        t = (xt == self.tokenizer.mask_id).float().mean(1)  # the samplers tell the model the same t
         total = diffusion.hidden_losses(network, x0, xt, t).sum()
         return total / masks * self.config.accumulate * self.team.world
 
     def evaluate(self, model, windows):
         """Return the NELBO of windows (N, T) in nats per token: (mean, standard error).
 
-        What fills a window after the end of its text costs almost nothing, so it does not count.
+        The filler after the end of a text costs almost nothing, so filler tokens do not count.
         """
-        rows = self.config.batch_size // self.team.world // self.config.accumulate  # what fits into the memory
+        rows = self.config.batch_size // self.team.world // self.config.accumulate  # a batch that fits into memory
         mean, error = diffusion.nelbo(model, windows, batch_size=rows)
         counted = windows.numel() / self.source.text_of(windows).sum().item()
         return mean * counted, error * counted
@@ -172,8 +172,8 @@ class Words:
 def distribute(model, team):
     """Return the network that averages the gradients of `model` over all processes.
 
-    That is PyTorch's DistributedDataParallel (DDP). While the backward pass still computes the gradients of the first
-    blocks, the processes already exchange those of the last ones. All of them then take the same step.
+    The network is PyTorch's DistributedDataParallel (DDP). While the backward pass still computes the gradients of the
+    first blocks, the processes already exchange those of the last blocks. Then all processes take the same step.
     """
     if team.world == 1:
         return model
@@ -218,7 +218,7 @@ class RecomputedBlock(transformer.Block):
 
 
 def make_model(shape, recompute):
-    """Return a Transformer. recompute: of recomputed blocks."""
+    """Return a Transformer. recompute: make it of RecomputedBlocks, which need less memory."""
     model = transformer.Transformer(shape)
     if recompute:
         for block in model.blocks:
@@ -234,7 +234,7 @@ class Command:
     """The flags of this chapter."""
 
     config: str = "tiny"  # a settings file: a name in configs/scale/, or the path of a YAML file
-    run_name: str = ""  # name of the run, and of its folder under checkpoints/ (torchrun has a flag --run of its own)
+    run_name: str = ""  # name of the run, and of its folder under checkpoints/ (--run is already a flag of torchrun)
     fresh: bool = False  # start the run again instead of resuming it
     device: str = "auto"  # auto, cpu, cuda or mps
     model: transformer.Shape = transformer.Shape()
@@ -243,7 +243,7 @@ class Command:
 
     @property
     def run(self):
-        """The name by which chapter 05 calls it."""
+        """The name of the run, under the name by which chapter 05 asks for it."""
         return self.run_name
 
 
@@ -262,7 +262,7 @@ def train(settings, team):
 
     task = Words(tokenizer, windows, held_out, config, team)
     about = {"corpus": settings.data.name, "corpus_sha256": checksum} | asdict(settings.data)
-    own = replace(settings, train=replace(config, batch_size=config.batch_size // world))  # of this process
+    own = replace(settings, train=replace(config, batch_size=config.batch_size // world))  # this process's settings
     build = partial(make_model, recompute=config.recompute)
     folder = training.start(own, "dllm", task, shape, about, team.device, build, task.make_run,
                             partial(distribute, team=team))

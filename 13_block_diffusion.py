@@ -4,9 +4,10 @@
     python 13_block_diffusion.py write --prompt "ROMEO:"      # draft and verify: a GPT's text in fewer passes
     python 13_block_diffusion.py write --block 8 --steps 4    # blocks of 8 characters, with 4 passes each
 
-A GPT writes one token per pass. A dLLM writes many, but the tokens of one pass do not see each other. Between the two
-is block diffusion (BD3-LM, Arriola et al. 2025, arXiv:2503.09573): it writes block after block from left to right, and
-each block by unmasking. If a block is one token, this is a GPT. If a block is the whole text, it is a dLLM.
+A GPT writes one token per pass. A dLLM writes many tokens per pass, but the tokens of one pass do not see each other.
+Block diffusion lies between the two (BD3-LM, Arriola et al. 2025, arXiv:2503.09573): it writes block after block from
+left to right, and each block by unmasking. With blocks of one token, it is a GPT. With one block for the whole text, it
+is a dLLM.
 
 The model of this chapter learns blocks of many sizes. So it can do two jobs in one pass: as a GPT it verifies tokens
 that were proposed before, and as a dLLM it proposes the next ones (TiDAR, Liu et al. 2025, arXiv:2511.08923). The text
@@ -17,9 +18,9 @@ Sections 1 to 5 make the model and train it, section 6 writes in blocks, and sec
 may skip two things: which rows a convolution reads (`rows_before`), and the KeptRows of section 3, which save time.
 
 After training you should see how the NELBO grows with the size of a block. For blocks of a whole window it is far above
-that of chapter 05's dLLM: only a small part of the training has such blocks. You should also see what drafts save, in
-passes and in seconds. They save seconds only where a pass over many rows costs little more than a pass over one
-(docs/block_diffusion.md).
+the NELBO of chapter 05's dLLM, because only a small part of the training has such blocks. You should also see what
+drafts save, in passes and in seconds. They save seconds only where a pass over many rows costs little more than a pass
+over one (docs/block_diffusion.md).
 """
 
 import functools
@@ -63,9 +64,9 @@ fast = import_module("11_fast_decoding")
 #      (d) sees      x   x   x                     x    x
 #      (e) sees      x   x   x                     x    x
 #
-# (In BD3-LM, the clean rows of a block also see each other. Ours do not, so that the same model can verify as a GPT.)
+# (In BD3-LM, the clean rows of a block also see each other. Our clean rows do not, so that they can verify as a GPT.)
 
-CLEAN = -1  # what stands for the start of a block in a clean row, which belongs to none
+CLEAN = -1  # takes the place of a block's start in a clean row, which belongs to no block
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Rows:
 def make_rows(positions, start, width):
     """Return the Rows at `positions` (R,). start (R,): where the block of each row starts, or CLEAN.
 
-    Positions are counted from the first of these rows. All rows also see the clean rows of earlier passes.
+    Positions are counted from the first of these rows. In addition, all rows see the clean rows of earlier passes.
     """
     is_clean = start == CLEAN
     before = torch.where(is_clean, positions + 1, start)  # a row sees the clean rows at positions below this
@@ -93,8 +94,8 @@ def make_rows(positions, start, width):
 def two_streams(starts, width):
     """Return the Rows of training on T + 1 tokens: T clean rows, which predict the next token, then T noisy rows.
 
-    starts (T,): where the block of each noisy row starts. The clean rows are at the positions 0 to T - 1. They predict
-    the positions 1 to T, which are those of the noisy rows.
+    starts (T,): where the block of each noisy row starts. The clean rows are at the positions 0 to T - 1, and the noisy
+    rows at the positions 1 to T. Both predict the tokens at the positions 1 to T.
     """
     place = torch.arange(len(starts), device=starts.device)
     clean = torch.full_like(starts, CLEAN)
@@ -104,9 +105,9 @@ def two_streams(starts, width):
 def rows_before(positions, visible, width):
     """Return which rows a convolution of this width reads for each row: (R, width).
 
-    For the row at position p, these are the rows at p - width + 1 … p that it sees. Of the rows above, (d) reads b, c
-    and (d) itself if the width is 3. Rows of earlier passes have negative positions. The convolution gets the last
-    width - 1 of them before the new rows, so the result counts from there:
+    A row at position p reads those rows at the positions p - width + 1 … p that it sees. In the table above, with a
+    width of 3, (d) reads b, c and itself. Rows of earlier passes have negative positions. The convolution gets the last
+    width - 1 of these, followed by the new rows, so the result counts from the first of them:
 
         row           two earlier ones    first new row    second    …
         position          -2    -1              0             1
@@ -114,9 +115,9 @@ def rows_before(positions, visible, width):
     """
     wanted = positions[:, None] - torch.arange(width - 1, -1, -1, device=positions.device)  # (R, width) positions
     stands_there = visible[:, None, :] & (positions == wanted[..., None])  # (R, width, R)
-    row = stands_there.int().argmax(-1)  # (R, width); for positions from 0 on, a row sees one or none
+    row = stands_there.int().argmax(-1)  # (R, width); a row sees at most one row at each position from 0 on
     itself = torch.arange(len(positions), device=positions.device)[:, None]
-    row = torch.where(stands_there.any(-1), row, itself)  # instead of a mask that has no row, it reads its own mask
+    row = torch.where(stands_there.any(-1), row, itself)  # where a mask has no row, a row reads itself
     row = torch.where(wanted < 0, wanted, row)
     return row + width - 1
 
@@ -130,8 +131,8 @@ SMALL = 16  # blocks up to this size are masked completely more often than by ch
 def draw_starts(T):
     """Draw blocks that cover the positions 1 to T, and return where the block of each position starts: (T,).
 
-    One time in eight it is one block. Otherwise a size is drawn the more rarely the larger it is, so that the blocks of
-    each size cover about the same number of positions.
+    One time in eight, a single block covers all positions. Otherwise larger blocks are drawn more rarely, so that the
+    blocks of each size cover about the same number of positions.
     """
     starts = torch.ones(T, dtype=torch.long)
     if torch.rand(()) < 1 / 8:
@@ -156,7 +157,7 @@ def mask_blocks(x, starts, mask_id, whole=0.0):
     k = diffusion.spread_evenly(B * len(size), size.repeat(B), x.device).view(B, -1)  # (B, G)
     completely = (torch.rand(k.shape, device=x.device) < whole) & (size <= SMALL)
     k = torch.where(completely, size, k)
-    score = block + torch.rand(x.shape, device=x.device)  # (B, T) every score of a block is below those of the next one
+    score = block + torch.rand(x.shape, device=x.device)  # (B, T) every score of a block is below the next block's
     rank = diffusion.ranks(score) - (first - starts[0])[block]  # (B, T) the rank of a score within its block
     return torch.where(rank < k[:, block], mask_id, x), (k / size)[:, block]
 
@@ -167,7 +168,8 @@ def mask_blocks(x, starts, mask_id, whole=0.0):
 class OnlyThisPass:
     """The keys and values of one layer, with the interface of chapter 02's KVBuffer. It keeps nothing for later passes.
 
-    visible: (R, R), who sees whom. A KVBuffer knows it from the positions; here several rows can have the same one.
+    visible: (R, R), who sees whom. A KVBuffer derives this from the positions, but here several rows can have the same
+    position.
     """
 
     def __init__(self, visible):
@@ -183,8 +185,8 @@ class OnlyThisPass:
 class KeptRows:
     """The first n clean rows of a text, from earlier passes, in chapter 03's cache.
 
-    No clean row depends on a later one, so kept rows are exact. A pass writes its rows behind them, the clean ones
-    first. To keep some of these, raise n; the next pass writes over all others.
+    No clean row depends on a later one, so kept rows are exact. A pass writes its new rows behind the kept rows, clean
+    rows first. To keep the first of the new rows, raise n; the next pass writes over all rows behind the first n.
     """
 
     def __init__(self, model, batch, rows):
@@ -207,13 +209,14 @@ class Hybrid(transformer.Transformer):
         C = config.n_embd
         self.draft_up = nn.Linear(C, 2 * C, bias=False)
         self.draft_down = nn.Linear(2 * C, C, bias=False)
-        # A vector for each token that can stand before a draft, and one for each that can stand two before it.
+        # Two vectors for each token: one for when it stands right before a draft, and one for when it stands two before
+        # it.
         self.previous = nn.Parameter(torch.zeros(2, config.vocab_size + 1, 2 * C))
         nn.init.normal_(self.draft_up.weight, std=C**-0.5)
         nn.init.zeros_(self.draft_down.weight)
 
     def forward(self, tokens, rows, kept=None):
-        """tokens (B, R) in the Rows `rows` → logits (B, R, V), and the vectors (B, R, C) from which they are made.
+        """Return logits (B, R, V) for tokens (B, R) in the Rows `rows`, and the vectors (B, R, C) behind the logits.
 
         kept: KeptRows. All new rows see the kept ones, and are written behind them.
         """
@@ -242,8 +245,8 @@ class Hybrid(transformer.Transformer):
         """Return the logits of drafts (…, V) from the vectors x (…, C) of masked rows.
 
         previous (…, 2): the two tokens before each draft, the nearest first. The masked rows of one pass do not see
-        each other's tokens. Through `previous`, each draft still depends on the two before it, at the cost of no
-        further pass (as in Hydra, Ankner et al. 2024, arXiv:2402.05109).
+        each other's tokens. Through `previous`, each draft still depends on the two tokens before it, without a further
+        pass (as in Hydra, Ankner et al. 2024, arXiv:2402.05109).
         """
         inner = self.draft_up(x) + self.previous[0][previous[..., 0]] + self.previous[1][previous[..., 1]]  # (…, 2C)
         return self.head(self.norm(x + self.draft_down(F.relu(inner).square())))
@@ -269,7 +272,7 @@ def cross_entropies(logits, target):
 def hybrid_loss(model, windows):
     """Return the loss of windows (B, T + 1): a weighted sum of three means, over all tokens, hidden tokens, and drafts.
 
-    The text that draft and verify writes is that of the clean stream, so its loss has the largest weight.
+    Draft and verify writes the text of the clean stream, so the clean stream's loss has the largest weight.
     """
     target = windows[:, 1:]  # (B, T)
     T = target.shape[1]
@@ -287,10 +290,10 @@ def draft_losses(model, windows, vectors, starts, is_whole):
     """Return the cross-entropies of all drafts that these windows (B, T + 1) allow: (n,).
 
     vectors (B, T, C): of the noisy rows. is_whole (B, T): True in blocks that are hidden completely. A draft is a token
-    of such a block, but not the first one: when we write, the clean stream has already chosen that.
+    of such a block, but not the first one: when we write, the clean stream has already chosen the first token.
     """
     T = len(starts)
-    place = torch.arange(1, T + 1, device=starts.device) - starts  # (T,) of a token in its block, from 0
+    place = torch.arange(1, T + 1, device=starts.device) - starts  # (T,) each token's place in its block
     drafted = is_whole & (place > 0) & (place < SMALL)  # (B, T)
     one_before = windows[:, :-1]  # (B, T)
     two_before = F.pad(windows[:, :-2], (1, 0))  # nothing is two before position 1, but a draft is never there
@@ -331,7 +334,8 @@ def block_nelbo(model, windows, size, draws=1, seed=0, batch_size=32):
     """Estimate the NELBO of windows (N, T + 1), written in blocks of `size`: (mean, standard error) in nats per token.
 
     By the chain rule, -log p(text) is the sum of -log p(block | text before it). Chapter 04 bounds each term, and one
-    pass estimates the bounds of all blocks. The first token of a window is given. The error is over the windows.
+    pass estimates the bounds of all blocks. The first token of a window is given. The error comes from the differences
+    between windows.
     """
     T = windows.shape[1] - 1
     starts = 1 + torch.arange(T, device=windows.device) // size * size  # (T,)
@@ -364,13 +368,14 @@ def curve(model, windows, draws=1):
 class CleanBlockModel(fast.BlockModel):
     """Chapter 11's BlockModel for a Hybrid. It keeps the rows of finished blocks, as clean rows.
 
-    In chapter 11 kept rows are an approximation, because rows before a block see the block. Here they are exact.
+    In chapter 11 kept rows are an approximation, because the rows before a block see the block. Here kept rows are
+    exact.
     """
 
     kept = None
 
     def __call__(self, block, t):
-        """block: (B, b) → logits (B, b, V). No mask is left before the block."""
+        """Return logits (B, b, V) for block (B, b). No mask is left before the block."""
         canvas, _ = self.put(block)
         if self.kept is None:
             self.kept = KeptRows(self.model, *canvas.shape)
@@ -391,7 +396,7 @@ DRAFTS = 3  # proposals per pass; docs/block_diffusion.md compares other numbers
 
 def probabilities(logits, temperature, top_k):
     """Return the probability with which chapter 04's `draw` takes each token, for logits (…, V): (…, V)."""
-    if temperature < diffusion.COLDEST:  # then it takes the most likely one
+    if temperature < diffusion.COLDEST:  # then `draw` takes the most likely token
         return F.one_hot(diffusion.draw(logits, 0), logits.shape[-1]).to(logits.dtype)
     return diffusion.probabilities(logits, temperature, top_k)
 
@@ -399,12 +404,14 @@ def probabilities(logits, temperature, top_k):
 def verify(p, q, drafts):
     """Accept some of the first drafts, and draw the token after them, so that each token has the distribution p.
 
-    drafts: m tokens, a list. p (m + 1, V): probabilities of the token at the place of each draft, and of the one after
-    the last draft. q (m or more, V): those from which each draft was drawn. Returns (number of accepted drafts, token).
+    drafts: a list of m tokens. p (m + 1, V): the probabilities of the tokens at the place of each draft, and at the
+    place after the last draft. q (m or more, V): the probabilities from which each draft was drawn. Returns (number of
+    accepted drafts, token).
 
     A draft x is accepted with probability min(1, p(x) / q(x)). So x is drawn and accepted with probability
-    q(x) min(1, p(x) / q(x)) = min(p(x), q(x)). What p(x) still lacks is max(0, p(x) - q(x)), and in proportion to it we
-    draw the token that replaces a refused draft. (Speculative sampling, Leviathan et al. 2022, arXiv:2211.17192.)
+    q(x) min(1, p(x) / q(x)) = min(p(x), q(x)). To reach p(x), max(0, p(x) - q(x)) is still missing. So we draw the
+    token that replaces a refused draft in proportion to this difference. (Speculative sampling, Leviathan et al. 2022,
+    arXiv:2211.17192.)
     """
     m = len(drafts)
     tokens = torch.tensor(drafts, dtype=torch.long, device=p.device)[:, None]
@@ -416,7 +423,7 @@ def verify(p, q, drafts):
 
 
 def draft_tokens(model, vectors, tokens, temperature, top_k):
-    """Draft a token for each of vectors (m, C) in turn: m tokens, a list, and the probabilities of each, (m, V).
+    """Draft a token for each of vectors (m, C) in turn. Return the list of tokens, and their probabilities (m, V).
 
     tokens: the last two tokens before the drafts.
     """
@@ -433,17 +440,17 @@ def draft_tokens(model, vectors, tokens, temperature, top_k):
 def rows_of_pass(known, drafts, size, width, device):
     """Return the Rows of one pass: `known` tokens of the text and then `drafts` drafts, all clean, and blocks of masks.
 
-    There is a block for each number of drafts that may be accepted, from none to all. It starts at the position behind
-    those drafts, and it sees them. The token at this position is drawn in this pass, so it has no row; the `size` masks
-    behind it will become the next drafts. With two drafts x and y of the text behind "k":
+    There is a block for each number of drafts that may be accepted, from none to all. The block starts right behind
+    those drafts, and sees them. The token at its first position is drawn in this pass, so this position has no row. The
+    `size` masks behind it will become the next drafts. With two drafts x and y of the text behind "k":
 
         clean rows:   k x y
         noisy rows:       _ _      if x is refused
                             _ _    if x is accepted, and y is refused
                               _ _  if both are accepted
 
-    In training, a block also has a mask at its first position. It would hardly help to guess the other tokens, and with
-    two drafts a pass has 9 rows without it, and 12 with it.
+    In training, a block also has a mask at its first position. Here we leave that mask out: it would hardly help to
+    guess the other tokens, and with two drafts a pass then has 9 rows instead of 12.
     """
     positions = list(range(known + drafts))
     starts = [CLEAN] * (known + drafts)
@@ -460,7 +467,7 @@ class Pass:
 
     drafts: list  # the drafts that it verified
     new: list  # the tokens that it added to the text: accepted drafts, and one more
-    probability: torch.Tensor  # (len(new),) of each new token
+    probability: torch.Tensor  # (len(new),) the probability of each new token
 
 
 @torch.no_grad()
@@ -552,7 +559,7 @@ class Train(training.Settings):
 class Write(gpt.Continue):
     """The flags of writing."""
 
-    drafts: int | None = None  # proposals per pass, usually 3; 0 writes like a GPT
+    drafts: int | None = None  # proposals per pass, by default 3; 0 writes like a GPT
     block: int = 0  # write in blocks of this many characters, and do not draft
     steps: int | None = None  # with --block: passes per block; by default one per character
     rule: fast.Rule = fast.Rule()

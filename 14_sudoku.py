@@ -5,15 +5,15 @@
     python 14_sudoku.py solve puzzles.txt --quiet                 # a file with one puzzle on each line
     python 14_sudoku.py solve --gif out.gif --html out.html       # watch the puzzle above being solved
 
-A Sudoku is a text of 81 characters, and its blanks are masks. So chapter 04's loss and sampler fit it; in training,
-only the blanks of a puzzle are hidden. The model of chapter 03 begins with vectors that say which cells share a row, a
-column or a box; it is not told what that means. It learns from every order in which the blanks can be filled, so we can
-ask it for the digit that it is most certain of. Usually some blank is easy, because eight digits are excluded there,
-and each digit that is written makes another blank easy. A GPT must begin with the first blank, however hard it is, and
-it cannot correct itself.
+A Sudoku is a text of 81 characters, and its blanks are masks. So chapter 04's loss and sampler fit, with one change: in
+training, only the blanks of a puzzle are hidden. The model of chapter 03 begins with vectors that say which cells share
+a row, a column or a box; nobody tells it what that means. It learns from every order in which the blanks can be filled,
+so we can ask it for the digit that it is most certain of. Usually some blank is easy, because eight digits are excluded
+there, and each digit that is written makes another blank easy. A GPT must begin with the first blank, however hard it
+is, and it cannot correct itself.
 
-You should see how many new puzzles are solved if the most certain digit comes first, from left to right, in a random
-order, and in one pass, all by the same dLLM, and then by a GPT. The worked example below that table shows why the order
+You should see how many new puzzles the same dLLM solves if it writes the most certain digit first, from left to right,
+in a random order, or in one pass, and how many a GPT solves. The worked example below that table shows why the order
 matters.
 """
 
@@ -56,8 +56,8 @@ def shuffled_lines(n, device=None):
 def vary(puzzles, solutions):
     """Return other puzzles and their solutions, (B, 81) each, made by changes that keep the rules.
 
-    The changes rename the digits, exchange rows within a band of three, and whole bands, do the same with columns, and
-    reflect the grid. So each puzzle stands for up to a trillion others.
+    The changes rename the digits, reorder the rows within each band of three rows, reorder the bands, do the same with
+    the columns, and reflect the grid. So each puzzle stands for up to a trillion other puzzles.
     """
     n, device = len(puzzles), puzzles.device
     rows = shuffled_lines(n, device)
@@ -125,7 +125,7 @@ class LeftToRight(Puzzles):
 
     def losses(self, model, puzzles, solutions):
         windows = torch.cat((puzzles, solutions), dim=1)  # (B, 162)
-        losses = gpt.next_token_losses(model, windows)[:, CELLS - 1 :]  # (B, 81) those of the solution
+        losses = gpt.next_token_losses(model, windows)[:, CELLS - 1 :]  # (B, 81) losses of the solution
         return losses.sum(1), torch.full((len(losses),), CELLS, device=losses.device)
 
     def sample(self, model):
@@ -140,9 +140,9 @@ def read_and_write(model, puzzles):
 def with_cell_positions(config):
     """Return a Transformer whose position vectors begin as sums of random vectors for row, column and box.
 
-    So before training, the vectors already say which row, column and box each cell belongs to. Training may change them
-    like all other weights. A GPT reads the puzzle and then the
-    solution. Its positions also get a second sum, for the cell of the solution that they must predict.
+    So before training, the vectors already say which row, column and box each cell belongs to. Training may change
+    these vectors like all other weights. A GPT reads the puzzle and then the solution, so its positions also get a
+    second sum, for the cell of the solution that they must predict.
     """
     model = transformer.Transformer(config)
     T, C = model.pos_emb.weight.shape
@@ -188,13 +188,13 @@ BUDGET = 30 * CELLS  # no attempt begins after this number of passes
 
 
 def solve_and_correct(model, canvas, budget=BUDGET):
-    """Solve canvas (B, 81), and take digits back while some contradict each other. Yields States.
+    """Solve canvas (B, 81), and take digits back while some digits contradict each other. Yields States.
 
-    The first wrong digit need not be one of those in conflict. The next digits agree with it, and the conflict shows
-    only at the end. But the model was less certain of it than of most digits. So attempt n takes back the n-th least
-    certain digit of the first attempt and every digit that was written after it, does not write that digit there again,
-    and solves the rest as before. (This is a limited discrepancy search, Harvey and Ginsberg 1995, with one
-    discrepancy.)
+    The first wrong digit need not be among the digits in conflict: the next digits agree with it, and the conflict
+    shows only at the end. But the model was less certain of the wrong digit than of most others. So attempt n begins
+    with the n-th least certain digit of the first attempt. It takes back this digit and every digit that was written
+    after it, forbids this digit in its cell, and solves the rest as before. (This is a limited discrepancy search,
+    Harvey and Ginsberg 1995, with one discrepancy.)
     """
     turn = torch.zeros_like(canvas)  # (B, 81) the pass that wrote each cell; 0: given
     passes = 0
@@ -220,7 +220,7 @@ def solve_and_correct(model, canvas, budget=BUDGET):
 
 
 def take_back(model, first, turn, rows, cell):
-    """Mask one cell (R, 1) of the grids `rows` (R,) of the State `first`, with all later ones, and solve them again.
+    """Mask one cell (R, 1) and all later ones in the grids `rows` (R,) of the State `first`, and solve them again.
 
     The digit of that cell is not written there again. turn: (B, 81), the pass that wrote each cell. Yields States of
     these R grids.
@@ -260,7 +260,7 @@ def compare(dllm, other):
 
 
 def show_order(model, puzzle, rows=10):
-    """Return as text the first digits that the model writes into puzzle (81,), how certain it is, and why."""
+    """Return a table of the first digits that the model writes into puzzle (81,): how certain it is, and why."""
     states = list(solve(model, puzzle[None]))
     lines = ["pass  cell              digit  probability  a person sees it as"]
     before = puzzle
@@ -289,7 +289,7 @@ class Train:
     run: str = ""  # name of the dLLM's run, which is also its folder under checkpoints/; "-gpt" is added for the GPT
     fresh: bool = False  # start both runs again instead of resuming them
     device: str = "auto"  # auto, cpu, cuda or mps
-    puzzles: int = 2000  # number of puzzles, 256 of which are for the evaluations
+    puzzles: int = 2000  # number of puzzles; 256 of them are for the evaluations
     model: transformer.Shape = transformer.Shape(seq_len=CELLS, positions="learned")
     train: training.TrainConfig = training.TrainConfig()
 
@@ -307,7 +307,7 @@ class Solve:
     puzzle: Positional[str] = EXAMPLE  # 81 characters, or a file with one puzzle on each line; blanks are . or 0 or _
     checkpoint: str = ""  # name or folder of a run; by default your latest dLLM for Sudoku, or the shipped one
     device: str = "auto"  # auto, cpu, cuda or mps
-    seconds: float = 60.0  # after this time, the best grid so far is printed; for a file, this time for each 64 puzzles
+    seconds: float = 60.0  # after this time, the best grid so far is printed; in a file, each 64 puzzles get this time
     quiet: bool = False  # print the solutions and nothing else
     gif: Path | None = None  # save an animation: a path that ends in .gif
     html: Path | None = None  # save a web page with a player: a path that ends in .html

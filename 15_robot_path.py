@@ -5,10 +5,10 @@
     python 15_robot_path.py smooth --map map.yaml --start -1.5,2 --goal 4,2.5 --radius 0.3    # in a map of your robot
 
 A planner such as A* finds a path along the cells of a map, with sharp turns. Here a path is a row of waypoints. Each
-becomes one token, the number of the grid cell in which the waypoint lies. The model learns from generated curves what
-smooth paths look like, and never sees a map. To smooth a path, the program masks the waypoints at its sharpest turns,
-and the model fills them in again. The map is a constraint on the logits: a cell in which the robot would touch an
-obstacle has the logit minus infinity, so no waypoint is written there.
+waypoint becomes one token, the number of the grid cell in which the waypoint lies. The model learns from generated
+curves what smooth paths look like, and never sees a map. To smooth a path, the program masks the waypoints at its
+sharpest turns, and the model fills them in again. The map is a constraint on the logits: a cell in which the robot
+would touch an obstacle has the logit minus infinity, so no waypoint is written there.
 
 Do we need a model for this? No. The program accepts a proposal only if it improves the path, whoever made it. On
 average, A*'s paths turn by 333 degrees, the model's by 106, and those of straight lines across the masked waypoints by
@@ -48,9 +48,10 @@ SAMPLES = 96  # points of a generated curve
 def smoothest(knots, order):
     """Return the matrix (SAMPLES, knots) that takes points to the smoothest curve through them.
 
-    The curve passes the points at equal intervals of time. It has the least sum of its squared derivatives of this
-    order: 2 makes a cubic spline, and 3 a minimum-jerk curve, which resembles the movements of a human hand (Flash and
-    Hogan 1985). The conditions are linear (Lagrange multipliers), so the curve is linear in the points.
+    The curve passes the points at equal intervals of time. Of all such curves, it has the least sum of the squared
+    derivatives of this order. Order 2 gives a cubic spline, and order 3 a minimum-jerk curve, which resembles the
+    movements of a human hand (Flash and Hogan 1985). The conditions are linear (Lagrange multipliers), so the curve is
+    linear in the points.
     """
     derivative = np.diff(np.eye(SAMPLES), order, axis=0)  # (SAMPLES - order, SAMPLES)
     passes = np.eye(SAMPLES)[np.linspace(0, SAMPLES - 1, knots).round().astype(int)]  # (knots, SAMPLES)
@@ -59,13 +60,13 @@ def smoothest(knots, order):
     return torch.tensor(np.linalg.solve(system, conditions)[:SAMPLES], dtype=torch.float32)
 
 
-KNOTS = {2: 0.25, 3: 0.35, 4: 0.2, 5: 0.12, 6: 0.08}  # how often a curve has this number of random points
+KNOTS = {2: 0.25, 3: 0.35, 4: 0.2, 5: 0.12, 6: 0.08}  # {number of random points: share of the curves}
 BEND = 1.3  # radians by which the most winding curves turn after a step (standard deviation)
 FILL = 0.7, 0.97  # how much of its frame a path fills, from the middle to the edge: the least and the most
 
 
 def smooth_curves(n, knots):
-    """Return n random smooth curves through this number of random points: (n, SAMPLES, 2).
+    """Return n random smooth curves through `knots` random points each: (n, SAMPLES, 2).
 
     From point to point, a curve takes steps of 0.5 to 1.5. Their direction changes by random angles, which are large
     for some curves and small for others.
@@ -81,8 +82,7 @@ def smooth_curves(n, knots):
 
 
 def smooth_paths(n, T):
-    """Return n random smooth paths of T evenly spaced points, each moved and scaled to fill most of a frame: (n, T, 2).
-    """
+    """Return n random smooth paths of T evenly spaced points, each placed to fill most of a frame: (n, T, 2)."""
     counts = torch.multinomial(torch.tensor([*KNOTS.values()]), n, replacement=True).bincount(minlength=len(KNOTS))
     curves = torch.cat([smooth_curves(count, knots) for knots, count in zip(KNOTS, counts.tolist())])
     curves = curves[torch.randperm(n)].numpy()
@@ -101,13 +101,13 @@ HELD_OUT = 512  # paths for the evaluations
 
 
 def to_tokens(points):
-    """Return the cells of points (..., 2) in a frame: row × SIDE + column, (...). A point outside gets the nearest."""
+    """Turn points (..., 2) of a frame into cells (...), row × SIDE + column. Points outside get the nearest cell."""
     column, row = points.floor().long().clamp(0, SIDE - 1).unbind(-1)
     return row * SIDE + column
 
 
 class Paths(training.MaskedDiffusion):
-    """The task: chapter 05's, except that every batch is made of new paths. So the model cannot overfit."""
+    """The task of chapter 05, except that every batch is made of new paths, so the model cannot overfit."""
 
     def __init__(self, T, device, t_max=1.0):
         self.tokenizer = robot.Cells(SIDE)
@@ -120,10 +120,10 @@ class Paths(training.MaskedDiffusion):
 
 
 def with_waves(config):
-    """Return chapter 03's Transformer, with vectors of the cells that begin as waves over the frame.
+    """Return chapter 03's Transformer, in which the vectors of the cells begin as waves over the frame.
 
-    Neighbouring cells then have similar vectors, in the embedding and in the head. From random vectors, the model would
-    first have to learn from examples which of the cells are neighbours.
+    Neighbouring cells then have similar vectors, in the embedding and in the head. If they began as random vectors, the
+    model would first have to learn from examples which cells are neighbours.
     """
     model = transformer.Transformer(config)
     C = config.n_embd
@@ -159,9 +159,9 @@ REACH = 3  # a position is the mean over the cells that are at most this many ro
 
 
 def positions(logits):
-    """Return the positions in the frame that logits (B, T, V) mean: the mean around their peak, (B, T, 2).
+    """Return the positions in the frame for logits (B, T, V): the means around their peaks, (B, T, 2).
 
-    It may lie anywhere inside a cell, so that a path is not bound to the centres of cells.
+    A position may lie anywhere inside a cell, so that a path is not bound to the centres of cells.
     """
     peak = logits.argmax(-1)[..., None]  # (B, T, 1)
     place = torch.arange(SIDE)
@@ -205,9 +205,10 @@ SHARES = 1, 0.5, 0.25, 0.1  # shares of the way to a proposal that are tried; th
 
 
 def straight(blocked, windows, masked, draw):
-    """Return the windows (B, T, 2) with a straight line across the masked (B, T) waypoints of each: the control.
+    """Draw a straight line across the masked (B, T) waypoints of each of the windows (B, T, 2), as a control.
 
-    It takes the place of `refill`, and knows neither the map nor any curve. Each window has one span of masks.
+    This function can replace `refill`, and knows neither the map nor any curve. Each window has one span of masks. The
+    result has the shape of the windows.
     """
     filled = windows.copy()
     for window, hidden in zip(filled, masked):
@@ -219,8 +220,9 @@ def straight(blocked, windows, masked, draw):
 def moved(path, proposal, first, blocked):
     """Return `path` with its waypoints from `first` on moved towards `proposal` (n, 2), as far as that improves it.
 
-    The sum of the squares of its turns falls, so it turns less or more evenly. It neither turns more in total nor gets
-    longer, and no changed segment collides. This is hill climbing: no path gets worse, whoever makes the proposals.
+    A move must lower the sum of the squared turns, so the path turns less, or more evenly. It must increase neither the
+    total turning nor the length, and no changed segment may collide. This is hill climbing: no path gets worse, whoever
+    makes the proposals.
     """
     best = path
     turns = robot.turns(path)
@@ -242,10 +244,10 @@ def moved(path, proposal, first, blocked):
 
 
 def smooth(propose, T, blocked, raw, rounds=ROUNDS, seed=1):
-    """Smooth a planner's path raw (N, 2) in cells of the inflated map blocked (H, W). Yields the path of each round.
+    """Smooth a planner's path `raw` (N, 2), in cells of the inflated map `blocked` (H, W). Yields each round's path.
 
     propose: a function such as `straight`, or `refill` with a model. T: waypoints of a window. The first path is `raw`
-    as waypoints at equal distances. No path collides, and none is longer than the one before or turns more.
+    as waypoints at equal distances. No path collides, and no path is longer or turns more than the path before it.
     """
     draw = np.random.default_rng(seed)
     path = robot.waypoints(raw, blocked, T, SPACING)
@@ -270,7 +272,7 @@ def smooth(propose, T, blocked, raw, rounds=ROUNDS, seed=1):
 
 
 def smooth_both(model, blocked, raw, rounds=ROUNDS, seed=1):
-    """Return {name: path (N, 2)}: the planner's path raw, the path that the model smooths, and the control's."""
+    """Return {name: path (N, 2)}: the planner's path `raw`, and its smoothed forms, by the model and by the control."""
     paths = {"A*": raw}
     for name, propose in {"model": partial(refill, model), "straight": straight}.items():
         *_, paths[name] = smooth(propose, model.config.seq_len, blocked, raw, rounds, seed)
@@ -322,7 +324,7 @@ class Smooth:
 
     map: Path = files.ROOT / "docs" / "maps" / "room.yaml"  # a map of ROS's map server: its YAML file
     start: str = "1.0,2.0"  # X,Y in metres, in the map's frame
-    goal: str = "8.5,3.0"  # the goal, in the same way
+    goal: str = "8.5,3.0"  # the goal, X,Y in metres, in the map's frame
     radius: float = 0.2  # radius of the robot in metres, by which obstacles are inflated
     out: Path = files.ROOT / "figures"  # folder for path.csv, path.json (a ROS 2 message nav_msgs/Path) and path.png
     checkpoint: str = ""  # name or folder of a run; by default your latest model of paths, or the shipped one
@@ -339,7 +341,7 @@ class Smooth:
 def train_on_paths(settings):
     device = devices.pick_device(settings.device)
     config = transformer.TransformerConfig(**asdict(settings.model), vocab_size=SIDE * SIDE)
-    training.check_memory(config, settings.train, device)  # before Paths draws the first ones
+    training.check_memory(config, settings.train, device)  # before Paths draws the first paths
     task = Paths(config.seq_len, device, settings.train.t_max)
     folder = training.start(settings, "robot-path", task, config, {"corpus": "paths"}, device, build=with_waves)
     if folder is None:  # Ctrl-C

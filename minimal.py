@@ -6,8 +6,8 @@
 A GPT learns to predict the next character. This model hides some characters of a text, and learns to predict them from
 the visible ones on both sides. To write, it starts with hidden characters only and replaces them, a few at a time.
 
-You should see a NELBO of about 2.1 and words that are almost English. If the NELBO is far above 2.3, the time was too
-short for this machine, or other programs kept it busy: make SECONDS larger.
+You should see words that are almost English, and a NELBO of about 2.1: a bound on the cost of a character, so lower is
+better. If it is far above 2.3, the time was too short, or other programs kept the machine busy: make SECONDS larger.
 """
 
 import os
@@ -28,7 +28,7 @@ SECONDS = 180  # of training
 
 # 1. The text (chapter 05) -------------------------------------------------------------------------
 def read(name=None):
-    """Return the text of the file `name`, by default TinyShakespeare, which is downloaded if it is not there."""
+    """Return the text of the file `name`, by default TinyShakespeare, which is downloaded if it is missing."""
     beside = Path(__file__).resolve().with_name("tinyshakespeare.txt")
     path = Path(name) if name else beside if beside.is_file() else beside.parent / "data" / beside.name
     try:
@@ -49,7 +49,7 @@ def read(name=None):
 def norm(x):  # divide each vector by its root mean square, so that no number grows out of range
     return F.rms_norm(x, x.shape[-1:])
 
-def rotate(x):  # turn x (..., T, D) by angles that grow with the position, so that attention depends on distances
+def rotate(x):  # turn x (..., T, D) by angles that grow with the position, so that attention depends on distance
     a, b = x.chunk(2, dim=-1)  # (..., T, D/2) each
     angle = (torch.arange(a.shape[-2])[:, None] * 10000 ** (-torch.arange(a.shape[-1]) / a.shape[-1])).to(x)
     return torch.cat((a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()), dim=-1)
@@ -80,7 +80,7 @@ class Model(nn.Module):
 
 # 3. The idea (chapter 04) -------------------------------------------------------------------------
 def losses(model, x0, highest=1.0):
-    """Hide k characters of each row of x0 (B, T), k / T spread evenly up to `highest`. Return (sum of losses, k)."""
+    """Hide k characters in each row of x0 (B, T); k / T is spread evenly up to `highest`. Return (loss sums, k)."""
     B, T = x0.shape
     k = 1 + ((torch.rand(B) + torch.randperm(B)) / B * highest * T).long().clamp(max=T - 1).to(x0.device)
     hidden = torch.rand(x0.shape, device=x0.device).argsort(1) < k[:, None]  # argsort: 0 … T-1 in random order
@@ -90,7 +90,7 @@ def losses(model, x0, highest=1.0):
 @torch.no_grad()
 def nelbo(model, x0):
     """Estimate an upper bound on -log p(x0) in nats per character, and its standard error. x0: (N, T).
-    Writing in random order meets each number k of hidden characters once: the bound is the mean cost over all k."""
+    A model that writes in random order meets each number k of hidden characters once, so we average over k."""
     bounds = torch.stack([(total / k).mean() for total, k in (losses(model, part) for part in x0.chunk(16))])
     return bounds.mean().item(), (bounds.std() / len(bounds) ** 0.5).item()
 
@@ -103,7 +103,7 @@ def orthogonal(x):  # Newton-Schulz steps: bring all singular values of each mat
     return x
 
 def train(model, data, seconds, batch=8):
-    """Lower the loss on data (N,) until the time is up. At most 0.8 is hidden: emptier texts teach little so soon."""
+    """Lower the loss on data (N,) until the time is up. At most 80 % is hidden: emptier texts teach little at first."""
     adamw = torch.optim.AdamW((p for name, p in model.named_parameters() if name != "blocks"), betas=(0.9, 0.95))
     momentum = torch.zeros_like(model.blocks)
     windows = data.unfold(0, WINDOW, 1)
@@ -126,15 +126,15 @@ def train(model, data, seconds, batch=8):
 @torch.no_grad()
 def write(model, canvas, passes=128):
     """Replace the masks of canvas (B, T), and yield the canvas after each pass. The other characters stay.
-    Half of the passes write in random order. The others take back doubtful characters, and write them again."""
+    The first half of the passes write in random order; the second half rewrite doubtful characters."""
     half = passes // 2
-    sure = torch.ones(canvas.shape, device=canvas.device)  # nothing that is given is doubtful
+    sure = torch.ones(canvas.shape, device=canvas.device)  # given characters are never doubtful
     for step in range(passes):
         hidden = (canvas == model.mask) | (step >= half) & (torch.rand_like(sure) < 0.2 * (1 - sure))
         scores = model(torch.where(hidden, model.mask, canvas))
         temperature = 0.8 * min(1, 2 - 2 * step / passes)  # it falls to 0 in the second half: fewer and fewer surprises
         guess = torch.distributions.Categorical(logits=scores / temperature).sample()
-        now = hidden & (torch.rand_like(sure) < 1 / max(1, half - step))  # a few of them; from half on, all
+        now = hidden & (torch.rand_like(sure) < 1 / max(1, half - step))  # first a few, later all
         canvas = torch.where(now, guess, canvas)
         sure = torch.where(now, scores.softmax(-1).gather(-1, guess[..., None])[..., 0], sure)  # probability
         yield canvas

@@ -89,6 +89,9 @@ def read(name, folder=DOCS):
     return json.loads(files.read_text(folder / f"{name}.json"))
 
 
+AGAIN = DOCS / "logs" / "measured-again.json"  # numbers by results.py that replace those of trainings
+
+
 def earlier(name, only, folder):
     """Return the numbers of the page, to replace those of the part `only`. If `only` is "all", return none of them."""
     if only == "all" or not (folder / f"{name}.json").is_file():

@@ -9,6 +9,7 @@ The numbers are in docs/sudoku.json, which also says which way solved which puzz
 
 import io
 import itertools
+import json
 import random
 import zipfile
 from collections import Counter
@@ -313,7 +314,9 @@ def tables(values):
     hard = [[name, f"{sum(row['singles'])} of {len(row['singles'])}", percent(row["certain"]),
              percent(row["corrected"])] for name, row in values["published"].items()]
     models = []
+    again = json.loads(files.read_text(pages.AGAIN))
     for name, model in values["models"].items():
+        model = model | again.get(name, {})
         measure = "NLL" if model["kind"] == "GPT" else "NELBO"
         models.append([f"`{name}`", model["kind"], f"{model['parameters']:,}", f"{model['grids']:,}",
                        f"{measure} {model[measure]:.3f} ± {model['error']:.3f}", f"`{model['commit']}`"])
