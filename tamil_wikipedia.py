@@ -1,17 +1,17 @@
-"""Tamil Wikipedia, a large corpus of the modern language: some of its articles, or all.
+"""Tamil Wikipedia, a large corpus of the modern language: collect some of its articles, or all.
 
     python tamil_wikipedia.py --api --limit 200 --contact you@example.org     # random articles
     python tamil_wikipedia.py --dump --contact you@example.org                # all articles: downloads about 275 MB
     python tamil_wikipedia.py --dump --file tawiki-latest-pages-articles.xml.bz2
 
 Each command writes whole articles as plain text to data/tamil_wikipedia.txt, in the format that tamil_dataset.py
-describes. You can stop it at any time, and the same command resumes: --api adds articles until the file has --limit of
-them; --dump goes on with its download, extracts the dump, and replaces the file. Extracting takes a quarter of an hour
-on two cores, and 3 GB of disk.
+describes. You can stop it at any time, and the same command resumes: --api adds articles until the file has the number
+given by --limit; --dump resumes its download, extracts the dump, and replaces the file. Extracting takes a quarter of
+an hour on two cores and needs 3 GB of disk space.
 
-Only prose is kept: no headings, lists of references, tables or markup, no line without a Tamil letter, and no article
-with fewer than 100 characters. The licence of the text is CC BY-SA 4.0: name Wikipedia where you publish it. The
-environment variables TINY_DLLM_WIKIPEDIA_API_URL and TINY_DLLM_WIKIPEDIA_DUMP_URL name other addresses, such as a
+Only prose is kept. Headings, lists of references, tables, markup, lines without a Tamil letter, and articles with fewer
+than 100 characters are left out. The licence of the text is CC BY-SA 4.0: name Wikipedia where you publish the text.
+The environment variables TINY_DLLM_WIKIPEDIA_API_URL and TINY_DLLM_WIKIPEDIA_DUMP_URL name other addresses, such as a
 mirror.
 """
 
@@ -58,7 +58,7 @@ MARKUP = re.compile(r"</?[A-Za-z][^<>\n]*>|\{\{|\}\}|\[\[|\]\]|'{2,}|\[\d+\]|\b(
 # Brackets whose content was removed, and a space before a comma.
 HOLLOW = re.compile(r"\s*\([\s,;:–-]*\)|\s+(?=[,.;:)])")
 TAMIL = re.compile("[\u0b80-\u0bff]")
-SHORTEST = 100  # characters. A sentence is about as long; a page that only lists namesakes has less prose.
+SHORTEST = 100  # characters. A sentence is about this long; a page that only lists namesakes has less prose.
 
 
 def clean(text):
@@ -71,7 +71,8 @@ def clean(text):
     lines = []
     for line in MARKUP.sub("", text).splitlines():
         line = " ".join(HOLLOW.sub("", line).split())
-        # A line that begins like a table is the rest of one. A line without a Tamil letter is a formula or an address.
+        # A line that begins like a table is the rest of a table. A line without a Tamil letter is a formula or an
+        # address.
         if TAMIL.search(line) and line[0] not in "|!{}":
             lines.append(line.lstrip("*#:;•= "))  # a line of the corpus that begins with # would name a source
     text = normalise("\n".join(lines))
@@ -79,7 +80,7 @@ def clean(text):
 
 
 def write(articles):
-    """Write articles, an iterable of texts, to data/tamil_wikipedia.txt. UserError if there are none."""
+    """Write articles, an iterable of texts, to data/tamil_wikipedia.txt. Raises UserError if there are none."""
     count = characters = 0
     with files.whole_file(TEXT) as partial:
         with open(partial, "w", encoding="utf-8", newline="\n") as file:
@@ -97,7 +98,7 @@ def write(articles):
 
 
 def connect(contact):
-    """Return a Session that names its operator, as Wikimedia's rules ask, and that waits for a busy server."""
+    """Return a Session that names its operator, as Wikimedia's rules ask, and that waits if the server is busy."""
     if not contact:
         print("Wikimedia asks programs to say who runs them: add --contact you@example.org", file=sys.stderr)
     retry = Retry(6, status_forcelist=(429, 500, 502, 503, 504), backoff_factor=1, retry_after_max=600,
@@ -133,7 +134,7 @@ def random_article(session):
 
 
 def add_random(limit, session):
-    """Add random articles to the file, one request after the other, until it has `limit` of them."""
+    """Add random articles to the file, one request after the other, until it has `limit` articles."""
     articles = dict.fromkeys(tamil_dataset.read(TEXT)["wikipedia"] if TEXT.exists() else [])
     try:
         with tqdm(total=limit, initial=min(len(articles), limit), desc="articles", disable=None) as bar:
@@ -151,13 +152,13 @@ def add_random(limit, session):
 
 
 def download(session):
-    """Download the dump. If an earlier download was interrupted, go on where it ended."""
+    """Download the dump. If an earlier download was interrupted, resume where it ended."""
     DUMP.parent.mkdir(parents=True, exist_ok=True)
     part = DUMP.with_suffix(".part")
     have = part.stat().st_size if part.exists() else 0
     headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
     with session.get(DUMP_URL, headers=headers, stream=True, timeout=SILENCE) as answer:
-        if answer.status_code != 416:  # otherwise an earlier download ended after the last byte
+        if answer.status_code != 416:  # status 416: an earlier download already ended after the last byte
             answer.raise_for_status()
             is_rest = answer.status_code == 206  # some servers send the whole file again
             size = int(answer.headers.get("Content-Length", 0))
@@ -170,7 +171,7 @@ def download(session):
 
 
 def extract(dump):
-    """Yield the clean text of each article of a dump. UserError if wikiextractor fails.
+    """Yield the clean text of each article of a dump. Raises UserError if wikiextractor fails.
 
     wikiextractor has the AGPL licence, so we start it as a program and do not import it.
     """
@@ -191,7 +192,7 @@ def extract(dump):
 
 
 def watch(process):
-    """Wait for wikiextractor. UserError after its first traceback, because it would then wait for ever."""
+    """Wait for wikiextractor. After its first traceback it would wait for ever, so raise UserError."""
     failed = False
     for line in process.stderr:
         failed = failed or line.startswith("Traceback")
@@ -212,7 +213,7 @@ def stop(process):
 def with_headings(text):
     """Return the text of an article from wikiextractor with its headings as in wikitext.
 
-    wikiextractor writes <h2>Title</h2>, and often a line "Title." too.
+    wikiextractor writes <h2>Title</h2>, and often also a line "Title.".
     """
     again = {f"{title}." for title in re.findall(r"<h\d>(.*?)</h\d>", text)}
     text = re.sub(r"<h\d>(.*?)</h\d>", r"== \1 ==", text)
@@ -226,11 +227,11 @@ def with_headings(text):
 class Command:
     """The flags of this program."""
 
-    api: bool = False  # collect random articles, with one request for each
+    api: bool = False  # collect random articles, with one request per article
     dump: bool = False  # extract all articles from a dump, one file that Wikipedia publishes
     limit: int = 200  # with --api: the number of articles in the file at the end
     contact: str = ""  # your e-mail address, which Wikimedia asks programs to send
-    file: Path | None = None  # with --dump: a dump that you have, NAME.xml.bz2; by default it is downloaded
+    file: Path | None = None  # with --dump: a dump that you have, NAME.xml.bz2; by default the dump is downloaded
 
     def __post_init__(self):
         if self.limit < 1:

@@ -35,7 +35,7 @@ def stable_softmax(logits):
 
     logits: (..., V) → (..., V). The given logits stay as they are.
     In a row z, the result at v is exp z_v / sum_u exp z_u. Use exp, but none of PyTorch's softmax functions.
-    A float32 cannot hold exp(100), so calculated as it stands this formula gives NaN for large logits.
+    A float32 cannot hold exp(100), so for large logits this formula, computed as it stands, gives NaN.
 
     Hint: how do the probabilities of a row change if you subtract the same number from all of its logits?
     """
@@ -45,8 +45,8 @@ def stable_softmax(logits):
 def entropy_given(text, n):
     """Return the entropy of the next character given the n characters before it, in nats. (20 minutes)
 
-    With n = 1 this is chapter 01's `bigram_entropy`, a lower bound for models that see one character.
-    With a larger n it is the bound for models that look back further, with n = 0 for one that sees nothing.
+    With n = 1 this is chapter 01's `bigram_entropy`, a lower bound for models that see one earlier character.
+    With a larger n it is the bound for models that look back further; with n = 0, for models that see nothing.
     Every position of the text that has n characters before it counts once. The result is a float.
 
     Hint: as in `bigram_entropy`, count two things: pieces of n + 1 characters, and the first n characters of each.

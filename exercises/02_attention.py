@@ -17,7 +17,7 @@ def predict_changes():
     """Predict which outputs change when one input changes. (5 minutes)
 
     A text has 6 positions, 0 to 5. We change the input at position 2.
-    A layer adds to each position what its attention reads.
+    A layer adds to each position what the attention of this position reads.
     Return a list of four lists: the positions whose outputs change after
 
         one layer in which every position looks at all positions,
@@ -34,7 +34,7 @@ def window_mask(T, width):
     """Return the mask of attention with a sliding window: boolean (T, T). (10 minutes)
 
     Each position looks at `width` positions: at itself and at the width - 1 positions before it.
-    The first positions have fewer. True: the position of the row may look at that of the column.
+    The first positions have fewer. True means that the position of the row may look at the position of the column.
     Some large models use such windows in most layers, because the cost then grows only in proportion to T.
 
     Hint: chapter 01 compares a column of positions with a row of positions. Here you need two comparisons.
@@ -48,7 +48,7 @@ def look_back(x, distance):
     x: (T, d), the same vector at every position, so only the rotation can tell positions apart.
     Make both (T, d) from x with chapter 02's `rotate` and `rotary_table`.
     Position i must give more than nine tenths of its weight to position i - distance, where there is one.
-    With distance 0 a position looks at itself, with a negative distance ahead.
+    With distance 0 a position looks at itself; with a negative distance it looks ahead.
 
     Hint: the product of a query and a key depends on the difference of their rotations. When is it largest?
     """

@@ -15,13 +15,13 @@ transformer = import_module("03_transformer")
 
 
 def predict_growth():
-    """Predict by which factor the parameters of the blocks grow if one setting is doubled. (5 minutes)
+    """Predict by which factor the number of parameters in the blocks grows if one setting is doubled. (5 minutes)
 
     Take chapter 03's TransformerConfig with its default settings.
     Count the parameters of the attention and of the MLP in all blocks, without the embedding and the head.
     Return five factors: for n_layer, n_embd, n_head, seq_len and vocab_size.
 
-    Hint: chapter 03 prints a formula for each part. Which letters stand in those of the attention and the MLP?
+    Hint: chapter 03 prints a formula for each part. Which letters occur in the formulas of the attention and the MLP?
     """
     raise NotImplementedError
 
@@ -44,7 +44,7 @@ def sees_the_future(model, T):
 
     model: a function of tokens (1, T) that returns logits (1, T, V). The size V is model.config.vocab_size.
     Return True if the logits at any position depend on the token at any later position, and False otherwise.
-    Believe nothing that its config says: some models of the check look ahead by mistake, at one place only.
+    Don't trust the model's config: some of the models in the check look ahead by mistake, at one place only.
 
     Hint: change one token at a time. Which logits may change then, and which may not?
     """

@@ -19,7 +19,7 @@ def predict_factors():
     """Predict what chapter 05's `learning_rate` returns. (5 minutes)
 
     A run has 1000 steps, with the settings warmup=100 and cooldown=0.7, and no limit of time.
-    Return the factors of the steps 0, 49, 250, 650 and 825. They are short decimal numbers.
+    Return the factors of the steps 0, 49, 250, 650 and 825. The factors are short decimal numbers.
 
     Hint: decide for each step whether the factor rises, is constant, or falls there.
     """
@@ -29,9 +29,9 @@ def predict_factors():
 def hide_run(x0, k, mask_id):
     """Hide k (B,) neighbours in each row of x0 (B, T), beginning at a random place: (B, T). (15 minutes)
 
-    This is the step with which a task of your own would begin: one whose model learns to fill gaps.
-    Row b gets k[b] masks, which stand side by side; k is from 1 to T. All other tokens stay.
-    Every place at which the run fits into the row is equally likely, also the first and the last one.
+    A task of your own would begin with this step, if its model should learn to fill gaps.
+    Row b gets k[b] masks, which stand side by side; each k[b] is from 1 to T. All other tokens stay.
+    Every place at which the run fits into the row is equally likely, including the first and the last place.
 
     Hint: draw one place for each row, and compare a row of positions with it. For k = T there is only one place.
     """
@@ -41,10 +41,10 @@ def hide_run(x0, k, mask_id):
 def gradient_in_parts(model, x0, xt, parts):
     """Compute the gradient of a large batch with little memory, and return its loss, a float. (25 minutes)
 
-    x0: (B, T) texts. xt: (B, T), the same with masks, at least one in the whole batch. B is a multiple of `parts`.
+    x0: (B, T), texts. xt: (B, T), these texts with at least one mask in the whole batch. B is a multiple of `parts`.
     The loss is the mean cross-entropy of all masked tokens of the batch.
-    Afterwards the gradients of the parameters (`.grad`, None before) are those of this loss.
-    Each forward pass gets B / parts rows, and its backward pass comes before the next forward pass.
+    Afterwards each parameter's `.grad`, which was None before, must be the gradient of this loss.
+    Each forward pass reads B / parts rows, and its backward pass comes before the next forward pass.
 
     Hint: rows differ in their number of masks, so the mean of the parts' means is not the mean of the batch.
     diffusion.hidden_losses(model, x0, xt, None) returns the loss of each token, 0 where it is visible.

@@ -29,8 +29,8 @@ def without(model, banned):
     """Return a model that never writes the tokens `banned`. (20 minutes)
 
     A text that avoids a letter is called a lipogram. With this, the samplers of chapters 04 and 06 can write one.
-    The result has the model's attribute `config`. Called with tokens (B, T) and t (B,) or without t, it returns logits.
-    Softmax of these gives the banned tokens 0, and the others keep the proportions of their probabilities.
+    The new model has the `config` of `model`. Called with tokens (B, T), with or without t (B,), it returns logits.
+    Their softmax gives banned tokens 0; all other tokens keep the proportions of their probabilities.
     The given model, and the logits that it returns, stay as they are.
 
     Hint: write a small class with the methods __init__ and __call__. Which logit gives a softmax the probability 0?
@@ -39,11 +39,11 @@ def without(model, banned):
 
 
 def template_perplexity(model, canvas, filling):
-    """Return how surprised the model is by `filling`, the tokens for the masks of a template, a float. (25 minutes)
+    """Return the perplexity of `filling`, the tokens for a template's masks: how surprising they are. (25 minutes)
 
     canvas: (T,), a text with M masks. filling: (M,), one token for each mask, from left to right.
     The model fills the masks from left to right, one per pass, and sees both sides of each mask.
-    By the chain rule, -log p(filling | template) is a sum of M terms. The perplexity is exp(sum / M).
+    By the chain rule, -log p(filling | template) is a sum of M terms. The perplexity is exp(sum / M), a float.
     A model that chooses among n equally likely tokens has the perplexity n. The canvas stays as it is.
 
     Hint: model(tokens (B, T)) returns logits (B, T, V). Work on a clone under torch.no_grad().

@@ -39,11 +39,11 @@ def text_nll(model, tokens, lengths):
     """Return the negative log-likelihood of each text of a padded batch: (B,), in nats. (20 minutes)
 
     model: a GPT, tokens (B, T) → logits (B, T, V).
-    tokens: (B, L), texts that are filled up at their right ends. lengths: (B,), tokens of each text, at least 2.
-    Sum -log p(token | tokens before it) over all tokens of a text but the first, which is given.
+    tokens: (B, L), texts padded at their right ends. lengths: (B,), the number of tokens of each text, at least 2.
+    Sum -log p(token | tokens before it) over all tokens of a text except for the first, which is given.
     What the padding contains must not change the result.
 
-    Hint: a text of n tokens has n - 1 terms. Compute all terms (B, L - 1), and then leave out the others.
+    Hint: a text of n tokens has n - 1 terms. Compute (B, L - 1) terms, and then leave out those of the padding.
     """
     raise NotImplementedError
 
@@ -51,11 +51,11 @@ def text_nll(model, tokens, lengths):
 def nucleus(logits, p):
     """Return the probabilities of nucleus sampling, also called top-p sampling: (..., V). (25 minutes)
 
-    Top-k keeps equally many tokens everywhere, also where the model is sure. Nucleus sampling (Holtzman et al.
+    Top-k keeps the same number of tokens everywhere, even where the model is sure. Nucleus sampling (Holtzman et al.
     2019, arXiv:1904.09751) keeps the smallest group of most probable tokens whose probabilities sum to at least
-    p. All other tokens get 0. Those that stay keep their proportions, and sum to 1 again.
+    p. All other tokens get 0. The tokens that stay keep their proportions, and sum to 1 again.
     logits: (..., V), in the order of the vocabulary; they stay as they are. p: above 0, at most 1.
 
-    Hint: sort each position's probabilities with descending=True. cumsum adds them up, and scatter takes them back.
+    Hint: sort each position's probabilities with descending=True. cumsum adds them up, and scatter puts them back.
     """
     raise NotImplementedError

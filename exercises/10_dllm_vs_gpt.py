@@ -27,11 +27,11 @@ def predict_measures():
 
 
 def paired_difference(a, b):
-    """Return by how much model A is better than model B on the same windows: (mean, standard error). (10 minutes)
+    """Return how much better model A is than model B on the same windows: (mean, standard error). (10 minutes)
 
     a, b: (N,), the NLLs, or NELBOs, of the two models for each of N windows; the result is two floats.
-    The mean is that of b - a: above 0 if A is better.
-    Some windows are hard for both models. The standard error must not count what both share.
+    The mean is that of b - a, which is above 0 if A is better.
+    Some windows are hard for both models. The standard error must not include this shared difficulty.
 
     Hint: how large is the error of one mean of N independent numbers? Which numbers are independent here?
     """
@@ -41,8 +41,8 @@ def paired_difference(a, b):
 def nll_in_order(model, x0, order):
     """Return -log p(text | order) for one order of writing, exactly, in nats: a float. (20 minutes)
 
-    With the order 0, 1, 2, … it is what a dLLM would have as an NLL if it wrote like a GPT.
-    model: a dLLM, tokens (B, T) and t (B,) → logits (B, T, V). It reads t: the share of masks.
+    With the order 0, 1, 2, … this is the NLL of a dLLM that writes from left to right, like a GPT.
+    model: a dLLM, tokens (B, T) and t (B,) → logits (B, T, V). The model reads t, the share of masks.
     x0: (T,), the text. order: a permutation of 0 … T - 1; position order[0] is written first.
     In each pass, one more token of the text is visible, and the model is asked for the next one in this order.
 

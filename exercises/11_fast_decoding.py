@@ -35,8 +35,8 @@ def mutual_information(joint):
     """Return how much is lost if two tokens are drawn independently of each other, in nats: a float. (15 minutes)
 
     joint: (V, V), the probabilities of all pairs of a first and a second token; some can be 0.
-    One pass draws the first token from its own distribution, and the second one from its own.
-    The loss is the mean, over pairs from `joint`, of log(joint / what the pass gives the pair).
+    One pass draws each of the two tokens from its own distribution, without looking at the other token.
+    The loss is the mean, over pairs from `joint`, of log(probability in `joint` / probability in this pass).
     This is the error that the rule `entropy_bound` keeps small.
 
     Hint: which sums of `joint` are the two distributions? A pair of probability 0 adds 0.
@@ -45,10 +45,10 @@ def mutual_information(joint):
 
 
 def threshold_apart(tau):
-    """Return a rule that writes what is confident, but no two neighbours in the same pass. (30 minutes)
+    """Return a rule that writes confident proposals, but no two neighbours in the same pass. (30 minutes)
 
     A rule is a function of logits, confidence (B, T), masked (B, T) and count (B,). It returns (B, T) bool.
-    Go through the masks of a row from the most to the least confident one, as long as the confidence is at least tau.
+    Go through the masks of a row, from the most to the least confident, as long as the confidence is at least tau.
     Choose a mask unless the rule has already chosen the position directly before or after it in this pass.
     In the end, let chapter 11's `top_up` add proposals if fewer than `count` are chosen.
 

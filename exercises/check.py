@@ -4,8 +4,8 @@
     python exercises/check.py 04     # one chapter
 
 You write the functions in exercises/01_tensors.py, exercises/02_attention.py and so on; exercises/README.md says how.
-Each line is `green`, or `red` with the first thing that is wrong. What a function prints stands below its line. The
-exit code is 0 if everything is green, and 1 if something is red.
+It prints a line for each exercise: `green`, or `red` with the first thing that is wrong. What your function prints
+follows below its line. The exit code is 0 if everything is green, and 1 if something is red.
 """
 
 import _thread
@@ -30,7 +30,7 @@ import torch
 import tyro
 
 FOLDER = Path(__file__).resolve().parent
-MOST_PRINTED = 1000  # characters that are shown of what a function prints
+MOST_PRINTED = 1000  # the largest number of characters shown of what a function prints
 
 
 # 1. One exercise
@@ -47,14 +47,14 @@ def examine(check, argument, limit=60.0):
         late.set()
         _thread.interrupt_main()  # raises KeyboardInterrupt there
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background, some shells let a program ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # some shells let programs in the background ignore it
     timer = threading.Timer(limit, stop)
     timer.daemon = True
     timer.start()
     try:
         check(argument)
     except KeyboardInterrupt:
-        if not late.is_set():  # it was Ctrl-C
+        if not late.is_set():  # not the time limit, so it was Ctrl-C
             raise
         return f"no result after {limit:g} seconds; perhaps a loop never ends."
     except (Exception, SystemExit) as error:
@@ -98,7 +98,7 @@ def exercises():
 
 
 def check_chapter(chapter, names, limit):
-    """Print a line for each exercise of a chapter. Return how many are green."""
+    """Print a line for each exercise of a chapter. Returns the number of green exercises."""
     printed = Printed()
     with contextlib.redirect_stdout(printed):
         wrong = examine(import_module, f"exercises.{chapter}", limit)
@@ -152,7 +152,7 @@ def main(argv=None):
     if not chapters:
         there = ", ".join(chapter[:2] for chapter in known)
         raise cli.UserError(f"there are no exercises for chapter {command.chapter}, only for {there}")
-    sys.dont_write_bytecode = True  # Python could take a file for an older one that was written in the same second
+    sys.dont_write_bytecode = True  # else Python could use old bytecode for a file changed in the same second
     torch.set_num_threads(1)  # for such small tensors, one thread is the fastest
     green = total = 0
     for chapter in chapters:

@@ -4,7 +4,7 @@
     python -m experiments.ablation --render    # only write the page again, from docs/ablation.json
 
 The program trains the settings of configs/laptop.yaml with one thing changed, on the same number of characters and with
-four seeds. Each training that ends adds a line to docs/logs/ablation.jsonl, so the program may be interrupted.
+four seeds. Each finished training adds a line to docs/logs/ablation.jsonl, so you may interrupt the program.
 """
 
 import json
@@ -30,7 +30,7 @@ training = import_module("05_train")
 NAME = "ablation"
 LOG = pages.DOCS / "logs" / "ablation.jsonl"
 SEEDS = 1, 2, 3, 4
-WINDOWS = 300  # of unseen text, on which a variant is measured
+WINDOWS = 300  # number of windows of unseen text on which each variant is measured
 
 FULL = "the full recipe"
 MODERN = "--positions learned --norm layer --activation gelu"
@@ -45,7 +45,7 @@ VARIANTS = {  # {name: flags of chapter 05}
     "no averaging of weights": "--ema 0",
     "no cooldown of the learning rate": "--cooldown 0",
 }
-# The classic recipe is all of that at once. Seed 1 chooses its learning rate.
+# The classic recipe makes all of these changes at once. Its learning rate is chosen with seed 1.
 CLASSIC = "the classic recipe, AdamW at {}"
 RATES = "0.0005", "0.001", "0.003"
 
@@ -58,8 +58,8 @@ def classic_flags(rate):
 class Command(pages.Settings):
     """The flags of this program."""
 
-    characters: int = 983_040  # that each training reads: 480 steps of 16 windows of 128
-    processes: int = 2  # trainings at a time, each on one core
+    characters: int = 983_040  # characters that each training reads: 480 steps of 16 windows of 128
+    processes: int = 2  # number of trainings at a time, each on one core
 
 
 def learn(job):
@@ -86,7 +86,7 @@ def learn(job):
 
 
 def read_log():
-    """Return the trainings that have ended: {(flags, seed, characters): line of the log}."""
+    """Return the finished trainings: {(flags, seed, characters): line of the log}."""
     if not LOG.is_file():
         return {}
     lines = [json.loads(line) for line in files.read_text(LOG).splitlines()]
@@ -94,7 +94,7 @@ def read_log():
 
 
 def learn_all(jobs, processes):
-    """Run those of the jobs that are not in the log yet, and return the lines of all, in their order."""
+    """Run the jobs that are not in the log yet. Returns the log lines of all jobs, in the order of the jobs."""
     missing = [job for job in jobs if job not in read_log()]
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         for found in pool.map(learn, missing):
@@ -120,7 +120,7 @@ def measure(settings):
 
 
 def compared(rows):
-    """Return the rows with their means over the seeds, and with their differences from the first one."""
+    """Return the rows with their means over the seeds, and with their differences from the first row."""
     for row in rows:
         numbers = torch.tensor([run["NELBO"] for run in row["runs"]])
         row["NELBO"], row["error"] = measures.mean_and_error(numbers)
@@ -148,7 +148,7 @@ def tables(values):
 
 
 def draw(values, folder):
-    """Figure: the NELBO of each variant, with two standard errors."""
+    """Save the figure: the NELBO of each variant, with two standard errors."""
     rows = values["rows"][::-1]
     figure, axes = tensors.pyplot(show=False).subplots(figsize=(8, 4), layout="constrained")
     axes.errorbar([row["NELBO"] for row in rows], range(len(rows)), xerr=[2 * row["error"] for row in rows], fmt="o",

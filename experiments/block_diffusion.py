@@ -33,11 +33,11 @@ SEED, TEMPERATURE = 1, 0.8
 SIZES = {  # windows of the curve, texts for quality, texts for speed, numbers of drafts, widths of random models
     "quick": (16, 4, 2, (0, 3), (64,)),
     "full": (434, 64, 16, (0, 1, 2, 3, 4, 6), (128, 256, 512, 1024))}  # fmt: skip
-LENGTH = 256  # of the texts by draft and verify, in characters
-ROWS = (1, 4, 9, 16, 25, 49)  # of the passes whose time is measured: those of 0, 1, 2, 3, 4 and 6 drafts
-KEPT = 128  # rows of earlier passes that such a pass sees
+LENGTH = 256  # length of the texts by draft and verify, in characters
+ROWS = (1, 4, 9, 16, 25, 49)  # rows of the passes whose time is measured: passes with 0, 1, 2, 3, 4 and 6 drafts
+KEPT = 128  # rows of earlier passes that each timed pass sees
 HEAD = 64  # size of an attention head in the models with random weights
-STEADY = 1.1  # the fastest measurement of the same GPT may be so many times as fast as the slowest one
+STEADY = 1.1  # limit of (fastest / slowest measured speed) of the same GPT
 MEASURES = {"words": "known words", "judge": "judge's NLL", "distinct": "distinct runs of 4"}
 
 
@@ -55,7 +55,7 @@ class Command(pages.Settings):
 
 
 def as_gpt(model):
-    """Return the clean stream of a Hybrid alone, as a Transformer of chapter 03 that shares its weights."""
+    """Return the clean stream of a Hybrid as a Transformer of chapter 03 that shares its weights."""
     with torch.device("meta"):
         gpt = transformer.Transformer(model.config)
     weights = model.state_dict()
@@ -64,7 +64,7 @@ def as_gpt(model):
 
 
 def measure(settings):
-    """Return the numbers of the page: those of `only`, and all others from the numbers that the page has now."""
+    """Return the numbers of the page: the part `only` is measured again, and the page keeps its other numbers."""
     device = devices.pick_device(settings.device)
     folder = checkpoint.find(settings.checkpoint, "hybrid")
     model, tokenizer, info = checkpoint.load(folder, device, ("hybrid",), hybrid.Hybrid)
@@ -74,7 +74,7 @@ def measure(settings):
     values |= {"seed": SEED, "temperature": TEMPERATURE, "length": LENGTH, "kept": KEPT,
                "parameters": transformer.count_parameters(model), "info": info}
     origin = pages.origin(NAME, device)
-    if settings.only in ("all", "speed"):  # first, as long as the machine is still quiet
+    if settings.only in ("all", "speed"):  # measured first, while the machine is still quiet
         values |= measure_speed(model, tokens, SIZES[settings.size])
         values["origins"]["speed"] = origin
     if settings.only in ("all", "quality"):
@@ -84,7 +84,7 @@ def measure(settings):
 
 
 def measure_quality(model, tokenizer, tokens, size):
-    """Return the curve from GPT to dLLM, and the measures of written texts: what does not depend on time."""
+    """Return what does not depend on time: the curve from GPT to dLLM, and the measures of written texts."""
     count, texts, *_ = size
     learned, _ = text.split(text.load("shakespeare").text)
     windows = cut(tokens, model.config.seq_len + 1, count)
@@ -117,7 +117,7 @@ def measure_speed(model, tokens, size):
 
 
 def check_steady(rates):
-    """Raise UserError if measurements of the same speed differ by a factor above STEADY: they say nothing together."""
+    """Raise UserError if measurements of the same speed differ by a factor above STEADY: they then mean little."""
     if max(rates) > STEADY * min(rates):
         raise cli.UserError(f"the same GPT wrote {min(rates):.0f} and then {max(rates):.0f} characters per second: "
                             "run nothing else at the same time, and measure again")
@@ -126,7 +126,7 @@ def check_steady(rates):
 def pass_times(model):
     """Return the median milliseconds of passes over clean rows that see KEPT rows of earlier passes: {"rows": time}.
 
-    The one of a single row is that of a GPT.
+    A pass over a single row is that of a GPT.
     """
     ways = {str(count): one_pass(model, count) for count in ROWS[1:]}
     ways["1"] = fast.ways_of_one_row(as_gpt(model))[fast.LEAN]
@@ -145,12 +145,12 @@ def one_pass(model, count):
 
 
 def cut(tokens, length, count):
-    """Return at most `count` windows of `length` tokens, from evenly spaced places of the text (count, length)."""
+    """Return at most `count` windows from evenly spaced places of the text: (count, length)."""
     return training.evenly(tokens[: len(tokens) // length * length].view(-1, length), count)
 
 
 def shipped(windows, tokenizer):
-    """Return the NLL of the shipped GPT and the NELBO of the dLLM: {kind: {loss, error, tokens, parameters}}."""
+    """Return the shipped GPT's NLL and the shipped dLLM's NELBO: {kind: {loss, error, tokens, parameters}}."""
     found = {}
     nelbo = functools.partial(diffusion.nelbo, given=1)
     for kind, loss in (("gpt", gpt_training.nll), ("dllm", nelbo)):
@@ -186,7 +186,8 @@ def drafted(model, first, length, seed, drafts):
 def speeds(model, rows, numbers):
     """Return a line for the GPT and for each number of drafts, for texts of the length of rows (N, T).
 
-    For each text all of them take turns, so that other work on the machine slows all alike.
+    For each text, the GPT and all numbers of drafts take turns, so that other work on the machine slows all of them
+    alike.
     """
     gpt, T = as_gpt(model), rows.shape[1]
     seconds = {number: [] for number in ("gpt", *numbers)}
@@ -216,8 +217,8 @@ def speeds(model, rows, numbers):
 
 
 def accepted(passes, drafts):
-    """Return, for each place of a draft, the share of the drafts verified there that were accepted: a list."""
-    places = [[0, 0] for _ in range(drafts)]  # how often verified, how often accepted
+    """Return a list: for each place among the drafts of a pass, the share of verified drafts that were accepted."""
+    places = [[0, 0] for _ in range(drafts)]  # [how often verified, how often accepted]
     for step in passes:
         count = len(step.new) - 1
         for place in range(min(len(step.drafts), count + 1)):
@@ -230,7 +231,7 @@ def accepted(passes, drafts):
 
 
 def tables(values):
-    """Return the tables of the page, and numbers that its sentences need."""
+    """Return the tables of the page, and the numbers that its sentences need."""
     gpt, dllm = values["shipped"]["gpt"], values["shipped"]["dllm"]
     likelihoods = [("the same model, next token (exact NLL)", *values["nll"])]
     likelihoods += [(f"blocks of {point['size']}", point["nelbo"], point["error"]) for point in values["curve"]]
@@ -254,11 +255,11 @@ def tables(values):
 
 
 def drafting(values, by_drafts):
-    """Return the share of the time that one draft in each pass needs outside of the passes, as text."""
+    """Return the share of time spent outside of the passes with one draft in each pass, as text."""
     if 1 not in by_drafts or len(values["models"]) < 2:  # a quick trial
         return "?"
     line = by_drafts[1]
-    milliseconds = 1000 * line["per_pass"] / line["rate"]  # from one pass to the next
+    milliseconds = 1000 * line["per_pass"] / line["rate"]  # time from one pass to the next
     return f"{1 - values['models'][1]['milliseconds']['4'] / milliseconds:.0%}"
 
 
@@ -273,9 +274,10 @@ def speed_table(values):
 
 
 def pass_table(values):
-    """Return the table of the time of a pass by its rows and by the size of the model, and of what drafts would gain.
+    """Return the table of the time of a pass, by its rows and by the size of the model, and of the gain by drafts.
 
-    The gain counts passes alone: characters per pass, divided by the cost of such a pass in passes over one row.
+    The gain counts only passes: it is the characters per pass, divided by how many passes over one row take the same
+    time.
     """
     per_pass = {line["drafts"]: (str(line["rows"]), line["per_pass"]) for line in values["speed"] if line["drafts"]}
     rows = []

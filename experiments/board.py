@@ -1,7 +1,7 @@
 """The page docs/board.md: how many seconds does a dLLM need on two cores to learn Shakespeare?
 
-    python -m experiments.board                       # train the settings `laptop`, and say how long they took
-    python -m experiments.board --minutes 4 --conv 7  # the same with any flags of chapter 05, or with a changed program
+    python -m experiments.board                       # train with the settings `laptop`, and say how long it took
+    python -m experiments.board --minutes 4 --conv 7  # with any flags of chapter 05, or with a changed program
     python -m experiments.board --render              # only write the page again, from docs/logs/board.jsonl
 
 An entry counts if its NELBO is at most 1.82 nats per character; the page has the rules. Each entry that counts adds a
@@ -27,7 +27,7 @@ CORES = 2
 
 
 def learn(words):
-    """Train as chapter 05 does with the flags `words`, and return the entry of this training."""
+    """Train as chapter 05 does with the flags `words`. Returns the entry of this training."""
     if cli.parse(training.Command, words, section="dllm").corpus != "shakespeare":
         raise cli.UserError("the board is about Shakespeare: leave out --corpus")
     torch.set_num_threads(min(CORES, torch.get_num_threads()))
@@ -61,7 +61,7 @@ def tables(values):
 def main(argv=None):
     words = list(sys.argv[1:] if argv is None else argv)
     if "--render" in words:
-        words.remove("--render")  # the numbers of the page are those of the log
+        words.remove("--render")  # a page is always rendered from the log
         pages.run(NAME, pages.Settings, measure, tables=tables, argv=words)
         return
     entry = learn(words)

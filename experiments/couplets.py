@@ -1,4 +1,4 @@
-"""How near are the written couplets to the Kural, and which way of writing comes nearest?
+"""How close do written couplets come to the Kural, and which way of writing comes closest?
 
     python -m experiments.couplets             # measures the shipped model: minutes on one core
     python -m experiments.couplets --render    # only writes the page again
@@ -34,9 +34,9 @@ class Command(pages.Settings):
     """The flags of this program."""
 
     checkpoint: str = "tamil"  # name or folder of a Tamil run
-    seeds: int = 5  # the number of seeds of each way
-    num: int = 40  # couplets per seed
-    examples: int = 3  # couplets that the page shows for each way
+    seeds: int = 5  # number of seeds for each way of writing
+    num: int = 40  # number of couplets per seed
+    examples: int = 3  # number of couplets that the page shows for each way
 
 
 def measure_way(model, tokenizer, couplets, way, shares_of, settings):
@@ -57,7 +57,7 @@ def measure_way(model, tokenizer, couplets, way, shares_of, settings):
 
 
 def measure_real(couplets, shares_of):
-    """Return the same measures of all held-out couplets, with errors over the couplets."""
+    """Return the same measures for all held-out real couplets, with standard errors over the couplets."""
     found = measures.with_errors(shares_of, couplets)
     return {"couplets": len(couplets)} | {name: (found[name], found[f"{name}_error"]) for name in COLUMNS}
 

@@ -1,10 +1,10 @@
-"""Appendix of chapter 11: rules and caches of the literature that do not win, and guidance.
+"""Appendix of chapter 11: rules and caches from the literature that do not win, and guidance.
 
     from experiments.decoding_rules import isolated
     denoise_blocks(model, canvas, steps=64, select=isolated)
 
-The rules have the interface of chapter 04, and the caches that of chapter 11's BlockModel. docs/fast_decoding.md
-measures all of them but guidance.
+The rules have the interface of chapter 04, and the caches that of chapter 11's BlockModel. Except for guidance,
+docs/fast_decoding.md measures everything here.
 """
 
 from importlib import import_module
@@ -15,7 +15,7 @@ diffusion = import_module("04_diffusion")
 fast = import_module("11_fast_decoding")
 
 
-# 1. Rules that write as many tokens as was planned
+# 1. Rules that write the planned number of tokens
 
 
 def at_random(logits, confidence, masked, count):
@@ -35,9 +35,9 @@ def by_margin(logits, confidence, masked, count):
 
 
 def noisy_confidence(confidence, masked):
-    """Return the log of the confidence plus Gumbel noise, which is weaker the fewer masks are left: (B, T).
+    """Return the log of the confidence plus Gumbel noise: (B, T). The noise becomes weaker as masks become fewer.
 
-    Without the noise, early passes write spaces, and short words between them (MaskGIT, Chang et al. 2022,
+    Without the noise, early passes write spaces and the short words between them (MaskGIT, Chang et al. 2022,
     arXiv:2202.04200).
     """
     u = torch.rand(confidence.shape, device=confidence.device).clamp(1e-6, 1 - 1e-6)
@@ -46,14 +46,14 @@ def noisy_confidence(confidence, masked):
 
 
 def noisy(logits, confidence, masked, count):
-    """Rule: write the most confident proposals, after noise."""
+    """Rule: write the most confident proposals after noise is added."""
     return diffusion.highest(noisy_confidence(confidence, masked), masked, count)
 
 
 def isolated(logits, confidence, masked, count):
-    """Rule: write proposals that are the most confident, after noise, in the largest neighbourhood.
+    """Rule: write the proposals that are, after noise, the most confident ones in the largest neighbourhood.
 
-    This was once the default of the book.
+    This rule was once the default of the book.
     """
     distance = diffusion.distance_to_higher(noisy_confidence(confidence, masked), masked)
     return diffusion.highest(distance + confidence, masked, count)
@@ -63,10 +63,10 @@ def isolated(logits, confidence, masked, count):
 
 
 def apart(distance):
-    """Make a rule that writes each proposal that is the most confident, after noise, within `distance` on both sides.
+    """Make a rule that writes each proposal that is, after noise, the most confident within `distance` on both sides.
 
-    It asks how far apart the proposals are, and not how certain. (Luxembourg et al. 2025, arXiv:2506.19037, use fixed
-    distances.)
+    The rule asks how far apart proposals are, and not how certain they are. (Luxembourg et al. 2025, arXiv:2506.19037,
+    use fixed distances.)
     """
 
     def rule(logits, confidence, masked, count):
@@ -77,9 +77,9 @@ def apart(distance):
 
 
 class Remembering:
-    """A rule that knows something of the pass before. It forgets this when the masks are not those that it has left.
+    """A rule that remembers something from the pass before.
 
-    Then a new block begins, or a new text.
+    If the masks are not those that its last pass left, a new block or a new text has begun, and the rule forgets.
     """
 
     left = None  # the masks that the last pass left
@@ -93,9 +93,10 @@ class Remembering:
 
 
 class Ancestral(Remembering):
-    """Writes each mask with the same probability, independently of the others, and so reverses the masking of training.
+    """Fills each mask with the same probability, independently of all others. This reverses the masking of training.
 
-    With n passes to go the probability is 1 / n. (MDLM, Sahoo et al. 2024, arXiv:2406.07524, with the linear schedule.)
+    If n passes are left, the probability is 1 / n. (MDLM, Sahoo et al. 2024, arXiv:2406.07524, with the linear
+    schedule.)
     """
 
     def __init__(self, steps):
@@ -111,9 +112,10 @@ class Ancestral(Remembering):
 
 
 class Stable(Remembering):
-    """Writes confident proposals whose distribution p is close to that of the pass before, q.
+    """Writes confident proposals whose distribution p is close to their distribution q in the pass before.
 
-    Close: the Kullback-Leibler divergence Σ p log(p / q) is at most epsilon (KLASS, Kim et al. 2025, arXiv:2511.05664).
+    Close means that the Kullback-Leibler divergence Σ p log(p / q) is at most epsilon (KLASS, Kim et al. 2025,
+    arXiv:2511.05664).
     """
 
     def __init__(self, epsilon, tau=0.9):
@@ -136,7 +138,7 @@ class Stable(Remembering):
 
 
 class PrefixBlockModel(fast.CachedBlockModel):
-    """Computes the block and all that follows it, and keeps the rows before it (Fast-dLLM, arXiv:2505.22618)."""
+    """Computes the rows of the block and of all after it, and keeps those before (Fast-dLLM, arXiv:2505.22618)."""
 
     def __call__(self, block, t):
         if self.cache is None:
@@ -147,7 +149,7 @@ class PrefixBlockModel(fast.CachedBlockModel):
 
 
 class DelayedBlockModel(fast.CachedBlockModel):
-    """Computes the masks, and the tokens of the last pass (dKV-Cache, Ma et al. 2025, arXiv:2505.15781).
+    """Computes the rows of masks, and of tokens from the last pass (dKV-Cache, Ma et al. 2025, arXiv:2505.15781).
 
     The rows of all other tokens are kept. refresh: compute all rows again after this many passes; 0: never.
     """
@@ -162,7 +164,7 @@ class DelayedBlockModel(fast.CachedBlockModel):
 
     def __call__(self, block, t):
         canvas, t = self.put(block)
-        masked = (canvas == self.config.mask_id).any(0)  # (T,) masked in some text of the batch
+        masked = (canvas == self.config.mask_id).any(0)  # (T,) whether any text of the batch is masked there
         if self.refresh and self.passes % self.refresh == 0:
             self.cache = None
         self.passes += 1
@@ -171,7 +173,7 @@ class DelayedBlockModel(fast.CachedBlockModel):
         else:
             positions = (masked | self.before).nonzero()[:, 0]
             computed = self.model(canvas[:, positions], t, positions, self.cache)
-            logits = computed.new_zeros(*canvas.shape, computed.shape[-1])  # nobody asks for the others
+            logits = computed.new_zeros(*canvas.shape, computed.shape[-1])  # other rows stay 0: nobody reads them
             logits = logits.index_copy(1, positions, computed)[:, self.start : self.end]
         self.before = masked
         return logits
@@ -181,10 +183,10 @@ class DelayedBlockModel(fast.CachedBlockModel):
 
 
 class GuidedBlockModel(fast.BlockModel):
-    """Follows the given text more closely: it exaggerates, weight + 1 times, what that text changes in the logits.
+    """Follows the given text more closely: it multiplies by weight + 1 what this text changes in the logits.
 
-    This is classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598), as LLaDA does it (Nie et al. 2025,
-    arXiv:2502.09992). A pass reads the canvas with and without the given text.
+    This is classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598), as LLaDA uses it (Nie et al. 2025,
+    arXiv:2502.09992). Each pass reads the canvas both with and without the given text.
     """
 
     def __init__(self, model, weight):

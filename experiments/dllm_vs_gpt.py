@@ -22,7 +22,7 @@ comparison = import_module("10_dllm_vs_gpt")
 
 NAME = "dllm_vs_gpt"
 SHIPPED = {"dllm": "shakespeare", "gpt": "shakespeare-gpt"}
-LEARNERS = {"dllm": "dLLM", "gpt": "GPT", "decayed": "GPT with weight decay"}  # of part 5, which all read the same text
+LEARNERS = {"dllm": "dLLM", "gpt": "GPT", "decayed": "GPT with weight decay"}  # of part 5; all read the same text
 COLORS = tensors.COLORS | {"decayed": tensors.COLORS["other"]}
 
 
@@ -41,7 +41,7 @@ class Command(pages.Settings):
 
 
 def measure(settings):
-    """Return the numbers of the page: those of `only`, and all others from the numbers that the page has now."""
+    """Return the numbers of the page: the part `only` is measured again, and the page keeps its other numbers."""
     device = devices.pick_device(settings.device)
     torch.set_float32_matmul_precision("high")
     _, size = comparison.pick_size(settings.size, device)
@@ -50,7 +50,7 @@ def measure(settings):
     names = [(dllm["run"], gpt["run"]) for dllm, gpt in zip(*runs["chosen"].values())]
     pairs = [comparison.Pair(*pair, corpus, device) for pair in (*names, SHIPPED.values())]
     values = pages.earlier(NAME, settings.only, settings.out)
-    if settings.only in ("all", "speed"):  # first, as long as the machine is still quiet
+    if settings.only in ("all", "speed"):  # measured first, while the machine is still quiet
         speeds = [comparison.speed(pair.dllm, pair.gpt, pair.windows, size) for pair in (pairs[0], pairs[-1])]
         values["speed"] = dict(zip(("equal", "shipped"), speeds))
     if settings.only in ("all", "equal"):
@@ -84,7 +84,7 @@ def summary(runs):
 
 
 def mean_of(objects):
-    """Return the mean of dicts, lists or numbers of the same form. Of anything else, it returns the first."""
+    """Return the mean of dicts, lists or numbers of the same form. For all other objects, return the first object."""
     first = objects[0]
     if isinstance(first, dict):
         return {key: mean_of([other[key] for other in objects]) for key in first}
@@ -96,7 +96,7 @@ def mean_of(objects):
 
 
 def over_pairs(pairs):
-    """Return the means of chapter 10's questions over several pairs. The errors also count how the seeds differ."""
+    """Return the means of chapter 10's results over several pairs. The errors include how much the seeds differ."""
     rows = []
     for same in zip(*pairs):
         row = mean_of(same)
@@ -161,7 +161,7 @@ def verdict_table(rows, names):
 
 
 def search_table(search):
-    """Return the numbers of the search for learning rate and weight decay, a line for each setting."""
+    """Return the table of the search for learning rate and weight decay, with a line for each setting."""
     lines = {}
     for side in search.values():
         for run in side["searched"]:
@@ -173,7 +173,7 @@ def search_table(search):
 
 
 def loose(part):
-    """Return by how much the bound falls with ORDERS orders, as a share of the mean over random orders."""
+    """Return by how much the bound falls with ORDERS orders of writing, as a share of the mean over random orders."""
     rows = {row["name"]: row for row in part["rows"]}
     mean = rows["the mean over random orders"]["NLL"]
     lowest = min(row["NLL"] for name, row in rows.items() if name.startswith("-log"))
@@ -181,7 +181,7 @@ def loose(part):
 
 
 def looseness_table(*parts):
-    """Return the NLL in several orders of two dLLMs, and the differences from the mean over random orders."""
+    """Return the NLL of two dLLMs in several orders, and its differences from the mean over random orders."""
     rows = []
     for same in zip(*(part["rows"] for part in parts)):
         cells = []
@@ -204,7 +204,7 @@ def samples_table(samples):
 
 
 def speed_table(speed):
-    """Return the speeds, each with its ratio to that of the GPT."""
+    """Return the table of speeds, each with its ratio to the GPT's speed."""
     table = speed["table"]
     of_gpt = {row["batch"]: row["characters_per_second"] for row in table if row["model"] == "gpt"}
     lines = {}
@@ -238,7 +238,7 @@ def label_plainly(axis):
 
 
 def draw_likelihood(values, plt):
-    """The cost of a character by noise level, and by the number of visible characters beside that of the GPT."""
+    """Draw the dLLM's loss by noise level, and beside the GPT's loss by the number of visible characters."""
     both = values["likelihood"]
     levels, positions = both["dllm"]["levels"], both["gpt"]["positions"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
@@ -261,7 +261,7 @@ def draw_likelihood(values, plt):
 
 
 def draw_reuse(values, plt):
-    """The NELBO or NLL of unseen text against epochs, one panel for each model. A star marks the lowest point."""
+    """Draw the NELBO or NLL of unseen text against epochs, one panel per model. A star marks the lowest point."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
     for axis, (model, name) in zip(axes, LEARNERS.items()):
         runs = [run for run in values["reuse"]["runs"] if run["model"] == model]

@@ -4,9 +4,9 @@
     python 05_train.py --steps 1000            # or train a pair of your own, without tuning: 6 minutes each,
     python 07_train_gpt.py --steps 1000        # on two cores; chapter 10 then compares the two
 
-Both have the settings of configs/laptop.yaml and read the same number of characters. A search of five runs for each
-side finds its learning rate and then its weight decay. With these settings each side is trained with three seeds, in
-the folders checkpoints/equal-…; docs/logs/equal_pair.json lists all runs, their commands and their curves.
+Both have the settings of configs/laptop.yaml and read the same number of characters. For each side, a search of five
+runs finds its learning rate and then its weight decay. With the settings found, each side is trained with three seeds,
+in the folders checkpoints/equal-…. The file docs/logs/equal_pair.json lists all runs, their commands and their curves.
 """
 
 import json
@@ -21,7 +21,7 @@ from plumbing import checkpoint, cli, files
 from plumbing.run import read_log
 
 SIDES = {"dllm": ("05_train.py", "NELBO"), "gpt": ("07_train_gpt.py", "NLL")}
-FACTORS = 0.5, 1.0, 2.0  # of both learning rates of configs/laptop.yaml
+FACTORS = 0.5, 1.0, 2.0  # multiply both learning rates of configs/laptop.yaml
 DECAYS = 0.0, 0.1, 0.3
 SEEDS = 1, 2, 3
 LOG = files.ROOT / "docs" / "logs" / "equal_pair.json"
@@ -31,13 +31,13 @@ LOG = files.ROOT / "docs" / "logs" / "equal_pair.json"
 class Command:
     """The flags of this program."""
 
-    steps: int = 1000  # of each training: 2 million characters, 5.5 minutes on two cores
-    processes: int = 2  # trainings at a time, each on one core
+    steps: int = 1000  # steps of each training: 2 million characters, 5.5 minutes on two cores
+    processes: int = 2  # number of trainings at a time, each on one core
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training. Its name is that of its folder."""
+    """One training. Its name is the name of its folder."""
 
     side: str
     factor: float
@@ -65,7 +65,7 @@ class Training:
             return None
 
     def run(self):
-        """Train, unless that was done before. Returns the number of the last evaluation."""
+        """Train, unless this training is already done. Returns the result of its last evaluation."""
         if self.info() is None:
             words = [sys.executable, *self.words()[1:]]
             subprocess.run(words, cwd=files.ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True,
@@ -76,14 +76,14 @@ class Training:
 
 
 def read():
-    """Return what docs/logs/equal_pair.json says. UserError if the runs have not been trained here."""
+    """Return the contents of docs/logs/equal_pair.json. Raises UserError if the runs have not been trained here."""
     if not LOG.is_file():
         raise cli.UserError("there are no equal pairs: python -m experiments.equal_pair trains them")
     return json.loads(files.read_text(LOG))
 
 
 def record(training):
-    """Return everything about a training that has ended."""
+    """Return everything to record about a finished training."""
     info = training.info()
     measure = SIDES[training.side][1]
     return {"run": training.name, "command": shlex.join(training.words()), "factor": training.factor,
@@ -98,7 +98,7 @@ def run_all(trainings, processes):
         values = list(pool.map(Training.run, trainings))
     best = {}
     for training, _ in sorted(zip(trainings, values), key=lambda pair: pair[1], reverse=True):
-        best[training.side] = training  # the last one of each side is the best
+        best[training.side] = training  # the last assignment for each side is the best training
     return best
 
 

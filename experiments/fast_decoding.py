@@ -4,7 +4,7 @@
     python -m experiments.fast_decoding              # your latest models, few texts: half an hour on two cores
     python -m experiments.fast_decoding --render     # only write the page again, from docs/fast_decoding.json
 
-Chapter 11 explains the rules that win, and decoding_rules.py has all others.
+Chapter 11 explains the rules that win; decoding_rules.py contains all other rules.
 """
 
 import functools
@@ -37,7 +37,7 @@ SIZES = {"quick": (16, 4), "full": (64, 64)}  # number of texts of each length
 REPEATS = 3  # measurements of each speed
 MEASURES = {"words": "known words", "judge": "judge's NLL", "distinct": "distinct runs of 4",
             "divergence": "divergence"}
-KINDS = {  # of ways: their color and their name in the figure
+KINDS = {  # kinds of ways: their colour and their name in the figure
     "default": (tensors.COLORS["dllm"], "default, in 16, 64 and 96 passes"),
     "fast": ("tab:cyan", "--fast"),
     "GPT": (tensors.COLORS["gpt"], "GPT, at four temperatures"),
@@ -47,7 +47,7 @@ KINDS = {  # of ways: their color and their name in the figure
     "cache": ("tab:brown", "prefix, dual and delayed cache"),
     "rule": (tensors.COLORS["other"], "apart 12"),
 }
-# The ways of the page's first table, for short and for long texts: names in `ways`. The GPT comes after them.
+# The ways in the page's first table, for short and for long texts, by their names in `ways`. The GPT follows them.
 CHOSEN = (("default", "`--fast`", "default with 16 passes", "scattered, 64 passes, no correction",
            "confidence, 64 passes", "threshold 0.9, blocks of 32, dual"), ("default", "`--fast`"))
 
@@ -58,7 +58,7 @@ class Command(pages.Settings):
 
     dllm: str = ""  # name or folder of the dLLM's run; by default your latest, or the shipped one
     gpt: str = ""  # name or folder of the GPT's run
-    corpus: str = "shakespeare"  # the text from which both have learned: shakespeare, or the path of a text file
+    corpus: str = "shakespeare"  # the text from which both models have learned: shakespeare, or the path of a text file
     size: Literal["quick", "full"] = "quick"  # how much to measure
     seed: int = 1  # seed of all random numbers
     device: str = "auto"  # auto, cpu, cuda or mps
@@ -76,14 +76,14 @@ class Way:
     model: torch.nn.Module  # a dLLM, or a GPT, which writes as in chapter 07
     steps: int  # the largest number of passes for a window
     temperature: float
-    denoise: Callable  # of a dLLM: the sampler of chapter 04, or one that takes the same arguments
+    denoise: Callable  # for a dLLM: the sampler of chapter 04, or another sampler with the same arguments
     same_without: str | None = None  # for a cache: the name of the way that differs only in having no cache
 
     def write(self, prompts, length, seed):
-        """Continue prompts (B, P): tokens (B, length), and the number of passes per text.
+        """Continue prompts (B, P). Returns tokens (B, length) and the number of passes per text.
 
-        A text that is longer than the window of a dLLM is written in windows, as in chapter 06. A text that waits for
-        others in its batch needs no pass.
+        If a text is longer than a dLLM's window, it is written window by window, as in chapter 06. While a finished
+        text waits for the rest of its batch, no passes are counted for it.
         """
         torch.manual_seed(seed)
         missing = length - prompts.shape[1]
@@ -103,7 +103,7 @@ def ways(dllm, gpt, length):
         own = functools.partial(fast.denoise_blocks, **how) if how else diffusion.denoise
         return Way(kind, name, model, steps or length, temperature, own, same_without)
 
-    yield way("default", "default", 96, 1.05)  # these two are chapter 06
+    yield way("default", "default", 96, 1.05)  # these two ways are those of chapter 06
     yield way("fast", "`--fast`", 32, 0.85)
     for temperature in (0.8, 0.9, 0.95, 1.0):
         yield way("GPT", "GPT with KV cache", temperature=temperature, model=gpt)
@@ -117,7 +117,7 @@ def ways(dllm, gpt, length):
 
 
 def ways_of_the_literature(way):
-    """Yield rules, blocks, caches and correction as other work uses them: measured within one window."""
+    """Yield the rules, blocks, caches and correction of the literature, which are measured within one window."""
     for name, rule in (("random", appendix.at_random), ("peak", appendix.by_peak), ("margin", appendix.by_margin),
                        ("noisy", appendix.noisy), ("isolated", appendix.isolated),
                        ("ancestral", appendix.Ancestral(64))):
@@ -171,8 +171,8 @@ def measure(settings):
 def measure_part(ways, rows, yardstick, tokenizer, seed):
     """Measure quality and speed of each of `ways` for texts of the length of rows (N, T).
 
-    Each way continues the first token of all rows in one batch. Then all ways take turns to continue a single row, and
-    the median is the speed for one text: other work on the machine hits all ways alike.
+    Each way continues the first token of all rows in one batch. Then the ways take turns to continue a single row, so
+    that other work on the machine slows all ways alike. The median is the speed for one text.
     """
     N, T = rows.shape
     table = [measure_batch(way, rows, yardstick, tokenizer, seed) for way in ways]
@@ -196,7 +196,7 @@ def write_timed(way, prompts, length, seed):
 def measure_batch(way, rows, yardstick, tokenizer, seed):
     """Return the line of one way in the table: what it writes after the first token of rows (N, T), and its cost."""
     N, T = rows.shape
-    computed = []  # rows of each forward pass
+    computed = []  # number of rows that each forward pass computes
     hook = way.model.register_forward_pre_hook(lambda module, inputs: computed.append(inputs[0].numel()))
     tokens, passes, seconds = write_timed(way, rows[:, :1], T, seed)
     hook.remove()
@@ -213,7 +213,7 @@ def measure_batch(way, rows, yardstick, tokenizer, seed):
 
 
 def further(row, base, real):
-    """Return the measures in which `row` is further from real text than `base`, by more than two standard errors."""
+    """Return the measures in which `row` is further from real text than `base` by more than two standard errors."""
     found = []
     for key, name in MEASURES.items():
         compared = comparison.nearer(name, "", row, base, real, key)
@@ -223,7 +223,7 @@ def further(row, base, real):
 
 
 def fastest(part, base):
-    """Return the fastest line of a dLLM that is nowhere further from real text than the line `base`, or None."""
+    """Return the fastest dLLM line that is in no measure `further` from real text than the line `base`, or None."""
     rows = [row for row in part["table"] if row["kind"] != "GPT" and not further(row, base, part["real"])]
     return max(rows, key=lambda row: row["rate"], default=None)
 
@@ -245,7 +245,7 @@ def title(row):
 
 
 def tables(values):
-    """Return the tables of the page, a text, and what its sentences compare."""
+    """Return the tables of the page, a text, and the numbers that the page's sentences compare."""
     short, long = values["parts"]
     fast = find(short, "`--fast`")
     gpt = best_gpt(short)
@@ -291,7 +291,7 @@ def ways_table(part):
 
 
 def caches_table(part):
-    """Return how much faster each way is with its cache than without."""
+    """Return a table of how much faster each way is with its cache than without it."""
     rows = []
     lines = {row["name"]: row for row in part["table"]}
     for row in part["table"]:

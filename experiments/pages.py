@@ -1,12 +1,12 @@
-"""How a page of docs/ is made: a program measures, and its numbers fill a template that a person has written.
+"""How a page of docs/ is made: a program measures, and its numbers fill a template written by a person.
 
     docs/NAME.json             the numbers, and tables made of them
     docs/templates/NAME.md     the page, with a place for each number, as in "an NLL of {likelihood[gpt][NLL]:.3f}"
     docs/NAME.md               the template with its numbers
     docs/figures/NAME_*.png    figures
 
-The places are those of Python's str.format, and literal braces are doubled. A sentence never stands in a program, and a
-number never in a template. A program of this folder looks like this:
+The places have the syntax of Python's str.format, so a literal brace is written twice. Programs contain no sentences of
+the page, and templates contain no numbers. A program of this folder looks like this:
 
     @dataclass(frozen=True)
     class Command(pages.Settings):
@@ -27,7 +27,7 @@ number never in a template. A program of this folder looks like this:
     if __name__ == "__main__":
         cli.run(lambda: pages.run("name", Command, measure, draw, tables))
 
-Its template shows the table with {tables[losses]}, and a text of several lines between ``` and ```.
+Its template shows the table with {tables[losses]}. A text of several lines stands between ``` and ```.
 """
 
 import json
@@ -55,11 +55,11 @@ class Settings:
 
 
 def run(name, kind, measure, draw=None, tables=None, argv=None):
-    """Run the program of the page `name`: measure (unless --render is given), draw, and write the page.
+    """Make the page `name`: measure (unless --render is given), draw, and write the page.
 
     kind: the dataclass of the flags, a subclass of Settings. measure: a function of the settings that returns the
     numbers. draw: a function draw(numbers, folder), which saves figures in the folder. tables: a function
-    tables(numbers), which returns {name: Markdown}; --render makes these tables again.
+    tables(numbers), which returns {name: Markdown}; --render calls it again, too.
     """
     settings = cli.parse(kind, argv)
     figures = settings.out / "figures"
@@ -89,18 +89,18 @@ def read(name, folder=DOCS):
     return json.loads(files.read_text(folder / f"{name}.json"))
 
 
-AGAIN = DOCS / "logs" / "measured-again.json"  # numbers of shipped models, by results.py, instead of their trainings'
+AGAIN = DOCS / "logs" / "measured-again.json"  # numbers by results.py that replace those of trainings
 
 
 def earlier(name, only, folder):
-    """Return the numbers with which a measurement of `only` a part of a page begins: all others that the page has."""
+    """Return the numbers of the page, to replace those of the part `only`. If `only` is "all", return none of them."""
     if only == "all" or not (folder / f"{name}.json").is_file():
         return {"origins": {}}
     return read(name, folder)
 
 
 def fill(name, values):
-    """Return the template of a page with these numbers."""
+    """Return the template of a page, filled with these numbers."""
     try:
         return files.read_text(DOCS / "templates" / f"{name}.md").format(**values)
     except (KeyError, IndexError) as error:

@@ -1,12 +1,12 @@
 """The page docs/results.md: the shipped models, and the two that a reader trains first.
 
     python -m experiments.results              # takes seconds, and measures nothing
-    python -m experiments.results --measure    # first measures the two models again whose training says too little
+    python -m experiments.results --measure    # first measures two models again (see below)
 
-The numbers are those that the trainings have left in checkpoints/NAME/config.json and docs/logs/, and that benchmark.py
-has left in docs/benchmarks/. Run this program again when one of these files has changed. Two of the trainings began
-with programs that had not been committed, so nobody can say what exactly they measured at the end; --measure does it
-again.
+The numbers come from the files that the trainings have written to checkpoints/NAME/config.json and docs/logs/, and
+benchmark.py to docs/benchmarks/. Run this program again when one of these files has changed. Two of the trainings began
+with programs that had not been committed, so nobody can say exactly what they measured at the end. --measure measures
+their models again.
 """
 
 import json
@@ -24,7 +24,7 @@ transformer = import_module("03_transformer")
 gpt = import_module("07_train_gpt")
 puzzles = import_module("14_sudoku")
 
-PER_WINDOW = {"sudoku": "grids", "robot-path": "paths"}  # what a window is, where it is not a piece of a longer text
+PER_WINDOW = {"sudoku": "grids", "robot-path": "paths"}  # what a window holds, if it is not a piece of a longer text
 UNITS = {"tamil": "letter", "sudoku": "blank", "robot-path": "waypoint"}  # what one token is, if not a character
 LAPTOP = {"laptop-dllm": ("dLLM of `python 05_train.py`", "this one"),
           "laptop-gpt": ("GPT of `python 07_train_gpt.py`", "this one")}  # fmt: skip
@@ -69,14 +69,14 @@ def read_json(path):
 
 
 def laptop_run(name):
-    """Return the config of a run of which only the log is kept, and its number of parameters."""
+    """Return the config and the number of parameters of a run of which the book keeps only the log."""
     config = read_json(pages.DOCS / "logs" / f"{name}.json")
     parts = transformer.parameters_by_part(transformer.TransformerConfig(**config["model"]))
     return config, sum(number for _, number in parts.values())
 
 
 def shipped_model(name):
-    """Return the config of a shipped model, and its number of parameters."""
+    """Return the config and the number of parameters of a shipped model."""
     folder = files.RUNS / name
     with safetensors.safe_open(folder / "model.safetensors", framework="pt") as weights:
         numbers = [math.prod(weights.get_slice(key).get_shape()) for key in weights.keys()]
@@ -99,7 +99,7 @@ def number(info):
 
 
 def row(config, parameters, name, page):
-    """Return the line of a model in the table."""
+    """Return the table's line for a model."""
     info, train = config["info"], config["info"]["train"]
     windows = info["step"] * train["batch_size"] * train["accumulate"]
     unit = UNITS.get(info["kind"], "character")
@@ -113,7 +113,7 @@ def row(config, parameters, name, page):
 
 
 def speed_rows(benchmark):
-    """Yield the lines of the table of speeds."""
+    """Yield the lines of the table that compares speeds."""
     training = [row for row in benchmark["rows"] if row["kind"] == "training"]
     plain = {row["settings"]: row for row in training if row["mode"] == "eager"}
     compiled = {row["settings"]: row for row in training if row["mode"] == "compiled"}
@@ -128,7 +128,7 @@ def speed_rows(benchmark):
 
 
 def runtime_rows(benchmark):
-    """Yield the lines of the table of runtimes."""
+    """Yield the lines of the table that compares runtimes."""
     for row in benchmark["rows"]:
         yield [f"{row['model']}, `--runtime {row['runtime']}`", f"{row['characters_per_second']:,.0f}",
                f"{row['faster']:.1f} ×", f"{measure_of(row)} {row[measure_of(row)]:.4f}"]

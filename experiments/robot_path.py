@@ -1,4 +1,4 @@
-"""What does the model of chapter 15 add to the smoothing of a path, and does it know curves better than a rule does?
+"""What does the model of chapter 15 add to smoothing a path, and does it know curves better than a rule?
 
     python -m experiments.robot_path             # measures the shipped model on 300 problems: 15 minutes on one core
     python -m experiments.robot_path --render    # only writes the page and its figure again
@@ -23,8 +23,8 @@ from tqdm import tqdm
 tensors = import_module("01_tensors")
 chapter = import_module("15_robot_path")
 
-EXAMPLES = 6  # problems whose paths are kept and drawn
-FRAMES = 8  # frames whose mean restores a curve
+EXAMPLES = 6  # number of problems whose paths are kept and drawn
+FRAMES = 8  # number of frames whose mean restores a curve
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Command(pages.Settings):
     """The flags of this program."""
 
     checkpoint: str = "robot-path"  # name or folder of a run
-    problems: int = 300  # generated problems
-    seed: int = 0  # of the problems
-    rounds: int = chapter.ROUNDS  # rounds of hill climbing
+    problems: int = 300  # number of generated problems
+    seed: int = 0  # seed of the problems
+    rounds: int = chapter.ROUNDS  # number of rounds of hill climbing
 
     def __post_init__(self):
         if not EXAMPLES <= self.problems <= 10**6:
@@ -47,9 +47,10 @@ class Command(pages.Settings):
 def gradient(path, blocked, data=0.2, smooth=0.3, tolerance=1e-10, iterations=1000, refinements=2):
     """Return Nav2's simple smoother with its default weights.
 
-    Point i moves by data (its place before - place) + smooth (sum of both neighbours - 2 place), one after the other,
-    until all moves of an iteration together are below the tolerance, in metres there and in cells here. If a point
-    enters a blocked cell, the result is the path before that iteration. Then the smoothed path is smoothed again.
+    One point after the other moves by data (original place - place) + smooth (sum of both neighbours - 2 place). This
+    is repeated until all moves of an iteration together are below the tolerance (in metres in Nav2, in cells here). If
+    a point enters a blocked cell, the result is the path before that iteration. Then the smoothed path is smoothed
+    again.
     """
     H, W = blocked.shape
     rows = blocked.tolist()
@@ -74,14 +75,15 @@ def gradient(path, blocked, data=0.2, smooth=0.3, tolerance=1e-10, iterations=10
     return gradient(now, blocked, data, smooth, tolerance, iterations, refinements - 1) if refinements else now
 
 
-SAVITZKY_GOLAY = np.array([-2, 3, 6, 7, 6, 3, -2]) / 21  # cubic polynomial through seven points, value in the middle
+SAVITZKY_GOLAY = np.array([-2, 3, 6, 7, 6, 3, -2]) / 21  # middle value of a cubic polynomial fitted to seven points
 
 
 def savitzky_golay(path, blocked=None, passes=3):
     """Return Nav2's Savitzky-Golay smoother: three passes of a filter over seven points. It does not read the map.
 
-    Beyond its ends the path stands still. Nav2 leaves paths of fewer than eleven points as they are. (Savitzky and
-    Golay 1964, "Smoothing and Differentiation of Data by Simplified Least Squares Procedures".)
+    Beyond an end of the path, the filter repeats the end point. Nav2 leaves paths of fewer than eleven points
+    unchanged. (Savitzky and Golay 1964, "Smoothing and Differentiation of Data by Simplified Least Squares
+    Procedures".)
     """
     for _ in range(passes if len(path) > 10 else 0):
         padded = np.concatenate((path[:1].repeat(3, 0), path, path[-1:].repeat(3, 0)))
@@ -98,7 +100,7 @@ def straight_lines(path, blocked):
     N = len(path)
     i, j = np.triu_indices(N, 1)
     free = np.zeros((N, N), bool)
-    for part in np.array_split(np.arange(len(i)), 1 + len(i) // 2000):  # to save memory
+    for part in np.array_split(np.arange(len(i)), 1 + len(i) // 2000):  # in parts, to save memory
         free[i[part], j[part]] = ~robot.collides(blocked, path[i[part]], path[j[part]])
     distance = np.where(free, np.linalg.norm(path[:, None] - path, axis=-1), np.inf)
     best = np.zeros(N)  # the length of the shortest way to each point
@@ -120,14 +122,14 @@ WAYS = {
 }
 
 
-# 3. Controls: proposals for chapter 15's hill climbing that need no model. They have the arguments of chapter.straight
+# 3. Controls: proposals for chapter 15's hill climbing without a model. Their arguments are those of chapter.straight
 
 
 def cubic(blocked, windows, masked, draw):
-    """Return the windows with a cubic curve across the masked waypoints of each.
+    """Return the windows with the masked waypoints of each window on a cubic curve.
 
     The curve continues the segments on both sides of the masked span (cubic Hermite interpolation). At an end of the
-    window there is no such segment, and the curve begins or ends in the direction of the straight line.
+    window there is no segment to continue, so the curve takes the direction of the straight line there.
     """
     filled = windows.copy()
     for window, hidden in zip(filled, masked):
@@ -157,7 +159,7 @@ def random_points(blocked, windows, masked, draw):
 
 
 def without_map(model):
-    """Return the proposals of a model that knows only the edges of the map: what does the constraint add?"""
+    """Return the proposals of a model that sees only the edges of the map, to show what the map's constraint adds."""
     return lambda blocked, *arguments: chapter.refill(model, np.zeros_like(blocked), *arguments)
 
 
@@ -169,12 +171,12 @@ CONTROLS = {"straight lines": chapter.straight, "cubic curves": cubic, "midpoint
 
 
 def largest_turn(path, reach):
-    """Return the largest sum of |turns| in any stretch of a path that is `reach` long, in radians."""
+    """Return the largest sum of |turns| in radians within any stretch of length `reach` of a path."""
     path = robot.without_repeats(path)
     turn = np.abs(robot.turns(path))
     if not len(turn):
         return 0.0
-    place = robot.distances(path).cumsum()[:-1]  # of each turn, along the path
+    place = robot.distances(path).cumsum()[:-1]  # distance of each turn along the path
     total = np.r_[0, turn.cumsum()]
     return (total[np.searchsorted(place, place + reach, side="right")] - total[:-1]).max()
 
@@ -186,7 +188,7 @@ def is_free(path, blocked, start, goal):
 
 
 def numbers_of(path, grid, blocked, start, goal, shortest, seconds):
-    """Return the measures of one path: {name: number}. shortest: a length in cells."""
+    """Return the measures of one path: {name: number}. shortest: the shortest path's length, in cells."""
     return {
         "free": float(is_free(path, blocked, start, goal)),
         "points": float(not robot.at(blocked, path).any()),
@@ -201,7 +203,7 @@ def numbers_of(path, grid, blocked, start, goal, shortest, seconds):
 
 
 def smooth_in_every_way(proposers, T, number, settings):
-    """Return (the parts of one problem, {way: path}, {way: seconds of the CPU})."""
+    """Smooth the path of one problem. Return (the problem's parts, {way: path}, {way: CPU seconds})."""
     problem = robot.random_problem((settings.seed, number))
     _, blocked, start, goal = problem
     raw = robot.astar(blocked, start, goal)
@@ -220,7 +222,7 @@ def smooth_in_every_way(proposers, T, number, settings):
 def restore(proposers, T):
     """Restore the hidden middle third of the curves of chapter 15's evaluations, which no training has seen.
 
-    Returns (the curves, {name: what it restored}), (N, T, 2) each. There are no obstacles. The model's waypoints are
+    Returns (the curves, {name: the restored curves}), each (N, T, 2). There are no obstacles. The model's waypoints are
     means over several frames, which makes them more exact.
     """
     with chapter.diffusion.same_numbers(0, torch.device("cpu")):
@@ -286,7 +288,7 @@ def mean_of_each(rows):
 
 
 def minus(mine, others):
-    """Return {measure: (mean, standard error)} of the model's numbers minus another way's, problem by problem."""
+    """Return {measure: (mean, standard error)} of the model's number minus another way's, over the problems."""
     return mean_of_each([{key: a[key] - b[key] for key in a} for a, b in zip(mine, others)])
 
 
@@ -309,7 +311,7 @@ def with_error(value, kind):
 
 
 def draw(values, folder):
-    """Figure: the maps of the first problems with three paths each."""
+    """Save the figure: the maps of the first problems, with three paths each."""
     figure, axes = tensors.pyplot(show=False).subplots(2, EXAMPLES // 2, figsize=(10, 7), layout="constrained")
     for number, (axis, paths) in enumerate(zip(axes.flat, values["examples"])):
         grid, blocked, *_ = robot.random_problem((values["seed"], number))

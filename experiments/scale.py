@@ -1,9 +1,9 @@
-"""How much memory and computing does each named size of chapter 12 need?
+"""How much memory and computation does each named size of chapter 12 need?
 
     python -m experiments.scale        # takes a second and writes docs/scale.md
 
-Nothing here is measured. The numbers are computed from the settings in configs/scale/ and the assumptions below. What
-can be checked without these GPUs is checked in tests/test_scale.py: parameters, FLOPs (floating-point operations)
+Nothing here is measured: the numbers are computed from the settings in configs/scale/ and the assumptions below. The
+file tests/test_scale.py checks what can be checked without these GPUs: parameters, FLOPs (floating-point operations)
 and the activations that a step keeps.
 """
 
@@ -20,9 +20,9 @@ scale = import_module("12_scale")
 
 VOCAB = 50_257
 SIZES = ("tiny", "tinystories", "small", "medium")
-GPUS = (4, 24, 80)  # sizes of their memory in GB
+GPUS = (4, 24, 80)  # GPUs, by the size of their memory in GB
 USABLE = 0.85  # share of a GPU's memory; the driver and gaps between tensors take the rest
-LOGITS = 10  # bytes per logit: the 16-bit number, the same in 32 bits, and its log-softmax
+LOGITS = 10  # bytes per logit: the logit in 16 bits, again in 32 bits, and its log-softmax in 32 bits
 
 
 @functools.cache
@@ -33,7 +33,7 @@ def read(name):
 
 
 def parameters(config):
-    """Return the number of all parameters, and of those in the matrices inside the blocks: (all, matrices)."""
+    """Return (number of all parameters, number of parameters in the matrices inside the blocks)."""
     parts = {name: number for name, (_, number) in transformer.parameters_by_part(config).items()}
     return sum(parts.values()), parts["attn"] + parts["mlp"]
 
@@ -44,7 +44,7 @@ def kept_per_token(config, recompute=False):
     A block keeps 17 C 16-bit numbers: the inputs of its four matrices (C, C, C, 4 C), the result of attention (C),
     queries, keys and values (3 C), rotated queries and keys (2 C), and the result of ReLU (4 C). It also keeps 4 C
     32-bit numbers: the inputs of its two norms (2 C), and those of the norms of queries and keys (2 C). recompute: each
-    block keeps only its input, and one block at a time keeps all of this.
+    block keeps only its input, except for one block at a time, which keeps all of this.
     """
     L, C = config.n_layer, config.n_embd
     block = 17 * 2 * C + 4 * 4 * C + 12 * config.n_head + 8  # the last two: the divisors of norms and softmax
@@ -63,7 +63,7 @@ def memory(config, train, windows=1, recompute=False):
 
 
 def accumulate(config, train, gigabytes):
-    """Return the smallest --accumulate with which a step fits into a GPU with this much memory, or None."""
+    """Return the smallest --accumulate with which a step fits into a GPU of this many gigabytes, or None."""
     windows = train.batch_size
     while windows >= 1:
         if sum(memory(config, train, windows).values()) <= USABLE * gigabytes * 1e9:
@@ -73,7 +73,7 @@ def accumulate(config, train, gigabytes):
 
 
 def row(name):
-    """Return the line of a named size in the table."""
+    """Return the table's line for a named size."""
     config, train = read(name)
     P, matrices = parameters(config)
     tokens = train.batch_size * config.seq_len * train.steps

@@ -4,7 +4,7 @@
     python -m experiments.sudoku             # measures them and the shipped model: half an hour on one core
     python -m experiments.sudoku --render    # only writes the page and its figure again
 
-The numbers are in docs/sudoku.json, which says of each puzzle which way solved it, and the page is docs/sudoku.md.
+The numbers are in docs/sudoku.json, which also says which way solved which puzzle. The page is docs/sudoku.md.
 """
 
 import io
@@ -25,12 +25,13 @@ tensors = import_module("01_tensors")
 diffusion = import_module("04_diffusion")
 chapter = import_module("14_sudoku")
 
-SEED = 2  # of the test puzzles; training has another one
+SEED = 2  # seed of the test puzzles; training uses another seed
 HINTS = range(25, 36)
-EACH = 28  # test puzzles for each number of hints
-ATTEMPTS = chapter.BUDGET // sudoku.CELLS  # of a GPT, 81 passes each: as many passes as take-back may use
+EACH = 28  # number of test puzzles for each number of hints
+ATTEMPTS = chapter.BUDGET // sudoku.CELLS  # attempts of a GPT, 81 passes each; take-back may use the same total
 AT_ONCE = 16  # puzzles in a beam search, whose buffers fill the memory
-# No puzzle with fewer than 17 hints has a single solution. Gordon Royle collected those with 17; these are ten of them.
+# Every puzzle with fewer than 17 hints has several solutions. Gordon Royle collected puzzles with 17 and one solution;
+# here are ten.
 SEVENTEEN = (
     "000000010400000000020000000000050407008000300001090000300400200050100000000806000",
     "000000010400000000020000000000050604008000300001090000300400200050100000000807000",
@@ -76,7 +77,7 @@ def needs_singles_only(cells):
 def published_puzzles(level, count=20):
     """Return the first puzzles of one level in a package that ranks them by the methods a person needs, from 1 to 9.
 
-    UserError if pip cannot fetch the package.
+    Raises UserError if pip cannot fetch the package.
     """
     with zipfile.ZipFile(io.BytesIO(files.fetch_wheel(*PUBLISHED))) as wheel:
         lines = wheel.read("kaidoku/data/sudoku.txt").decode().split("\n")
@@ -89,9 +90,10 @@ def published_puzzles(level, count=20):
 
 @torch.no_grad()
 def solved_by(model, way, puzzles, solutions, before=None):
-    """Return which puzzles (N, 81) a model solves in one of the WAYS, bools (N,). before: those of "certain".
+    """Return which puzzles (N, 81) a model solves in one of the WAYS: bools (N,).
 
-    With take-back, these puzzles need not be solved again, because it begins with the same digits.
+    before: the same result for the way "certain". Take-back begins with the same digits, so it need not solve those
+    puzzles again.
     """
     torch.manual_seed(SEED)
     if model.config.causal:
@@ -110,7 +112,7 @@ def solved_by(model, way, puzzles, solutions, before=None):
 
 @torch.no_grad()
 def write_grids(model, puzzles, temperature=0.0):
-    """Return the solutions that a GPT writes after it has read the puzzles (B, 81): (B, 81). It keeps their hints."""
+    """Return the solutions that a GPT writes after reading the puzzles (B, 81): (B, 81). The hints are kept."""
     cache = model.make_cache(len(puzzles), model.config.seq_len)
     logits = model(puzzles, cache=cache)[:, -1]  # (B, V)
     written = []
@@ -123,14 +125,14 @@ def write_grids(model, puzzles, temperature=0.0):
 
 
 def in_conflict(grids):
-    """Return which grids (B, 81) contradict themselves: (B,). Anybody can see that, without the solution."""
+    """Return which grids (B, 81) contradict themselves: (B,). One can see this without knowing the solution."""
     return sudoku.conflicts(sudoku.to_cells(grids)).any(1)
 
 
 def retry(model, puzzles):
-    """Return the solutions of a GPT that begins again while its grid contradicts itself, up to ATTEMPTS times: (B, 81).
+    """Return the solutions (B, 81) of a GPT that begins again while its grid contradicts itself, up to ATTEMPTS times.
 
-    The first attempt takes the most likely digits, and the others draw them.
+    The first attempt takes the most likely digits; all later attempts draw their digits.
     """
     grids = write_grids(model, puzzles)
     for _ in range(ATTEMPTS - 1):
@@ -144,8 +146,8 @@ def retry(model, puzzles):
 def search_beams(model, puzzles, width=ATTEMPTS):
     """Return the solutions that a beam search finds for puzzles (B, 81): (B, 81).
 
-    It writes `width` grids at the same time, and after each cell keeps the most probable ones of all their
-    continuations. In the end it takes the most probable grid that does not contradict itself.
+    The search writes `width` grids at the same time. After each cell it keeps the `width` most probable continuations
+    of all these grids. In the end it takes the most probable grid that does not contradict itself.
     """
     return torch.cat([search_some(model, some, width) for some in puzzles.split(AT_ONCE)])
 
@@ -157,7 +159,7 @@ def search_some(model, puzzles, width):
     cache = model.make_cache(B * width, model.config.seq_len)
     logits = model(rows, cache=cache)[:, -1]  # (B width, V)
     score = torch.full((B, width), -torch.inf)
-    score[:, 0] = 0  # all beams begin equal, so only one of them counts
+    score[:, 0] = 0  # all beams begin equal, so only the first beam counts
     grids = torch.zeros(B, width, 0, dtype=torch.long)
     for i in range(sudoku.CELLS):
         log_p = logits[:, :9].log_softmax(-1).view(B, width, 9)
@@ -168,19 +170,19 @@ def search_some(model, puzzles, width):
         parent, digit = best // 9, best % 9
         grids = torch.cat((grids.gather(1, parent[..., None].expand(-1, -1, i)), digit[..., None]), 2)
         if i + 1 < sudoku.CELLS:
-            rows = (torch.arange(B)[:, None] * width + parent).flatten()  # of the buffers, which follow their beams
+            rows = (torch.arange(B)[:, None] * width + parent).flatten()  # the buffers' rows follow their beams
             for layer in cache.layers:
                 layer.k, layer.v = layer.k[rows], layer.v[rows]
             logits = model(digit.view(-1, 1), positions=torch.tensor([sudoku.CELLS + i]), cache=cache)[:, -1]
     wrong = in_conflict(grids.flatten(0, 1)).view(B, width)
-    chosen = torch.where(wrong, -torch.inf, score).argmax(1)  # the first one if all are in conflict
+    chosen = torch.where(wrong, -torch.inf, score).argmax(1)  # the first grid if all grids are in conflict
     return grids[torch.arange(B), chosen]
 
 
 def reasons(model, puzzles, solutions):
     """Return how a person could have found the digits that the model writes correctly: {reason: its share}.
 
-    The model writes the digit first of which it is most certain.
+    The model writes its most certain digit first.
     """
     counts = Counter()
     before = puzzles
@@ -221,12 +223,12 @@ def about(model, info):
 
 
 def measure(settings):
-    """Return the numbers of the page: those of the shipped model, and those of the runs that the settings name.
+    """Return the numbers of the page, for the shipped model and for the runs that the settings name.
 
-    A line that the page has of the same training is not measured again, and each new one is saved at once.
+    If the page already has a line of the same training, it is not measured again. Each new line is saved at once.
     """
     known = known_lines(settings.out)
-    hard = {f"level {level}": published_puzzles(level) for level in (6, 9)}  # first, since there may be no network
+    hard = {f"level {level}": published_puzzles(level) for level in (6, 9)}  # first, because there may be no network
     hard["17 hints"] = [sudoku.read_cells(puzzle) for puzzle in SEVENTEEN]
     shipped = files.RUNS / SHIPPED
     others = checkpoint.find(settings.dllm, "sudoku"), checkpoint.find(settings.gpt, "sudoku-gpt")
@@ -274,7 +276,7 @@ def known_lines(folder):
 
 
 def solved_of_published(model, cells):
-    """Return which puzzles, a list of cells, need singles only, and which ones a model solves: {name: list}."""
+    """Return which puzzles (a list) need singles only, and which puzzles a model solves: {name: list}."""
     puzzles = sudoku.to_tokens(cells)
     solutions = sudoku.to_tokens([next(sudoku.solutions(puzzle)) for puzzle in cells])
     certain = solved_by(model, "certain", puzzles, solutions)
@@ -284,7 +286,7 @@ def solved_of_published(model, cells):
 
 
 def summary(values):
-    """Return the numbers that the page's sentences quote, some of which follow from others."""
+    """Return the numbers that the page's sentences quote. Some are computed from measured ones."""
     shares = {line["way"]: sum(line["solved"]) / len(line["solved"])
               for line in values["lines"] if line["model"] == SHIPPED}
     return shares | {"puzzles": len(values["hints"]), "package": PUBLISHED[0],
@@ -338,11 +340,11 @@ def tables(values):
 
 
 def draw(values, folder):
-    """Figure: the shares solved by number of hints."""
+    """Save the figure: the share of puzzles solved, by number of hints."""
     figure, axes = tensors.pyplot(show=False).subplots(figsize=(7, 4.6), layout="constrained")
     hints = sorted(set(values["hints"]))
     for line in values["lines"]:
-        if line["model"] != SHIPPED and line["way"] != "beam":  # the best of the others that write from left to right
+        if line["model"] != SHIPPED and line["way"] != "beam":  # beam: the best way from left to right
             continue
         points = []
         for n in hints:

@@ -23,8 +23,8 @@ from plumbing import cli
 class Command:
     """The flags of this program."""
 
-    host: str | None = None  # address to listen at; by default 127.0.0.1, which only this machine reaches
-    port: int | None = None  # by default the first free one from 7860 on
+    host: str | None = None  # address to listen at; by default 127.0.0.1, which only your own machine can reach
+    port: int | None = None  # by default the first free port from 7860 on
 
     def __post_init__(self):
         if self.port is not None and not 1 <= self.port <= 65535:
@@ -32,7 +32,7 @@ class Command:
 
 
 class Log:
-    """A stream that escapes what is written to it. A log can quote what a visitor has sent (cli.printable)."""
+    """A stream that escapes what is written to it (cli.printable), because a log can quote what a visitor has sent."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -50,21 +50,21 @@ def log_error(*_):
 
 
 def log_errors_in_one_line():
-    """Let Gradio and its server print one line, and not a page, for each call that is not valid."""
+    """Let Gradio and its server print one line instead of a page for each invalid call."""
     traceback.print_exc = log_error
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.exc_info is None or log_error())
 
 
 def main(argv=None):
     settings = cli.parse(Command, argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder is deleted then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that SIGTERM, too, lets us delete the temporary folder
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="playground-", ignore_cleanup_errors=True))
         os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")
         stack.enter_context(contextlib.redirect_stdout(Log(sys.stdout)))
         stack.enter_context(contextlib.redirect_stderr(Log(sys.stderr)))
         log_errors_in_one_line()
-        page = import_module("playground.page")  # after the environment is set, which Gradio reads when it is imported
+        page = import_module("playground.page")  # Gradio reads the environment when it is imported, so set it first
         page.serve(settings.host, settings.port, inbrowser=settings.host is None)
 
 

@@ -1,7 +1,8 @@
-"""Texts as HTML: while they are written, and afterwards in a player. All text is escaped, so that none becomes markup.
+"""Texts as HTML: while they are written, and afterwards in a player.
 
-(Why not use the rows of views.page? They suit a terminal. A browser breaks lines itself, and the colours of this page
-need the probability and the pass of each token.)
+All text is escaped, so that none of it becomes markup. (Why not use the rows of views.page?
+They suit a terminal, but a browser breaks lines itself, and the colours of this page need the probability and the pass
+of each token.)
 """
 
 import base64
@@ -33,7 +34,7 @@ def message(words, wrong=False):
 def spans(recording, row, drawn):
     """Return a text of a Recording as HTML. drawn: the last pass that was already drawn.
 
-    What the model wrote has its probability and its pass beside its class, so that the page can colour it by them.
+    Each token that the model wrote also carries its probability and its pass, so that the page can colour it by either.
     """
     state = recording.states[-1]
     parts = (state.canvas, state.confidence, recording.written_in, recording.given)
@@ -58,7 +59,7 @@ def spans(recording, row, drawn):
 def texts(recordings, drawn):
     """Return the texts of Recordings side by side, as HTML.
 
-    drawn: for each Recording, the last pass that was already drawn; what was written later is highlighted.
+    drawn: for each Recording, the last pass that was already drawn; tokens written later are highlighted.
     """
     figures = []
     for recording, last in zip(recordings, drawn):
@@ -72,7 +73,7 @@ def texts(recordings, drawn):
 def figure(label, body, facts, length, unit):
     """Return a text, with a label above it and facts below, as HTML. body: HTML of `length` tokens of the kind `unit`.
 
-    Its height is reserved, so that nothing below it moves while it is written.
+    Its height is reserved, so that nothing below the text moves while it is written.
     """
     label = html.escape(label)
     return (f'<figure class="sheet {unit}" style="--lines:{lines(length)}"><figcaption>{label}</figcaption>'
@@ -81,7 +82,7 @@ def figure(label, body, facts, length, unit):
 
 
 def lines(length):
-    """Return the number of lines for which a text of `length` tokens gets room. A longer text scrolls."""
+    """Return the number of lines reserved for a text of `length` tokens. A longer text scrolls."""
     return min(22, 3 + length // 20)
 
 
@@ -99,7 +100,7 @@ def masks(labels, length, unit):
 
 
 def save(recording, path):
-    """Write a page with a player of a Recording, and return its path. It contains the Tamil font if it needs it."""
+    """Write a page with a player of a Recording, and return its path. It includes the Tamil font if it needs it."""
     viewer = views.Page(path, recording.canvas, recording.tokenizer.shown, recording.facts)
     for state in recording.states[1:]:
         viewer.show(state)
@@ -113,7 +114,7 @@ def save(recording, path):
 
 
 def player(page, length):
-    """Return a frame with the page at this path, in which `length` tokens are written. It is a sandbox."""
+    """Return a sandboxed frame that shows the page at this path, on which `length` tokens are written."""
     return (f'<iframe class="player" sandbox="allow-scripts" title="Player: the text pass by pass" '
             f'style="--lines:{lines(length)}" srcdoc="{html.escape(page.read_text(encoding="utf-8"))}"></iframe>')
 
@@ -137,7 +138,7 @@ def style():
 
 
 def head():
-    """Return what stands in the head of the page: the script and the font.
+    """Return the contents of the page's head: the script and the font.
 
     The font is not in `style`, because Gradio puts that into the page twice, once with a class before each selector.
     """

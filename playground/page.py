@@ -1,4 +1,4 @@
-"""The page: what its buttons do, and its four tabs. Gradio reads GRADIO_TEMP_DIR: set it before you import this."""
+"""The page: what its buttons do, and its four tabs. Set GRADIO_TEMP_DIR, which Gradio reads, before you import this."""
 
 import asyncio
 import copy
@@ -24,21 +24,21 @@ from starlette.middleware import Middleware
 verse = import_module("09_generate_tamil")
 
 FRAME = 1 / 30  # seconds between two drawings of a text
-AT_ONCE, WAITING = 4, 40  # visitors whose texts are written, and visitors who wait for their turn
-PATIENCE = 2  # seconds in which a visitor must begin to listen to the text that he has asked for
-SESSIONS = 100  # of visitors for which Gradio keeps what the page shows
-LONGEST = 300  # seconds for a text, with those of other visitors
+AT_ONCE, WAITING = 4, 40  # visitors whose texts are being written, and visitors who wait for their turn
+PATIENCE = 2  # seconds in which a visitor must begin to listen to the requested text
+SESSIONS = 100  # number of visitors for whom Gradio keeps what the page shows
+LONGEST = 300  # seconds that a text may take, while texts of other visitors are written, too
 WRITERS, FILLERS = ("dllm", "gpt", "hybrid", "tamil"), ("dllm", "tamil")  # kinds of models
 RACERS = {"dllm": "dLLM", "gpt": "GPT", "hybrid": "Hybrid"}
 FOUR = [f"Alternative {number}" for number in (1, 2, 3, 4)]
-COUPLETS = {  # of the Kural; the model gets their form and writes other letters
+COUPLETS = {  # couplets of the Kural; the model gets their form and writes other letters
     "Kural 1": "அகர முதல எழுத்தெல்லாம் ஆதி\nபகவன் முதற்றே உலகு",
     "Kural 110": "எந்நன்றி கொன்றார்க்கும் உய்வுண்டாம் உய்வில்லை\nசெய்ந்நன்றி கொன்ற மகற்கு",
     "Kural 391": "கற்க கசடறக் கற்பவை கற்றபின்\nநிற்க அதற்குத் தக",
 }
 
 
-# 1. What a visitor can do. Each function yields the first of a tab's outputs: a message, texts, …
+# 1. What a visitor can do. Each function yields the first outputs of its tab: a message, texts, …
 
 
 def write(name, prompt, length, sampler, passes, temperature, top_k, seed):
@@ -60,10 +60,10 @@ def fill(name, text, sampler, passes, temperature, top_k, seed):
 
 
 def compose(name, couplet, temperature, seed):
-    """Write a couplet with the form of a real one, a letter in each pass, and then correct it."""
+    """Write a couplet with the form of a real couplet, one letter in each pass, and then correct it."""
     options = writing.Options("with correction", writing.LONGEST, temperature, 0, seed)
     model, tokenizer, _ = writing.opened(name, "tamil")
-    model = copy.deepcopy(model)  # only this one is limited to letters: all visitors write with the other
+    model = copy.deepcopy(model)  # limit only a copy to letters, because all visitors share the original
     canvas = torch.tensor([verse.blank_couplet(COUPLETS[couplet], tokenizer)], device=model.head.weight.device)
     label = f"The form of {couplet}: 4 + 3 words"
     poem = slice(2, -2)  # without the empty lines around it
@@ -115,7 +115,7 @@ def race(prompt, length, sampler, passes, temperature, top_k, seed, *names):
 
 
 def paced(steps):
-    """Yield those of `steps` that come at least a FRAME after the last one."""
+    """Yield a step only if at least a FRAME has passed since the last step that was yielded."""
     last = -FRAME
     for step in steps:
         if time.monotonic() - last >= FRAME:
@@ -124,7 +124,7 @@ def paced(steps):
 
 
 def answering(work, outputs):
-    """Return a function like `work` that yields `outputs` values: those that `work` leaves out stay as they are.
+    """Return a function like `work` that always yields `outputs` values. Those that `work` leaves out don't change.
 
     An error becomes a message, and the server stays up.
     """
@@ -144,7 +144,7 @@ def answering(work, outputs):
 
 
 def explanation(error):
-    """Return what to say about an error. The page has fields for flags, and does not say where its files are."""
+    """Return what to say about an error. The page has no flags, and hides where its files are."""
     if not isinstance(error, (cli.UserError, FloatingPointError)):
         traceback.print_exception(error)
         return f"the server cannot do this ({type(error).__name__})"
@@ -156,7 +156,7 @@ def explanation(error):
 
 
 def choices(kinds):
-    """Return the settings of a list of models of these kinds. It says so if its first model is not a shipped one."""
+    """Return the settings of a list of models of these kinds. If the first model is not shipped, the list says so."""
     names = writing.names(*kinds)
     remark = None
     if names:
@@ -167,7 +167,7 @@ def choices(kinds):
 
 
 def model_list(kinds, label="Model"):
-    """Return a list of models. It is read again whenever somebody opens the page."""
+    """Return a list of models. The list is made anew whenever somebody opens the page."""
     found = gr.Dropdown(label=label, render=False, **choices(kinds))
     gr.on(None, lambda: gr.Dropdown(**choices(kinds)), None, found, show_progress="hidden", api_visibility="private")
     return found
@@ -190,7 +190,7 @@ def seed_field():
 
 
 def sampling():
-    """Return the fields of Options. They begin as chapter 06's --fast, so that many visitors can write at once."""
+    """Return the fields of Options. They start as chapter 06's --fast, so that many visitors can write at once."""
     samplers = list(writing.SAMPLERS)
     return [
         gr.Dropdown(samplers, value=samplers[0], label="Sampler", info="with correction: the later passes correct",
@@ -204,10 +204,11 @@ def sampling():
 
 
 def tab(name, work, asked, settings, labels, size, unit="character", note="Ready.", offers=True):
-    """Lay out a tab: what is asked, what comes back, and settings. Return the column with what is asked.
+    """Lay out a tab with input fields, outputs and settings. Return the column with the input fields.
 
-    asked, settings: the components with the arguments of `work`. labels, size, unit: describe the texts that will come
-    back. note: the message that is shown until then. offers: also offer a player, and the same as a page to download.
+    asked, settings: the components with the arguments of `work`. labels, size, unit: the labels of the texts that will
+    come back, their length, and the unit of the length. note: the message that is shown until the texts come. offers:
+    also offer a player, and a page with it to download.
     """
     key = name.lower().replace(" ", "-")
     with gr.Tab(name, id=key, render_children=True), gr.Row(elem_classes="desk", elem_id=key):
@@ -232,7 +233,7 @@ def tab(name, work, asked, settings, labels, size, unit="character", note="Ready
         [start.click] + [field.submit for field in asked if isinstance(field, gr.Textbox)],
         answering(work, len(outputs)), [*asked, *settings], outputs, concurrency_id="texts", concurrency_limit=AT_ONCE,
         show_progress="minimal", show_progress_on=said)
-    # The message must come when nothing is cancelled any more: a drawing on its way would overwrite it.
+    # The message must come after everything is cancelled, because a drawing on its way would overwrite it.
     hidden = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     stopped = stop.click(lambda: None, cancels=running, **hidden)
     stopped.then(lambda: drawing.message("Stopped."), None, said, **hidden)
@@ -264,7 +265,7 @@ def tabs():
 
 
 def build():
-    """Return the page as gradio.Blocks. Gradio deletes each file that it offers after an hour."""
+    """Return the page as gradio.Blocks. After an hour, Gradio deletes the files that it has offered."""
     with gr.Blocks(title="tiny-dllm", delete_cache=(600, 3600)) as page, gr.Column(elem_classes="whole"):
         gr.HTML("<h1>tiny-dllm</h1><p class=soft>A diffusion language model begins with masks and uncovers the text in "
                 "any order. Everything on this page runs on the machine that serves it.</p>", elem_classes="plain")
@@ -281,10 +282,10 @@ def build():
 
 
 class Listening:
-    """Middleware that forgets what a session has asked for if nobody listens to it.
+    """Middleware that forgets what a session has asked for if nobody listens to the session.
 
-    Gradio forgets a visitor who leaves. But if somebody asks for thousands of texts and never listens, they would fill
-    the queue, and then the memory.
+    Gradio forgets a visitor who leaves. But if somebody asked for thousands of texts and never listened, the requests
+    would fill the queue, and then the memory.
     """
 
     def __init__(self, app, queue):
@@ -312,18 +313,18 @@ class Listening:
             await self.forget(waiting)
 
     async def forget(self, sessions):
-        """Forget those of these sessions that nobody listens to."""
+        """Forget each of these sessions to which nobody listens."""
         for session in sessions - self.heard:
             await self.queue.clean_events(session_hash=session)
             self.queue.pending_messages_per_session.pop(session, None)
 
 
 def serve(host, port, **options):
-    """Show the page in the browser until Ctrl-C. It accepts no uploads. options: further ones of Gradio's launch.
+    """Show the page in the browser until Ctrl-C. It accepts no uploads. options: further options of Gradio's launch.
 
     host, port: where to listen; None means 127.0.0.1, and the first free port from 7860 on.
     """
-    # Fonts of the system: those of Gradio's usual themes would come from the network.
+    # We use fonts of the system, because those of Gradio's usual themes would come from the network.
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     try:
         socket.create_server((host or "127.0.0.1", port or 0)).close()  # Gradio would try every port of a wrong host

@@ -19,7 +19,7 @@ generation = import_module("06_generate")
 gpt = import_module("07_train_gpt")
 hybrid = import_module("13_block_diffusion")
 
-LONGEST = 512  # tokens of a text, and passes for it
+LONGEST = 512  # the largest number of tokens of a text, and of passes for it
 SAMPLERS = {
     "with correction": diffusion.denoise,
     "scattered": functools.partial(diffusion.denoise, correction=0),
@@ -31,7 +31,7 @@ SAMPLERS = {
 
 
 def names(*kinds):
-    """Return the names of the models of these kinds. Of each kind, the one that `checkpoint.find` takes comes first."""
+    """Return the names of the models of these kinds. `checkpoint.find`'s choice comes first in each kind."""
     found = []
     for kind in kinds:
         paths = sorted(path for path in files.RUNS.glob("*/model.safetensors") if path.is_file())
@@ -40,12 +40,12 @@ def names(*kinds):
             usual = checkpoint.find("", kind).name
             models.sort(key=lambda name: name != usual)
         found += models
-    return [name for name in found if name == cli.printable(name)]  # no page could show another name
+    return [name for name in found if name == cli.printable(name)]  # a page could not show the other names
 
 
 def opened(name, *kinds):
-    """Return (model, tokenizer, info) of the model `name`. UserError if it is not a whole model of these kinds."""
-    if name not in names(*kinds):  # a visitor may send any name, and it must not become a path
+    """Return (model, tokenizer, info). Raises UserError if `name` is not a whole model of these kinds."""
+    if name not in names(*kinds):  # a visitor may send any text, which must not become a path
         raise cli.UserError("this model is not here: choose one from the list, or train one")
     folder = files.RUNS / name
     return loaded(folder, kinds, (folder / "model.safetensors").stat().st_mtime_ns)
@@ -53,16 +53,16 @@ def opened(name, *kinds):
 
 @functools.lru_cache(maxsize=8)
 def loaded(folder, kinds, changed):
-    """Return what `checkpoint.load` returns, the same for all visitors. changed: when the file was written."""
+    """Return what `checkpoint.load` returns: the same objects for all visitors. changed: when the file was written."""
     build = hybrid.Hybrid if checkpoint.kind_of(folder) == "hybrid" else transformer.Transformer
     with ONE_PASS:  # making a model draws random numbers, too
         return checkpoint.load(folder, devices.pick_device("auto"), kinds, build)
 
 
 def quick(model, name):
-    """Return what computes the passes of the dLLM `name` in less time: ONNX Runtime, if the model is on a CPU.
+    """Return a faster stand-in for the dLLM `name`: ONNX Runtime, if the model is on a CPU.
 
-    It computes the same numbers, except for rounding. At the first text by a model, its file must be written.
+    It computes the same numbers, except for rounding. For a model's first text, its ONNX file must first be written.
     """
     if model.config.causal or model.head.weight.device.type != "cpu":
         return model
@@ -71,14 +71,14 @@ def quick(model, name):
 
 @functools.lru_cache(maxsize=8)
 def stand_in(model, folder):
-    """Return the stand-in of a model, the same for all visitors."""
+    """Return the stand-in of a model: the same object for all visitors."""
     with ONE_PASS:
         return runtimes.choose("onnx", model, folder)
 
 
 @dataclass
 class Options:
-    """How a text is to be written. The fields of the page limit the numbers."""
+    """How to write a text. The fields of the page limit the numbers."""
 
     sampler: str
     passes: int
@@ -108,7 +108,7 @@ class Options:
 
 
 def prompt_canvas(prompt, length, model, tokenizer):
-    """Return a prompt and its masks, (1, length). A causal model without a prompt gets the token that begins a text."""
+    """Return a prompt and then masks, (1, length). Without a prompt, a causal model gets a token that begins a text."""
     if not prompt and model.config.causal:
         prompt = tokenizer.decode([gpt.opening(tokenizer)])
     tokens = generation.from_prompt(prompt, int(length), tokenizer)
@@ -116,7 +116,7 @@ def prompt_canvas(prompt, length, model, tokenizer):
 
 
 def infill_canvas(words, ways, model, tokenizer):
-    """Return `ways` copies of a text with blanks: (ways, T). UserError if it is too long."""
+    """Return `ways` copies of a text with blanks: (ways, T). Raises UserError if the text is too long."""
     tokens = generation.from_infill(words, tokenizer)
     if len(tokens) > LONGEST:
         raise cli.UserError(f"the text has {len(tokens):,} tokens, and {LONGEST} are allowed")
@@ -132,8 +132,8 @@ def in_turn(states, seed):
     """Yield (State, seconds of its pass) of a sampler whose random numbers begin with `seed`.
 
     Several visitors write at once, but only one pass is computed at a time. Samplers draw from PyTorch's global random
-    numbers, so each pass goes on where the last one of the same text has ended. Hence a seed always writes the same
-    text, whatever the other visitors do.
+    numbers. So each pass first restores the state of these numbers that the last pass of the same text has left, and a
+    seed always gives the same text, whatever other visitors do.
     """
     device = devices.pick_device("auto")
     sources = [torch] if device.type == "cpu" else [torch, torch.get_device_module(device)]
@@ -157,10 +157,10 @@ def in_turn(states, seed):
 class Recording:
     """Texts while they are written.
 
-    canvas: (B, T), with which the sampler begins. labels: what to call each of the B texts. facts: a line about them.
-    columns: those of the canvas that are recorded, a slice. states: before the first pass, and after each of them.
-    written_in: (B, T) the pass that wrote each token. seconds: the time that the model has taken. remark: what else to
-    say below the texts.
+    canvas: (B, T), with which the sampler begins. labels: a name for each of the B texts. facts: a line about the
+    texts. columns: a slice, the columns of the canvas that are recorded. states: the State before the first pass and
+    after each pass. written_in: (B, T), the pass that wrote each token. seconds: the time that the model has taken.
+    remark: what else to say below the texts.
     """
 
     def __init__(self, canvas, tokenizer, labels, facts, columns=slice(None)):
@@ -188,7 +188,7 @@ class Recording:
         return [self.tokenizer.decode(row) for row in self.states[-1].canvas]
 
     def record(self, states, seed):
-        """Let a sampler write, and yield after each of its passes."""
+        """Let a sampler write. Yields after each of its passes."""
         for state, seconds in in_turn(states, seed):
             parts = (state.canvas, state.confidence, state.committed)
             state = diffusion.State(*[part[:, self.columns].cpu() for part in parts])
@@ -199,10 +199,10 @@ class Recording:
 
 
 def take_turns(writers):
-    """Let several samplers write, {Recording: what its `record` returns}, and yield after each of their passes.
+    """Let several samplers write in turn. Yields after each pass. writers: {Recording: what its `record` returns}.
 
-    The next pass is always that of the sampler which has used the least time so far. So all of them have used the same
-    time at any moment, and each had the machine to itself.
+    The next pass is always that of the sampler that has used the least time so far. So at any moment all samplers have
+    used about the same time, and each had the machine to itself during its passes.
     """
     while writers:
         recording = min(writers, key=lambda recording: recording.seconds)
@@ -212,7 +212,7 @@ def take_turns(writers):
 
 
 def known_words(sample, info):
-    """Return the share of known words in `sample`, as text; "" if the text that the model learned from is not here."""
+    """Return the share of known words in `sample`, as text; "" if the model's training text is not here."""
     path = files.DATA / "tinyshakespeare.txt"
     corpus = text.Corpus("", files.read_text(path) if path.is_file() else "")
     if corpus.sha256 != info.get("corpus_sha256"):

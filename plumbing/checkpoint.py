@@ -1,6 +1,6 @@
 """A model's folder: save a model, find it, load it.
 
-    model.safetensors    the weights, and the config: the shape of the model, its tokenizer, its origin and its results
+    model.safetensors    the weights, and the config: the model's shape, its tokenizer, its origin and its results
     config.json          a copy of the config for people; no program reads it
 """
 
@@ -22,12 +22,12 @@ import torch
 transformer = import_module("03_transformer")
 
 class Kind(NamedTuple):
-    """What is known about all models of a kind."""
+    """What all models of one kind have in common."""
 
     noun: str
-    shipped: str  # name of the shipped model
-    trainer: str  # the program that trains another
-    user: str  # the program that uses it
+    shipped: str  # name of the model of this kind that comes with the book
+    trainer: str  # the program that trains such a model
+    user: str  # the program that uses such a model
 
 
 KINDS = {
@@ -42,7 +42,7 @@ KINDS = {
 
 
 def save(folder, model, tokenizer, info, dtype=torch.float32):
-    """Write a model to `folder`. info: plain values to save with it: its kind, its origin, its results."""
+    """Write a model to `folder`. info: plain values to save with it (kind, origin, results)."""
     config = {"model": dataclasses.asdict(model.config),
               "tokenizer": {"kind": tokenizer.kind, "vocabulary": tokenizer.vocabulary},
               "info": info}
@@ -59,8 +59,8 @@ def save(folder, model, tokenizer, info, dtype=torch.float32):
 def load(folder, device="cpu", kinds=None, build=transformer.Transformer):
     """Return (model, tokenizer, info): the model in float32 and in evaluation mode. Nothing in the files is executed.
 
-    kinds: those that the program can use; None: any. build: the class of the model. UserError, with the command that
-    uses such a model, if it is of another kind; UserError if it is damaged.
+    kinds: the kinds of models that the program can use; None: any kind. build: the class of the model. Raises UserError
+    if the model is damaged, or if it is of another kind; the message then names the program for its kind.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -72,7 +72,7 @@ def load(folder, device="cpu", kinds=None, build=transformer.Transformer):
             wanted = " or ".join(KINDS[other].noun for other in kinds)
             raise UserError(f"{folder.name} is {found.noun}, and this program needs {wanted}: use python {found.user}")
         numbers = [info.get(name, 0) for name in ("NELBO", "NLL", "error", "step")]
-        sum(numbers, info.get("train", {}).get("batch_size", 0))  # this fails for what is not a number
+        sum(numbers, info.get("train", {}).get("batch_size", 0))  # raises an error if a value is not a number
         with safetensors.safe_open(folder / "model.safetensors", framework="pt") as file:
             model = make_model(shape, config.get("wiring"), build, file)
         tokenizer = text.from_description(config["tokenizer"])
@@ -86,7 +86,7 @@ def load(folder, device="cpu", kinds=None, build=transformer.Transformer):
 
 
 def make_model(shape, wiring, build, file):
-    """Return a model of the class `build` with the weights in an open file. ValueError if they do not fit."""
+    """Return a model of the class `build` with the weights in an open file. Raises ValueError if they don't fit."""
     sizes = {name: file.get_slice(name).get_shape() for name in file.keys()}
     if wiring == "published":
         build = import_module("plumbing.published").PublishedTransformer
@@ -99,7 +99,7 @@ def make_model(shape, wiring, build, file):
     devices.check_memory(torch.device("cpu"), 4 * needed, f"a model of {needed:,} parameters", "choose a smaller one")
     model = build(shape)
     for name, weight in model.state_dict().items():
-        if name == "convs.0.weight" and "conv.weight" in sizes:  # in older files, the only convolution has this name
+        if name == "convs.0.weight" and "conv.weight" in sizes:  # older files give their only convolution this name
             name = "conv.weight"
         if sizes.pop(name) != list(weight.shape):
             raise ValueError(f"the weight {name} has another shape")
@@ -112,7 +112,7 @@ def make_model(shape, wiring, build, file):
 
 
 def read_config(folder):
-    """Return the config that the weights in `folder` carry, a dict. UserError if it is missing or damaged."""
+    """Return the config saved with the weights in `folder`, a dict. Raises UserError if it is missing or damaged."""
     path = folder / "model.safetensors"
     if not path.is_file():
         raise UserError(f"no model in {folder}: it needs {path.name}")
@@ -128,14 +128,14 @@ def read_config(folder):
 
 
 def read_tensors(file):
-    """Return what torch.save has written to a file, if it is tensors and plain values. Nothing in it is executed.
+    """Return the tensors and plain values that torch.save has written to a file. Nothing in the file is executed.
 
-    file: its path, or its bytes as an io.BytesIO. Tensors of a path stay on the disk until they are used. Damaged bytes
-    raise many kinds of errors.
+    file: its path, or its bytes as an io.BytesIO. If it is a path, the tensors stay on the disk until they are used.
+    Damaged bytes raise many kinds of errors.
     """
     with zipfile.ZipFile(file) as archive:
         if any(member.compress_type for member in archive.infolist()):
-            raise ValueError("it is compressed")  # it could be a thousand times larger than it seems
+            raise ValueError("it is compressed")  # unpacked, it could be a thousand times larger
     is_path = isinstance(file, Path)
     if not is_path:
         file.seek(0)
@@ -144,8 +144,11 @@ def read_tensors(file):
 
 
 def find(name, kind):
-    """Return the folder of a model. name: a path or the name of a run; "": your latest run of `kind`, or the shipped
-    model. UserError, with the command that trains such a model, if there is none."""
+    """Return the folder of a model.
+
+    name: a path or the name of a run; "": your latest run of `kind`, or the shipped model. Raises UserError, with the
+    command that trains such a model, if there is none.
+    """
     models = sorted(path.parent for path in RUNS.glob("*/model.safetensors"))
     if name:
         for folder in (Path(name), RUNS / name):
@@ -165,5 +168,5 @@ def kind_of(folder):
     """Return the kind of the model in `folder`, such as "dllm"; None if its config is damaged."""
     try:
         return read_config(folder)["info"].get("kind", "dllm")
-    except Exception:  # whoever loads it reports what is wrong
+    except Exception:  # the program that loads the model reports what is wrong
         return None

@@ -10,14 +10,14 @@ import sys
 import unicodedata
 from pathlib import Path
 
-# 1. Text of strangers, and errors
+# 1. Text from outside, and errors
 
 
 def printable(text, keep="", limit=None):
     """Return `text` with an escape for each character that a terminal would obey instead of showing it.
 
     Such a character could move the cursor, hide text, or begin a line that looks like ours. keep: characters that stay
-    as they are. limit: the largest number of characters to return; the sign … then says that there were more.
+    as they are. limit: the largest number of characters to return; a text that was cut ends in the sign ….
     """
     shown = "".join(c if c in keep or is_harmless(c) else c.encode("unicode_escape").decode() for c in str(text))
     return shown if limit is None or len(shown) <= limit else shown[: limit - 1] + "…"
@@ -47,26 +47,26 @@ def run(main, out_of_memory="lower --batch-size, and raise --accumulate by the s
     out_of_memory: the advice to print if the memory is full.
     """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed (`>&-`), so nobody reads it
+        if getattr(sys, name) is None:  # the stream was closed (`>&-`), so nobody reads it
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
         if hasattr(getattr(sys, name), "reconfigure"):
-            getattr(sys, name).reconfigure(errors="replace")  # a terminal may not know a character
+            getattr(sys, name).reconfigure(errors="replace")  # the terminal's encoding may lack a character
     try:
         main()
         sys.stdout.flush()  # if the pipe is closed, the error comes here and not during shutdown
     except KeyboardInterrupt:
         leave("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output has ended (`... | head`)
+    except BrokenPipeError:  # the program that reads our output has ended (`... | head`)
         leave("", 141)
     except Exception as error:
         line = explain(error, out_of_memory)
-        if line is None:  # it is a mistake of the program
+        if line is None:  # the mistake is in the program itself
             raise
         leave(f"error: {line}", 2)
 
 
 def explain(error, out_of_memory):
-    """Return what the user can do about an error, in one line; None if the error is a mistake of the program."""
+    """Return what the user can do about an error, in one line; None if the mistake is in the program itself."""
     message = str(error)
     if isinstance(error, (UserError, OSError, FloatingPointError)):  # chapter 04 raises the last one
         return message if isinstance(error, UserError) else reason(error)
@@ -81,7 +81,7 @@ def explain(error, out_of_memory):
 
 
 def leave(line, code):
-    """End the program with this exit code and, on stderr, this line, even if nobody is left who reads them."""
+    """End the program with this exit code and, on stderr, this line, even if nobody is left to read it."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, end="\n" if line else "")
     try:
@@ -100,7 +100,7 @@ def command_line():
 
 
 def sub_command(names, argv=None):
-    """Return (the sub-command, the words after it). It is the first word; without one, it is the first of `names`."""
+    """Return (the sub-command, the words after it). If the first word is no sub-command, it is the first of `names`."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in names:
         return words[0], words[1:]
@@ -110,9 +110,9 @@ def sub_command(names, argv=None):
 def parse(kind, argv=None, configs="", section="", alone=()):
     """Return an instance of the dataclass `kind`: its defaults, then its settings file, then the flags.
 
-    The comment of a field is its text in --help. A dataclass with a field `config` has a settings file, which `read`
-    looks for: configs and section are explained there. alone: {flag: its value if it is given without one}. A wrong
-    flag ends the program with a message and exit code 2.
+    The comment of a field is its text in --help. If the dataclass has a field `config`, `read` looks for its settings
+    file; configs and section are explained there. alone: {flag: its value if it is given without one}. A wrong flag
+    ends the program with a message and exit code 2.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     for flag, value in dict(alone).items():
@@ -141,7 +141,8 @@ def run_tyro(kind, words, default):
     description = sys.modules[kind.__module__].__doc__
     options = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     said = io.StringIO()
-    odd = any(printable(word, keep="\n", limit=500) != word for word in words)  # tyro quotes words as they are
+    odd = any(printable(word, keep="\n", limit=500) != word for word in words)  # tyro quotes words unescaped
+
     try:
         with contextlib.redirect_stderr(said) if odd else contextlib.nullcontext():
             return tyro.cli(kind, args=words, default=default, description=description, config=options)
@@ -156,10 +157,10 @@ def run_tyro(kind, words, default):
 def read(name, own, configs="", section="", depth=0):
     """Read the settings file `name`: the path of a YAML file, or its name in configs/. Returns (path, {name: text}).
 
-    Its lines have the form `n_layer: 2`, and every name is that of a flag. The line `base: laptop` names another file
-    whose settings hold where this one says nothing. A file outside configs/ without such a line is based on `own`, the
-    program's default. Indented lines below `gpt:` hold only for a program whose `section` is "gpt". configs: the folder
-    in configs/ in which files are looked for first.
+    Its lines have the form `n_layer: 2`, where the name is that of a flag. The line `base: laptop` names another
+    settings file; its values hold for everything that this file does not set. A file outside configs/ without a `base:`
+    line is based on `own`, the program's default. Indented lines below `gpt:` hold only for a program whose `section`
+    is "gpt". configs: the folder inside configs/ that is searched first.
     """
     from plumbing import files
 

@@ -12,20 +12,23 @@ import torch
 
 
 def pick_device(name):
-    """Return the torch.device for a value of --device; "auto" prefers cuda, then mps. UserError if there is none."""
+    """Return the torch.device for a value of --device; "auto" prefers cuda, then mps.
+
+    Raises UserError if the machine has no such device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name).item()  # this fails for absent devices, and for "meta", which holds no numbers
+        torch.zeros(1, device=name).item()  # raises an error on an absent device, and on "meta", which holds no numbers
         return torch.device(name)
     except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:
-        if "out of memory" in str(error):  # the device is there, but other programs have filled it
+        if "out of memory" in str(error):  # the device exists, but other programs fill its memory
             raise
         raise UserError(f"no device {name!r} on this machine; try --device cpu") from None
 
 
 def machine(device):
-    """Return the name of the GPU, or that of the processor with the numbers of its cores and of PyTorch's threads."""
+    """Return the name of the GPU; or the processor's name, its number of cores, and the number of PyTorch's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or "CPU"
@@ -33,7 +36,7 @@ def machine(device):
 
 
 def pick_dtype(name, device):
-    """Return the number format of matrix products; "auto": 16 bits where the hardware multiplies such numbers fast."""
+    """Return the number format of matrix products; "auto": 16 bits if the hardware multiplies those numbers fast."""
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
@@ -43,10 +46,10 @@ def pick_dtype(name, device):
 
 
 def compile_parts(parts, device, config):
-    """Compile the modules `parts` in place, if config.compile is "on", or if it is "auto" and that is likely to pay.
+    """Compile the modules `parts` in place if config.compile is "on", or if it is "auto" and compiling should pay.
 
-    That is the case with CUDA, and on Linux with a C++ compiler, if the training is long. config: has the fields
-    compile, steps and minutes.
+    For a long training, compiling pays with CUDA, and on Linux with a C++ compiler. config: has the fields compile,
+    steps and minutes.
     """
     when = config.compile
     likely = device.type == "cuda" or device.type == "cpu" and sys.platform == "linux" and shutil.which("g++")
@@ -54,7 +57,7 @@ def compile_parts(parts, device, config):
     if when == "off" or when == "auto" and (short or not likely):
         return
     if when == "auto":
-        torch._dynamo.config.suppress_errors = True  # if compiling fails, run the model as it is
+        torch._dynamo.config.suppress_errors = True  # if compiling fails, run the model uncompiled
     print("compiling the model: the first step may take half a minute (--compile off avoids this)", flush=True)
     for part in parts:
         part.compile()
@@ -68,10 +71,10 @@ def now(device):
 
 
 def check_memory(device, needed, what, advice):
-    """Raise UserError if `needed` bytes are more than the memory of the device, before any of it is used.
+    """Raise UserError if `needed` bytes are more than the memory of the device. Call it before any memory is used.
 
-    needed: an estimate that counts only what surely lies in memory at one time, so that nothing is refused which could
-    work. what: that which needs them. advice: how to need less.
+    needed: a low estimate, which counts only what is surely in memory at one time, so that we never refuse what could
+    succeed. what: what needs the memory. advice: how to need less.
     """
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory

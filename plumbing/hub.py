@@ -1,11 +1,11 @@
-"""Models from the Hugging Face Hub and to it, and models as ONNX files, which many other programs can run.
+"""Fetch models from the Hugging Face Hub, upload them, and write them as ONNX files, which many programs can run.
 
     python -m plumbing.hub RUN --export FOLDER     copy a run to a folder that can be shared, with a page about it
-    python -m plumbing.hub RUN --push OWNER/NAME   the same, and upload the folder (with a token in HF_TOKEN)
+    python -m plumbing.hub RUN --push OWNER/NAME   also upload this folder (with a token in HF_TOKEN)
     python -m plumbing.hub RUN --onnx FILE         write a run to an ONNX file
 
 We do not trust what we download: its size is limited, its checksum is compared, nothing in it is executed, and every
-weight must have the expected name and shape. A model appears in checkpoints/ whole or not at all.
+weight must have the expected name and shape. A model appears in checkpoints/ either whole or not at all.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ PATIENCE = 10  # seconds in which the Hub must answer, so that nobody waits for 
 
 
 def library():
-    """Return the package huggingface_hub. It is imported only when it is needed."""
+    """Return the package huggingface_hub, which is imported only when it is needed."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import huggingface_hub
 
@@ -40,7 +40,7 @@ def library():
 
 
 def check_address(repo):
-    """Raise UserError unless `repo` has the form OWNER/NAME. It becomes the name of a folder, so it must be safe."""
+    """Raise UserError unless `repo` has the form OWNER/NAME. It becomes a folder's name, so it must be safe."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo, re.ASCII) or "--" in repo or ".." in repo:
         raise UserError(f"{repo!r} is not an address on the Hub: it must look like OWNER/NAME")
 
@@ -49,7 +49,7 @@ def fetch(repo, kind="dllm"):
     """Return the local folder of a model on the Hub. If it is in checkpoints/ already, no network is needed.
 
     repo: OWNER/NAME of a model that `export` wrote; "published": a model of the original tiny-dllm. kind: "dllm" or
-    "gpt". UserError if the model cannot be fetched or is not valid.
+    "gpt". Raises UserError if the model cannot be fetched or is not valid.
     """
     if repo != "published":
         check_address(repo)
@@ -69,7 +69,7 @@ def fetch(repo, kind="dllm"):
                 data, _ = download(repo, "model.safetensors")
                 new.mkdir()
                 (new / "model.safetensors").write_bytes(data)
-            checkpoint.save(new, *checkpoint.load(new))  # what has been checked, and nothing else
+            checkpoint.save(new, *checkpoint.load(new))  # keep what has been checked, and nothing else
             new.rename(folder)
         except UserError as error:
             raise UserError(str(error).replace(str(new), repo)) from None
@@ -80,9 +80,10 @@ def fetch(repo, kind="dllm"):
 
 
 def download(repo, file, limit=1 << 30):
-    """Return the bytes of a large file of the model `repo`, and the commit it is from. limit: the most bytes.
+    """Return the bytes of a large file of the model `repo`, and the commit that it is from.
 
-    The Hub knows the checksum of each large file. The file itself is on another host, which must not see the token.
+    limit: the largest number of bytes. The Hub tells us the checksum of each large file. The file itself is on another
+    host, which must not see the token.
     """
     hub = library()
     name = f"{file} of {repo}"
@@ -103,7 +104,7 @@ def download(repo, file, limit=1 << 30):
         raise UserError(f"{name} has {found.size:,} bytes, but the limit is {limit:,}")
     try:
         data = get(found.location, limit, seconds=600)
-    except UserError as error:  # the address is long, and signed for this download
+    except UserError as error:  # don't quote the address: it is long, and signed for this download
         raise UserError(str(error).replace(found.location, name)) from None
     if hashlib.sha256(data).hexdigest() != found.etag:
         raise UserError(f"{name} has other bytes than the Hub says: try again later")
@@ -130,8 +131,8 @@ What is known about it, from its config.json:
 
 
 def export(run, folder, repo):
-    """Write the model in the folder `run` to the new folder `folder`, with a page about it. repo: its address."""
-    model, tokenizer, info = checkpoint.load(run, kinds=("dllm", "tamil", "gpt"))  # what chapters 06 and 07 write with
+    """Write the model in the folder `run`, and a page about it, to the new folder `folder`. repo: its address."""
+    model, tokenizer, info = checkpoint.load(run, kinds=("dllm", "tamil", "gpt"))  # kinds of chapters 06 and 07
     kind = info.get("kind", "dllm")
     noun = checkpoint.KINDS[kind].noun
     command = checkpoint.KINDS["gpt" if kind == "gpt" else "dllm"].user
@@ -143,7 +144,7 @@ def export(run, folder, repo):
 
 
 def push(folder, repo):
-    """Upload a folder that `export` wrote to the Hub, as the public model `repo`. Returns its address."""
+    """Upload a folder written by `export` to the Hub, as the public model `repo`. Returns its address."""
     hub = library()
     try:
         url = hub.HfApi().create_repo(repo, exist_ok=True)
@@ -156,7 +157,7 @@ def push(folder, repo):
 def export_onnx(run, path):
     """Write the model in the folder `run` to an ONNX file; runtimes.export describes its inputs and its output.
 
-    The metadata entry `tiny_dllm` holds config.json, and so the vocabulary.
+    The metadata entry `tiny_dllm` holds config.json, which includes the vocabulary.
     """
     model, _, _ = checkpoint.load(run)
     runtimes.export(model, path, {"tiny_dllm": json.dumps(checkpoint.read_config(run), ensure_ascii=False)})

@@ -1,7 +1,8 @@
 """Measures of written text, and their standard errors. Chapter 10 explains them.
 
-Known words, distinct runs, divergence and a judge say how real a text looks; no measure alone is a score. The Yardstick
-puts all four in one unit: the distance from real text. The longest copy says how much of a text was learned by heart.
+Known words, distinct runs, divergence and a judge say how real a text looks, but none of these four measures alone is a
+score. The Yardstick puts all four in one unit: the distance from real text. The longest copy says how much of a text
+was learned by heart.
 """
 
 import functools
@@ -21,15 +22,15 @@ def mean_and_error(values):
 
 
 def left_out(measure, samples):
-    """Return N values: measure(texts) for the list `samples` of N texts without each of them in turn."""
+    """Return N values: measure(texts) for a list of N texts, leaving out each text in turn."""
     return [measure(samples[:i] + samples[i + 1 :]) for i in range(len(samples))]
 
 
 def jackknife_error(values):
     """Return the standard error of a measure of N texts from the N values of `left_out`.
 
-    The jackknife (Tukey 1958) observes how much the value changes when a text is missing. It also works if the measure
-    is not a mean over the texts; for a mean, it gives the error of `mean_and_error`.
+    The jackknife (Tukey 1958) observes how much the value changes when a text is missing. It also works for a measure
+    that is not a mean over the texts; for a mean, it gives the same error as `mean_and_error`.
     """
     N = len(values)
     return ((N - 1) / N) ** 0.5 * math.dist(values, [statistics.fmean(values)] * N)
@@ -41,7 +42,7 @@ def with_errors(measure, samples):
 
 
 def errors_of(without):
-    """Return {name_error: standard error} of the measures of N texts, from their values without each of the texts."""
+    """Return {name_error: standard error} of several measures, from their values with each text left out in turn."""
     return {f"{name}_error": jackknife_error([values[name] for values in without]) for name in without[0]}
 
 
@@ -49,7 +50,7 @@ def errors_of(without):
 
 
 def words_of(text):
-    """Return the words of a text in lower case: all runs of characters without spaces and punctuation."""
+    """Return the words of a text in lower case. A word is a run of characters without spaces and punctuation."""
     return re.findall(r"[^\s.,;:!?()\[\]&$\"…-]+", text.lower())
 
 
@@ -60,7 +61,7 @@ def known_words(samples, vocabulary):
 
 
 def runs_of(text, n):
-    """Return all runs of n characters in a text, one for each place where a run can begin."""
+    """Return all runs of n characters in a text: one for each place where such a run can begin."""
     return [text[i : i + n] for i in range(len(text) - n + 1)]
 
 
@@ -72,8 +73,8 @@ def count_runs(samples, n=4):
 def distinct(samples, n=4):
     """Return the number of different runs of n characters in `samples`, divided by the number of all runs.
 
-    The share also falls with the number and the length of the texts, because every text repeats something. So compare
-    it only between sets of the same size. (Li et al. 2015, arXiv:1510.03055, count runs of words in this way.)
+    The more text there is, the smaller this share becomes, because every text repeats something. So compare it only
+    between sets of texts of the same size. (Li et al. 2015, arXiv:1510.03055, count runs of words in this way.)
     """
     runs = count_runs(samples, n)
     return len(runs) / max(1, runs.total())
@@ -82,21 +83,23 @@ def distinct(samples, n=4):
 def divergence(samples, reference):
     """Return the Jensen-Shannon divergence between two Counters of runs of characters, in nats.
 
-    With p and q, the shares of a run in the two, and m = (p + q) / 2, it is the mean of Σ p log(p / m) and
-    Σ q log(q / m): 0 if the shares are equal, log 2 if no run is in both. (MAUVE, Pillutla et al. 2021,
-    arXiv:2102.01454, compares clusters of a language model in this spirit.)
+    Let p and q be the shares of a run in the two Counters, and m = (p + q) / 2. The divergence is the mean of
+    Σ p log(p / m) and Σ q log(q / m), summed over all runs. It is 0 if all shares are equal, and log 2 if the Counters
+    have no run in common. (In the same spirit, MAUVE, Pillutla et al. 2021, arXiv:2102.01454, compares clusters of a
+    language model.)
     """
     total, reference_total = samples.total(), reference.total()
     both = [(n / total, reference[run] / reference_total) for run, n in samples.items() if run in reference]
     value = sum(p * math.log(2 * p / (p + q)) + q * math.log(2 * q / (p + q)) for p, q in both)
-    alone = 2 - sum(p + q for p, q in both)  # the shares of all runs that only one of the two has
+    alone = 2 - sum(p + q for p, q in both)  # the summed shares of the runs that only one of the two has
     return (value + math.log(2) * alone) / 2
 
 
 def longest_copy(samples, text):
     """Return the length of the longest run of characters that is in one of `samples` and also in `text`.
 
-    If a run of n characters is in both, so is a run of n - 1. This allows a binary search for the largest n.
+    If both contain the same run of n characters, both also contain a run of n - 1. So a binary search finds the largest
+    n.
     """
     low, high = 0, max(map(len, samples))
     while low < high:
@@ -116,17 +119,18 @@ class Judge:
     """A character n-gram model of a text: it predicts each character from up to order - 1 characters before it.
 
     It judges texts of other models and shares no weights with them. Each order is interpolated with the next lower one
-    by the rule of Witten and Bell (1991, "The zero-frequency problem"; method C). If the context h occurred c(h) times
-    in the text and was followed by u(h) different characters, then
+    by the rule of Witten and Bell (1991, "The zero-frequency problem"; method C). Say that the context h occurs c(h)
+    times in the text, followed by u(h) different characters. Then
 
         p(x | h) = (c(hx) + u(h) p(x | h without its first character)) / (c(h) + u(h))
 
-    Below the lowest order is the uniform distribution over `symbols` characters, so that no character is impossible.
+    The lowest order is interpolated with the uniform distribution over `symbols` characters, so no character is
+    impossible.
     """
 
     def __init__(self, text, symbols, order=6):
         self.symbols, self.order = symbols, order
-        # Runs of every length begin at the same places, so that c(h) is the sum of c(hx) over all x.
+        # Runs of every length are counted from the same starting places, so that c(h) is the sum of c(hx) over all x.
         starts = range(len(text) - order)
         self.counts = [Counter(text[i : i + n] for i in starts) for n in range(order + 1)]
         self.followers = [Counter(run[:-1] for run in counts) for counts in self.counts[1:]]
@@ -142,7 +146,7 @@ class Judge:
         return p
 
     def nll(self, samples):
-        """Return the negative log-likelihood (NLL) of texts, in nats per character. The first one of each is given."""
+        """Return the negative log-likelihood (NLL) of texts in nats per character, given their first characters."""
         losses = []
         for text in samples:
             for i in range(1, len(text)):
@@ -154,14 +158,15 @@ class Judge:
 # 4. Distances from real text
 
 MEASURES = ("words", "judge", "distinct", "divergence")
-SPLITS = 30  # random splits of real text, which say how far apart two sets of real texts are
+SPLITS = 30  # number of random splits that show how far apart two sets of real texts are
 
 
 class Yardstick:
-    """Measures texts, and their distances from the real texts `real`.
+    """Measures texts and their distances from real texts.
 
-    real: the N texts to compare with. held_out: all texts that no model has seen, of the same length, `real` among
-    them. training: texts of the same length that the models have learned from. vocabulary: the words of that text.
+    real: the N real texts to compare with. held_out: all texts of the same length that no model has seen, including
+    `real`. training: texts of the same length from which the models have learned. vocabulary: the words of the training
+    text.
     """
 
     def __init__(self, real, held_out, training, judge, vocabulary, seed=0):
@@ -170,7 +175,7 @@ class Yardstick:
         others = [text for text in held_out if text not in known]
         chance.shuffle(others)
         half = len(others) // 2
-        # Half of the reference is training text, since a model cannot know the names in a play that it has not read.
+        # Half of the reference is training text, because a model cannot know the names in a play that it has not read.
         self.reference = count_runs(others[:half] + chance.sample(training, min(half, len(training))))
         self.vocabulary = vocabulary
         self.judged = functools.cache(lambda text: judge.nll([text]))
@@ -204,9 +209,9 @@ class Yardstick:
     def quality(self, samples):
         """Return the values of N texts and their errors, and their distances from real text.
 
-        The distances are under "gaps", {measure: (distance with its sign, error)}, and under "largest" and "mean":
-        (distance without sign, error). The error of the largest one is that of its measure. The measures depend on each
-        other, so the error of their mean comes from leaving out a whole text.
+        "gaps" holds the distances with their signs, {measure: (distance, error)}. "largest" and "mean" hold the largest
+        and the mean distance without signs, (distance, error). The error of the largest distance is that of its
+        measure. Because the measures depend on each other, the error of their mean comes from leaving out whole texts.
         """
         without = left_out(self.values, samples)
         found = self.values(samples) | errors_of(without)
@@ -221,5 +226,5 @@ class Yardstick:
         return found | {"gaps": gaps, "largest": (abs(largest), its_error), "mean": mean}
 
     def mean_distance(self, values, real):
-        """Return the mean distance without sign between two dicts of measures."""
+        """Return the mean distance, without signs, between two dicts of measures."""
         return statistics.fmean(abs(values[name] - real[name]) / self.spread[name] for name in MEASURES)

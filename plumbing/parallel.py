@@ -2,7 +2,7 @@
 
     one_voice()    let only the first process speak
     join(name)     return the Team of this process
-    TeamRun        a run whose steps all processes take together, and which the first one writes
+    TeamRun        a run: all processes take its steps together, and the first process writes its files
 """
 
 import ctypes
@@ -24,7 +24,7 @@ import torch.distributed as dist
 
 @contextmanager
 def one_voice():
-    """Let only the first process speak. The others print nothing, and a mistake of the user is reported once."""
+    """Let only the first process print, so that a mistake of the user is reported once."""
     if int(os.environ.get("RANK", 0)) == 0:
         yield
     else:
@@ -32,8 +32,9 @@ def one_voice():
             try:
                 yield
             except (Exception, SystemExit):
-                # Usually the first process has the same error, or this is what became of us when it left. It says why,
-                # and torchrun ends this process while it sleeps. Otherwise, the error is ours alone: we report it.
+                # Usually the first process has the same error, or its end has caused ours. Then it reports the reason,
+                # and torchrun ends this process while it sleeps. If nobody ends it, the error is ours alone, and we
+                # report it.
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 time.sleep(10)
                 raise
@@ -55,7 +56,7 @@ class Team:
         return self.rank == 0
 
     def total(self, number):
-        """Return the sum of a number over all processes. Each of them must call this, and waits for the others."""
+        """Return the sum of a number over all processes. Each must call this, and waits until all have called it."""
         if self.world == 1:
             return float(number)
         total = torch.tensor(number, dtype=torch.float64)  # on the CPU, so that nobody waits for a GPU
@@ -71,9 +72,9 @@ class Team:
 
 
 def join(name):
-    """Return the Team of this process. Each process of a machine takes the GPU with its own number there.
+    """Return the Team of this process. Each process takes the GPU whose number is its own number on its machine.
 
-    name: a value of --device. UserError if the processes cannot have a device each.
+    name: a value of --device. Raises UserError if there are not enough devices for the processes.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world == 1:
@@ -89,33 +90,34 @@ def join(name):
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"several processes cannot share the device {device}: use --device cpu, or one process")
     if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
-        end_with_parent = 1  # PR_SET_PDEATHSIG: if torchrun is killed, stop as if it had asked us to
+        end_with_parent = 1  # PR_SET_PDEATHSIG: if torchrun is killed, we stop as if it had asked us to stop
         ctypes.CDLL(None).prctl(end_with_parent, signal.SIGTERM)
-    # The library gloo connects CPUs, nccl GPUs. While the first process evaluates, the others wait.
+    # The library gloo connects CPUs, and nccl connects GPUs. While the first process evaluates, all other processes
+    # wait.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(minutes=30))
     return Team(rank, world, device)
 
 
 class TeamRun(Run):
-    """A run of several processes. They take each step together and stop together; only the first one evaluates.
+    """A run of several processes. They take each step together and stop together; only the first process evaluates.
 
-    tokens: number of tokens that all processes read in a step. The other arguments are those of Run.
+    tokens: number of tokens that all processes read in a step. All other arguments are those of Run.
     """
 
-    MAY_CHANGE = Run.MAY_CHANGE | {"accumulate", "recompute", "dataset"}  # the checksum says whether its tokens changed
+    MAY_CHANGE = Run.MAY_CHANGE | {"accumulate", "recompute", "dataset"}  # a checksum guards the data set's tokens
 
     def __init__(self, team, tokens, name, config, settings=(), info=(), fresh=False):
         self.team, self.tokens = team, tokens
         super().__init__(name if team.lead else None, config, settings, info, fresh)
-        if not team.lead:  # without a name, a run writes nothing and prints nothing
+        if not team.lead:  # without a name, a run neither writes nor prints
             self.folder = files.RUNS / name
             self.saved = None if fresh else self.load_state()
         if team.total(self.saved is not None) not in (0, team.world):
             raise UserError(f"only some processes find {self.folder}: all machines must share the folder checkpoints")
 
     def steps(self):
-        before = signal.signal(signal.SIGTERM, self.stop)  # so torchrun, and clusters, ask a program to stop
+        before = signal.signal(signal.SIGTERM, self.stop)  # how torchrun and clusters ask us to stop
         try:
             yield from super().steps()
         finally:
@@ -130,7 +132,7 @@ class TeamRun(Run):
         return self.team.total(super().progress_now() if self.team.lead else 0)
 
     def must_stop(self):
-        """Return whether a process was asked to stop. Then all of them do."""
+        """Return whether any process was asked to stop, because then all processes stop."""
         return self.team.total(self.stopped) > 0
 
     def show(self, loss):
@@ -140,6 +142,6 @@ class TeamRun(Run):
         return self.team.lead and super().is_due()
 
     def record(self, numbers, text):
-        """Log, besides the evaluation, how many tokens per second all processes have read."""
+        """Log the evaluation, and the tokens per second that all processes together have read."""
         speed = self.step * self.tokens / max(self.seconds, 1e-9)
         super().record(numbers | {"tokens_per_second": round(speed)}, text)

@@ -24,7 +24,7 @@ class PublishedBlock(transformer.Block):
 
 
 class PublishedTransformer(transformer.Transformer):
-    """Chapter 03's Transformer with such blocks."""
+    """Chapter 03's Transformer, made of PublishedBlocks."""
 
     wiring = "published"
 
@@ -37,7 +37,7 @@ def fetch(kind, download):
     """Return (model, tokenizer, info) of the published model of this kind, "dllm" or "gpt". download: hub.download."""
     name = f"{kind}_step50000.pt"
     addresses = [(repo, file) for repo in ("sutharsan-311/tiny-dllm", "sutharsan311/tiny-dllm")
-                 for file in (f"checkpoints/{name}", name)]  # it has moved more than once
+                 for file in (f"checkpoints/{name}", name)]  # the file has moved more than once
     for repo, file in addresses:
         try:
             data, commit = download(repo, file)
@@ -53,8 +53,8 @@ def fetch(kind, download):
 def read_published(data, causal):
     """Return the model from the bytes of a .pt file in the published format. Nothing in it is executed.
 
-    Such a file is a zip file with tensors and a pickle, a list of instructions that rebuild Python objects. With
-    weights_only=True, PyTorch accepts only tensors and plain values.
+    A .pt file is a zip file with tensors and a pickle, which is a list of instructions that rebuild Python objects.
+    With weights_only=True, PyTorch accepts only tensors and plain values.
     """
     try:
         saved = dict(checkpoint.read_tensors(io.BytesIO(data)))
@@ -72,12 +72,12 @@ def read_published(data, causal):
             name = name.replace("ff.net.0", "mlp.up").replace("ff.net.2", "mlp.down")
             if not (causal and name.endswith("attn.mask")):  # our causal attention needs no table
                 weights[name] = torch.empty(tensor.shape).copy_(tensor.detach())
-        if causal and len(weights["token_emb.weight"]) == len(VOCABULARY):  # ours has a row for the mask
+        if causal and len(weights["token_emb.weight"]) == len(VOCABULARY):  # our embedding also has a row for the mask
             weights["token_emb.weight"] = torch.nn.functional.pad(weights["token_emb.weight"], (0, 0, 0, 1))
         model.load_state_dict(weights, assign=True)
         return model
     except Exception as error:  # damaged bytes raise many kinds of errors
         why = reason(error)
-        if "weights only" in why.lower():  # PyTorch's own message explains how to execute the file
+        if "weights only" in why.lower():  # don't quote PyTorch's message, which explains how to execute the file
             why = "it holds more than tensors and plain values, and none of that was executed"
         raise UserError(f"the published file is not a checkpoint that we can read: {why}") from None

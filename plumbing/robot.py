@@ -1,4 +1,4 @@
-"""Maps and paths of a robot: map files, A*, exact checks of collisions, measures of a path, and files of a path.
+"""Maps and paths of a robot: map files, A*, an exact check for collisions, measures of a path, and path files.
 
 A position on a map is (x, y) in cells: x counts columns from the left and y counts rows from below, so the cell in
 column 3 of row 5 reaches from (3, 5) to (4, 6). `GridMap` converts positions to metres and back. A path is an array of
@@ -51,10 +51,10 @@ def rotation(angle):
 def inflate(blocked, radius):
     """Return blocked (H, W) grown by `radius` cells: (H, W), True where the robot's middle must not be.
 
-    That is where the centre of a cell is at most this far from a blocked cell, or from the outside of the map.
+    A cell becomes blocked if its centre is at most `radius` from a blocked cell or from the outside of the map.
     """
     if 2 * radius >= min(blocked.shape):
-        return np.ones_like(blocked)  # every cell is too near the outside
+        return np.ones_like(blocked)  # every cell is too close to the outside
     reach = math.ceil(radius)
     padded = np.pad(blocked, reach + 1, constant_values=True)
     row = np.arange(len(padded), dtype=np.int32)[:, None]
@@ -77,7 +77,7 @@ FIELDS = "image", "resolution", "origin", "occupied_thresh", "free_thresh", "neg
 
 
 def load_map(path):
-    """Return the GridMap in a YAML file and its image. UserError if it cannot be read.
+    """Return the GridMap in a YAML file and its image. Raises UserError if it cannot be read.
 
     The map server calls a pixel occupied, free or unknown, depending on its darkness (mode trinary). The robot may only
     be where the map is free.
@@ -104,7 +104,7 @@ def load_map(path):
 
 
 def number(path, name, value):
-    """Return a value of a map's YAML file as a number. UserError if it is none, or has no sensible size."""
+    """Return a value of a map's YAML file as a number. Raises UserError if it is not a number of a sensible size."""
     try:
         if abs(float(value)) < 1e9:  # also false for "nan"
             return float(value)
@@ -114,7 +114,10 @@ def number(path, name, value):
 
 
 def read_image(path):
-    """Return the lightness of the pixels of a PGM, PNG or BMP file, from 0 to 1: (H, W). UserError if it is damaged."""
+    """Return the lightness of the pixels of a PGM, PNG or BMP file, from 0 to 1: (H, W).
+
+    Raises UserError if the file is damaged.
+    """
     from PIL import Image  # imported here because it takes a moment
 
     data = files.read_bytes(path, limit=1 << 26)
@@ -137,17 +140,17 @@ def read_image(path):
 
 
 def connected(free, first, last):
-    """Return whether steps to the side lead from one cell to another one, in a map of free cells (H, W).
+    """Return whether horizontal and vertical steps lead from the cell `first` to the cell `last`. free: (H, W) bool.
 
     A* would look at every cell before it finds that there is no path. Here each cell begins as a region of its own, and
-    neighbouring regions become one, all at the same time, which takes few rounds. first, last: numbers of cells, row by
-    row.
+    in each round all neighbouring regions are joined at the same time; a few rounds are enough. first, last: numbers of
+    cells, counted row by row.
     """
     cells = np.arange(free.size, dtype=np.int32).reshape(free.shape)
     beside, above = free[:, :-1] & free[:, 1:], free[:-1] & free[1:]
     left = np.r_[cells[:, :-1][beside], cells[:-1][above]]
     right = np.r_[cells[:, 1:][beside], cells[1:][above]]
-    region = cells.ravel().copy()  # the smallest cell that is known to be in the region of each cell
+    region = cells.ravel().copy()  # for each cell, the smallest cell number known to be in its region
     while len(left):
         np.minimum.at(region, np.maximum(left, right), np.minimum(left, right))
         while (region != region[region]).any():
@@ -159,18 +162,19 @@ def connected(free, first, last):
 
 
 def astar(blocked, start, goal):
-    """Return the shortest path over eight neighbours as centres of cells (N, 2), or an empty array if there is none.
+    """Return the shortest path from cell to cell, as centres of cells (N, 2), or an empty array if there is none.
 
-    start, goal: positions in cells. A diagonal step needs both cells beside it to be free. (Hart, Nilsson and Raphael
-    1968, "A Formal Basis for the Heuristic Determination of Minimum Cost Paths".)
+    start, goal: positions in cells. A step leads to one of eight neighbours; a diagonal step is allowed only if both
+    cells beside it are free. (Hart, Nilsson and Raphael 1968, "A Formal Basis for the Heuristic Determination of
+    Minimum Cost Paths".)
     """
     root2 = math.sqrt(2)
-    free = ~np.pad(blocked, 1, constant_values=True)  # with the border, no step leaves the map
+    free = ~np.pad(blocked, 1, constant_values=True)  # with this border, no step leaves the map
     width = free.shape[1]
     first, last = ((int(y) + 1) * width + int(x) + 1 for x, y in (start, goal))
     if not connected(free, first, last):
         return np.zeros((0, 2))
-    free = free.tobytes()  # cells are now numbers, and their neighbours differ by 1 and by the width
+    free = free.tobytes()  # a cell is now one number; neighbours differ by 1 or by the width
     last_y, last_x = divmod(last, width)
     steps = [(dx, dy * width, math.hypot(dx, dy)) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dx or dy]
     cost = array("d", [math.inf]) * len(free)
@@ -208,8 +212,8 @@ def astar(blocked, start, goal):
 def collides(blocked, starts, ends):
     """Return whether each segment from starts (S, 2) to ends (S, 2) enters a blocked cell or leaves the map: (S,) bool.
 
-    The check is exact. Every crossing of a segment with a line between cells cuts it into pieces, and a piece lies in
-    the cell of its middle.
+    The check is exact: the lines between cells cut a segment into pieces, and each piece lies in the cell that contains
+    its middle.
     """
     step = ends - starts  # (S, 2)
     low, high = np.minimum(starts, ends), np.maximum(starts, ends)
@@ -246,14 +250,14 @@ def length(path):
 
 
 def without_repeats(path):
-    """Return a path without points that repeat the point before them. They have no direction."""
+    """Return a path without points that repeat the point before them, because such steps have no direction."""
     return path[np.r_[True, distances(path) > 1e-9]]
 
 
 def turns(path):
-    """Return by how many radians a path (N, 2) turns at each inner point, (N - 2,): from -π to π, to the left above 0.
+    """Return the angle by which a path (N, 2) turns at each inner point, in radians: (N - 2,), positive to the left.
 
-    Points that repeat the point before them are left out.
+    The angles are from -π to π. Points that repeat the point before them are left out.
     """
     step = np.diff(without_repeats(path), axis=0)
     angle = np.diff(np.arctan2(step[:, 1], step[:, 0]))
@@ -261,7 +265,7 @@ def turns(path):
 
 
 def total_turning(path):
-    """Return the sum of the angles by which a path turns, to the left or to the right, in radians."""
+    """Return the sum of the angles by which a path turns, in radians. Left and right turns both count as positive."""
     return np.abs(turns(path)).sum()
 
 
@@ -271,8 +275,8 @@ def total_turning(path):
 class Frames:
     """Squares of side × side cells, one over each of windows (B, T, 2) of a path.
 
-    Each is scaled so that its window almost fills it, turned by a random angle, and moved by a random part of a cell.
-    So its cells are not those of the map, and the error of rounding a point to a cell is different in each frame.
+    A frame is scaled so that its window almost fills it, turned by a random angle, and shifted by a random part of a
+    cell. So its cells are not those of the map, and rounding a point to a cell gives a different error in each frame.
     """
 
     def __init__(self, windows, side, draw):
@@ -301,7 +305,7 @@ class Frames:
 
 
 def point(flag, text):
-    """Return the position (2,) that a text such as "-1.5,2" means, in metres. UserError if it means none."""
+    """Return the position that a text such as "-1.5,2" means, in metres: (2,). Raises UserError if it means none."""
     try:
         x, y = map(float, text.split(","))
         if abs(x) < 1e9 and abs(y) < 1e9:  # also false for "nan"
@@ -312,9 +316,10 @@ def point(flag, text):
 
 
 def plan(grid, blocked, start, goal):
-    """Return the A* path (N, 2) in cells between two points, texts such as "-1.5,2". UserError if there is none.
+    """Return the A* path between two points, in cells: (N, 2). Raises UserError if there is none.
 
-    grid: the GridMap; blocked: its inflated cells. The path ends exactly at the points, not at centres of cells.
+    grid: the GridMap. blocked: its inflated cells. start, goal: texts such as "-1.5,2", in metres. The path begins and
+    ends exactly at these points, not at centres of cells.
     """
     ends = []
     for flag, text in (("--start", start), ("--goal", goal)):
@@ -333,7 +338,7 @@ def plan(grid, blocked, start, goal):
 
 
 def extent(grid):
-    """Return which positions in metres a GridMap covers, as a text."""
+    """Return a text that says which positions, in metres, a GridMap covers."""
     H, W = grid.blocked.shape
     corners = grid.to_metres([(0, 0), (W, 0), (0, H), (W, H)])
     (left, low), (right, high) = corners.min(0), corners.max(0)
@@ -341,7 +346,7 @@ def extent(grid):
 
 
 def evenly(path, count):
-    """Return `count` points at equal distances along a path, with both of its ends: (count, 2)."""
+    """Return `count` points at equal distances along a path, including both ends: (count, 2)."""
     along = np.r_[0, distances(path).cumsum()]
     places = np.linspace(0, along[-1], count)
     points = np.stack([np.interp(places, along, axis) for axis in path.T], -1)
@@ -350,8 +355,11 @@ def evenly(path, count):
 
 
 def waypoints(path, blocked, least, spacing):
-    """Return points at equal distances of about `spacing` along a path: at least `least`, and more if lines between
-    them collide. If no number of points is enough, the path itself is returned."""
+    """Return points at equal distances of about `spacing` along a path, at least `least` points.
+
+    If a line between two of them collides, it tries more points. If no number of points works, it returns the path
+    itself.
+    """
     count = max(least, math.ceil(length(path) / spacing) + 1)
     while count < 20 * len(path):
         points = evenly(path, count)
@@ -363,7 +371,7 @@ def waypoints(path, blocked, least, spacing):
 
 # 8. Generated maps
 
-RADIUS = 2.0  # cells by which their obstacles are inflated
+RADIUS = 2.0  # number of cells by which the obstacles of generated maps are inflated
 
 
 def random_map(seed):
@@ -395,7 +403,7 @@ def random_map(seed):
 
 
 def random_problem(seed):
-    """Return (GridMap, inflated cells, start, goal). The ends are free cells' centres, 50 cells or more apart."""
+    """Return (GridMap, inflated cells, start, goal). Both ends are centres of free cells, at least 50 cells apart."""
     for attempt in itertools.count():
         draw = np.random.default_rng((seed, attempt))
         grid = random_map(draw.integers(1 << 30))
@@ -418,7 +426,8 @@ def write_csv(path, points):
 def write_message(path, points):
     """Write positions (N, 2) in metres as the JSON of a ROS 2 message nav_msgs/Path in the frame "map".
 
-    Each pose looks towards the next one, and the last one as the one before it. The time stamps are zero.
+    Each pose looks towards the next one, and the last pose in the same direction as the one before it. The time stamps
+    are zero.
     """
     header = {"stamp": {"sec": 0, "nanosec": 0}, "frame_id": "map"}
     step = np.diff(points, axis=0)
@@ -461,9 +470,9 @@ class Cells(Tokenizer):
         self.vocab_size = side * side
 
     def decode(self, tokens):
-        """Return a picture of a list or 1-D tensor of tokens: one line of text for two rows, with o in their cells.
+        """Return a picture of a list or 1-D tensor of tokens, as a text with an o for each token's cell.
 
-        Row 0 is at the bottom. Masks do not appear.
+        Each line of the text stands for two rows of cells, with row 0 at the bottom. Masks do not appear.
         """
         side = self.vocabulary
         lines = [[" "] * side for _ in range((side + 1) // 2)]

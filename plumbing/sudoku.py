@@ -1,8 +1,8 @@
 """Sudoku without a model: the rules, an exact solver, a generator, the usual format, and a view of a grid.
 
-A grid is a list of 81 cells, row by row: 1 to 9, and 0 for a blank. In a row, a column or a box of three by three
-cells, no digit may occur twice. These are the units, and cells that share a unit are peers. A puzzle is a grid with
-blanks; its digits are the hints.
+A grid is a list of 81 cells, row by row: 1 to 9, and 0 for a blank. No digit may occur twice in a row, a column or a
+box of three by three cells. Rows, columns and boxes are called units, and cells that share a unit are peers. A puzzle
+is a grid with blanks; its digits are the hints.
 """
 
 import os
@@ -38,7 +38,7 @@ def to_cells(tokens):
 
 
 def conflicts(cells):
-    """Return where a digit of cells (B, 81) occurs again in its row, column or box: bools (B, 81)."""
+    """Return where a digit of cells (B, 81) also occurs elsewhere in its row, column or box: bools (B, 81)."""
     again = cells[:, :, None] == cells[:, torch.tensor(PEERS)]  # (B, 81, 20)
     return again.any(2) & (cells > 0)
 
@@ -65,7 +65,7 @@ def members(cells):
 
 
 def places_of(cells):
-    """Return the set of cells that may hold each of the nine digits, a list. A digit that is there excludes others."""
+    """Return a list with the set of cells that may hold each of the nine digits, given the digits that are there."""
     places = [ALL] * 9
     held = [0] * 9
     for i, digit in enumerate(cells):
@@ -92,7 +92,7 @@ def with_candidates(places):
 
 
 def fill_singles(places):
-    """Write naked and hidden singles, the first two rules that people learn, until no more is found.
+    """Write naked and hidden singles, the first two rules that people learn, until no more are found.
 
     A naked single is the only digit that its peers allow in a cell. A hidden single is a digit for which a unit has
     only one place. Returns False if a cell, or a digit in a unit, has no possibility left.
@@ -118,7 +118,7 @@ def fill_singles(places):
                 here = places[digit] & unit
                 if not here:
                     return False
-                if not here & (here - 1) and here & undecided:  # one cell, and it is not yet known
+                if not here & (here - 1) and here & undecided:  # exactly one cell, and its digit is not yet known
                     hidden.append((digit, here))
         if not hidden:
             return True
@@ -127,12 +127,12 @@ def fill_singles(places):
 
 
 def solutions(cells, draw=None):
-    """Yield every solution of `cells`, each a list of 81 digits. draw: a random.Random that mixes their order."""
+    """Yield every solution of `cells`, each a list of 81 digits. draw: a random.Random that shuffles the solutions."""
     yield from search(places_of(cells), draw)
 
 
 def search(places, draw=None):
-    """Yield the grids that `places` allow: fill in singles, then try all possibilities where there are the fewest."""
+    """Yield the grids that `places` allow: fill in singles, then try all possibilities of the smallest choice."""
     if not fill_singles(places):
         return
     choice = smallest_choice(places, by_unit=draw is None)  # a random grid grows cell by cell
@@ -149,8 +149,8 @@ def search(places, draw=None):
 def smallest_choice(places, by_unit):
     """Return the smallest choice that is left: a list of pairs (cell, digit) of which exactly one is right.
 
-    The pairs are one cell with all digits that it may hold. With `by_unit` they may also be one digit with all cells of
-    a unit that may hold it, if these are fewer. If every cell has one digit, the list is empty.
+    The pairs combine one cell with all digits that it may hold. With `by_unit`, they may instead combine one digit with
+    all cells of a unit that may hold it, if that makes fewer pairs. If every cell has one digit, the list is empty.
     """
     at_least = with_candidates(places)
     for n in range(2, 10):
@@ -186,8 +186,8 @@ def reason(cells, i, digit):
 def make_puzzle(draw, hints):
     """Return (puzzle, its only solution), with this number of hints. draw: a random.Random.
 
-    It removes the digits of a full grid in random order, except where a second solution would appear. It begins again
-    with another grid if it cannot remove enough of them.
+    It removes the digits of a full grid in random order, except where a second solution would appear. If it cannot
+    remove enough digits, it begins again with another grid.
     """
     while True:
         first_row = draw.sample(range(1, 10), 9)
@@ -206,7 +206,8 @@ def make_puzzle(draw, hints):
 def training_puzzles(number):
     """Return the tokens of `number` puzzles and of their solutions, (number, 81) each.
 
-    Each has from 24 to 35 hints. A puzzle takes about 20 milliseconds, so they are kept in a file in data/.
+    Each puzzle has from 24 to 35 hints. Making one takes about 20 milliseconds, so the puzzles are kept in a file in
+    data/.
     """
     path = files.DATA / f"sudoku-{number}.txt"
     if not path.is_file():
@@ -225,7 +226,7 @@ def training_puzzles(number):
 
 
 def read_cells(line):
-    """Return the cells of a puzzle of 81 characters. UserError if `line` is none."""
+    """Return the cells of a puzzle of 81 characters. Raises UserError if `line` is not such a puzzle."""
     unknown = "".join(sorted(set(line) - set(DIGITS + BLANKS)))
     if unknown:
         raise UserError(f"a puzzle has digits, and {' or '.join(BLANKS)} for blanks, but not {unknown[:10]!r}")
@@ -239,7 +240,7 @@ def cell_name(i):
 
 
 def read_puzzle(line):
-    """Return the cells of a puzzle. UserError if `line` is none, or has no solution."""
+    """Return the cells of a puzzle. Raises UserError if `line` is no puzzle, or if the puzzle has no solution."""
     cells = read_cells(line)
     wrong = conflicts(torch.tensor([cells]))[0].nonzero().flatten().tolist()
     if wrong:
@@ -254,10 +255,10 @@ def read_puzzle(line):
 def read_puzzles(source, quiet=False):
     """Return a list of puzzles. source: a puzzle, or the path of a file with one puzzle on each line.
 
-    The exact solver checks each of them. A progress bar shows how far it is, unless `quiet`.
+    The exact solver checks each puzzle. A progress bar shows how far it is, unless `quiet`.
 
-    Empty lines and lines that begin with # do not count. UserError, with the number of the line, for the first line
-    that is no puzzle.
+    Empty lines and lines that begin with # do not count. At the first line that is no puzzle, it raises UserError with
+    the number of the line.
     """
     is_file = os.path.exists(source)
     lines = files.read_text(source, limit=1 << 20).split("\n") if is_file else [source]
@@ -292,7 +293,7 @@ def picture(cells):
 
 PAPER = Characters(DIGITS + " |-+\n")  # the tokens of a picture
 LINES = torch.tensor(PAPER.encode(picture([1] * CELLS)))  # (231,) a picture without its digits
-PLACES = torch.tensor([i for i, sign in enumerate(picture([1] * CELLS)) if sign == "1"])  # (81,) where they are
+PLACES = torch.tensor([i for i, sign in enumerate(picture([1] * CELLS)) if sign == "1"])  # (81,) where the digits are
 
 
 def on_paper(canvas):
@@ -302,7 +303,7 @@ def on_paper(canvas):
 
 
 def state_on_paper(state):
-    """Return chapter 04's State of grids as one of their pictures, on the CPU. The lines count as given."""
+    """Return chapter 04's State of grids as a State of their pictures, on the CPU. The lines count as given."""
     B = len(state.canvas)
     confidence = torch.ones(B, len(LINES)).index_copy(1, PLACES, state.confidence.cpu())
     committed = torch.zeros(B, len(LINES), dtype=torch.bool).index_copy(1, PLACES, state.committed.cpu())

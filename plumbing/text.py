@@ -26,7 +26,7 @@ class Corpus:
 
 
 def load(name):
-    """Return the Corpus "shakespeare", or the text in a file of the user. UserError if it is not usable."""
+    """Return the Corpus "shakespeare", or the text in a user's file. Raises UserError if the file is not usable."""
     if name == "shakespeare":
         return Corpus(name, import_module("plumbing.shakespeare").read())
     path = Path(os.path.expanduser(name))
@@ -50,7 +50,7 @@ MASK = "░"  # what a mask looks like
 
 
 class Tokenizer:
-    """The part that all tokenizers share. A subclass sets vocab_size, the number of tokens that a text can have."""
+    """The part that all tokenizers share. A subclass sets vocab_size, the number of different tokens in texts."""
 
     kind = ""  # its name in a model's config.json
     unit = "token"
@@ -62,7 +62,7 @@ class Tokenizer:
         return self.vocab_size
 
     def checked(self, tokens):
-        """Return a list or 1-D tensor of tokens as a list. ValueError if one is outside 0 … mask_id."""
+        """Return a list or 1-D tensor of tokens as a list. Raises ValueError if a token is outside 0 … mask_id."""
         tokens = tokens.tolist() if hasattr(tokens, "tolist") else list(tokens)
         if tokens and not 0 <= min(tokens) <= max(tokens) <= self.mask_id:
             raise ValueError(f"tokens must lie in 0 … {self.mask_id}, not {min(tokens)} … {max(tokens)}")
@@ -92,7 +92,7 @@ class Characters(Tokenizer):
         return text
 
     def encode(self, text):
-        """Return the tokens of `text`, a list. UserError if the vocabulary lacks a piece."""
+        """Return the tokens of `text`, a list. Raises UserError if the vocabulary lacks a piece."""
         pieces = self.split(text)
         unknown = sorted(set(pieces) - self.number.keys())
         if unknown:
@@ -105,13 +105,13 @@ class Characters(Tokenizer):
         return "".join(self.shown[token] for token in self.checked(tokens))
 
 
-# Where the tokenizer of each kind is. A module is loaded only if a model needs it.
+# Where the class of each kind of tokenizer is. A module is loaded only if a model needs it.
 KINDS = {"char": "plumbing.text:Characters", "tamil": "tamil.letters:TamilLetters", "cells": "plumbing.robot:Cells",
          "bytes": "plumbing.token_files:Bytes", "bpe": "plumbing.token_files:BytePairs"}
 
 
 def from_description(description):
-    """Return the tokenizer that a dict in a model's config.json describes. ValueError if it describes none."""
+    """Return the tokenizer that a dict in a model's config.json describes. Raises ValueError if there is none."""
     kind, vocabulary = description["kind"], description["vocabulary"]
     if kind not in KINDS:
         raise ValueError(f"unknown tokenizer {kind!r}")

@@ -31,7 +31,7 @@ END_MARK = "<|endoftext|>"  # separates the texts in a .txt file, as in the file
 
 
 class Bytes(text.Tokenizer):
-    """One token per byte of UTF-8, then one for the end of a text. It can encode every language, in long sequences."""
+    """One token per byte of UTF-8, and one for the end of a text. It encodes every language, but in long sequences."""
 
     kind, unit, vocabulary = "bytes", "byte", ""
 
@@ -41,7 +41,7 @@ class Bytes(text.Tokenizer):
         self.pieces = self.read_pieces()  # the bytes of each token below `end`
         self.end = len(self.pieces)
         self.vocab_size = self.end + 1
-        # A token may hold only some bytes of a character. It looks like the replacement character U+FFFD.
+        # A token that holds only some bytes of a character is shown as the replacement character U+FFFD.
         self.shown = [piece.decode(errors="replace") for piece in self.pieces] + [END, text.MASK]
 
     def read_pieces(self):
@@ -56,7 +56,7 @@ class Bytes(text.Tokenizer):
         return [self.encode(text) for text in texts]
 
     def decode(self, tokens):
-        """Return the text of a list or 1-D tensor of tokens, with ░ for each mask and ∎ for one or more ends."""
+        """Return the text of a list or 1-D tensor of tokens, with ░ for each mask and ∎ for one or several ends."""
         looks = [*self.pieces, END.encode(), text.MASK.encode()]
         parts = []
         before = None
@@ -70,14 +70,15 @@ class Bytes(text.Tokenizer):
 class BytePairs(Bytes):
     """GPT-2's byte-pair encoding: 50,256 pieces of words, then one token for the end of a text.
 
-    It starts from bytes and has a fixed list of 50,000 merges. Each merge joins two neighbouring tokens into a new one:
-    the pair that was most frequent in the text of its authors (Sennrich et al. 2015, arXiv:1508.07909; Radford et al.
-    2019, "Language Models are Unsupervised Multitask Learners"). The library tiktoken does the merging.
+    It starts from bytes and has a fixed list of 50,000 merges. Each merge joins two neighbouring tokens into a new
+    token. The list was made by always choosing the pair that was most frequent in the authors' text (Sennrich et al.
+    2015, arXiv:1508.07909; Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"). The library
+    tiktoken does the merging.
     """
 
     kind, unit, vocabulary = "bpe", "token", "gpt2"
-    # GPT-2 first cuts a text into endings such as 'll, words, numbers and groups of other signs (each of these three
-    # with the space before it), and white space. It merges bytes only inside such a part.
+    # GPT-2 first cuts a text into endings such as 'll, words, numbers, groups of other signs, and white space. Words,
+    # numbers and groups of signs include the space before them. Bytes are merged only inside one of these parts.
     CUT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
     def __init__(self, vocabulary="gpt2"):
@@ -120,7 +121,7 @@ def read_merges():
 
 
 def merged_pieces(merges):
-    """Return the bytes of each token, a list. merges: lines that name two pieces to join, the most frequent pair first.
+    """Return the bytes of each token, a list. merges: each line names two pieces to join, the most frequent pair first.
 
     The file represents each byte by one visible character: the byte's own character if it is visible, otherwise the
     next free character from 256 upwards.
@@ -151,7 +152,7 @@ class Source:
     tokenizer: Literal["bpe", "bytes"] = "bpe"  # GPT-2's pieces of words, or bytes
     limit: int = 0  # stop after this many tokens; 0: read everything
     validation: float = 0.05  # share of the tokens, at the end, that is held out for evaluation
-    documents: bool = False  # a window begins at the start of a text and ends with it, instead of anywhere
+    documents: bool = False  # each window holds one text from its start, instead of beginning anywhere
 
     def __post_init__(self):
         if self.limit < 0:
@@ -166,7 +167,7 @@ class Source:
 
     @property
     def paths(self):
-        """The files that are the source: none for shakespeare, and for a data set of the Hub."""
+        """The files of the source: none for shakespeare or for a data set of the Hub."""
         if not self.dataset.endswith((".txt", ".parquet", ".jsonl", ".json")):
             return []
         found = sorted(glob.glob(self.dataset)) if "*" in self.dataset else [self.dataset]
@@ -201,7 +202,7 @@ def texts(source):
 
 
 def open_rows(source):
-    """Return the rows of files, or of a data set of the Hub. They are read as they are needed."""
+    """Return the rows of files, or of a data set of the Hub. Rows are read when they are needed."""
     if source.dataset.endswith(".jsonl"):
         return json_lines(source.paths)
     import datasets
@@ -213,7 +214,7 @@ def open_rows(source):
 
 
 def json_lines(paths):
-    """Yield the values in the lines of JSON files. UserError if a line is too long: it could fill the memory."""
+    """Yield the values in the lines of JSON files. Raises UserError if a line could fill the memory."""
     for path in paths:
         with open(path, "rb") as file:
             while line := file.readline(LONGEST_LINE + 1):
@@ -223,7 +224,7 @@ def json_lines(paths):
 
 
 def batches(items):
-    """Yield lists of consecutive texts. Those of a list have about four million characters in total."""
+    """Yield lists of consecutive texts. Each list has about four million characters in total."""
     batch, held = [], 0
     for item in items:
         batch.append(item)
@@ -236,7 +237,7 @@ def batches(items):
 
 
 def encoded(source, tokenizer):
-    """Yield each text as an array of 16-bit tokens, with an end."""
+    """Yield each text as an array of 16-bit tokens that ends with the token `end`."""
     for batch in batches(texts(source)):  # all cores turn a batch into tokens
         for tokens in tokenizer.encode_all(batch):
             yield np.array([*tokens, tokenizer.end], np.uint16)
@@ -263,11 +264,11 @@ def write(path, source, tokenizer):
 
 
 def prepare(source, wait=False):
-    """Return (tokens, tokenizer, checksum): all texts as one array of 16-bit tokens (N,), read from the disk as needed.
+    """Return (tokens, tokenizer, checksum). tokens: all texts as one 16-bit array (N,), read from the disk when needed.
 
     The file is written to data/tokens once. Its name depends on all settings that change its contents, and on the size
-    and date of the source files. wait: do not write it, but wait until another process has done so. UserError if it is
-    damaged.
+    and date of the source files. wait: don't write the file, but wait until another process has written it. Raises
+    UserError if the file is damaged.
     """
     stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in source.paths]
     what = {name: value for name, value in asdict(source).items() if name not in ("validation", "documents")}
@@ -308,18 +309,18 @@ class Windows:
         else:
             self.starts = np.r_[0, np.flatnonzero(tokens == end)[:-1] + 1]
             self.n = len(self.starts)
-        # Steps of this size, without a common divisor with n, meet every window once before any window twice.
+        # Because this step size and n have no common divisor, the steps meet every window once before any window twice.
         candidates = range(round(GOLDEN * self.n), self.n)
         self.stride = next((size for size in candidates if math.gcd(size, self.n) == 1), 1)
 
     def order(self, step, batch, seed):
-        """Return the windows of step `step`: (numbers, laps), each (batch,). A lap is one reading of all windows."""
+        """Return a training step's windows: (numbers, laps), each (batch,). A lap is one reading of all windows."""
         place = np.int64(step) * batch + np.arange(batch)
         laps, place = np.divmod(place, self.n)
         return (place * self.stride + seed) % self.n, laps
 
     def read(self, numbers, laps=None):
-        """Return the windows `numbers` (B,) as int64 (B, length). Each lap cuts the tokens at other places."""
+        """Return the windows with these numbers (B,): int64 (B, length). Each lap cuts the tokens at other places."""
         if self.end is not None:
             return self.read_texts(numbers)
         shift = 0 if laps is None else (GOLDEN * laps % 1 * self.length).astype(np.int64)
@@ -343,7 +344,7 @@ class Windows:
 
 
 def split(tokens, source, length, tokenizer):
-    """Return (training, held-out) Windows of `length` tokens. UserError if there are fewer than two of either kind."""
+    """Return (training, held-out) Windows of `length` tokens. Raises UserError if either has fewer than two."""
     cut = int(len(tokens) * (1 - source.validation))
     end = tokenizer.end if source.documents else None
     windows, held_out = Windows(tokens[:cut], length, end), Windows(tokens[cut:], length, end)

@@ -1,8 +1,9 @@
-"""Ways to watch a text while a sampler writes it: in a terminal, as a line on stderr, as a GIF, as a web page.
+"""Views of a text while a sampler writes it: in a terminal, as a line on stderr, as a GIF, as a web page.
 
-Each has `show(state)`, for the States of chapter 04 in their order, and `close()`, which returns the path of the file
-if it wrote one. `leaves_text` says whether the text then stands on the screen. `canvas` (B, T) is what the sampler
-begins with; what is not masked there was given. `shown` lists what each token looks like, and ends with the mask.
+Each view has `show(state)`, which is called with the States of chapter 04 in their order, and `close()`, which returns
+the path of the file if the view wrote one. `leaves_text` says whether the text then stays on the screen. `canvas`, with
+the shape (B, T), is what the sampler begins with; its tokens that are not masked were given. `shown` lists what each
+token looks like, and ends with the mask.
 """
 
 import functools
@@ -52,7 +53,7 @@ def page(state, given, shown, width, measure=len):
 
 
 def tail(rows, height):
-    """Return the last `height` rows that contain text, and no rows of masks below them if there is no room."""
+    """Return the last `height` rows that contain text. Rows of masks below them are dropped if there is no room."""
     written = [i for i, row in enumerate(rows) if any(style not in ("mask", "note") for _, style in row)]
     end = min(len(rows), max(height, max(written, default=0) + 1))
     return rows[max(0, end - height) : end]
@@ -62,13 +63,13 @@ def tail(rows, height):
 
 
 def live(canvas, shown, title):
-    """Return the Terminal if the output is one, otherwise the Line."""
+    """Return a Terminal if the output is a terminal, otherwise a Line."""
     usable = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     return (Terminal if usable else Line)(canvas, shown, title)
 
 
 class Line:
-    """A line on stderr with the number of passes and the speed, for a program whose output is no terminal."""
+    """Shows a line on stderr with the number of passes and the speed, if the output is no terminal."""
 
     leaves_text = False
 
@@ -93,7 +94,7 @@ class Line:
 
 
 class Terminal(Line):
-    """Draws each State in place of the one before, and the same line below it."""
+    """Draws each State in place of the State before, with a Line's text below it."""
 
     leaves_text = True
     COLORS = {"mask": "2", "note": "2", "given": "36", "new": "30;43", "refused": "31;9", "old": "0"}
@@ -128,10 +129,10 @@ class Terminal(Line):
 
 
 class Gif:
-    """An animation of at most 200 frames and 40 rows of text."""
+    """Writes an animation of at most 200 frames and 40 rows of text."""
 
     leaves_text = False
-    SIZE, HIGH, WIDE = 16, 22, 640  # of the letters, of a row and of the text, in pixels
+    SIZE, HIGH, WIDE = 16, 22, 640  # in pixels: size of a letter, height of a row, width of the text
     PAPER = (22, 24, 29)
     INK = {"old": (226, 226, 222), "mask": (92, 99, 114), "given": (111, 211, 197), "new": (240, 190, 80),
            "note": (128, 134, 148), "refused": (224, 92, 92)}
@@ -186,7 +187,7 @@ class Gif:
 
 
 def open_font(tamil, size):
-    """Return matplotlib's font object. It places Tamil vowel signs around their consonant, which Pillow does not."""
+    """Return matplotlib's font object. Unlike Pillow, it places Tamil vowel signs around their consonant."""
     from matplotlib.ft2font import FT2Font
 
     package, name = ("fontpkg_noto_sans_tamil", "*.ttf") if tamil else ("matplotlib", "DejaVuSansMono.ttf")
@@ -199,10 +200,10 @@ def open_font(tamil, size):
 
 
 class Page:
-    """A web page with a player. It needs no other file: plumbing/player.html with the run in it as JSON.
+    """Writes a web page with a player: plumbing/player.html with the run inside it as JSON. It needs no other file.
 
     events[pass] lists [position, token, confidence in %] for each token that was written or changed. guesses[pass] is a
-    text with one base-36 digit for each position: its confidence in 35ths, also where the position is still masked.
+    text with one base-36 digit for each position, including masked positions: its confidence in 35ths.
     """
 
     leaves_text = False
@@ -226,7 +227,7 @@ class Page:
         passes = len(self.samples[0]["events"]) - 1
         run = {"title": f"{passes} passes", "facts": self.title, "letters": self.shown, "mask": len(self.shown) - 1,
                "samples": self.samples}
-        # Within a <script> element, the words "</script" and "<!--" have a meaning even inside a JSON string.
+        # In a <script> element, "</script" and "<!--" have a meaning even inside a JSON string.
         data = json.dumps(run, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
         player = (ROOT / "plumbing" / "player.html").read_text(encoding="utf-8")
         with whole_file(self.path) as path:

@@ -1,1 +1,1 @@
-"""What tamil_dataset.py and the chapters 08 and 09 are made of: letters, works, pages."""
+"""The parts of tamil_dataset.py and of chapters 08 and 09: letters, works, pages, repairs."""

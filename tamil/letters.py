@@ -6,12 +6,13 @@ import unicodedata
 from plumbing.cli import printable
 from plumbing.text import Characters
 
-# A letter is a consonant with its vowel sign or its pulli (the dot that removes the vowel), a vowel, or the aytham.
-# Two conjuncts count as one letter. Everything else is an item of one code point: also a sign without a consonant.
+# A letter is a vowel, the aytham, or a consonant, alone or with its vowel sign or its pulli (the dot that removes the
+# vowel). Two conjuncts, க்ஷ and ஸ்ரீ or ஶ்ரீ, count as one letter each. Everything else is an item of one code point, even a
+# sign without its consonant.
 SIGN = "[\u0bcd\u0bbe-\u0bc2\u0bc6-\u0bc8\u0bca-\u0bcc]"
 CONSONANT = "[கஙசஜஞடணதநனபமயரறலளழவஶஷஸஹ]"  # not [க-ஹ]: that range has unassigned code points
-# A zero-width non-joiner (U+200C) keeps the letters of a conjunct apart: the text க், U+200C, ஷ has two letters. It
-# belongs to the first of them.
+# A zero-width non-joiner (U+200C) keeps the letters of a conjunct apart: the text க், U+200C, ஷ has two letters. The
+# non-joiner belongs to the first letter.
 LETTER = re.compile(f"க்ஷ{SIGN}?|[ஸஶ]்ரீ|[கஸஶ]்\u200c|{CONSONANT}{SIGN}?|.", re.DOTALL)
 NON_JOINERS = re.compile(r"((?<=க்)\u200c+(?=ஷ|\Z)|(?<=[ஸஶ]்)\u200c+(?=ரீ|\Z))|\u200c+")
 INVISIBLE = re.compile("[\u00ad\u200b\u200d-\u200f\u2060\ufeff]")
@@ -20,8 +21,8 @@ INVISIBLE = re.compile("[\u00ad\u200b\u200d-\u200f\u2060\ufeff]")
 def normalise(text):
     """Return `text` in Unicode form NFC (composed characters), without zero-width characters.
 
-    Only the non-joiner stays that keeps the letters of க்ஷ, ஸ்ரீ or ஶ்ரீ apart, also at the end of the text, where one of
-    these letters is the whole text.
+    One such character stays: the non-joiner that keeps the letters of க்ஷ, ஸ்ரீ or ஶ்ரீ apart. It also stays at the end
+    of the text, because the text may be one of these letters alone.
     """
     text = NON_JOINERS.sub(lambda match: "\u200c" if match[1] else "", INVISIBLE.sub("", text))
     return unicodedata.normalize("NFC", text)
@@ -40,7 +41,7 @@ def ill_formed(letter):
 class TamilLetters(Characters):
     """A tokenizer: one token per Tamil letter or other character. `vocabulary` is a list of letters.
 
-    Every entry is a whole letter, and whole letters in any order are well-formed text. So a model with this tokenizer
+    Every entry is a whole letter, and whole letters in any order make well-formed text. So a model with this tokenizer
     can write only well-formed text.
     """
 

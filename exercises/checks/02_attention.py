@@ -23,7 +23,7 @@ def check_predict_changes(f):
 
 
 def changes(masks, place, T):
-    """Return the positions whose outputs change if the input at `place` changes, after a layer for each mask."""
+    """Return the positions whose outputs change if the input at `place` changes. There is one layer for each mask."""
     x = torch.randn(T, 8)
     changed = x.clone()
     changed[place] += 1

@@ -39,8 +39,7 @@ def check_hide_run(f):
 
 
 def watched(f, model, *arguments):
-    """Call f. Return its result and one pair per forward pass: the number of rows, and whether a backward pass came
-    before it."""
+    """Call f. Return its result, and for each forward pass (number of rows, whether a backward pass came before)."""
     passes = []
 
     def look(module, inputs):

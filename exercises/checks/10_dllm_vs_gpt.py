@@ -53,7 +53,7 @@ def check_nll_in_order(f):
             assert isinstance(answer, float), "The function must return a float."
             assert torch.equal(x0, before), "The given text must stay as it is."
             assert not tools.close(answer, -true), "The sign is wrong: -log p is positive."
-            blind = table[frozenset(range(T))].sum()  # what one pass with masks only gives
+            blind = table[frozenset(range(T))].sum()  # the result of a single pass over masks only
             assert T == 1 or not tools.close(answer, blind), "The model must see the tokens that are already written."
             right = tools.close(answer, true, 1e-4)
             assert right, f"For the order {order}, the result is not -log p. Each pass also needs its t, k / T."

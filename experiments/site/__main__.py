@@ -4,12 +4,12 @@
     python -m experiments.site --quick    # without what chapters 01 to 04 print and draw
     python -m http.server -d site         # shows it at http://127.0.0.1:8000
 
-Any server of static files will do, and a reader needs nothing from another host. No text stands here a second time: the
-pages are README.md, docs/ and the sources themselves, written as Markdown into one temporary folder, from which MkDocs
-makes the site. Its settings are in mkdocs.yml, beside this file.
+Any server of static files will do, and the site loads nothing from other hosts. No text is written a second time for
+the site: its pages are README.md, docs/ and the sources themselves. They are written as Markdown into a temporary
+folder, from which MkDocs makes the site. The settings of MkDocs are in mkdocs.yml, beside this file.
 
-The page that writes is write.md, and its program write.js. The library onnxruntime-web, which runs the model there, is
-fetched with npm. Without npm or a network, the site is built without that page.
+The page on which the model writes is write.md, and its program is write.js. The library onnxruntime-web, which runs the
+model in the browser, is fetched with npm. Without npm or a network, the site is built without this page.
 """
 
 import ast
@@ -38,7 +38,7 @@ HERE = Path(__file__).parent
 ROOT = files.ROOT
 SHIPPED = ROOT / "checkpoints" / "shakespeare"
 CHAPTERS = ["minimal.py", *sorted(path.name for path in ROOT.glob("[0-9]*.py"))]
-FAST = CHAPTERS[1:5]  # 01 to 04 need only seconds, and import nothing but each other
+FAST = CHAPTERS[1:5]  # chapters 01 to 04 need only seconds, and import only each other
 PARTS = {
     "exercises": sorted(ROOT.glob("exercises/*.py")),
     "plumbing": sorted(ROOT.glob("plumbing/*.py")),
@@ -62,7 +62,7 @@ class Command:
 
 
 def linked(text, page):
-    """Return the Markdown `text` of the file `page`, in which links to sources, and names of sources, lead to pages."""
+    """Return the Markdown `text` of the file `page` with links to sources, and names of sources, leading to pages."""
     folder = (ROOT / page).parent
 
     def link(found):
@@ -73,9 +73,9 @@ def linked(text, page):
         up = "../" * page.count("/")
         return f"[{found[0]}]({up}{found[1]}.md)" if f"{found[1]}.py" in SOURCES else found[0]
 
-    text = text.replace("<details>", '<details markdown="1">')  # otherwise MkDocs takes what is inside for HTML
+    text = text.replace("<details>", '<details markdown="1">')  # otherwise MkDocs takes its contents for HTML
     text = re.sub(r"(\]\(|\]: )([^()\s:]+)\.py\b", link, text)
-    return re.sub(r"(?m)^    .*|(?<!\[)`([\w/]+)\.py`", name, text)  # but no names in code
+    return re.sub(r"(?m)^    .*|(?<!\[)`([\w/]+)\.py`", name, text)  # but leave names in code alone
 
 
 def source_page(name, printed=""):
@@ -132,7 +132,7 @@ def write_pages(folder, printed):
 
 # 2. The model in the browser
 
-RUNTIME = "onnxruntime-web@1.22.0"  # later ones are up to 3 MB larger, and no faster here
+RUNTIME = "onnxruntime-web@1.22.0"  # later versions are up to 3 MB larger, and no faster here
 RUNTIME_SHA256 = "e293551f9d36d003e293d0f2937fee7b3dfdcef76d71d1449b55e2d4157c7aea"
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 
@@ -153,13 +153,13 @@ def fetch_runtime(folder):
 
 
 def write_model(path):
-    """Write the shipped dLLM to the ONNX file `path`, with weights of 8 bits, which make it a quarter as large.
+    """Write the shipped dLLM to the ONNX file `path` with 8-bit weights, so that the file has a quarter of the size.
 
-    Each column of a matrix is stored as integers from -127 to 127 and one scale, which the runtime multiplies once,
-    when it loads the model. All computing stays in float32.
-    (The dynamic quantization of onnxruntime rounds activations, too, and is less exact.)
+    Each column of a matrix is stored as integers from -127 to 127 and one scale. The runtime multiplies them once, when
+    it loads the model, and computes everything in float32. (The dynamic quantization of onnxruntime also rounds
+    activations, and is less exact.)
     """
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses a library that we do not need
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about a missing library that we do not need
     hub.export_onnx(SHIPPED, path)
     import numpy as np
     import onnx
@@ -196,7 +196,7 @@ def write_browser(folder):
 
 
 def navigation(folder):
-    """Return the side bar, as MkDocs wants it."""
+    """Return the side bar in the form that MkDocs expects."""
     pages = sorted(path.relative_to(folder).as_posix() for path in (folder / "docs").glob("*.md"))
     first = [f"docs/{name}.md" for name in ("paths", "change_one_thing", "glossary", "quiz", "results", "playground")]
     logs = sorted(path.relative_to(folder).as_posix() for path in (folder / "docs" / "logs").glob("*.md"))
@@ -222,7 +222,7 @@ def build(folder, site):
         build(settings)
     except Abort:
         raise cli.UserError("a page has a dead link (see above)") from None
-    (site / "404.html").unlink()  # its links would only work at the root of a server
+    (site / "404.html").unlink()  # its links would work only at the root of a server
 
 
 def main(argv=None):
