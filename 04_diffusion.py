@@ -108,7 +108,7 @@ def probabilities(logits, temperature, top_k=None):
 
 
 def pick(weights):
-    """Draw a token for each position of weights (…, V), in proportion to them: (…)."""
+    """Draw a token for each position, with probabilities in proportion to weights (…, V): (…)."""
     total = weights.cumsum(-1)  # (…, V)
     check_finite(total[..., -1])
     # Take the first token at which the sum reaches a random share of the whole. (torch.multinomial is much slower.)

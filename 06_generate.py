@@ -72,7 +72,7 @@ def from_infill(text, tokenizer):
 
 
 def plan_windows(masked, size, steps):
-    """Return windows of at most `size` positions that hold all masks: a list of (left, right, steps), in order.
+    """Return windows that cover all masks, each of at most `size` positions: a list of (left, right, steps), in order.
 
     masked: (B, T), True where something is to be written. A window begins a quarter of its size before the text that
     it adds, so that the model continues from known text. The last window is moved to the left until it is full. `steps`

@@ -203,7 +203,7 @@ class LeanRows:
 
     @torch.inference_mode()
     def __call__(self, x, start, positions=None, visible=None, read=None):
-        """Return what the head reads for the vectors x (B, R, C) of new rows: (B, R, C).
+        """Run all blocks on the vectors x (B, R, C) of new rows. Return what the output head reads: (B, R, C).
 
         start: the place in the cache where the rows are written. A single row needs no other argument. Chapter 13 has
         several rows, and also passes `positions` (R,); `visible` (R, start + R), which rows each row sees; and `read`

@@ -70,7 +70,7 @@ def before_first_false(fits, order):
 
 
 def threshold(tau):
-    """Make a rule that writes every proposal with a probability of at least tau (Fast-dLLM, arXiv:2505.22618).
+    """Make a rule that writes every proposal whose probability is at least tau (Fast-dLLM, arXiv:2505.22618).
 
     If the model is nearly certain of each of two tokens, it is nearly certain of both together, so it does little harm
     that they do not see each other. With many tokens, small doubts add up; the next two rules allow for that. This rule

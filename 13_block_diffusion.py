@@ -440,9 +440,10 @@ def draft_tokens(model, vectors, tokens, temperature, top_k):
 def rows_of_pass(known, drafts, size, width, device):
     """Return the Rows of one pass: `known` tokens of the text and then `drafts` drafts, all clean, and blocks of masks.
 
-    There is a block for each number of drafts that may be accepted, from none to all. The block starts right behind
-    those drafts, and sees them. The token at its first position is drawn in this pass, so this position has no row. The
-    `size` masks behind it will become the next drafts. With two drafts x and y of the text behind "k":
+    The pass may accept any number of the drafts, from none to all. For each of these cases there is one block of masks.
+    It starts right behind the accepted drafts, and sees them. The token at its first position is drawn in this pass, so
+    this position has no row. The `size` masks behind it will become the next drafts. With two drafts x and y of the
+    text behind "k":
 
         clean rows:   k x y
         noisy rows:       _ _      if x is refused

@@ -159,7 +159,7 @@ REACH = 3  # a position is the mean over the cells that are at most this many ro
 
 
 def positions(logits):
-    """Return the positions in the frame for logits (B, T, V): the means around their peaks, (B, T, 2).
+    """Turn logits (B, T, V) into positions in the frame (B, T, 2), each the mean over the cells around the likeliest.
 
     A position may lie anywhere inside a cell, so that a path is not bound to the centres of cells.
     """

@@ -198,7 +198,10 @@ def in_child(words, **environment):
 
 
 def measure_threads(quick):
-    """Yield a row for each way in which PyTorch's threads can wait: 300,000 turns of a loop, or 1,000, as here."""
+    """Yield a row for each limit on how long PyTorch's waiting threads turn in a loop: 300,000 turns, or 1,000.
+
+    plumbing/__init__.py sets 1,000 for all programs.
+    """
     code = (f"import benchmark as b, torch; settings = b.read_settings('laptop', {quick}, 25); "
             "print(b.step_seconds(*settings, torch.device('cpu')))")
     for turns in ("300000", "1000"):

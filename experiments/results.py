@@ -3,8 +3,8 @@
     python -m experiments.results              # takes seconds, and measures nothing
     python -m experiments.results --measure    # first measures two models again (see below)
 
-The numbers come from the files that the trainings have written to checkpoints/NAME/config.json and docs/logs/, and
-benchmark.py to docs/benchmarks/. Run this program again when one of these files has changed. Two of the trainings began
+The trainings have written the numbers to checkpoints/NAME/config.json and docs/logs/, and benchmark.py has written its
+numbers to docs/benchmarks/. Run this program again when one of these files has changed. Two of the trainings began
 with programs that had not been committed, so nobody can say exactly what they measured at the end. --measure measures
 their models again.
 """

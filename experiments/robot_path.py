@@ -129,7 +129,8 @@ def cubic(blocked, windows, masked, draw):
     """Return the windows with the masked waypoints of each window on a cubic curve.
 
     The curve continues the segments on both sides of the masked span (cubic Hermite interpolation). At an end of the
-    window there is no segment to continue, so the curve takes the direction of the straight line there.
+    window there is no segment to continue, so there the curve takes the direction of the straight line between
+    the visible waypoints on both sides of the span.
     """
     filled = windows.copy()
     for window, hidden in zip(filled, masked):

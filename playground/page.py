@@ -94,6 +94,7 @@ def race(prompt, length, sampler, passes, temperature, top_k, seed, *names):
     for name in names:
         model, tokenizer, info = writing.opened(name, *RACERS)
         canvas = writing.prompt_canvas(prompt or "\n", length, model, tokenizer)
+        model = writing.quick(model, name)
         for _ in itertools.islice(writing.in_turn(options.states(model, canvas), options.seed), 2):
             pass  # the first pass of a model is slower, so it does not count
         recording = writing.Recording(canvas, tokenizer, [RACERS[info.get("kind", "dllm")]], options.facts(name))

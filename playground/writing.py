@@ -1,4 +1,4 @@
-"""Writing for visitors: the models that they can choose, the texts that they ask for, and one pass at a time."""
+"""Writing for visitors: the models that they can choose, the texts that they ask for, and turns of one pass."""
 
 import contextlib
 import functools
@@ -60,11 +60,11 @@ def loaded(folder, kinds, changed):
 
 
 def quick(model, name):
-    """Return a faster stand-in for the dLLM `name`: ONNX Runtime, if the model is on a CPU.
+    """Return a faster stand-in for the dLLM or GPT `name`: ONNX Runtime, if the model is on a CPU.
 
     It computes the same numbers, except for rounding. For a model's first text, its ONNX file must first be written.
     """
-    if model.config.causal or model.head.weight.device.type != "cpu":
+    if isinstance(model, hybrid.Hybrid) or model.head.weight.device.type != "cpu":
         return model
     return stand_in(model, files.RUNS / name)
 
@@ -100,9 +100,11 @@ class Options:
 
     def states(self, model, canvas):
         """Return the States in which the model fills the masks of canvas (B, T), an iterator."""
+        if isinstance(model, hybrid.Hybrid):
+            return hybrid.stream(model, canvas, self.temperature, self.top_k)
         if model.config.causal:
-            chapter = hybrid if isinstance(model, hybrid.Hybrid) else gpt
-            return chapter.stream(model, canvas, self.temperature, self.top_k)
+            lean = isinstance(model, transformer.Transformer)
+            return gpt.stream(model, canvas, self.temperature, self.top_k, lean=lean)
         sampler = SAMPLERS[self.sampler]
         return generation.generate(model, canvas, self.passes, self.temperature, self.top_k, sampler)
 

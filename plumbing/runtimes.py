@@ -174,7 +174,8 @@ def named(kv, before):
 def to_int8(path, smaller, n_embd):
     """Write the model in the ONNX file `path` to the file `smaller`, with most of its weights as 8-bit integers.
 
-    Each column of a matrix has a scale of its own; the numbers that it multiplies get one common scale in each pass.
+    Each column of a matrix has a scale of its own. The activations that the matrix multiplies share one scale in each
+    pass.
     Two kinds of matrices stay in 32 bits. The second matrix of an MLP multiplies squares; most of these are small
     beside the largest one, so too few of the 256 steps would be left for them. The head is small, and every error in it
     is an error in the logits.

@@ -65,7 +65,7 @@ def members(cells):
 
 
 def places_of(cells):
-    """Return a list with the set of cells that may hold each of the nine digits, given the digits that are there."""
+    """Return, for each of the nine digits, the set of cells that may hold it beside the given digits: a list."""
     places = [ALL] * 9
     held = [0] * 9
     for i, digit in enumerate(cells):
@@ -94,8 +94,8 @@ def with_candidates(places):
 def fill_singles(places):
     """Write naked and hidden singles, the first two rules that people learn, until no more are found.
 
-    A naked single is the only digit that its peers allow in a cell. A hidden single is a digit for which a unit has
-    only one place. Returns False if a cell, or a digit in a unit, has no possibility left.
+    A naked single is a digit in a cell whose peers allow no other digit there. A hidden single is a digit for which a
+    unit has only one place. Returns False if a cell, or a digit in a unit, has no possibility left.
     """
     undecided = ALL  # the cells with several possibilities
     while True:
