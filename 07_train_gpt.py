@@ -130,19 +130,20 @@ def stream(model, canvas, temperature=0.8, top_k=None, cached=True, lean=True):
         if end - start > window:
             start, cache = end - max(1, window // 2), None
         context = canvas[:, start:end]  # (B, S)
-        if not cached:
-            logits = model(context)  # (B, S, V)
-        elif cache is None:
-            cache = model.make_cache(len(canvas), window)
-            logits = model(context, cache=cache)  # (B, S, V)
-            rows = LeanRows(model, cache) if lean else None
-        elif lean:
-            x = rows(model.token_emb(context[:, -1:]), end - start - 1)  # (B, 1, C)
-            logits = model.head(x)  # (B, 1, V)
-        else:
-            newest = torch.tensor([end - start - 1], device=canvas.device)
-            logits = model(context[:, -1:], positions=newest, cache=cache)  # (B, 1, V)
-        token, probability = diffusion.propose(logits[:, -1:], temperature, top_k)  # (B, 1) each
+        with torch.inference_mode():  # computes without gradients, with even less overhead than no_grad
+            if not cached:
+                logits = model(context)  # (B, S, V)
+            elif cache is None:
+                cache = model.make_cache(len(canvas), window)
+                logits = model(context, cache=cache)  # (B, S, V)
+                rows = LeanRows(model, cache) if lean else None
+            elif lean:
+                x = rows(model.token_emb(context[:, -1:]), end - start - 1)  # (B, 1, C)
+                logits = model.head(x)  # (B, 1, V)
+            else:
+                newest = torch.tensor([end - start - 1], device=canvas.device)
+                logits = model(context[:, -1:], positions=newest, cache=cache)  # (B, 1, V)
+            token, probability = diffusion.propose(logits[:, -1:], temperature, top_k)  # (B, 1) each
         canvas = canvas.slice_scatter(token, 1, end, end + 1)
         confidence = confidence.slice_scatter(probability, 1, end, end + 1)
         committed = torch.zeros_like(given)
