@@ -121,7 +121,7 @@ def write_pages(folder, printed):
         path.write_text(linked(text, path.relative_to(folder).as_posix()), encoding="utf-8")
     for name in SOURCES:
         path = (folder / name).with_suffix(".md")
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source_page(name, printed.get(name)), encoding="utf-8")
     for name in ("watch.md", "style.css"):
         shutil.copy(HERE / name, folder)
