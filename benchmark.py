@@ -27,7 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from plumbing import checkpoint, cli, devices, files, parallel, runtimes, text
+from plumbing import checkpoint, cli, devices, files, measures, parallel, runtimes, text
 from plumbing.run import Run, origin
 
 import torch
@@ -37,6 +37,7 @@ diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 generation = import_module("06_generate")
 gpt = import_module("07_train_gpt")
+comparison = import_module("10_dllm_vs_gpt")
 fast = import_module("11_fast_decoding")
 scale = import_module("12_scale")
 
@@ -167,9 +168,23 @@ def measure_runtimes(quick):
             faster = statistics.median(one / other for one, other in zip(times["torch"][1:], times[name][1:]))
             with torch.no_grad():
                 nats, _ = bound(model, windows, batch_size=1)
-            yield {"part": "runtimes", "model": folder.name, "runtime": name, "threads": torch.get_num_threads(),
+            row = {"distance": nearness(model, windows, tokenizer, parts, quick)} if kind == "dllm" else {}
+            yield row | {"part": "runtimes", "model": folder.name, "runtime": name, "threads": torch.get_num_threads(),
                    "characters": length, "seconds": seconds, "characters_per_second": length / seconds,
                    "faster": faster, task.measure: nats}
+
+
+def nearness(model, windows, tokenizer, parts, quick):
+    """Return the mean distance of texts by a dLLM from real text, as in chapter 10: [distance, standard error]."""
+    learned, _ = parts
+    rows = training.evenly(windows, 4 if quick else 64)  # (N, T)
+    real, unseen = ([tokenizer.decode(row) for row in texts] for texts in (rows, windows))
+    T = windows.shape[1]
+    cut = [learned[i : i + T] for i in range(0, len(learned) - T, T)]
+    judge = measures.Judge(learned, tokenizer.vocab_size)
+    yardstick = measures.Yardstick(real, unseen, cut, judge, set(measures.words_of(learned)))
+    written = comparison.write(model, rows[:, :1], T, 4 if quick else 96, 1.05, seed=1)  # as chapter 06 does
+    return list(yardstick.quality([tokenizer.decode(row) for row in written])["mean"])
 
 
 # 3. Threads and processes

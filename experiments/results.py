@@ -131,7 +131,8 @@ def runtime_rows(benchmark):
     """Yield the lines of the table that compares runtimes."""
     for row in benchmark["rows"]:
         yield [f"{row['model']}, `--runtime {row['runtime']}`", f"{row['characters_per_second']:,.0f}",
-               f"{row['faster']:.1f} ×", f"{measure_of(row)} {row[measure_of(row)]:.4f}"]
+               f"{row['faster']:.1f} ×", f"{measure_of(row)} {row[measure_of(row)]:.4f}",
+               "{:.1f} ± {:.1f}".format(*row["distance"]) if "distance" in row else ""]
 
 
 def collect(settings=None):
@@ -148,7 +149,7 @@ def collect(settings=None):
     columns = ["model", "parameters", "read in training", "training", "machine", "nats, on unseen text", "page"]
     tables = {"models": pages.table(rows, columns),
               "speed": pages.table(speed_rows(benchmark), ["", "parameters", "characters/s", "compiled"]),
-              "runtimes": pages.table(runtime_rows(runtimes), ["", "characters/s", "of torch", "nats per character"])}
+              "runtimes": pages.table(runtime_rows(runtimes), ["", "characters/s", "of torch", "nats per character", "distance"])}
     infos = {name: config["info"] for name, (config, _) in (laptop | shipped).items()}
     alone = read_json(pages.DOCS / "logs" / "shakespeare-gpt-first.json")["info"]
     again = {info["again"] for info in infos.values() if "again" in info}
