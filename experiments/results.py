@@ -149,7 +149,8 @@ def collect(settings=None):
     columns = ["model", "parameters", "read in training", "training", "machine", "nats, on unseen text", "page"]
     tables = {"models": pages.table(rows, columns),
               "speed": pages.table(speed_rows(benchmark), ["", "parameters", "characters/s", "compiled"]),
-              "runtimes": pages.table(runtime_rows(runtimes), ["", "characters/s", "of torch", "nats per character", "distance"])}
+              "runtimes": pages.table(runtime_rows(runtimes),
+                                      ["", "characters/s", "of torch", "nats per character", "distance"])}
     infos = {name: config["info"] for name, (config, _) in (laptop | shipped).items()}
     alone = read_json(pages.DOCS / "logs" / "shakespeare-gpt-first.json")["info"]
     again = {info["again"] for info in infos.values() if "again" in info}
