@@ -117,7 +117,7 @@ def stream(model, canvas, temperature=0.8, top_k=None, cached=True, lean=True):
     At least the first token must be given. The model sees up to seq_len tokens. When its window is full, it forgets all
     but the last seq_len // 2 tokens, whose positions then begin at 0 again; the next pass computes all their rows. With
     `cached`, all further passes compute only the row of the newest token. That is exact, because in a causal model no
-    row depends on a later one. lean: compute these rows with section 3's LeanRows, if the model allows it.
+    row depends on a later one. lean: compute these rows with section 3's LeanRows, if they fit the model.
     """
     given = canvas != model.config.mask_id
     if not given[:, 0].all():
@@ -125,7 +125,7 @@ def stream(model, canvas, temperature=0.8, top_k=None, cached=True, lean=True):
     confidence = given.float()
     window = model.config.seq_len
     start, cache = 0, None  # the model sees canvas[:, start:end]
-    lean = lean and LeanRows.fits(model.config)
+    lean = lean and isinstance(model, transformer.Transformer) and LeanRows.fits(model.config)
     for end in range(int(given.sum(1).max()), canvas.shape[1]):
         if end - start > window:
             start, cache = end - max(1, window // 2), None
@@ -166,10 +166,9 @@ def opening(tokenizer):
 
 # 3. The same rows, in less time
 #
-# The product of one row and a matrix of this model takes less than ten microseconds. So the time goes into everything
-# around these products: calling modules, and small operations that compute the same things again for each row. Chapter
-# 11 measures this. The model of chapter 03 is written to be read; this section computes the same results, and is
-# written to be fast.
+# The product of one row and a matrix takes little time. So much of the time goes into everything around these products:
+# calling modules, and small operations that compute the same things again for each row. Chapter 11 measures this. The
+# model of chapter 03 is written to be read; this section computes the same results, and is written to be fast.
 
 
 class LeanRows:
@@ -347,7 +346,7 @@ def write_text(settings):
     canvas = make_canvas(settings, tokenizer).to(model.head.weight.device)  # (B, T)
     model = runtimes.choose(settings.runtime, model, folder)
     seed = generation.pick_seed(settings)
-    states = stream(model, canvas, settings.temp, settings.topk, lean=settings.runtime == "torch")
+    states = stream(model, canvas, settings.temp, settings.topk)
     title = f"seed {seed} · {cli.printable(folder.name)} · temperature {settings.temp:g}"
     generation.watch(states, canvas, tokenizer, settings, title)
 

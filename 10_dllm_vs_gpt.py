@@ -261,15 +261,23 @@ def ways(dllm, gpt, size, length):
     return [*by_dllm, ("gpt", gpt, length - 1)]
 
 
+def make_yardstick(rows, windows, tokenizer, train_text):
+    """Return the Yardstick for texts that continue rows (N, T), some of the unseen windows (M, T), and its judge."""
+    T = windows.shape[1]
+    real, held_out = ([tokenizer.decode(row) for row in texts] for texts in (rows, windows))
+    learned = [train_text[i : i + T] for i in range(0, len(train_text) - T, T)]
+    judge = measures.Judge(train_text, tokenizer.vocab_size)
+    vocabulary = set(measures.words_of(train_text))
+    return measures.Yardstick(real, held_out, learned, judge, vocabulary), judge
+
+
 def samples(dllm, gpt, windows, size, seed, tokenizer, train_text):
     """Return the measures of texts that the models write after the first character of a window, and of real text."""
     T = windows.shape[1]
     rows = training.evenly(windows, size.samples)  # (B, T)
     real = [tokenizer.decode(row) for row in rows]
     held_out = [tokenizer.decode(row) for row in windows]
-    learned = [train_text[i : i + T] for i in range(0, len(train_text) - T, T)]
-    judge = measures.Judge(train_text, tokenizer.vocab_size)
-    yardstick = measures.Yardstick(real, held_out, learned, judge, set(measures.words_of(train_text)))
+    yardstick, judge = make_yardstick(rows, windows, tokenizer, train_text)
     of_real = yardstick.real | {"copied": measures.longest_copy(real, train_text)}
 
     table = []

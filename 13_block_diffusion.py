@@ -220,7 +220,7 @@ class Hybrid(transformer.Transformer):
 
         kept: KeptRows. All new rows see the kept ones, and are written behind them.
         """
-        x = self.drop(self.token_emb(tokens))  # (B, R, C)
+        x = self.embed(tokens, None, rows.positions)  # (B, R, C)
         if kept:
             visible = F.pad(rows.visible, (kept.n, 0), value=True)  # (R, n + R)
             x = kept.compute(x, kept.n, rows.positions + kept.n, visible, rows.conv_rows)

@@ -27,7 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from plumbing import checkpoint, cli, devices, files, measures, parallel, runtimes, text
+from plumbing import checkpoint, cli, devices, files, parallel, runtimes, text
 from plumbing.run import Run, origin
 
 import torch
@@ -131,13 +131,13 @@ def write(sampler, *arguments, **named):
         pass
 
 
-def write_with(model, lean, quick):
+def write_with(model, quick):
     """Let a dLLM or a GPT write a text as chapter 06 or 07 does. Returns the number of its characters."""
     length, passes = (16, 4) if quick else (256, 96)
     canvas = torch.full((1, length + model.config.causal), model.config.mask_id)
     if model.config.causal:
         canvas[:, 0] = 0
-        *_, _last = gpt.stream(model, canvas, lean=lean)
+        *_, _last = gpt.stream(model, canvas)
     else:
         *_, _last = generation.generate(model, canvas, passes)
     return length
@@ -161,29 +161,24 @@ def measure_runtimes(quick):
         for _ in range(2 if quick else 8):
             for name, model in models.items():
                 began = devices.now(torch.device("cpu"))
-                length = write_with(model, name == "torch", quick)
+                length = write_with(model, quick)
                 times[name].append(devices.now(torch.device("cpu")) - began)
         for name, model in models.items():
             seconds = statistics.median(times[name][1:])
             faster = statistics.median(one / other for one, other in zip(times["torch"][1:], times[name][1:]))
             with torch.no_grad():
                 nats, _ = bound(model, windows, batch_size=1)
-            row = {"distance": nearness(model, windows, tokenizer, parts, quick)} if kind == "dllm" else {}
+            row = {"distance": nearness(model, windows, tokenizer, parts[0], quick)} if kind == "dllm" else {}
             yield row | {"part": "runtimes", "model": folder.name, "runtime": name, "threads": torch.get_num_threads(),
                    "characters": length, "seconds": seconds, "characters_per_second": length / seconds,
                    "faster": faster, task.measure: nats}
 
 
-def nearness(model, windows, tokenizer, parts, quick):
+def nearness(model, windows, tokenizer, train_text, quick):
     """Return the mean distance of texts by a dLLM from real text, as in chapter 10: [distance, standard error]."""
-    learned, _ = parts
     rows = training.evenly(windows, 4 if quick else 64)  # (N, T)
-    real, unseen = ([tokenizer.decode(row) for row in texts] for texts in (rows, windows))
-    T = windows.shape[1]
-    cut = [learned[i : i + T] for i in range(0, len(learned) - T, T)]
-    judge = measures.Judge(learned, tokenizer.vocab_size)
-    yardstick = measures.Yardstick(real, unseen, cut, judge, set(measures.words_of(learned)))
-    written = comparison.write(model, rows[:, :1], T, 4 if quick else 96, 1.05, seed=1)  # as chapter 06 does
+    yardstick, _ = comparison.make_yardstick(rows, windows, tokenizer, train_text)
+    written = comparison.write(model, rows[:, :1], windows.shape[1], 4 if quick else 96, 1.05, seed=1)  # as chapter 06 does
     return list(yardstick.quality([tokenizer.decode(row) for row in written])["mean"])
 
 

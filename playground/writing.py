@@ -103,8 +103,7 @@ class Options:
         if isinstance(model, hybrid.Hybrid):
             return hybrid.stream(model, canvas, self.temperature, self.top_k)
         if model.config.causal:
-            lean = isinstance(model, transformer.Transformer)
-            return gpt.stream(model, canvas, self.temperature, self.top_k, lean=lean)
+            return gpt.stream(model, canvas, self.temperature, self.top_k)
         sampler = SAMPLERS[self.sampler]
         return generation.generate(model, canvas, self.passes, self.temperature, self.top_k, sampler)
 

@@ -71,7 +71,9 @@ class Run:
     NUMBERS = ("step", "seconds", "best", "log", "loss", "reported")  # saved in addition to models and optimizers
 
     def __init__(self, name, config, settings=(), info=(), fresh=False):
-        self.name, self.settings, self.info = name, dict(settings), dict(info)
+        self.name = name
+        self.settings = dict(settings)
+        self.info = dict(info)
         self.is_saved = name is not None
         self.limit_steps, self.limit_seconds = config.steps, 60 * config.minutes
         self.evaluations, self.seed = config.evaluations, config.seed
