@@ -168,7 +168,9 @@ def measure_runtimes(quick):
             faster = statistics.median(one / other for one, other in zip(times["torch"][1:], times[name][1:]))
             with torch.no_grad():
                 nats, _ = bound(model, windows, batch_size=1)
-            row = {"distance": nearness(model, windows, tokenizer, parts[0], quick)} if kind == "dllm" else {}
+            row = {}
+            if kind == "dllm":
+                row["distance"] = nearness(model, windows, tokenizer, parts[0], quick)
             yield row | {"part": "runtimes", "model": folder.name, "runtime": name, "threads": torch.get_num_threads(),
                    "characters": length, "seconds": seconds, "characters_per_second": length / seconds,
                    "faster": faster, task.measure: nats}
@@ -178,7 +180,8 @@ def nearness(model, windows, tokenizer, train_text, quick):
     """Return the mean distance of texts by a dLLM from real text, as in chapter 10: [distance, standard error]."""
     rows = training.evenly(windows, 4 if quick else 64)  # (N, T)
     yardstick, _ = comparison.make_yardstick(rows, windows, tokenizer, train_text)
-    written = comparison.write(model, rows[:, :1], windows.shape[1], 4 if quick else 96, 1.05, seed=1)  # as chapter 06 does
+    passes, temperature = (4 if quick else 96), 1.05  # chapter 06's defaults
+    written = comparison.write(model, rows[:, :1], windows.shape[1], passes, temperature, seed=1)
     return list(yardstick.quality([tokenizer.decode(row) for row in written])["mean"])
 
 
