@@ -3,17 +3,16 @@
     python 01_tensors.py             # about 5 seconds on a CPU; draws figures/01_tensors.png
     python 01_tensors.py --show      # the same, and opens the figure in a window
 
-Six steps lead to an answer: tensors and their shapes, number types and devices, broadcasting, derivatives that PyTorch
-computes (checked against derivatives by hand), modules that hold parameters, and the training loop. The last step
-trains the smallest language model, a table of "which character follows which", on one sentence.
+The answer has six parts: tensors and their shapes, number types and devices, broadcasting, derivatives, modules, and
+the training loop. The last part trains the smallest language model, a table that says which character follows which.
 
-You should see small tables, derivatives that agree with those computed by hand, and a loss that falls from ln(15) =
-2.708 (guessing among 15 characters) to the entropy of the sentence, which part 6 defines. The loss stops there, because
-no model that sees only one character can have a lower loss.
+You should see small tables, PyTorch's derivatives next to ones that we worked out by hand, and a loss that falls. It
+starts at ln(15) = 2.708, because the untrained model guesses among 15 characters. It ends near the bigram entropy of
+the training sentence (see part 6), the lowest loss that a model can reach on this sentence if it sees only one
+character.
 
-Every file whose name begins with a number is a chapter. You can run it, and later chapters import it. Python's `import`
-statement does not allow a name that begins with a digit, so the chapters import each other with a function that does
-the same:
+Every file whose name begins with a number is a chapter. You can run every chapter, and later chapters import earlier
+ones. Python's `import` statement refuses names that begin with a digit, so the chapters use a function:
 
     from importlib import import_module
     tensors = import_module("01_tensors")
@@ -35,12 +34,12 @@ SENTENCE = "to be, or not to be, that is the question. "
 
 
 def show_shapes():
-    """Print the shapes that all later chapters use: (B, T) for tokens, then (B, T, C) for vectors."""
+    """Print the shapes that all later chapters use: (B, T) for tokens and (B, T, C) for vectors."""
     heading("1. Tensors and their shapes")
-    B, T, C = 2, 4, 3  # batch: number of texts; time: positions per text; channels: numbers per position
-    tokens = torch.tensor([[0, 1, 2, 1], [2, 2, 0, 1]])  # (B, T): each integer (token) stands for a character
+    B, T, C = 2, 4, 3  # B texts in a batch, T positions in a text, C numbers (channels) at a position
+    tokens = torch.tensor([[0, 1, 2, 1], [2, 2, 0, 1]])  # (B, T): a token is an integer that stands for a character
     table = torch.arange(9.0).view(3, C)  # (V, C): row v describes token v of a vocabulary of V tokens
-    x = table[tokens]  # (B, T, C): indexing with a tensor looks up all of its entries at once
+    x = table[tokens]  # (B, T, C): the row of every token, all looked up at once
     rows = [
         ("tokens", tokens, "B, T      one integer per character"),
         ("x = table[tokens]", x, "B, T, C   one vector per character"),
@@ -50,7 +49,7 @@ def show_shapes():
     ]
     for name, tensor, meaning in rows:
         print(f"  {name:22} {str(tuple(tensor.shape)):10} {meaning}")
-    # A view shares its memory with the original tensor, so writing to one changes the other.
+    # A view uses the memory of the original tensor. So writing to the view changes the original, too.
     x.view(B * T, C)[0, 0] = 100.0
     print(f"  We wrote 100 into a view of x. Now x[0, 0, 0] is {x[0, 0, 0].item():g}, since a view copies nothing.")
 
@@ -59,7 +58,7 @@ def show_shapes():
 
 
 def show_dtypes():
-    """Print the size, precision and range of each dtype (number format), and the best device of this machine."""
+    """Print the size, precision and range of four dtypes (number types), and the best device of this machine."""
     heading("2. dtype and device")
     print("  dtype       bytes    1 + 1/1000 becomes    largest")
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
@@ -76,9 +75,10 @@ def show_dtypes():
 
 
 def show_broadcasting():
-    """Print how tensors of different shapes combine.
+    """Print how PyTorch combines tensors of different shapes.
 
-    PyTorch aligns the shapes at the right. A dimension that is missing, or has size 1, is repeated without copying.
+    Write the two shapes below each other, aligned at the right. If one tensor has size 1 in a dimension, or lacks the
+    dimension, PyTorch repeats that tensor along the dimension, without copying any numbers.
     """
     heading("3. Broadcasting")
     T, C = 4, 3
@@ -96,7 +96,7 @@ def show_broadcasting():
         x + torch.ones(T)
     except RuntimeError:
         print("  (2, 4, 3) + (4,)      → an error: the last sizes are 3 and 4, and neither is 1")
-    # The most useful case: a column and a row together give a table of all pairs.
+    # The most useful case: comparing a column with a row gives a table of all pairs.
     position = torch.arange(T)
     may_look_back = position[:, None] >= position[None, :]  # (T, 1) >= (1, T) → (T, T)
     print("  a column of positions >= a row of positions (the causal mask of chapter 02):")
@@ -108,29 +108,30 @@ def show_broadcasting():
 
 
 def squared_error_gradient(w, b, x, y):
-    """Return the derivatives of (w x + b - y)² with respect to w and b, by the chain rule. All are numbers."""
+    """Return the derivatives of (w x + b - y)² with respect to w and with respect to b."""
     residual = w * x + b - y
     return 2 * residual * x, 2 * residual
 
 
 def cross_entropy_gradient(logits, target):
-    """Return the gradient of the cross-entropy with respect to the logits, (N, V). logits: (N, V); target: (N,) tokens.
+    """Return the gradient (N, V) of the cross-entropy with respect to `logits` (N, V).
 
-    A logit is a score, any real number. The function softmax turns a row z of logits into probabilities:
-    softmax(z)_v = exp z_v / sum_u exp z_u. Cross-entropy is the mean of -ln softmax(z)_y over the rows, where y is the
-    target of the row; it is 0 if every target gets probability 1. Since -ln softmax(z)_y = ln(sum_u exp z_u) - z_y,
-    the derivative with respect to z_v is softmax(z)_v - [v = y]: the probability that the model gives to v, minus 1 if
-    v is the target. Because the cross-entropy is a mean over N rows, this difference is divided by N.
+    A logit is a score and can be any real number. Softmax turns a row z of logits into probabilities:
+    softmax(z)_v = exp z_v / sum_u exp z_u. `target` (N,) holds the right token y of each row. The loss of a row is
+    -ln softmax(z)_y, and the cross-entropy is the mean loss of the N rows.
+
+    The loss of a row equals ln(sum_u exp z_u) - z_y. So the derivative of this loss with respect to z_v is the
+    probability softmax(z)_v, minus 1 if v = y. To get the gradient of the mean, we divide by N.
     """
     return (logits.softmax(-1) - F.one_hot(target, logits.size(-1))) / len(target)
 
 
 def show_autograd():
-    """Print derivatives that PyTorch computes beside derivatives by hand, and check that they agree."""
+    """Print PyTorch's derivatives next to derivatives by hand, and check that the numbers agree."""
     heading("4. Autograd against the derivative by hand")
     w, b = (torch.tensor(v, requires_grad=True) for v in (1.5, -0.5))
     loss = (w * 2.0 + b - 4.0) ** 2  # PyTorch records every operation that leads to the loss
-    loss.backward()  # PyTorch applies the chain rule to these operations in reverse order
+    loss.backward()  # PyTorch applies the chain rule to the recorded operations, last one first
     by_hand = squared_error_gradient(1.5, -0.5, 2.0, 4.0)
     print("  loss = (w x + b - y)² at w=1.5, b=-0.5, x=2, y=4")
     print("                 autograd    by hand")
@@ -146,8 +147,8 @@ def show_autograd():
     print("  cross-entropy of the logits [2, 0, -1], where the target is token 1 (logit 0)")
     print("    autograd    ", *(f"{g:8.4f}" for g in logits.grad[0].tolist()))
     print("    p - one_hot ", *(f"{g:8.4f}" for g in hand[0].tolist()), "  (a step the other way raises logit 1)")
-    # backward() adds to existing gradients, so that a large batch can be processed in parts. Forgetting to reset them
-    # is a common error.
+    # backward() adds the new gradients to the old ones, so that we can process a large batch in parts.
+    # Forgetting to reset the gradients is a common error.
     F.cross_entropy(logits, target).backward()
     assert torch.allclose(logits.grad, 2 * hand, atol=1e-6)
     print("  After a second backward() every gradient is twice as large: new gradients are added to the old ones.")
@@ -157,11 +158,11 @@ def show_autograd():
 
 
 class Linear(nn.Module):
-    """y = x Wᵀ + b, like nn.Linear. x: (..., n_in) → (..., n_out)."""
+    """Compute y = x Wᵀ + b, like nn.Linear. The shape of x is (..., n_in), and the shape of y is (..., n_out)."""
 
     def __init__(self, n_in, n_out):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(n_out, n_in) / math.sqrt(n_in))  # y is then about as large as x
+        self.weight = nn.Parameter(torch.randn(n_out, n_in) / math.sqrt(n_in))  # so y is about as large as x
         self.bias = nn.Parameter(torch.zeros(n_out))
         self.scratch = torch.zeros(n_out)  # a plain tensor: neither trained nor saved
         self.register_buffer("calls", torch.tensor(0))  # saved and moved with the module, but not trained
@@ -172,11 +173,11 @@ class Linear(nn.Module):
 
 
 def show_modules():
-    """Print what a module does to shapes, and which of its attributes are trained and saved."""
+    """Print the shapes of a module's input and output, and which attributes are trained and which are saved."""
     heading("5. nn.Module and nn.Parameter")
     torch.manual_seed(0)
     layer = Linear(3, 2)
-    x = torch.randn(2, 4, 3)  # (B, T, C); the layer does the same at every position
+    x = torch.randn(2, 4, 3)  # (B, T, C): the layer does the same at every position
     y = layer(x)  # (B, T, 2)
     assert torch.allclose(y, F.linear(x, layer.weight, layer.bias), atol=1e-6)
     print(f"  Linear(3, 2): {tuple(x.shape)} → {tuple(y.shape)}, equal to PyTorch's F.linear")
@@ -191,7 +192,10 @@ def show_modules():
 
 
 class Bigram(nn.Module):
-    """Tokens (N,) → logits (N, V) of the next token: P(next | current) = softmax(table[current])."""
+    """The smallest language model: a table with a row of logits for each token.
+
+    The model turns tokens (N,) into logits (N, V) for the next token: P(next | current) = softmax(table[current]).
+    """
 
     def __init__(self, vocab_size):
         super().__init__()
@@ -202,28 +206,28 @@ class Bigram(nn.Module):
 
 
 def bigram_entropy(text):
-    """Return the entropy H(next | current) of a text in nats per character: -sum_ab n(ab)/N ln(n(ab)/n(a)).
+    """Return the bigram entropy H(next | current) of a text, in nats per character.
 
-    n(ab) counts how often b follows a, n(a) how often any character follows a, and N all pairs. Entropy is the smallest
-    mean of -ln p(next | current) that any probabilities p can reach on this text. The counted frequencies reach it, and
-    all other probabilities have a larger mean (Gibbs' inequality). So the entropy is a lower bound for the loss of
-    every model that sees only the current character. A nat is the unit of such numbers when the logarithm is natural
-    (to the base e); 1 nat = 1.44 bits.
+    The formula is -sum_ab n(ab)/N ln(n(ab)/n(a)). The text has N pairs of neighbours. In n(a) of these pairs, the first
+    character is a, and in n(ab) of them, the character b follows. So the entropy is the mean of -ln p(b | a) over all
+    pairs, where p(b | a) is the share n(ab)/n(a). All other probabilities give a larger mean (Gibbs' inequality), so a
+    model that sees only the current character cannot have a lower loss on this text. The nat is the unit that goes with
+    the natural logarithm: 1 nat is 1.44 bits.
     """
     pairs, firsts = Counter(zip(text, text[1:], strict=False)), Counter(text[:-1])
     return -sum(n / (len(text) - 1) * math.log(n / firsts[a]) for (a, _), n in pairs.items())
 
 
 def train_bigram(tokens, vocab_size, steps=1500, lr=10.0):
-    """Return a Bigram trained by gradient descent on tokens (T,), and its loss at each step, in nats per character."""
+    """Train a Bigram on `tokens` (T,) by gradient descent. Return the model and all losses, in nats per character."""
     model = Bigram(vocab_size)
-    # A learning rate of 10 is safe only here: the loss is convex, and each row of the table has a small gradient.
+    # A learning rate of 10 is safe only for this model: its loss is convex, and each row has a small gradient.
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     losses = []
     for _ in range(steps):
         loss = F.cross_entropy(model(tokens[:-1]), tokens[1:])  # forward pass: predict each next character
         optimizer.zero_grad()  # delete the gradients of the previous step
-        loss.backward()  # backward pass: the gradient, the direction in which the loss grows
+        loss.backward()  # backward pass: compute the gradient, the direction in which the loss grows
         optimizer.step()  # one step in the opposite direction
         losses.append(loss.item())
     return model, losses
@@ -231,7 +235,7 @@ def train_bigram(tokens, vocab_size, steps=1500, lr=10.0):
 
 @torch.no_grad()
 def sample(model, start, length, generator):
-    """Return a list of tokens: `start`, then `length` more, each sampled given the token before it."""
+    """Let the model write `length` tokens after the token `start`. Return a list of all tokens, `start` included."""
     tokens = [start]
     for _ in range(length):
         probabilities = model(torch.tensor(tokens[-1:]))[0].softmax(-1)  # (V,)
@@ -240,7 +244,7 @@ def sample(model, start, length, generator):
 
 
 def show_training():
-    """Train the bigram on SENTENCE and print its progress. Returns (model, losses, list of characters)."""
+    """Train a Bigram on SENTENCE and print some of the losses. Return (model, losses, list of characters)."""
     heading("6. The training loop and the smallest language model")
     characters = sorted(set(SENTENCE))
     tokens = torch.tensor([characters.index(c) for c in SENTENCE])  # (T,)
@@ -262,12 +266,12 @@ def show_training():
         print(f"  {name:7} {text!r}")
     assert set(zip(text, text[1:], strict=False)) <= set(zip(SENTENCE, SENTENCE[1:], strict=False))
     print("  After training, every pair of neighbours occurs in the sentence. The text as a whole makes no sense,")
-    print("  because the model sees only one character: a better one must look back further.")
+    print("  because the model sees only one character: a better model must look back further.")
     return model, losses, characters
 
 
 def draw(model, losses, characters, show):
-    """Draw the loss with its lower bound, and the learned table."""
+    """Draw the loss and its lower bound on the left, and the learned table on the right."""
     figure, (left, right) = pyplot(show).subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     left.semilogx(range(1, len(losses) + 1), losses, color=COLORS["other"], label="training loss")
     left.axhline(bigram_entropy(SENTENCE), ls="--", color="black", label="bigram entropy, from counts")
@@ -281,23 +285,23 @@ def draw(model, losses, characters, show):
     save_figure(figure, "01_tensors", show)
 
 
-# What this chapter shares with the next ones: headings, figures and flags
+# What later chapters use, too: headings, figures and flags
 
-# Paul Tol's "high contrast" colours and black. People with colour blindness can tell them apart, and so can a
-# reader of a print in black and white, because the colours differ in lightness.
+# Paul Tol's "high contrast" colours and black. The colours differ in lightness, so that you can tell them apart with
+# colour blindness or in a black-and-white print.
 COLORS = {"dllm": "#004488", "gpt": "#DDAA33", "real": "#000000", "other": "#BB5566"}
 
 
 def heading(text):
-    """Print an empty line, then the text, underlined."""
+    """Print an empty line, and then the underlined text."""
     print(f"\n{text}\n{'-' * len(text)}")
 
 
 def read_flags(chapter, **numbers):
-    """Return the command line as an object with the attribute `show`. A wrong flag ends the program with a message.
+    """Return an object that has an attribute for each flag. A wrong flag ends the program with a message.
 
-    chapter: the docstring to print for --help. numbers: {name: default}, flags for whole numbers. A chapter that draws
-    no figure has these instead of --show.
+    `chapter` is the docstring that --help prints. A chapter that draws figures has one flag, --show. A chapter without
+    figures has flags for whole numbers, and `numbers` gives the names and default values of these flags.
     """
     parser = argparse.ArgumentParser(description=chapter, formatter_class=argparse.RawDescriptionHelpFormatter)
     if not numbers:
@@ -308,8 +312,8 @@ def read_flags(chapter, **numbers):
 
 
 def pyplot(show):
-    """Return the module matplotlib.pyplot. Without `show` it draws only to files, and needs no screen."""
-    import matplotlib  # here and not above, because it takes a second and most programs draw nothing
+    """Return the module matplotlib.pyplot. If `show` is False, the module draws only to files, and needs no screen."""
+    import matplotlib  # imported here, because the import takes a second and most programs draw nothing
 
     if not show:
         matplotlib.use("Agg")
@@ -319,7 +323,7 @@ def pyplot(show):
 
 
 def save_figure(figure, name, show):
-    """Write a figure to figures/NAME.png, beside the chapters, and say so. show: also open it in a window."""
+    """Write `figure` to figures/NAME.png and print this path. If `show` is True, also open the figure in a window."""
     path = Path(__file__).with_name("figures") / f"{name}.png"
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -3,11 +3,13 @@
     python 02_attention.py           # about 5 seconds on a CPU; draws figures/02_attention.png
     python 02_attention.py --show    # the same, and opens the figure in a window
 
-Attention lets each position of a text read from the others. This chapter begins with three lines and ends with the
-module that all later chapters use. On the way come heads, masks (which position may look at which), rotary positions
-(where a position is), and a buffer that saves work when only a few positions change.
+With attention, each position of a text reads from the other positions. This chapter begins with three lines of code and
+ends with the module `Attention`, which all later chapters use. Four ideas come in between. Heads are several attentions
+side by side. A mask says where a position may look. Rotary positions show how far apart two positions are. A buffer
+saves work if only a few positions change.
 
-You should see attention weights as numbers and as a picture, and results computed in two ways that agree.
+You should see attention weights, as numbers and in a figure. The chapter also computes several results in two ways.
+The two ways agree in all cases except the last, and the output says why.
 """
 
 import math
@@ -26,11 +28,14 @@ TEXT = "to be or not to be"
 
 
 def attention(q, k, v, mask=None):
-    """Return softmax(QKᵀ/√d)V: the output (..., T, d) and the weights (..., T, S), whose rows sum to 1.
+    """Return the output softmax(QKᵀ/√d)V and the weights softmax(QKᵀ/√d).
 
-    The query q says what a position looks for, the key k what a position offers, and the value v what it gives. The
-    output is the mean of the values, weighted by how well the keys match the query (arXiv:1706.03762, equation 1).
-    q: (..., T, d); k and v: (..., S, d); mask: boolean, broadcast to (..., T, S), True where a query may look.
+    A position's query q says what the position looks for, its key k says what it offers, and its value v is what it
+    passes on. The output is a weighted mean of the values. A value has a large weight if its key matches the query
+    (arXiv:1706.03762, equation 1).
+
+    The queries q and the output have the shape (..., T, d). The keys k and the values v have the shape (..., S, d). The
+    weights have the shape (..., T, S). The boolean `mask` (..., T, S) is True where a query may look at a key.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (..., T, S)
     if mask is not None:
@@ -40,7 +45,7 @@ def attention(q, k, v, mask=None):
 
 
 def by_products(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False):
-    """Return the output of `attention`, (..., T, d). The arguments are those of F.scaled_dot_product_attention."""
+    """Compute `attention` with the arguments of F.scaled_dot_product_attention. Return only the output (..., T, d)."""
     if is_causal:
         attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
     y, weights = attention(q, k, v, attn_mask)
@@ -51,10 +56,10 @@ def by_products(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False):
 
 
 def rotary_table(positions, head_dim, base=10000.0):
-    """Return the cosine and sine of position × frequency, each (T, head_dim / 2).
+    """Return the cosine and the sine of position × frequency for `positions` (T,), as two tensors (T, head_dim / 2).
 
-    positions: (T,). Frequencies fall from 1 to about 1 / base: high frequencies tell near positions apart, and low
-    frequencies distant ones. (RoFormer, Su et al. 2021, arXiv:2104.09864.)
+    The frequencies fall from 1 to about 1 / base. High frequencies tell nearby positions apart, and low frequencies
+    tell distant positions apart (RoFormer, Su et al. 2021, arXiv:2104.09864).
     """
     frequency = base ** (-torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
     angle = positions.float()[:, None] * frequency[None, :]  # (T, head_dim/2)
@@ -62,11 +67,12 @@ def rotary_table(positions, head_dim, base=10000.0):
 
 
 def rotate(x, table):
-    """Rotate each pair (x_i, x_{i+hd/2}) of x (..., T, hd) by the angle of its position. hd: size of a head.
+    """Rotate the vectors of x (..., T, hd), where hd is the size of a head. `table` comes from `rotary_table`.
 
-    Rotary positions work because the product of a query at position m and a key at position n depends on m and n only
-    through n - m. Proof: let R_m be the rotation matrix of position m. R_mᵀ turns back by m, and R_n turns forward by
-    n, so R_mᵀ R_n = R_{n-m}, and (R_m q)·(R_n k) = qᵀ R_mᵀ R_n k = q·(R_{n-m} k).
+    Each pair of entries (x_i, x_{i+hd/2}) is rotated like a point in the plane, by the angle position × frequency.
+    After this rotation, the dot product of a query at position m and a key at position n depends on m and n only
+    through n - m. Proof: let R_m be the rotation matrix of position m. R_mᵀ turns back by m positions, and R_n turns
+    forward by n positions, so R_mᵀ R_n = R_{n-m}. Therefore (R_m q)·(R_n k) = qᵀ R_mᵀ R_n k = q·(R_{n-m} k).
     """
     cos, sin = (part.to(x.dtype) for part in table)
     a, b = x.chunk(2, dim=-1)
@@ -77,13 +83,15 @@ def rotate(x, table):
 
 
 class KVBuffer:
-    """The keys and values of one layer (the "key-value cache"), with room for `rows` positions.
+    """The keys and values of one layer (a "key-value cache"), with room for `rows` positions.
 
-    A pass writes the rows of the positions that it computes, and attends to all rows written so far. A GPT appends
-    one row per pass; the sampler of a diffusion model rewrites a range of rows. Are the new outputs equal to those of a
-    full pass? In a causal model, yes, if rows are appended, because no position depends on a later one. In a
-    bidirectional model, only the first layer is right. The kept positions look at the rewritten ones, so their outputs
-    should change. These outputs are the inputs of the next layer, but its buffer keeps the old keys and values.
+    A forward pass computes some positions, writes their keys and values to the buffer, and attends to all rows written
+    so far. A GPT appends one row per pass. The sampler of a diffusion model replaces a range of rows.
+
+    Are the outputs the same as without a buffer? In a causal model they are, because a new row at the end changes no
+    earlier row. In a bidirectional model, only the outputs of the first layer are exact. If some tokens change, the
+    first layer's outputs should change at all positions, because every position looks at the changed tokens. So all
+    keys and values of the next layer should change, too. But the buffer still holds the old ones.
     """
 
     def __init__(self, batch, n_head, rows, head_dim, device=None, dtype=None):
@@ -92,13 +100,16 @@ class KVBuffer:
         self.valid = torch.zeros(rows, dtype=torch.bool, device=device)
 
     def write(self, positions, k, v):
-        """Store k and v (B, nh, T, hd) in the rows `positions` (T,), in place. nh: number of heads."""
+        """Store the keys k and values v (B, nh, T, hd) in the rows `positions` (T,). nh is the number of heads."""
         self.k.index_copy_(2, positions, k.to(self.k.dtype))
         self.v.index_copy_(2, positions, v.to(self.v.dtype))
         self.valid.index_fill_(0, positions, True)
 
     def mask(self, positions, causal):
-        """Return (T, rows), True where a query may look: at written rows, and if causal, not after its position."""
+        """Return a boolean tensor (T, rows), True where the queries at `positions` (T,) may look.
+
+        A query may look at every row written so far. If `causal` is True, the query may not look at later positions.
+        """
         mask = self.valid.expand(len(positions), -1)
         if causal:
             rows = torch.arange(len(self.valid), device=positions.device)
@@ -110,12 +121,16 @@ class KVBuffer:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention. `causal` is the only difference between the GPT and the diffusion model (dLLM).
+    """Multi-head self-attention: several attentions side by side, each with its own part of the channels.
 
-    qk_norm: divide each query and key by its root mean square (QK-norm; Henry et al. 2020, arXiv:2010.04245). The
-    scores then stay in a range in which large learning rates are safe.
-    kernel: the function that computes softmax(QKᵀ/√d)V. PyTorch's kernel gives the same result as our lines above,
-    without storing the weights. Chapter 05 replaces it by `by_products` on some CPUs, where that is faster in bfloat16.
+    `causal` is True in the GPT and False in the diffusion model (dLLM). Nothing else differs between the two networks.
+
+    If `qk_norm` is True, each query and each key is divided by its root mean square (QK-norm; Henry et al. 2020,
+    arXiv:2010.04245). The scores then stay in a range in which large learning rates are safe.
+
+    The function `kernel` computes softmax(QKᵀ/√d)V. PyTorch's kernel gives the same result as our three lines, but does
+    not store the weights. For bfloat16 on a CPU, chapter 05 replaces the kernel with `by_products`, which can be
+    faster.
     """
 
     kernel = staticmethod(F.scaled_dot_product_attention)
@@ -128,13 +143,14 @@ class Attention(nn.Module):
         self.out = nn.Linear(n_embd, n_embd, bias=False)
 
     def forward(self, x, positions, table=None, buffer=None):
-        """x (B, T, C) → (B, T, C). positions: (T,), counted from the start of the text; table: from `rotary_table`.
+        """Return the outputs (B, T, C) for the vectors x (B, T, C) at `positions` (T,) of the text.
 
-        buffer: a KVBuffer, which receives the new rows; the positions then look at all rows written so far.
+        `table` comes from `rotary_table`. If `buffer` is a KVBuffer, the new keys and values are written to it,
+        and the queries look at all rows written so far.
         """
         B, T, C = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hd)
-        qk, v = qkv[:2], qkv[2]  # queries and keys are treated alike
+        qk, v = qkv[:2], qkv[2]  # the next lines treat queries and keys alike
         if self.qk_norm:
             qk = F.rms_norm(qk, qk.shape[-1:])
         if self.rotary:
@@ -153,7 +169,10 @@ class Attention(nn.Module):
 
 
 def report(name, ours, reference, equal=True):
-    """Print the largest difference between two results. Assert that it is only rounding if `equal`, else more."""
+    """Print the largest difference between two results, and check its size.
+
+    If `equal` is True, the difference must be no more than rounding. Otherwise it must be larger.
+    """
     difference = (ours - reference).abs().max().item()
     print(f"  {name:58} {difference:.0e}{'' if equal else '   a real difference'}")
     assert (difference < 1e-5) if equal else (difference > 1e-3)
@@ -199,13 +218,13 @@ def show_heads():
 
 
 def example_weights(text):
-    """Return the weights of two heads whose queries and keys are set by hand: {(head, kind): (T, T)}."""
+    """Set the queries and keys of two heads by hand. Return {(head, kind of mask): weights (T, T)}."""
     T, d = len(text), 32
     position = torch.arange(T)
     codes = torch.tensor([ord(character) for character in text])
-    letter = F.one_hot(codes).float()  # (T, ·) equal letters have equal vectors, different letters orthogonal ones
-    # In the second head every query and every key is the same vector, and only its rotation says where it stands. A
-    # query that is rotated one position further fits the key of the next position best.
+    letter = F.one_hot(codes).float()  # (T, ·): different letters have orthogonal vectors
+    # In the second head, all queries and keys are rotated copies of the same vector. Each query is rotated one position
+    # further than the key of its own position, so the query matches the key of the next position best.
     same = torch.full((T, d), 4.0)
     here, next_place = rotary_table(position, d), rotary_table(position + 1, d)
     heads = {
@@ -274,7 +293,7 @@ def show_rotary():
 
 
 def run(layers, x, positions, buffers=None):
-    """Return the outputs (B, T, C) of a stack of layers at `positions` (T,) of x. Each layer adds to its input."""
+    """Send x[:, positions] through the layers, each of which adds its output to its input. Return (B, T, C)."""
     x, table = x[:, positions], rotary_table(positions, x.shape[-1] // layers[0].n_head)
     for layer, buffer in zip(layers, buffers or [None] * len(layers), strict=True):
         x = x + layer(x, positions, table, buffer)
@@ -287,7 +306,7 @@ def show_buffer():
     every = torch.arange(T)
 
     def make(depth, causal):
-        """Return `depth` layers and a buffer for each."""
+        """Return a list of `depth` layers, and a list with a buffer for each layer."""
         layers = [Attention(C, n_head, causal) for _ in range(depth)]
         buffers = [KVBuffer(B, n_head, T, C // n_head) for _ in range(depth)]
         return layers, buffers
@@ -303,7 +322,7 @@ def show_buffer():
         dllm, buffers = make(depth, causal=False)
         x = torch.randn(B, T, C)
         run(dllm, x, every, buffers)
-        x[:, start:end] = torch.randn(B, end - start, C)  # a sampler has just filled in these positions
+        x[:, start:end] = torch.randn(B, end - start, C)  # as if a sampler had just written here
         rows = run(dllm, x, every[start:end], buffers)  # (B, end - start, C)
         full = run(dllm, x, every)[:, start:end]
         name = f"bidirectional, {depth} layer(s), [{start}:{end}) changed: {end - start} rows, not {T}"
@@ -314,7 +333,7 @@ def show_buffer():
 
 
 def draw(show):
-    """Draw the weights of two heads, bidirectional and causal."""
+    """Draw the attention weights of two heads, with and without a causal mask."""
     figure, axes = tensors.pyplot(show).subplots(2, 2, figsize=(9, 9), layout="constrained")
     for axis, ((head, kind), weights) in zip(axes.flat, example_weights(TEXT).items(), strict=True):
         axis.imshow(weights, cmap="Blues", vmin=0, vmax=1)

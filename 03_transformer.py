@@ -3,9 +3,13 @@
     python 03_transformer.py                            # about 5 seconds on a CPU
     python 03_transformer.py --n-layer 4 --n-embd 192   # the same for another size; --help lists the flags
 
-A transformer is a stack of blocks: attention lets positions exchange information, then an MLP (multilayer perceptron)
-works on each position alone. With `causal` it is a GPT, which reads from left to right; without it, a diffusion
-language model (dLLM). You should see the parameters of each part, the cost of a token, and what each switch changes.
+A transformer is a stack of blocks. In each block, attention lets positions exchange information, and then an MLP
+(multilayer perceptron) works on each position alone. With `causal=True`, no position looks at later positions, and the
+transformer is a GPT. With `causal=False`, every position looks at all positions, and the transformer is a diffusion
+language model (dLLM).
+
+You should see how many parameters each part has, how many operations each token costs, and what each setting changes.
+At the end come the shapes inside a forward pass, module by module.
 """
 
 import math
@@ -29,9 +33,9 @@ attention = import_module("02_attention")
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of the model: what a user may choose."""
+    """The settings of the model that a user can choose."""
 
-    seq_len: int = 256  # number of tokens that the model reads at once (its window)
+    seq_len: int = 256  # the window: how many tokens the model reads at once
     n_layer: int = 6  # number of blocks
     n_head: int = 6  # number of attention heads per block
     n_embd: int = 384  # size of each position's vector; a multiple of twice n-head
@@ -40,7 +44,7 @@ class Shape:
     positions: Literal["rope", "learned"] = "rope"  # positions: rotary (rope), or one learned vector per position
     norm: Literal["rms", "layer"] = "rms"  # normalisation: RMSNorm with QK-norm, or LayerNorm without QK-norm
     activation: Literal["relu2", "gelu"] = "relu2"  # nonlinearity of the MLP: squared ReLU, or GELU with biases
-    conv: int = 0  # width of a convolution over neighbours, an odd number; 0 for none
+    conv: int = 0  # width of a convolution over neighbours: an odd number, or 0 for no convolution
     conv_in: Literal["first", "every"] = "first"  # which blocks begin with this convolution
 
     def __post_init__(self):
@@ -61,10 +65,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class TransformerConfig(Shape):
-    """The shape, and two settings that follow from the text and from the task."""
+    """All settings of the model. The text decides `vocab_size`, and the task decides `causal`."""
 
     vocab_size: int = 65  # number of different tokens, without the mask token
-    causal: bool = False  # a position looks at earlier positions only: False for a dLLM, True for a GPT
+    causal: bool = False  # True for a GPT, in which no position looks at later positions; False for a dLLM
 
     def __post_init__(self):
         super().__post_init__()
@@ -73,7 +77,7 @@ class TransformerConfig(Shape):
 
     @property
     def mask_id(self):
-        """The mask token, which stands for "not yet known". The model reads it and never predicts it."""
+        """The mask token means "not yet known". The model reads this token, but never predicts it."""
         return self.vocab_size
 
 
@@ -81,7 +85,10 @@ class TransformerConfig(Shape):
 
 
 def make_norm(config):
-    """Return LayerNorm (arXiv:1607.06450), or RMSNorm: division by the root mean square (arXiv:1910.07467)."""
+    """Return the normalisation that the config asks for: LayerNorm (arXiv:1607.06450) or RMSNorm (arXiv:1910.07467).
+
+    RMSNorm divides each vector by its root mean square. LayerNorm also subtracts the mean.
+    """
     if config.norm == "layer":
         return nn.LayerNorm(config.n_embd)
     return nn.RMSNorm(config.n_embd, elementwise_affine=False)
@@ -90,7 +97,7 @@ def make_norm(config):
 class MLP(nn.Module):
     """Two linear layers: (B, T, C) → (B, T, 4C) → (B, T, C).
 
-    Between them is squared ReLU, max(0, x)² (arXiv:2109.08668), or GELU (arXiv:1606.08415).
+    The nonlinearity between the layers is squared ReLU, max(0, x)² (arXiv:2109.08668), or GELU (arXiv:1606.08415).
     """
 
     def __init__(self, config):
@@ -106,10 +113,10 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then the MLP. Each reads the normalised residual stream and adds its output to the stream.
+    """An attention layer, and then an MLP. Each of these two parts adds its output to the residual stream.
 
-    The residual stream x is each position's vector on its way through all blocks (He et al. 2015, arXiv:1512.03385). A
-    block only adds to it, so gradients reach the first block directly, through the sums.
+    The residual stream is the vector of a position on its way through all blocks (He et al. 2015, arXiv:1512.03385).
+    Gradients flow back through these additions, directly to the first block.
     """
 
     def __init__(self, config):
@@ -122,17 +129,23 @@ class Block(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x, positions, table, buffer=None):
-        """x: (B, T, C) → (B, T, C). The other arguments are those of attention.Attention."""
+        """Return the residual stream (B, T, C) after this block. x (B, T, C) is the residual stream before it.
+
+        Attention.forward in chapter 02 explains the other arguments.
+        """
         x = x + self.drop(self.attn(self.norm1(x), positions, table, buffer))
         return x + self.drop(self.mlp(self.norm2(x)))
 
 
 class Neighbours(nn.Module):
-    """Add to each vector of x (B, T, C) the vectors next to it, with one weight per distance and channel.
+    """A depthwise convolution: add to each vector of x (B, T, C) a weighted sum of the vector and its neighbours.
 
-    This is a depthwise convolution. (So et al. 2021, arXiv:2109.08668, use one inside attention.) To spell, a position
-    must know its neighbours. Attention has to learn where the neighbours are; the convolution knows by construction.
-    stream: (B, rows, C), the vectors of all positions so far, zero where not yet written; x goes into its `positions`.
+    Each channel has its own weight for each place in the neighbourhood. To spell, a position must know its
+    neighbours. Attention has to learn where they are, but a convolution knows from the start. (So et al. 2021,
+    arXiv:2109.08668, use convolutions inside attention.)
+
+    The tensor `stream` (B, rows, C) is a part of the cache. It holds the inputs of this convolution from earlier
+    passes, and zeros for positions that no pass has read. The new inputs x go into the rows `positions`.
     """
 
     def __init__(self, config):
@@ -141,7 +154,7 @@ class Neighbours(nn.Module):
         self.weight = nn.Parameter(torch.zeros(config.conv, config.n_embd))
 
     def forward(self, x, positions=None, stream=None):
-        if stream is not None:  # earlier passes may have written the neighbours
+        if stream is not None:  # the neighbours can come from earlier passes
             stream.index_copy_(1, positions, x.to(stream.dtype))
             return self(stream)[:, positions]
         T = x.shape[1]
@@ -151,7 +164,7 @@ class Neighbours(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Turn noise levels t (B,) into vectors (B, C), zero before training, as in Ho et al. 2020 (arXiv:2006.11239)."""
+    """Turn noise levels t (B,) into vectors (B, C), as Ho et al. 2020 do (arXiv:2006.11239)."""
 
     def __init__(self, n_embd):
         super().__init__()
@@ -168,10 +181,11 @@ class TimeEmbedding(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Tokens (B, T) → logits (B, T, V), where V = vocab_size. Logits are scores; softmax makes them probabilities.
+    """The whole model turns tokens (B, T) into logits (B, T, V), where V is the vocabulary size.
 
-    The mask token has a row in the embedding, but no logit. Many models use one matrix as embedding and as head (weight
-    tying, Press and Wolf 2016, arXiv:1608.05859). Ours has two matrices, because they begin at different scales.
+    Logits are scores, and softmax turns logits into probabilities. The mask token has a row in the embedding, but no
+    logit. Many models use one matrix as both embedding and head (weight tying, Press and Wolf 2016, arXiv:1608.05859).
+    Our model has two, because their initial weights have different scales.
     """
 
     def __init__(self, config):
@@ -195,17 +209,17 @@ class Transformer(nn.Module):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02 if self.config.norm == "layer" else 1.0)
-        # Each block begins as the identity. The logits begin near zero: all tokens are almost equally likely.
+        # Before training, the blocks change nothing, and all tokens are almost equally likely.
         outputs = [m for block in self.blocks for m in (block.attn.out, block.mlp.down)]
         for module in outputs + ([self.time_emb.down] if self.time_emb else []):
             nn.init.zeros_(module.weight)
         nn.init.normal_(self.head.weight, std=0.1 * self.config.n_embd**-0.5)
 
     def forward(self, tokens, t=None, positions=None, cache=None):
-        """tokens: (B, T) → logits (B, T, V). t: (B,) noise levels, which only a time-conditioned model reads.
+        """Return the logits (B, T, V) for `tokens` (B, T). Only a time-conditioned model reads the noise levels t (B,).
 
-        positions: (T,), where the tokens stand in the text; by default 0 … T-1. cache: from `make_cache`; the model
-        writes into its rows `positions`, and attends to all rows written so far.
+        `positions` (T,) says where the tokens stand in the text, by default at 0 … T-1. If there is a `cache` (from
+        `make_cache`), the model writes to its rows `positions`, and attends to all rows written so far.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
@@ -218,7 +232,7 @@ class Transformer(nn.Module):
         return self.head(self.norm(x))  # (B, T, V)
 
     def embed(self, tokens, t, positions):
-        """Return the vectors with which the blocks begin: (B, T, C)."""
+        """Return the vectors (B, T, C) of the tokens, plus learned positions and noise levels if the model has them."""
         x = self.token_emb(tokens)  # (B, T, C)
         if self.pos_emb is not None:
             x = x + self.pos_emb(positions)
@@ -245,13 +259,13 @@ def count_convs(config):
 
 @dataclass
 class Cache:
-    """What a model keeps of the positions that it has read. attention.KVBuffer says when results are exact."""
+    """What a model keeps for later passes. KVBuffer in chapter 02 says when results with a cache are exact."""
 
     layers: list  # one KVBuffer per block
     streams: list  # the input of each convolution (B, rows, C), zero where not yet written
 
 
-# 4. What it costs, and what its switches do
+# 4. What the model costs, and what its settings change
 
 
 def count_parameters(model):
@@ -259,17 +273,18 @@ def count_parameters(model):
 
 
 def flops_per_token(config):
-    """Return the floating-point operations (FLOPs) per token of a training step (forward and backward).
+    """Return how many floating-point operations (FLOPs) a training step needs per token.
 
-    Each weight of a matrix costs 6 FLOPs per token (2 forward, 4 backward). Attention over T positions costs 12 C T per
-    layer, for the scores and the weighted sums (PaLM, Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
+    Each weight of a matrix costs 6 FLOPs per token: 2 in the forward pass and 4 in the backward pass. In each layer,
+    the attention scores and the weighted sums over T positions cost another 12 C T FLOPs per token (PaLM, Chowdhery et
+    al. 2022, arXiv:2204.02311, appendix B).
     """
     matrices = config.n_layer * 12 * config.n_embd**2 + config.n_embd * config.vocab_size
     return 6 * matrices + 12 * config.n_layer * config.n_embd * config.seq_len
 
 
 def parameters_by_part(config):
-    """Return the number of parameters of each part, derived from the config alone: {part: (formula, number)}."""
+    """Calculate from the config how many parameters each part of the model has. Return {part: (formula, number)}."""
     V, T, L, C = config.vocab_size, config.seq_len, config.n_layer, config.n_embd
     N, K = count_convs(config), config.conv
     gelu = config.activation == "gelu"
@@ -289,7 +304,7 @@ def parameters_by_part(config):
 def show_costs(config):
     tensors.heading("1. Parameters, and floating-point operations (FLOPs) per token")
     c = replace(config, time_conditioned=False)  # a noise level costs FLOPs per sequence, not per token
-    with torch.device("meta"):  # meta tensors have shapes but no data, which is enough to count
+    with torch.device("meta"):  # meta tensors have shapes but no data: enough to count
         model, counted_model = Transformer(config), Transformer(c)
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             counted_model(torch.zeros(1, c.seq_len, dtype=torch.long)).sum().backward()

@@ -3,16 +3,18 @@
     python 04_diffusion.py           # half a minute; draws figures/04_writing.png and 04_bound.png
     python 04_diffusion.py --show    # the same, and opens the figures in windows
 
-A GPT learns to predict the next character. A masked diffusion model learns to predict any hidden characters from the
-visible ones. To write, it starts from masks alone and replaces them by characters in a few passes.
+A GPT learns to predict the next character. A masked diffusion model learns something else: we hide some characters
+behind a mask, and the model predicts them from the ones that are still visible. To write, it starts from nothing but
+masks, and in each pass it replaces some of them with characters.
 
-To change one thing, write a selection rule, which is a function like `scattered`, and pass it as `select`; or write a
-training objective, which is a function like `simple_loss`.
+We begin with the loss, which takes only a few lines. Then come the sampler, a bound on the probability of a text, and
+the same bound as the papers write it. A demonstration follows.
 
-The chapter has four parts and a demonstration: the loss in a few lines, the sampler, a bound on the probability of a
-text, and the same bound in the words of the papers. You should see a model that learns four sentences by heart and
-writes them from masks alone, a table that explains our choice of a sampler, and one bound that is computed in several
-ways, with the same result.
+You should see a model that learns four sentences by heart and then writes them from masks only. A table shows why we
+chose our selection rule. At the end, one bound is computed in several ways, and the results agree.
+
+If you want to change one thing, write your own selection rule, a function like `scattered`, and give it to `denoise` as
+the argument `select`. Or write your own loss, a function like `simple_loss`.
 """
 
 import math
@@ -32,9 +34,10 @@ transformer = import_module("03_transformer")
 
 
 def hide(x0, k, mask_id, given=0):
-    """Replace k (B,) random tokens of each row of x0 (B, T) by the mask, but none of the first `given`: (B, T).
+    """Replace random tokens of x0 (B, T) with the mask, and return the result (B, T).
 
-    The mask is one more token, with the number vocab_size. The model reads it, and never predicts it.
+    k (B,) is the number of tokens to replace in each row. The first `given` tokens of a row always stay. The mask is
+    one extra token with the number vocab_size: the model reads it, but never predicts it.
     """
     score = torch.rand(x0.shape, device=x0.device)
     score[:, :given] = 1  # higher than all others
@@ -42,31 +45,32 @@ def hide(x0, k, mask_id, given=0):
 
 
 def ranks(score):
-    """Return the rank of each score (B, T) in its row, 0 for the lowest: (B, T)."""
+    """Return the rank (B, T) of each score (B, T) within its row. The lowest score of a row has rank 0."""
     order = score.argsort(1)  # order[b, 0] is the position of the lowest score
-    return order.argsort(1)  # the inverse: the place of each position in that order
+    return order.argsort(1)  # the inverse: the rank of each position
 
 
 def simple_loss(model, x0, k):
     """Hide k (B,) tokens of each text in x0 (B, T), and return the training loss, in nats per hidden token.
 
-    This is one mean over all hidden tokens of the batch, so a text with many masks counts more. The bound of section 3
-    takes the mean within each text first, and then the mean over the texts.
+    The loss is the mean over all hidden tokens of the batch. So a text with many masks counts more than a text with
+    few. In the bound of section 3, all texts count equally: we average within each text first, then over the texts.
     """
     xt = hide(x0, k, model.config.mask_id)  # (B, T)
     t = k / x0.shape[1]  # (B,) the noise level, which only a time-conditioned model reads
-    logits = model(xt, t)  # predict every token from the visible ones: (B, T, V)
+    logits = model(xt, t)  # (B, T, V): predict every token from the visible tokens
     hidden = xt == model.config.mask_id  # (B, T)
-    return F.cross_entropy(logits[hidden].float(), x0[hidden])  # compare only where the answer was hidden
+    return F.cross_entropy(logits[hidden].float(), x0[hidden])  # only hidden tokens count
 
 
 def spread_evenly(n, most, device=None):
-    """Draw how many tokens to hide in each of n texts: (n,).
+    """Draw the number of tokens to hide in each of n texts. Return the numbers (n,).
 
-    The range 1 … `most` is cut into n equal parts, one number is drawn from each part, and the numbers are shuffled.
-    Texts with few masks are easy, and texts with many masks are hard. If every batch holds both, its loss depends less
-    on luck and more on the model. (Statisticians call such draws stratified.)
-    most: one number for all texts, or (n,) one for each text. It is rounded up.
+    The range 1 … `most` is cut into n equal parts, one number is drawn from each part, and the numbers are shuffled
+    (stratified sampling). Texts with few masks are easy, and texts with many are hard. Now every batch holds both
+    kinds, so its loss depends less on chance.
+
+    `most` is one number for all texts, or a tensor (n,) with a number for each text. A fraction is rounded up.
     """
     u = torch.rand(n, device=device)
     part = torch.randperm(n, device=device)
@@ -78,17 +82,18 @@ def spread_evenly(n, most, device=None):
 
 
 def propose(logits, temperature=1.0, top_k=None):
-    """Draw a token for each position of logits (B, T, V). Return tokens and their probabilities: (B, T) each."""
+    """Draw a token for each position of `logits` (B, T, V). Return the tokens (B, T) and their probabilities (B, T)."""
     token = draw(logits, temperature, top_k)
     probability = logits.float().softmax(-1)  # (B, T, V)
     return token, probability.gather(-1, token[..., None])[..., 0]
 
 
 def draw(logits, temperature=1.0, top_k=None):
-    """Draw a token for each position of logits (…, V): (…). Raises FloatingPointError if logits are infinite or NaN.
+    """Draw a token for each position of `logits` (…, V), and return the tokens (…).
 
-    temperature: below 1, likely tokens become even likelier; 0 takes the most likely one. top_k: draw only among the
-    top_k most likely tokens.
+    At a temperature below 1, likely tokens become even likelier, and at 0 the most likely token always wins. With
+    `top_k`, only the `top_k` most likely tokens can be drawn. Infinite or NaN (not a number) logits raise
+    FloatingPointError.
     """
     if temperature < COLDEST:
         check_finite(logits.amax(-1))
@@ -96,11 +101,11 @@ def draw(logits, temperature=1.0, top_k=None):
     return pick(probabilities(logits, temperature, top_k))
 
 
-COLDEST = 0.001  # dividing by a smaller number would overflow, and the most likely token wins anyway
+COLDEST = 0.001  # dividing by a smaller temperature could overflow, and the most likely token would win anyway
 
 
 def probabilities(logits, temperature, top_k=None):
-    """Return the probability with which `draw` takes each token of logits (…, V), at a temperature above 0: (…, V)."""
+    """Return the probabilities (…, V) with which `draw` takes the tokens. The temperature must be above 0."""
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
@@ -108,23 +113,24 @@ def probabilities(logits, temperature, top_k=None):
 
 
 def pick(weights):
-    """Draw a token for each position, with probabilities in proportion to weights (…, V): (…)."""
+    """Draw a token for each position, with probabilities proportional to `weights` (…, V). Return the tokens (…)."""
     total = weights.cumsum(-1)  # (…, V)
     check_finite(total[..., -1])
-    # Take the first token at which the sum reaches a random share of the whole. (torch.multinomial is much slower.)
+    # Take the first token at which the running sum reaches a random share of the total. torch.multinomial is slower.
     share = 1 - torch.rand(*weights.shape[:-1], 1, device=weights.device)  # never 0
     return torch.searchsorted(total, share * total[..., -1:])[..., 0]
 
 
 def check_finite(values):
-    """Raise FloatingPointError if one of `values` is infinite, or NaN: not a number."""
+    """Raise FloatingPointError if one of the `values` is infinite or NaN."""
     if not values.isfinite().all():
         raise FloatingPointError("the model's predictions are not finite numbers: its weights are too large or damaged")
 
 
-# A selection rule says where to write. It is a function of four tensors: the logits (B, T, V), the probability of each
-# proposal (B, T), a tensor that is True where masks are left (B, T), and how many proposals to write in each row (B,).
-# It returns True at the positions to write (B, T). Chapter 11 adds more rules.
+# A selection rule decides which proposals a pass writes. It is a function of four tensors: the logits (B, T, V), the
+# probability of each proposal (B, T), a boolean tensor (B, T) that is True where masks are left, and the number of
+# proposals to write in each row (B,). It returns a boolean tensor (B, T) that is True at the positions to write.
+# Chapter 11 adds more rules.
 
 
 def by_confidence(logits, confidence, masked, count):
@@ -135,8 +141,8 @@ def by_confidence(logits, confidence, masked, count):
 def scattered(logits, confidence, masked, count):
     """Rule: write at random positions that are far from each other.
 
-    The tokens of one pass do not see each other, and a token depends on its neighbours most. So this rule avoids
-    writing neighbours in one pass. If a pass writes only a few positions, none of them are neighbours.
+    Tokens that are written in the same pass do not see each other. That hurts most between neighbours, because a token
+    depends most on the tokens next to it. So this rule avoids writing neighbours in the same pass.
     """
     score = torch.rand(masked.shape, device=masked.device)
     distance = distance_to_higher(score, masked)
@@ -144,39 +150,39 @@ def scattered(logits, confidence, masked, count):
 
 
 def highest(score, masked, count):
-    """Return (B, T), True at those `count` (B,) masked positions of each row that have the highest score (B, T)."""
+    """In each row, choose the `count` (B,) masked positions with the highest scores. Return a boolean tensor (B, T)."""
     score = score.masked_fill(~masked, -math.inf)
     return (ranks(-score) < count[:, None]) & masked
 
 
 def distance_to_higher(score, masked):
-    """Return how far each masked position is from the nearest masked position with a higher score (B, T): (B, T).
+    """Return the distance (B, T) from each masked position to the nearest masked position with a higher score.
 
-    The distance is infinite for the highest score, and 0 if the position is not masked. (Mountaineers call the distance
-    from a peak to the nearest higher ground its isolation.)
+    The masked position with the highest score has an infinite distance. A position that is not masked has distance 0.
     """
     score = score.masked_fill(~masked, -math.inf)
     place = torch.arange(score.shape[1], device=score.device)
     distance = (place[:, None] - place).abs().float()  # (T, T)
-    is_higher = score[:, None, :] > score[:, :, None]  # (B, T, T): is the second position higher than the first?
+    is_higher = score[:, None, :] > score[:, :, None]  # (B, T, T): does the second position have the higher score?
     nearest = torch.where(is_higher, distance, math.inf).amin(-1)  # (B, T)
     return nearest.masked_fill(~masked, 0)
 
 
 @dataclass(frozen=True)
 class State:
-    """What a sampler yields after each forward pass."""
+    """A sampler yields a State after each forward pass."""
 
     canvas: torch.Tensor  # (B, T) tokens, and the mask where nothing is written yet
-    confidence: torch.Tensor  # (B, T) probability of the written token, or for a mask, of its last proposal; 1 if given
+    confidence: torch.Tensor  # (B, T) probability of the written token or, for a mask, of the last proposal; given: 1
     committed: torch.Tensor  # (B, T) True where this pass wrote
 
 
 @torch.no_grad()
 def unmask(model, canvas, steps, temperature=1.0, top_k=None, select=scattered):
-    """Replace the masks of canvas (B, T) in at most `steps` passes. All other tokens stay. Yields a State per pass.
+    """Replace the masks of `canvas` (B, T) in at most `steps` passes. Yield a State after each pass.
 
-    Each pass proposes a token for every mask, and the rule `select` chooses which proposals to write.
+    Each pass proposes a token for every mask, and the selection rule `select` decides which proposals the pass writes.
+    Tokens that are not masks stay.
     """
     masked = canvas == model.config.mask_id  # (B, T)
     total = masked.sum(1)  # (B,)
@@ -192,19 +198,20 @@ def unmask(model, canvas, steps, temperature=1.0, top_k=None, select=scattered):
         canvas = torch.where(committed, token, canvas)
         masked = masked & ~committed
         yield State(canvas, confidence, committed)
-        if not masked.any():  # a rule may have written more than was planned
+        if not masked.any():  # some rules write more than `count` proposals
             break
 
 
-REACH = 4  # any two tokens that one pass of correction hides are further apart than this
+REACH = 4  # tokens that are hidden in the same correction pass are more than 4 positions apart
 
 
 def doubtful(confidence, written):
-    """Choose which of the `written` positions (B, T) to write again: (B, T). They are more than REACH apart.
+    """Choose some of the `written` positions (B, T) to write again. Return a boolean tensor (B, T).
 
-    The less probable the model found a token, the more often its position is chosen. Gumbel noise makes this choice: if
-    we add it to the logarithm of each weight, the place of the highest sum is a random draw in proportion to the
-    weights. A position is chosen if its sum is the highest among all written positions within REACH.
+    Tokens with a low confidence are chosen more often: the weight of a position is 1 - confidence. If we add Gumbel
+    noise to the logarithm of each weight, the position with the highest sum is a random draw with probabilities
+    proportional to the weights. We choose every written position whose sum is the highest within the distance REACH, so
+    the chosen positions are more than REACH apart.
     """
     doubt = (1 - confidence).clamp(min=1e-6)  # (B, T)
     u = torch.rand(doubt.shape, device=doubt.device).clamp(1e-6, 1 - 1e-6)
@@ -214,10 +221,11 @@ def doubtful(confidence, written):
 
 @torch.no_grad()
 def correct(model, state, written, steps, temperature=1.0, top_k=None):
-    """Write some of the positions `written` (B, T) again in each of `steps` passes. Yields a State per pass.
+    """In each of `steps` passes, write some of the `written` positions (B, T) again. Yield a State after each pass.
 
-    A token may not fit what was written later, or in the same pass. So each pass hides doubtful tokens and draws them
-    again, now with the text around them (after ReMDM, Wang et al. 2025, arXiv:2503.00307), at falling temperatures.
+    When the sampler writes a token, it does not know the tokens of the same pass or of later passes, so the token may
+    not fit them. Each correction pass hides doubtful tokens and draws them again, now with the other tokens in view.
+    The idea is from ReMDM (Wang et al. 2025, arXiv:2503.00307). The temperature falls from pass to pass.
     """
     for step in range(steps):
         hidden = doubtful(state.confidence, written)  # (B, T)
@@ -231,10 +239,10 @@ def correct(model, state, written, steps, temperature=1.0, top_k=None):
 
 
 def denoise(model, canvas, steps=64, temperature=1.0, top_k=None, select=scattered, correction=0.5):
-    """Fill the masks of canvas (B, T), then correct what was written: the sampler of this book. Yields States.
+    """The sampler of this book: fill the masks of `canvas` (B, T), then correct the text. Yield a State per pass.
 
-    correction: the share of the passes that correct. A canvas with n masks gets at most n passes that
-    write, and then at most n - 1 that correct.
+    `steps` is the number of passes, and `correction` is the share of them that correct the text. If no row has more
+    than n masks, at most n passes fill masks, and at most n - 1 passes correct the text.
     """
     blanks = canvas == model.config.mask_id
     if not blanks.any():
@@ -243,24 +251,25 @@ def denoise(model, canvas, steps=64, temperature=1.0, top_k=None, select=scatter
     corrections = min(int(correction * steps), most, steps - 1)
     for state in unmask(model, canvas, steps - corrections, temperature, top_k, select):
         yield state
-    yield from correct(model, state, blanks, corrections, temperature, top_k)  # begins with the last State
+    yield from correct(model, state, blanks, corrections, temperature, top_k)  # starts from the last State
 
 
 # 3. From the loss to a bound on the probability of a text
 #
 # A good model gives a high probability p(text) to real text. The negative log-likelihood (NLL) is -log p(text), in
-# nats. What is p(text) for a model that writes in any order? Let it write T tokens in a random order, one per pass. By
-# the chain rule
+# nats. But what is p(text) for a model that writes in any order? Let it write T tokens in a random order, one token per
+# pass. By the chain rule
 #     log p(text | order) = sum over i of log p(token at order[i] | tokens at order[0] ... order[i-1]).
-# All T! orders can write the same text, so p(text) is the mean of p(text | order). For a long text we can estimate
-# only the mean of the logarithms. That is never above the logarithm of the mean (Jensen's inequality):
+# Every one of the T! orders can write the text, so p(text) is the mean of p(text | order). For a long text, nobody can
+# compute this mean. But we can estimate the mean of the logarithms, which is never above the logarithm of the mean
+# (Jensen's inequality):
 #     log p(text) = log mean p(text | order) >= mean log p(text | order).
-# The right side is the evidence lower bound (ELBO). Its negative, the NELBO, is an upper bound on the NLL. Both numbers
-# describe a sampler that writes one token per pass. A faster sampler gives texts other probabilities.
+# The right side is the evidence lower bound (ELBO). Its negative, the NELBO, is an upper bound on the NLL. NELBO and
+# NLL describe a sampler that writes one token per pass. A faster sampler gives other probabilities to texts.
 
 
 def hidden_losses(model, x0, xt, t):
-    """Return the cross-entropy of x0 under model(xt, t) at each hidden position, 0 elsewhere: (B, T), in nats."""
+    """Return the cross-entropy (B, T), in nats, of each token of x0 that is hidden in xt. Visible tokens get 0."""
     logits = model(xt, t).float()  # (B, T, V)
     losses = F.cross_entropy(logits.flatten(0, 1), x0.flatten(), reduction="none")  # (B T,)
     return losses.view_as(x0) * (xt == model.config.mask_id)
@@ -268,7 +277,7 @@ def hidden_losses(model, x0, xt, t):
 
 @contextmanager
 def same_numbers(seed, device):
-    """Seed the random numbers inside a `with` block. Afterwards they continue as if there had been no block."""
+    """Seed the random numbers inside a `with` block. After the block, they go on as if it had never run."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
@@ -277,14 +286,15 @@ def same_numbers(seed, device):
 
 @torch.no_grad()
 def nelbo(model, x0, draws=1, batch_size=64, given=0, seed=0):
-    """Estimate the NELBO of x0 (N, T), an upper bound on the NLL: (mean, standard error) in nats per token.
+    """Estimate the NELBO of the texts x0 (N, T). Return (mean, standard error) in nats per token.
 
-    In each row it hides k random tokens, with k from 1 to T, and averages the mean loss of a hidden token (LLaDA, Nie
-    et al. 2025, arXiv:2502.09992, equation 6). The functions below show for a short text why this average is the NELBO.
+    In each text we hide k random tokens and take the mean of their losses. k runs from 1 to T - given, because the
+    first `given` tokens are never hidden and do not count. The average over all texts estimates the NELBO, an upper
+    bound on the NLL (LLaDA, Nie et al. 2025, arXiv:2502.09992, equation 6). For a short text, we show below why.
 
-    draws: how many random masks each row gets. The first `given` tokens are never hidden and do not count. The seed
-    fixes the masks, so all models meet the same masks. The error is meant to show only the chance in the masks. It is a
-    little too large, because it also contains some of the differences between texts.
+    Each text is used `draws` times, with different masks. Because the seed is fixed, all models meet the same masks.
+    The standard error is meant to measure only the chance in the choice of masks. It is a little too large, because the
+    texts also differ from each other.
     """
     x0 = x0.repeat(draws, 1)
     N, T = x0.shape
@@ -295,20 +305,21 @@ def nelbo(model, x0, draws=1, batch_size=64, given=0, seed=0):
             xt = hide(rows, ks, model.config.mask_id, given)
             losses = hidden_losses(model, rows, xt, ks / T)
             bounds.append(losses.sum(1) / ks)
-    bounds = torch.cat(bounds)[k.argsort()].cpu().double()  # (N,) from few masks to many
-    # Because k is spread evenly, the noise level itself adds no variance. What remains we estimate from pairs of rows
-    # with almost equal k, which are neighbours in this list (Cochran 1977, Sampling Techniques, section 5A.12).
+    bounds = torch.cat(bounds)[k.argsort()].cpu().double()  # (N,), sorted from few masks to many
+    # Because k is spread evenly, the choice of k adds hardly any variance. We estimate the remaining variance from
+    # pairs of rows with almost equal k, which are neighbours in `bounds` (Cochran 1977, Sampling Techniques, section
+    # 5A.12).
     pairs = bounds[: N // 2 * 2].view(-1, 2)
     error = pairs.diff().square().sum().sqrt() / N
     return bounds.mean().item(), error.item()
 
 
-# For a short text we can compute everything exactly, from all ways to hide some of its tokens.
+# For a short text we can compute everything exactly, from the losses for all sets of hidden positions.
 
 
 @torch.no_grad()
 def losses_of_all_sets(model, x0):
-    """Return the losses of the short text x0 (T,) for each set of hidden positions: {set: losses (T,)}, in nats."""
+    """Hide each possible set of positions of a short text x0 (T,). Return {set: losses (T,) in nats}."""
     T = len(x0)
     table = {}
     for k in range(1, T + 1):
@@ -320,7 +331,7 @@ def losses_of_all_sets(model, x0):
 
 
 def nll_of_each_order(table, T):
-    """Return -log p(text | order) for each order in which T tokens can be written: (T!,)."""
+    """Return a tensor (T!,): -log p(text | order) for each order in which T tokens can be written."""
     nlls = []
     for order in permutations(range(T)):
         total = 0.0
@@ -332,23 +343,22 @@ def nll_of_each_order(table, T):
 
 
 def nll_of_text(table, T):
-    """Return the NLL: -log of the mean of p(text | order)."""
+    """Return the NLL, which is -log of the mean of p(text | order) over all orders."""
     nlls = nll_of_each_order(table, T)
     return math.log(len(nlls)) - (-nlls).logsumexp(0)
 
 
 def nelbo_by_orders(table, T):
-    """Return the NELBO: the mean of -log p(text | order)."""
+    """Return the NELBO, which is the mean of -log p(text | order) over all orders."""
     return nll_of_each_order(table, T).mean()
 
 
 def nelbo_by_counts(table, T):
-    """Return the NELBO from how many tokens are hidden, not from their order. `nelbo` estimates this, divided by T.
+    """Return the NELBO as a sum over k, the number of hidden tokens. `nelbo` estimates this sum, divided by T.
 
-    When k tokens are still hidden, all sets of k positions are equally likely, and each of these k tokens is next with
-    probability 1/k. So take, for each k from 1 to T, the mean loss of a hidden token. The sum of these T means is the
-    mean of -log p(text | order) over all orders. One pass gives the losses of all k hidden tokens, while a single order
-    would use only one of them.
+    The order is random. So when k tokens are still hidden, all sets of k positions are equally likely, and each of the
+    k tokens is written next with probability 1/k. For each k from 1 to T, take the mean loss of a hidden token over all
+    sets. The sum of these T means is the mean of -log p(text | order) over all orders.
     """
     total = 0.0
     for k in range(1, T + 1):
@@ -358,14 +368,14 @@ def nelbo_by_counts(table, T):
 
 
 def ell(table, T, t):
-    """Return ℓ(t) for the noise levels t (n,): (n,).
+    """Return ℓ(t) for each of the noise levels t (n,).
 
     ℓ(t) is the mean loss of a hidden token if each of the other T - 1 tokens is hidden with probability t.
     """
     total = torch.zeros_like(t)
     for hidden, losses in table.items():
         others = len(hidden) - 1
-        probability = t**others * (1 - t) ** (T - 1 - others)  # of hiding exactly this set of other tokens
+        probability = t**others * (1 - t) ** (T - 1 - others)  # that exactly these other tokens are hidden
         total = total + probability * losses.sum()
     return total / T
 
@@ -373,26 +383,29 @@ def ell(table, T, t):
 def nelbo_by_clock(table, T):
     """Return the NELBO as T times the area under ℓ(t), for t from 0 to 1.
 
-    A second way to see the mean over orders is a clock. Give each token a random time u in (0, 1), and let the clock
-    run from 1 to 0: a token is written when the clock shows its u. All orders are equally likely, and when the token
-    with u = t is written, each other token is still hidden with probability t. So the mean loss of a token is the area
-    under ℓ. If we hide all tokens at rate t instead, a token is hidden, and has a loss, only with probability t. That
-    is why the papers give its loss the weight 1/t.
+    Give each token a random time u in (0, 1), and let a clock run from 1 to 0. A token is written when the clock shows
+    its time u, so all orders are equally likely. When a token is written at time t, each other token is still hidden
+    with probability t. So the mean loss of a token is the area under ℓ, and the NELBO is T times as large.
+
+    In the papers, the token itself is hidden only with probability t, and only then has a loss. To make up for the
+    missing losses, the papers multiply each loss by 1/t.
     """
     edges = torch.linspace(0, 1, 10001, dtype=torch.float64) ** 4  # narrow intervals near 0, where ℓ changes fast
     t = (edges[1:] + edges[:-1]) / 2
     return T * ell(table, T, t) @ edges.diff()
 
 
-# 4. The same, as the papers write it
+# 4. The same bound, as the papers write it
 
 
 class NoiseSchedule:
-    """How tokens disappear from t = 0 (clean) to t = 1 (all masked). alpha(t): the probability that a token is visible.
+    """A schedule says which share of the tokens is hidden at each noise level, from t = 0 (none) to t = 1 (all).
 
-    weight(t) = -alpha'(t) / (1 - alpha(t)): the factor of a hidden token's loss in the NELBO (MDLM, Sahoo et al. 2024,
-    arXiv:2406.07524, equation 10). Another schedule changes the speed of the clock, but not the order. So all schedules
-    have the same NELBO, if the model reads 1 - alpha(t), or no noise level at all.
+    alpha(t) is the probability that a token is visible. In the NELBO, the loss of a hidden token is multiplied by
+    weight(t) = -alpha'(t) / (1 - alpha(t)) (MDLM, Sahoo et al. 2024, arXiv:2406.07524, equation 10).
+
+    Another schedule changes the speed of the clock in `nelbo_by_clock`, but not the order of the tokens. If the model
+    reads 1 - alpha(t), or no noise level at all, the NELBO is the same for all schedules.
     """
 
     NAMES = ("linear", "cosine", "sqrt")
@@ -418,18 +431,19 @@ class NoiseSchedule:
 
 
 def mask_tokens(x0, rate, mask_id):
-    """Mask each token of x0 (B, T) independently of the others, with probability rate (B,): (B, T)."""
+    """Mask each token of x0 (B, T) with probability `rate` (B,), independently of the others. Return the result."""
     hidden = torch.rand(x0.shape, device=x0.device) < rate[:, None]
     return torch.where(hidden, mask_id, x0)
 
 
 @torch.no_grad()
 def nelbo_by_schedule(model, x0, schedule, seed=0):
-    """Estimate the NELBO of x0 (N, T) from random t, as MDLM does: (mean, standard error) in nats per token.
+    """Estimate the NELBO of x0 (N, T) from random noise levels t, as MDLM does.
 
-    Near t = 0 few tokens are hidden, and each has a huge weight. With the schedules linear and sqrt, these rare tokens
-    dominate the mean, and a sample that misses them also underestimates the error. With cosine, hardly any token is
-    hidden near t = 0. That is one reason to count masks instead, as `nelbo` does.
+    Return (mean, standard error) in nats per token. Near t = 0 few tokens are hidden, but their losses have huge
+    weights. With the linear and the sqrt schedule, a sample that misses such losses gives a mean and an error that are
+    too small. With the cosine schedule, hardly any token is hidden near t = 0. `nelbo` avoids the problem, because it
+    draws the number of masks directly.
     """
     N = len(x0)
     with same_numbers(seed, x0.device):
@@ -450,7 +464,7 @@ SENTENCES = (
     "The course of true love never did run smooth.",
 )
 LENGTH = 46
-LETTERS = [*sorted(set("".join(SENTENCES))), "░"]  # the last one stands for the mask
+LETTERS = [*sorted(set("".join(SENTENCES))), "░"]  # the last letter stands for the mask
 MASK = len(LETTERS) - 1
 
 
@@ -472,7 +486,7 @@ def show_training(model, x0, steps=200):
     tensors.heading(f"Learning {len(x0)} sentences by heart: the loss in nats per hidden character")
     optimizer = torch.optim.AdamW(model.parameters())
     for step in range(steps + 1):
-        optimizer.param_groups[0]["lr"] = 0.01 * (1 - step / (steps + 1))  # smaller and smaller changes
+        optimizer.param_groups[0]["lr"] = 0.01 * (1 - step / (steps + 1))  # the learning rate falls
         batch = x0.repeat(8, 1)
         loss = simple_loss(model, batch, spread_evenly(len(batch), LENGTH))
         optimizer.zero_grad()
@@ -493,12 +507,12 @@ def show_writing(model, show):
 
 
 def draw_writing(states, show):
-    """Draw each State of one text as a row: masks in grey, what a pass wrote in yellow."""
+    """Draw the States of one text, one row per pass. Masks are grey, and newly written tokens are yellow."""
     masked = torch.cat([state.canvas for state in states]) == MASK  # (passes, T)
     confidence = torch.cat([state.confidence for state in states])
     committed = torch.cat([state.committed for state in states])
     colors = torch.ones(*masked.shape, 3)  # white
-    grey = 0.35 + 0.5 * confidence  # the surer the proposal for a mask, the lighter
+    grey = 0.35 + 0.5 * confidence  # a mask with a more confident proposal is lighter
     colors[masked] = grey[masked][:, None].expand(-1, 3)
     colors[committed] = torch.tensor([1.0, 0.8, 0.3])
 
@@ -534,7 +548,7 @@ def show_bound(show):
     tensors.heading('The bound, for a random model and the word "tea", in nats per word')
     model = transformer.Transformer(transformer.TransformerConfig(3, n_layer=1, n_head=1, n_embd=8, vocab_size=3))
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)  # the order matters more to such a model than to a fresh one
+        torch.nn.init.normal_(parameter, std=0.3)  # in a fresh model, the order of writing matters less
     tea = torch.tensor([2, 1, 0])
     T = len(tea)
     table = losses_of_all_sets(model, tea)
@@ -572,7 +586,7 @@ def main():
     torch.manual_seed(20)
     x0 = torch.tensor([encode(sentence.ljust(LENGTH)) for sentence in SENTENCES])  # (4, T)
     show_hiding(x0)
-    # Learned positions, because these sentences begin at position 0, and rotary positions know only distances.
+    # We use learned positions, because every sentence begins at position 0. Rotary positions know only distances.
     config = transformer.TransformerConfig(
         seq_len=LENGTH, n_layer=2, n_head=4, n_embd=64, positions="learned", vocab_size=MASK)
     model = transformer.Transformer(config)

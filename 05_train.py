@@ -5,24 +5,29 @@
     python 05_train.py --config laptop-large    # a larger model, for a faster CPU or more patience
     python 05_train.py --plain 300              # only the plain loop of section 1, with a tiny model: half a minute
 
-With a CUDA GPU the same command trains 10.7 million parameters (configs/gpu.yaml). Every setting is a flag and a line
-of a settings file (--config). Press Ctrl-C to save and stop; run the same command again to resume.
+With a CUDA GPU, the first command trains a model of 10.7 million parameters (configs/gpu.yaml). Every setting is a
+flag, and can also be set in a settings file (--config). Press Ctrl-C to save and stop, and run the same command again
+to resume.
 
-The chapter begins with the shortest loop that trains; it gets a tiny model to a training loss of about 2.7. Then it
-adds a schedule for the learning rate, Muon, an average of the weights, and 16-bit numbers. You should see the NELBO
-fall from 4.2 nats per character (guessing among 65) through 3.3 (knowing only their frequencies) to about 1.9. If it
-ends far above 1.9, other programs were using the cores. The same command with more --minutes then continues the run.
+The chapter begins with the shortest loop that trains a model. This loop brings a tiny model to a training loss of about
+2.7. Then the chapter adds a schedule for the learning rate, the optimizer Muon, an average of the weights, and 16-bit
+numbers.
 
-The path of a batch through the program: `main` reads the settings and the text. The tokenizer gives each character its
-number in the sorted list of all characters, and the last tenth of the text is kept for evaluations. A task (section 2)
-draws batches from the first nine tenths and computes their loss. `start` makes the model, and a Run, which keeps the
-time, the log and the folder, checkpoints/NAME. `train` is the loop. With the laptop settings a batch is (16, 128)
-tokens. Up to 103 of the 128 tokens of a row are hidden (t_max 0.8); the logits are (16, 128, 65), and the loss is one
-number.
+You should see the NELBO fall from 4.2 to about 1.9 nats per character. A model that guesses among all 65 characters has
+a NELBO of 4.2. A model that knows only the frequencies of the characters has a NELBO of 3.3. If the NELBO ends far
+above 1.9, other programs were probably using the cores. To continue the run, repeat the command with more --minutes.
 
-To change one thing: the loss is `MaskedDiffusion.loss`, the optimizers come from `make_optimizers`, the schedule is
-`learning_rate`. A new field of TrainConfig also becomes a flag, whose comment is its --help text, and can stand in a
-settings file. Follow `t_max` to see how a setting gets to where it is used. Give a changed program another --run.
+The path of a batch through the program: `main` reads the settings and the text. The tokenizer turns each character into
+its number in the sorted list of all characters. The last tenth of the text is kept for evaluations. A task (section 2)
+draws batches from the other nine tenths and computes the loss of a batch. `start` makes the model and a Run, an object
+that keeps the time, the log and the folder checkpoints/NAME. `train` is the loop. With the laptop settings, a batch has
+the shape (16, 128), the logits have the shape (16, 128, 65), and the loss is one number. In each row, at most 103 of
+the 128 tokens are masked (t_max 0.8).
+
+To change one thing: `MaskedDiffusion.loss` computes the loss, `make_optimizers` makes the optimizers, and
+`learning_rate` is the schedule. A field that you add to TrainConfig becomes a flag, and the comment beside the field
+becomes the flag's --help text. To follow one setting through the program, search the file for `t_max`. If you change
+the program, use --run to save the new run in a folder of its own.
 """
 
 import copy
@@ -30,7 +35,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import Literal
 
-# These come before torch, because they set how its threads wait (plumbing/__init__.py).
+# plumbing comes before torch, because it sets how the threads of torch wait (plumbing/__init__.py).
 from plumbing import checkpoint, cli, devices, files, text
 from plumbing.run import Run, origin, read_log
 
@@ -46,7 +51,7 @@ diffusion = import_module("04_diffusion")
 
 
 def random_windows(tokens, n, window):
-    """Return n windows from random places of the tokens (N,), in one indexing operation: (n, window)."""
+    """Return n windows from random places of tokens (N,): (n, window)."""
     start = torch.randint(len(tokens) - window + 1, (n, 1), device=tokens.device)
     return tokens[start + torch.arange(window, device=tokens.device)]
 
@@ -54,24 +59,24 @@ def random_windows(tokens, n, window):
 def plain_loop(model, tokens, steps, batch_size=32, lr=3e-3):
     """Train `model` on tokens (N,) for `steps` steps, and return the loss of each step.
 
-    AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) averages the gradients of the last steps and divides each
-    average by the usual size of its gradient, so that all weights move at about the same rate. It also pulls the
-    weights slightly towards zero.
+    For each weight, AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) averages the gradients of the last steps, and
+    divides the average by the usual size of the weight's gradient. So all weights move at about the same rate. AdamW
+    also pulls all weights slightly towards zero.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     window = model.config.seq_len
     losses = []
     for step in range(steps):
-        # A batch is a few windows of the text, from random places: it stands for the whole text.
+        # A batch is a few windows from random places of the text. It stands for the whole text.
         x0 = random_windows(tokens, batch_size, window)  # (B, T)
-        # The forward pass hides some tokens and measures how badly the model predicts them.
+        # The forward pass masks some tokens and measures how badly the model predicts them.
         loss = diffusion.simple_loss(model, x0, diffusion.spread_evenly(batch_size, window))
-        # The backward pass finds, for every weight, in which direction the loss grows.
+        # The backward pass finds for every weight in which direction the loss grows.
         optimizer.zero_grad()
         loss.backward()
-        # Limiting the norm of the gradient keeps one unusual batch from undoing the work of many.
+        # A limit on the norm of the gradient prevents one unusual batch from undoing the work of many batches.
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        # The optimizer moves every weight a small step in the opposite direction.
+        # The optimizer moves every weight a small step in the direction in which the loss falls.
         optimizer.step()
         losses.append(loss.item())
         if step % 20 == 0 or step == steps - 1:
@@ -83,9 +88,9 @@ def plain_loop(model, tokens, steps, batch_size=32, lr=3e-3):
 
 
 class Text:
-    """A text as a long row of tokens. It has random windows to learn from, and unseen windows to evaluate on.
+    """The data of a task: random windows of a training text, and all windows of a validation text.
 
-    parts: the training text and the validation text. window: the number of tokens in a window.
+    `parts` are the training text and the validation text. `window` is the number of tokens in a window.
     """
 
     def __init__(self, tokenizer, parts, window, device):
@@ -101,11 +106,11 @@ class Text:
 
 
 class MaskedDiffusion(Text):
-    """The task of a dLLM: restore hidden tokens.
+    """The task of a dLLM: predict masked tokens.
 
-    t_max: the largest share of hidden tokens in training. Little can be learned from texts that are almost completely
-    hidden, so in a short run it helps to leave them out (docs/ablation.md), although writing begins with a completely
-    hidden text.
+    `t_max` is the largest share of tokens that training masks. A model learns little from texts in which almost every
+    token is masked. So in a short run, the model gets better without such texts (docs/ablation.md), even though a
+    sampler begins with masks only.
     """
 
     measure = "NELBO"
@@ -115,16 +120,16 @@ class MaskedDiffusion(Text):
         self.t_max = t_max
 
     def loss(self, model, x0):
-        """Return the loss for a batch (B, T), a scalar."""
+        """Return the loss of the batch x0 (B, T), one number."""
         B, T = x0.shape
         return diffusion.simple_loss(model, x0, diffusion.spread_evenly(B, self.t_max * T, x0.device))
 
     def evaluate(self, model, windows):
-        """Return the number to report for windows (N, T): (mean, standard error), in nats per token."""
+        """Return the NELBO of windows (N, T) in nats per token: (mean, standard error)."""
         return diffusion.nelbo(model, windows)
 
     def sample(self, model):
-        """Return a text that the model writes, in the way of chapter 04. (Chapter 06 has found better settings.)"""
+        """Return a text that the model writes with the settings of chapter 04. (Chapter 06 has better settings.)"""
         canvas = torch.full((1, model.config.seq_len), model.config.mask_id, device=model.head.weight.device)
         *_, last = diffusion.denoise(model, canvas)
         return self.tokenizer.decode(last.canvas[0])
@@ -135,25 +140,25 @@ class MaskedDiffusion(Text):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. configs/laptop.yaml changes some of these values."""
+    """The settings for training. configs/laptop.yaml changes some of these values."""
 
     steps: int = 50_000  # largest number of steps
-    minutes: float = 0.0  # largest number of minutes of training, without the evaluations; 0: no limit
+    minutes: float = 0.0  # largest number of minutes of training, not counting evaluations; 0 means no limit
     batch_size: int = 64  # windows per step
-    accumulate: int = 1  # parts into which a step's batch is split, to save memory; the steps are almost the same
+    accumulate: int = 1  # number of parts into which a batch is split to save memory; the steps stay almost the same
     optimizer: Literal["muon", "adamw"] = "muon"  # optimizer of the matrices inside the blocks
     lr_matrix: float = 0.02  # learning rate of the matrices inside the blocks; for AdamW, 0.003 is better
-    lr_other: float = 0.005  # learning rate of AdamW, for embeddings, head and norms
+    lr_other: float = 0.005  # learning rate of all other weights, which AdamW trains
     momentum: float = 0.95  # decay factor of Muon's running average of gradients
-    weight_decay: float = 0.0  # pull towards zero, relative to the learning rate
-    warmup: int = 100  # steps in which the learning rate rises
-    cooldown: float = 0.7  # share of the run, at its end, in which the learning rate falls to 0
-    clip: float = 1.0  # largest norm of the gradient
+    weight_decay: float = 0.0  # share of each weight that a step takes away, divided by the learning rate
+    warmup: int = 100  # number of steps at the beginning in which the learning rate rises
+    cooldown: float = 0.7  # share of the run in which the learning rate falls to 0; this part comes last
+    clip: float = 1.0  # largest norm of the gradient; a longer gradient is scaled down
     ema: float = 0.995  # decay factor of the averaged weights, which are evaluated and saved
-    evaluations: int = 20  # evaluations during the run
-    evaluate_windows: int = 256  # windows of validation text per evaluation
+    evaluations: int = 20  # number of evaluations during the run
+    evaluate_windows: int = 256  # number of windows of validation text per evaluation
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # number format of the matrix products
-    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile; auto: with CUDA, or a C++ compiler on Linux
+    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile; auto: in a long run, with CUDA or a C++ compiler
     seed: int = 1  # seed of the weights, batches and masks
 
     def __post_init__(self):
@@ -176,9 +181,9 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class DiffusionTrainConfig(TrainConfig):
-    """How to train a diffusion model."""
+    """The settings for training a diffusion model."""
 
-    t_max: float = 1.0  # largest share of hidden tokens in training
+    t_max: float = 1.0  # largest share of tokens that training masks
 
     def __post_init__(self):
         super().__post_init__()
@@ -187,10 +192,11 @@ class DiffusionTrainConfig(TrainConfig):
 
 
 def learning_rate(step, progress, config):
-    """Return the factor (0 to 1) of both learning rates: it rises over the first steps, stays, and then falls to 0.
+    """Return the factor, from 0 to 1, by which both learning rates are multiplied.
 
-    At first the gradients change quickly, so the steps begin small. At the end, small steps let the weights settle.
-    progress: the share of the run that is done, in steps or in time, from 0 to 1.
+    The factor rises to 1 over the first steps, stays at 1, and falls to 0 at the end. At first the gradients change
+    quickly, so the first steps are small. At the end, small steps let the weights settle. `progress` is the share of
+    the run that is done, in steps or in time, from 0 to 1.
     """
     rise = (step + 1) / config.warmup if config.warmup else 1.0
     fall = (1 - progress) / config.cooldown if config.cooldown else 1.0
@@ -199,24 +205,25 @@ def learning_rate(step, progress, config):
 
 # 4. Muon
 
-# A polynomial a x + b x³ + c x⁵ for each step. The first polynomial brings all numbers from 0.01 to 1 as near to 1 as
-# such a polynomial can, and each later polynomial does the same with the results of the one before. At the end all
-# numbers lie between 0.72 and 1.28. (Found by linear programming. The method is that of Polar Express, Amsel et al.
-# 2025, arXiv:2505.16932.)
+# Each step has a polynomial a x + b x³ + c x⁵. The first polynomial brings all numbers from 0.01 to 1 as near to 1 as
+# such a polynomial can. The second polynomial does the same with the results of the first, and the third with the
+# results of the second. After the third, all numbers lie between 0.72 and 1.28. We found the coefficients by linear
+# programming, with the method of Polar Express (Amsel et al. 2025, arXiv:2505.16932).
 POLYNOMIALS = (8.0934, -23.6205, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526)
 
 
 def orthogonalize(x):
-    """Return, for each matrix in x (N, m, n), approximately the nearest (semi-)orthogonal matrix: (N, m, n).
+    """Return, for each matrix in x (N, m, n), approximately the closest orthogonal matrix: (N, m, n).
 
-    A matrix stretches space by a different factor, its singular value, in each of several directions. We bring all
-    factors near 1 and keep the directions. Polynomials of the matrix do just that, and they need only matrix products,
-    which are fast (Newton-Schulz steps, Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+    A matrix stretches space along several directions, and each direction has its own factor, a singular value. We bring
+    all singular values near 1 and keep the directions. Polynomials of the matrix do this with matrix products alone,
+    which are fast (Newton-Schulz steps, Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/). A matrix that
+    is not square counts as orthogonal if all its singular values are 1.
     """
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # now no factor is above 1
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # now no singular value is above 1
     for a, b, c in POLYNOMIALS:
         gram = x @ x.mT  # (N, m, m)
         x = a * x + (b * gram + c * gram @ gram) @ x
@@ -224,12 +231,11 @@ def orthogonalize(x):
 
 
 class Muon(torch.optim.Optimizer):
-    """Gradient descent with momentum, whose step for each matrix is made orthogonal (Jordan et al. 2024).
+    """Gradient descent with momentum, in which every matrix takes orthogonal steps (Jordan et al. 2024).
 
-    The gradient of a matrix is usually dominated by a few directions, so AdamW learns little in the other directions.
-    An orthogonal step moves equally far in all directions. docs/ablation.md says how much that gains in a minute of
-    training.
-    dtype: the number format of the matrix products.
+    A few directions usually dominate the gradient of a matrix, so AdamW learns little in the other directions. An
+    orthogonal step moves the matrix equally far in all directions. docs/ablation.md shows how much this gains in one
+    minute of training. `dtype` is the number format of the matrix products that make a step orthogonal.
     """
 
     def __init__(self, matrices, lr, momentum, weight_decay=0.0, dtype=torch.float32):
@@ -240,7 +246,7 @@ class Muon(torch.optim.Optimizer):
     def step(self):
         (group,) = self.param_groups
         shapes = dict.fromkeys(p.shape for p in group["params"])
-        for shape in shapes:  # all matrices of one shape are computed together, which is faster
+        for shape in shapes:  # computing all matrices of one shape together is faster
             matrices = [p for p in group["params"] if p.shape == shape]
             ahead = []
             for p in matrices:
@@ -248,8 +254,8 @@ class Muon(torch.optim.Optimizer):
                 average.lerp_(p.grad, 1 - group["momentum"])
                 ahead.append(p.grad.lerp(average, group["momentum"]))  # the new gradient counts once more (Nesterov)
             update = orthogonalize(torch.stack(ahead).to(self.dtype)).float()  # (N, m, n)
-            # A shape is (outputs, inputs). With more outputs than inputs, a step is spread over more numbers, so we
-            # raise the rate.
+            # A shape is (outputs, inputs). If a matrix has more outputs than inputs, the entries of an orthogonal step
+            # are smaller than for a square matrix, so we raise the learning rate.
             rate = group["lr"] * max(1, shape[0] / shape[1]) ** 0.5
             for p, direction in zip(matrices, update):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -257,7 +263,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(model, config, dtype):
-    """Return two optimizers: one for the matrices inside the blocks, and AdamW for everything else."""
+    """Return two optimizers: one for the matrices inside the blocks, and AdamW for all other weights."""
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     inside = set(matrices)
     others = [p for p in model.parameters() if p not in inside]
@@ -273,33 +279,33 @@ def make_optimizers(model, config, dtype):
 
 
 def train(model, task, config, run, device, distribute=lambda model: model):
-    """Train `model` on `task`. The folder of the run then holds the averaged weights of the best evaluation.
+    """Train `model` on `task`. Afterwards the run's folder holds the averaged weights that had the best evaluation.
 
-    The average follows the weights slowly (an exponential moving average, EMA), which removes the noise of the last few
-    batches. In one minute of training, neither the average nor the falling learning rate brings a measurable gain
-    (docs/ablation.md). We use them for longer runs, in which the noise would otherwise remain at the end.
+    The averaged weights follow the weights slowly (an exponential moving average, EMA). Averaging removes the noise of
+    the last few batches. In one minute of training, averaging brings no measurable gain (docs/ablation.md). We use it
+    for longer runs, in which this noise would otherwise remain at the end.
 
-    With 16-bit numbers a matrix product is faster and needs half the memory; autocast chooses the format of each
-    operation, and the weights stay in float32. Small gradients would vanish in float16, so a GradScaler multiplies the
-    loss by a large number and later divides the gradients by the same number.
+    With 16-bit numbers, matrix products are faster and need half the memory. PyTorch's autocast chooses the number
+    format of each operation. The weights stay in float32. In float16, small gradients would become 0. So a GradScaler
+    multiplies the loss by a large number, and later divides the gradients by it.
 
-    distribute: wraps the model for several processes (chapter 12).
+    `distribute` is a function that prepares the model for several processes (chapter 12).
     """
     dtype = devices.pick_dtype(config.dtype, device)
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
     make_faster(model, dtype, device, config)
     network = distribute(model)
-    # Muon converts gradients to its format before it scales them, and in float16 small ones would become 0.
+    # Muon converts gradients to its number format before it scales them. In float16, small gradients would become 0.
     optimizers = make_optimizers(model, config, torch.float32 if dtype == torch.float16 else dtype)
     rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    # The run saves all of these at each evaluation, and at Ctrl-C. An interrupted run resumes from what it saved.
+    # The run saves these five objects at each evaluation and at Ctrl-C. A resumed run loads them here.
     run.resume(model=model, averaged=averaged, matrices=optimizers[0], others=optimizers[1], scaler=scaler)
 
-    # `run.steps` seeds the random numbers of each step. It ends when the steps or the minutes are over, or after
-    # Ctrl-C.
+    # `run.steps` seeds the random numbers before each step. It ends when all steps are done, when the time is over, or
+    # after Ctrl-C.
     for step in run.steps():
-        # There is an evaluation before the first step, and then at equal shares of the run.
+        # Evaluations come before the first step, and then after equal parts of the run.
         if run.is_due():
             evaluate(averaged, task, config, run)
 
@@ -323,13 +329,14 @@ def train(model, task, config, run, device, distribute=lambda model: model):
             optimizer.zero_grad()
         scaler.update()
 
-        # The first weights are poor, so after n steps the average covers only the last n / 9 or so.
+        # The first weights are poor. So early in a run, the average after n steps covers only about the last n / 9
+        # steps.
         decay = min(config.ema, (step + 1) / (step + 10))
         for average, weight in zip(averaged.parameters(), model.parameters()):
             average.lerp_(weight.detach(), 1 - decay)
         run.show(loss)
 
-    # The run is over, and not only stopped by Ctrl-C: measure what it has learned.
+    # If the run is over, and not just interrupted by Ctrl-C, measure what the model has learned.
     if run.is_over() and not run.reported:
         if run.is_due():
             evaluate(averaged, task, config, run)
@@ -337,11 +344,12 @@ def train(model, task, config, run, device, distribute=lambda model: model):
 
 
 def make_faster(model, dtype, device, config):
-    """Choose and compile code that computes the same in less time."""
-    if dtype == torch.bfloat16 and device.type == "cpu":  # there, the gradient of plain products is faster
+    """Choose and compile faster code for the same computation."""
+    # In bfloat16 on a CPU, the backward pass of attention is faster if attention consists of plain matrix products.
+    if dtype == torch.bfloat16 and device.type == "cpu":
         for block in model.blocks:
             block.attn.kernel = attention.by_products
-    # Blocks of one shape share their compiled code, so this takes half the time of compiling the model as a whole.
+    # Blocks of one shape share their compiled code. So compiling them takes half as long as compiling the whole model.
     devices.compile_parts([*model.blocks, *model.convs], device, config)
 
 
@@ -352,7 +360,7 @@ def evenly(windows, count):
 
 
 def evaluate(model, task, config, run):
-    """Measure `model` on some unseen text, and save the model if this is its best evaluation so far."""
+    """Measure `model` on validation text, and save the model if this is its best evaluation so far."""
     with run.pause():  # an evaluation does not count as training time
         mean, error = task.evaluate(model, evenly(task.windows, config.evaluate_windows))
         numbers = {task.measure: mean, "error": error}
@@ -361,15 +369,15 @@ def evaluate(model, task, config, run):
         run.record(numbers, task.sample(model) if run.is_saved else "")
 
 
-FINAL_WINDOWS = 500  # windows of the last evaluation
+FINAL_WINDOWS = 500  # number of windows in the last evaluation
 
 
 def report(build, task, run, device):
-    """Measure the best weights on more unseen text. The result is the number to report, saved with the weights.
+    """Measure the best weights on more validation text. Print the result, and save it with the weights.
 
-    build: the class of the model.
+    `build` is the model's class.
     """
-    if not run.is_saved:  # a short training inside another program
+    if not run.is_saved:  # a short run inside another program saves nothing
         return
     print("the last evaluation: the best weights on more unseen text ...", flush=True)
     model, tokenizer, info = checkpoint.load(run.folder, device, build=build)
@@ -382,17 +390,17 @@ def report(build, task, run, device):
 
 def start(settings, kind, task, model_config, about, device, build=transformer.Transformer, make_run=Run,
           distribute=lambda model: model):
-    """Make a model and train it as `settings` say. Returns the folder of the run, or None if Ctrl-C ended it.
+    """Make a model and train it with `settings`. Returns the folder of the run, or None if Ctrl-C ended the run.
 
-    settings: has the fields train, config, run and fresh. kind: what the model is, a key of checkpoint.KINDS. about:
-    plain values about the data, which a resumed run must share. build: makes the model from model_config. make_run,
-    distribute: replace Run, and wrap the model, for several processes (chapter 12).
+    `settings` has the fields train, config, run and fresh. `kind` is the kind of model, a key of checkpoint.KINDS.
+    `about` is a dictionary about the data. A run can be resumed only with the same data. `build` makes the model from
+    `model_config`. For several processes (chapter 12), `make_run` replaces Run, and `distribute` prepares the model.
     """
     check_memory(model_config, settings.train, device)
-    torch.set_float32_matmul_precision("high")  # on a GPU, float32 products may round their inputs to be faster
+    torch.set_float32_matmul_precision("high")  # a GPU rounds the inputs of float32 products to be faster
     settings_name = settings.config.removesuffix(".yaml").split("/")[-1]
     name = settings.run or f"{kind}-{about['corpus']}-{settings_name}"
-    must_match = asdict(model_config) | asdict(settings.train) | about  # if the run is resumed
+    must_match = asdict(model_config) | asdict(settings.train) | about  # a resumed run must have the same values
     info = {"kind": kind, "settings": settings.config, "train": asdict(settings.train)} | about | origin(device)
     with make_run(name, settings.train, must_match, info, settings.fresh) as run:
         torch.manual_seed(settings.train.seed)
@@ -408,11 +416,12 @@ def start(settings, kind, task, model_config, about, device, build=transformer.T
 
 
 def check_memory(shape, config, device):
-    """Raise UserError if a training step cannot fit into the memory of the device. shape: the TransformerConfig."""
+    """Raise UserError if the device lacks the memory for a training step. `shape` is the TransformerConfig."""
     size = sum(number for _, number in transformer.parameters_by_part(shape).values())
     rows = config.batch_size // config.accumulate
-    # A weight, its gradient, average and momentum take 4 bytes each, and the Python objects of a block take 25 kB. The
-    # logits are in float32, and the input of each block is kept for the backward pass in at least 16 bits.
+    # A weight takes 16 bytes: 4 for its value, 4 for its gradient, 4 for its average and 4 for its momentum. The Python
+    # objects of a block take 25 kB. A logit takes 4 bytes. The backward pass needs the input of each block, at 2 bytes
+    # or more per number.
     needed = 16 * size + 25_000 * shape.n_layer
     needed += rows * shape.seq_len * (4 * shape.vocab_size + 2 * shape.n_layer * shape.n_embd)
     devices.check_memory(device, needed, f"a step of {size:,} parameters on {rows:,} windows of {shape.seq_len} tokens",
@@ -420,7 +429,7 @@ def check_memory(shape, config, device):
 
 
 def draw_curves(folders, path):
-    """Draw how the evaluations of one or more runs fell, by steps and by seconds of training, into a PNG file."""
+    """Plot the NELBO or NLL of one or more runs against steps and seconds of training. Save the plot as a PNG file."""
     plt = tensors.pyplot(show=False)
     figure, (by_step, by_second) = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
     for folder in folders:
@@ -443,12 +452,12 @@ def draw_curves(folders, path):
 
 @dataclass(frozen=True)
 class Settings:
-    """The flags of every program that trains on a text."""
+    """The flags that all programs for training on a text share."""
 
     corpus: str = "shakespeare"  # the text to learn from: shakespeare, or the path of a text file
     # a settings file: a name in configs/, or the path of a YAML file
     config: str = field(default_factory=lambda: "gpu" if torch.cuda.is_available() else "laptop")
-    run: str = ""  # name of the run, which is also its folder under checkpoints/; by default made from the text's name
+    run: str = ""  # name of the run and of its folder in checkpoints/; by default made from the name of the text
     fresh: bool = False  # start the run again instead of resuming it
     device: str = "auto"  # auto, cpu, cuda or mps
     model: transformer.Shape = transformer.Shape()
@@ -458,17 +467,17 @@ class Settings:
 class Command(Settings):
     """The flags of this chapter."""
 
-    plain: int = 0  # run only the plain loop of section 1, with a tiny model, for this many steps; save nothing
+    plain: int = 0  # above 0: run only the plain loop of section 1 for this many steps, with a tiny model; save nothing
     train: DiffusionTrainConfig = DiffusionTrainConfig()
 
 
 def main(argv=None):
-    settings = cli.parse(Command, argv, section="dllm")  # from a settings file it takes what stands below dllm
+    settings = cli.parse(Command, argv, section="dllm")  # in a settings file, lines below "dllm:" are for this program
     corpus = text.load(settings.corpus)
     parts = text.split(corpus.text)
     tokenizer = text.Characters.of(corpus.text)
     if settings.plain > 0:
-        torch.set_num_threads(1)  # the fastest for such a small model
+        torch.set_num_threads(1)  # one thread is fastest for such a small model
         torch.manual_seed(settings.train.seed)
         config = transformer.TransformerConfig(64, 2, 2, 96, vocab_size=tokenizer.vocab_size)
         plain_loop(transformer.Transformer(config), torch.tensor(tokenizer.encode(parts[0])), settings.plain)

@@ -9,17 +9,17 @@
     python 06_generate.py --hub                                  # the published model, from the Hugging Face Hub
 
 A text takes a few seconds on two cores. In a terminal, each grey block is a masked character. In the first half of the
-passes, blocks all over the text turn into letters, and the newest letters are highlighted. In the second half, the
-model rewrites letters that it doubts. A text that is longer than the model's window is written window by window. The
-page that --html writes has a slider over the passes.
+passes, the model writes characters at random places, and the newest characters are highlighted. In the second half, the
+model rewrites characters that it doubts. A text that is longer than the model's window is written window by window. The
+web page that --html writes has a slider, which shows the text after any pass.
 
 The path of a text through the program: `main` loads a model, by default your latest run in checkpoints/. Section 1
-makes a canvas, which holds (B, T) tokens: the prompt, and then masks. `generate` (section 2) cuts the canvas into
-windows, lets chapter 04's `denoise` fill each window, and yields a State after each pass. `watch` (section 3) gives the
-States to the viewers: a terminal, a GIF, a page.
+makes a canvas (B, T), which holds the tokens of the prompt and then masks. `generate` (section 2) cuts the canvas into
+windows, lets chapter 04's `denoise` fill each window, and yields a State of the canvas after each pass. `watch`
+(section 3) shows every State in a terminal, in a GIF or on a web page.
 
-To change one thing: `main` can pass another sampler to `generate`. For another selection rule of chapter 04, pass
-denoise=functools.partial(diffusion.denoise, select=diffusion.by_confidence).
+To change one thing: pass another sampler to `generate` in `main`. For example,
+denoise=functools.partial(diffusion.denoise, select=diffusion.by_confidence) uses another selection rule of chapter 04.
 """
 
 import math
@@ -36,15 +36,15 @@ import torch
 
 diffusion = import_module("04_diffusion")
 
-MAX_LENGTH = 100_000  # positions; a slip such as {1000000} must not fill the memory
-MAX_DRAWN = 20_000_000  # tokens in all pictures of an animation; more could fill the memory, too
+MAX_LENGTH = 100_000  # length of the longest canvas; a typing error such as {1000000} must not fill the memory
+MAX_DRAWN = 20_000_000  # largest number of tokens in all frames of an animation together
 
 
 # 1. The canvas: a prompt and a blank differ only in which positions are masked
 
 
 def from_prompt(prompt, length, tokenizer):
-    """Return a list of `length` tokens: those of `prompt`, and then masks."""
+    """Return a list of `length` tokens: the tokens of `prompt`, and then masks."""
     tokens = tokenizer.encode(prompt)
     if len(tokens) >= length:
         raise cli.UserError(f"the prompt fills {len(tokens)} of {length} places: raise --len")
@@ -52,7 +52,7 @@ def from_prompt(prompt, length, tokenizer):
 
 
 def from_infill(text, tokenizer):
-    """Return the list of the tokens of `text`, with its blanks masked: _ is one masked position, {20} is twenty."""
+    """Return the tokens of `text` as a list. In `text`, _ stands for one mask, and {20} for twenty masks."""
     tokens = []
     for part in re.split(r"(_|\{[0-9]{1,9}\})", text):
         if part == "_":
@@ -72,13 +72,16 @@ def from_infill(text, tokenizer):
 
 
 def plan_windows(masked, size, steps):
-    """Return windows that cover all masks, each of at most `size` positions: a list of (left, right, steps), in order.
+    """Return the windows that cover all masks: a list of (left, right, passes), from left to right.
 
-    masked: (B, T), True where something is to be written. A window begins a quarter of its size before the text that
-    it adds, so that the model continues from known text. The last window is moved to the left until it is full. `steps`
-    is the number of passes for a window. If a text needs several windows, a window with fewer masks gets fewer passes.
-    For example, with windows of 128, 256 masks are written in [0, 128), [96, 224) and [128, 256), and 96 passes become
-    96, 72 and 24.
+    `masked` (B, T) is True at every mask. A window has at most `size` positions. From the second window on, the first
+    quarter of a window overlaps the window before it, so that the model can continue the text. The last window is moved
+    to the left until it has `size` positions. If the whole canvas fits into one window, this window gets `steps`
+    passes. On a longer canvas, the passes of a window are proportional to the tokens that it adds: `size` tokens get
+    `steps` passes.
+
+    For example, let `size` be 128, let `steps` be 96, and let a canvas consist of 256 masks. The windows are [0, 128),
+    [96, 224) and [128, 256). They add 128, 96 and 32 tokens, in 96, 72 and 24 passes.
     """
     length = masked.shape[1]
     windows = []
@@ -97,9 +100,9 @@ def plan_windows(masked, size, steps):
 
 
 def generate(model, canvas, steps, temperature=1.0, top_k=None, denoise=diffusion.denoise):
-    """Fill the masks of canvas (B, T) for any T. Yields a State of the whole canvas after each pass.
+    """Fill the masks of canvas (B, T), window by window. Yields a State of the whole canvas after each pass.
 
-    denoise: the sampler of chapter 04, or another sampler that takes the same arguments.
+    `denoise` is the sampler of chapter 04, or another sampler that takes the same arguments.
     """
     rows = len(canvas)
     length = min(canvas.shape[1], model.config.seq_len)
@@ -111,7 +114,7 @@ def generate(model, canvas, steps, temperature=1.0, top_k=None, denoise=diffusio
         window = canvas[:, left:right]
         blank = window == model.config.mask_id
         for state in denoise(model, window, passes, temperature, top_k):
-            # The text of earlier windows counts as given in this one, and keeps the confidence that it had.
+            # In this window, tokens from earlier windows count as given, and keep their confidence.
             sure = torch.where(blank, state.confidence, confidence[:, left:right])
             canvas = canvas.slice_scatter(state.canvas, 1, left, right)
             confidence = confidence.slice_scatter(sure, 1, left, right)
@@ -123,10 +126,11 @@ def generate(model, canvas, steps, temperature=1.0, top_k=None, denoise=diffusio
 
 
 def watch(states, canvas, tokenizer, settings, title):
-    """Show the States of a sampler in every way that `settings` ask for. Returns the last State.
+    """Show the States of a sampler in a terminal, in a GIF or on a web page. Returns the last State.
 
-    The texts are printed at the end, unless a viewer leaves them on the screen.
-    canvas: (B, T), what the sampler begins with. settings: has quiet, gif and html. title: what to say about the run.
+    `settings` say which of the three viewers are used. If none of them leaves the texts on the screen, the texts are
+    printed at the end. `canvas` (B, T) is the canvas with which the sampler begins. The viewers show `title`, a line
+    about the run.
     """
     canvas = canvas.cpu()
     viewers = []
@@ -141,7 +145,7 @@ def watch(states, canvas, tokenizer, settings, title):
         state = replace(state, **{name: tensor.cpu() for name, tensor in vars(state).items()})
         for viewer in viewers:
             viewer.show(state)
-    for viewer in reversed(viewers):  # the terminal comes to rest before another viewer says something
+    for viewer in reversed(viewers):  # the terminal closes before the paths of files are printed
         path = viewer.close()
         if path and not settings.quiet:
             print(f"wrote {path}")
@@ -152,7 +156,7 @@ def watch(states, canvas, tokenizer, settings, title):
 
 
 def print_texts(canvas, tokenizer, quiet):
-    """Print each row of canvas (B, T) as a text. quiet: leave out the headings of the texts."""
+    """Print each row of canvas (B, T) as a text. If `quiet` is true, leave out the headings."""
     for number, row in enumerate(canvas, 1):
         if len(canvas) > 1 and not quiet:
             print(f"--- sample {number} of {len(canvas)} ---")
@@ -166,14 +170,14 @@ def print_texts(canvas, tokenizer, quiet):
 
 @dataclass(frozen=True)
 class Writing:
-    """The flags that chapters 06, 09 and 11 share: they all write with a dLLM."""
+    """The flags of chapters 06, 09 and 11, which all write with a dLLM."""
 
-    checkpoint: str = ""  # name or folder of a run; by default your latest, or the shipped model
+    checkpoint: str = ""  # name or folder of a run; by default your latest run, or the shipped model
     prompt: str = ""  # how the text begins; \n is a line break
     infill: str = ""  # a text with blanks to fill: _ is one token, {20} is twenty
     len: int | None = None  # number of tokens, including the prompt; by default 256, or 200 for Tamil
     num: int = 1  # number of samples, made in one batch
-    steps: int | None = None  # passes for each window of the model, half of which correct; fewer if it has few masks
+    steps: int | None = None  # passes per window; the second half corrects; a window with few masks gets fewer
     temp: float | None = None  # temperature; 0 always takes the most likely token, 1 leaves the model as it is
     topk: int | None = None  # draw only among this many of the most likely tokens; by default among all
     seed: int | None = None  # the same seed writes the same text; by default a random seed
@@ -193,7 +197,7 @@ RANGES = {"len": (1, MAX_LENGTH), "num": (1, 256), "steps": (1, 10**6), "temp": 
 
 
 def check_ranges(settings):
-    """Raise ValueError if a number among the flags of a program that writes is out of its range."""
+    """Raise ValueError if a number in `settings` is outside its range in RANGES."""
     for name, (lowest, largest) in RANGES.items():
         value = getattr(settings, name, None)
         if value is not None and not lowest <= value <= largest:
@@ -201,7 +205,7 @@ def check_ranges(settings):
 
 
 def make_canvas(settings, tokenizer, length=256):
-    """Return the canvas (B, T) that the settings describe. length: the number of tokens if --len is not given."""
+    """Return the canvas (B, T) that `settings` describe. `length` is the number of tokens T if --len is not given."""
     if settings.infill:
         tokens = from_infill(settings.infill.replace("\\n", "\n"), tokenizer)
     else:
@@ -213,10 +217,13 @@ def make_canvas(settings, tokenizer, length=256):
 
 
 def open_model(settings, kind):
-    """Return (folder, model, tokenizer) of the dLLM that the settings name. Say so if it is not the shipped one."""
+    """Return (folder, model, tokenizer) of the dLLM that `settings` name.
+
+    If `settings` name no model, and this function loads your latest run, it prints the run's name.
+    """
     folder = checkpoint.find(settings.checkpoint, kind)
     device = devices.pick_device(settings.device)
-    model, tokenizer, _ = checkpoint.load(folder, device, kinds=("dllm", "tamil"))  # both write in the same way
+    model, tokenizer, _ = checkpoint.load(folder, device, kinds=("dllm", "tamil"))  # both kinds write in the same way
     shipped = checkpoint.KINDS[kind].shipped
     if not settings.checkpoint and folder.name != shipped and not settings.quiet:
         print(f"This is {cli.printable(folder.name)}, your latest run. --checkpoint {shipped} names the shipped model.")
@@ -224,7 +231,7 @@ def open_model(settings, kind):
 
 
 def pick_seed(settings):
-    """Return the seed that the settings name, or a random one, and seed PyTorch with it."""
+    """Seed PyTorch with the seed in `settings`, or with a random seed, and return this seed."""
     seed = random.randrange(2**31) if settings.seed is None else settings.seed
     torch.manual_seed(seed)
     return seed
@@ -232,11 +239,11 @@ def pick_seed(settings):
 
 @dataclass(frozen=True)
 class Command(Writing):
-    """The flags of this chapter. The default is 96 passes at temperature 1.05, or with --fast, 32 passes at 0.85."""
+    """The flags of this chapter. The default is 96 passes at temperature 1.05; with --fast, 32 passes at 0.85."""
 
     fast: bool = False  # a third of the passes, at a lower temperature (docs/fast_decoding.md)
-    hub: str = ""  # OWNER/NAME of a model on the Hugging Face Hub; --hub alone: that of the original tiny-dllm
-    runtime: Literal["torch", "onnx", "onnx-int8"] = "torch"  # what computes: PyTorch, or on a CPU ONNX Runtime
+    hub: str = ""  # OWNER/NAME of a model on the Hugging Face Hub; --hub alone: the model of the original tiny-dllm
+    runtime: Literal["torch", "onnx", "onnx-int8"] = "torch"  # what runs the model: PyTorch, or ONNX Runtime (on a CPU)
 
 
 def main(argv=None):
@@ -247,8 +254,8 @@ def main(argv=None):
         settings = replace(settings, checkpoint=str(hub.fetch(settings.hub)))
     settings = runtimes.on_cpu(settings)
     folder, model, tokenizer = open_model(settings, "dllm")
-    # Of all settings that were tried, these give the texts nearest to real text (docs/fast_decoding.md). A temperature
-    # above 1 makes the first draft varied; while the sampler corrects, the temperature falls.
+    # Of all settings that we tried, these bring the texts nearest to real text (docs/fast_decoding.md). A temperature
+    # above 1 makes the first draft varied. While the sampler corrects, the temperature falls.
     steps = settings.steps or (32 if settings.fast else 96)
     temperature = settings.temp
     if temperature is None:

@@ -2,24 +2,25 @@
 
     python 07_train_gpt.py                                      # no GPU: 6 minutes on two cores
     python 07_train_gpt.py --teachers FIRST,SECOND --run THIRD  # learn from what two trained GPTs predict
-    python 07_train_gpt.py write --prompt "ROMEO:"              # write with your latest GPT, else the shipped one
+    python 07_train_gpt.py write --prompt "ROMEO:"              # your latest GPT; if you have none, the shipped GPT
     python 07_train_gpt.py write --num 2 --temp 0.7 --topk 10 --seed 1
-    python 07_train_gpt.py write --runtime onnx-int8            # the same rows in less time, without a GPU
+    python 07_train_gpt.py write --runtime onnx-int8            # in less time, without a GPU
 
-The Transformer, the corpus, the optimizers and the loop are those of chapter 05. Five things differ, and each takes a
-few lines:
+The Transformer, the corpus, the optimizers and the loop are those of chapter 05. Five things differ:
 
-    1. causal=True        a position sees itself and the positions before it
-    2. the loss           every token predicts the next one; no token is masked, and every token counts
-    3. the evaluation     the exact likelihood of text that the model has not seen, not a bound on it
+    1. causal=True        each position sees only itself and the positions before it
+    2. the loss           no token is masked, and every position predicts the next token
+    3. the evaluation     the exact likelihood of held-out text, where chapter 05 computes a bound
     4. the generation     from left to right, one token per pass, with the key-value buffer of chapter 02
-    5. the overfitting    a GPT predicts the same tokens in every epoch, so its best weights may come early
+    5. the overfitting    a GPT predicts the same tokens in every epoch, so it can overfit before the run ends
 
-You should see the NLL (negative log-likelihood) fall faster than chapter 05's NELBO (negative evidence lower bound)
-did, although both models have the same size and learn from the same text. At the end curves.png, in the run's folder,
-shows both. The two numbers do not measure quite the same thing: the NLL is exact, while the NELBO is an upper bound on
-the dLLM's own NLL. If the NLL ends far above 1.6, train on with more --minutes; if it rises again before the end, the
-text is too small for the model, and the program keeps the weights of the best evaluation.
+You should see the NLL (negative log-likelihood) of the GPT fall faster than the NELBO (negative evidence lower bound)
+of chapter 05's dLLM, although the two models have the same size and learn from the same text. At the end, curves.png in
+the folder of the run shows the curves of the two models. The GPT's NLL is exact, while the NELBO is an upper bound on
+the dLLM's NLL.
+
+If the NLL ends far above 1.6, repeat the command with more --minutes to continue the run. If the NLL rises again before
+the end, the text is too small for the model. The program then keeps the weights of the best evaluation.
 """
 
 from dataclasses import asdict, dataclass
@@ -51,25 +52,26 @@ def next_token_losses(model, windows):
 
 @torch.no_grad()
 def nll_by_position(model, windows, batch_size=64):
-    """Return -log p of each token of windows (N, T+1) except the first, which is given: (N, T), in nats."""
+    """Return -log p(token | all tokens before it) for windows (N, T+1), in nats: (N, T)."""
     return torch.cat([next_token_losses(model, rows) for rows in windows.split(batch_size)])
 
 
 def nll(model, windows, batch_size=64):
     """Return the negative log-likelihood of windows (N, T+1), in nats per token: (mean, standard error over windows).
 
-    The chain rule, -log p(x1 … xT | x0) = -Σ log p(xi | x0 … xi-1), makes it exact: nothing is drawn at random. The
-    error says how much the result would change with another text. Two models that are measured on the same windows
-    share most of this error.
+    The mean is exact: by the chain rule, -log p(x1 … xT | x0) = -Σ log p(xi | x0 … xi-1), and nothing is drawn at
+    random. The standard error says how much the mean would change with another text. For a comparison of two models on
+    the same windows, this error is too large.
     """
     means = nll_by_position(model, windows, batch_size).cpu().double().mean(1)  # (N,)
     return means.mean().item(), (means.std() / len(means) ** 0.5).item()
 
 
 class NextToken(training.Text):
-    """The task of a GPT. A window of T + 1 tokens has T pairs of a token and the next one.
+    """The task of a GPT: predict the next token. In a window of T + 1 tokens, the model predicts T tokens.
 
-    teachers: models, or none. If there are teachers, training aims at their mean prediction instead of the next token.
+    `teachers` are trained GPTs. If there are any, the model learns their mean prediction instead of the next token of
+    the text.
     """
 
     measure = "NLL"
@@ -95,10 +97,10 @@ def taught_losses(model, teachers, windows):
     """Return the cross-entropy between the teachers' mean prediction and the model's prediction, for windows (B, T+1).
 
     The result is (B, T), in nats. The text shows only one next token, although other tokens were possible. A trained
-    GPT says how probable each token is, and the mean prediction of several GPTs is better than that of each one,
-    because their errors differ. A model with this target learns sooner and overfits less (knowledge distillation,
-    Hinton et al. 2015, arXiv:1503.02531). The NLL of the shipped GPT is 1.385. Its two teachers learned from the text
-    itself, and their NLLs are 1.404 and 1.405.
+    GPT says how probable each token is. Several GPTs make different errors, so their mean prediction is better than
+    that of any single GPT. A model that learns this mean learns faster and overfits less (knowledge distillation,
+    Hinton et al. 2015, arXiv:1503.02531). The shipped GPT learned in this way from two teachers with NLLs of 1.404 and
+    1.405. Its own NLL is 1.385.
     """
     tokens = windows[:, :-1]
     with torch.no_grad():
@@ -112,12 +114,15 @@ def taught_losses(model, teachers, windows):
 
 @torch.no_grad()
 def stream(model, canvas, temperature=0.8, top_k=None, cached=True, lean=True):
-    """Write the masks at the end of canvas (B, T), from left to right. Yields chapter 04's State for each token.
+    """Fill the masks at the end of canvas (B, T) from left to right. Yields a State (chapter 04) after each token.
 
-    At least the first token must be given. The model sees up to seq_len tokens. When its window is full, it forgets all
-    but the last seq_len // 2 tokens, whose positions then begin at 0 again; the next pass computes all their rows. With
-    `cached`, all further passes compute only the row of the newest token. That is exact, because in a causal model no
-    row depends on a later one. lean: compute these rows with section 3's LeanRows, if they fit the model.
+    At least the first token must be given. The first pass computes one row (the vectors of one position) for each given
+    token. With `cached`, each later pass computes only the row of the newest token. The result is exact, because in a
+    causal model no row depends on a later row. With `lean`, LeanRows (section 3) computes these rows faster, if it fits
+    the model.
+
+    The model sees at most seq_len tokens. When this window is full, the model forgets all but the last seq_len // 2
+    tokens. Their positions then begin at 0 again, so the next pass computes all their rows.
     """
     given = canvas != model.config.mask_id
     if not given[:, 0].all():
@@ -152,7 +157,7 @@ def stream(model, canvas, temperature=0.8, top_k=None, cached=True, lean=True):
 
 
 def write(model, tokens, count, temperature=0.8, top_k=None, cached=True):
-    """Continue tokens (B, P), P at least 1, by `count` tokens: (B, P + count). See `stream`."""
+    """Write `count` more tokens after tokens (B, P), where P is at least 1: (B, P + count). See `stream`."""
     canvas = F.pad(tokens, (0, count), value=model.config.mask_id)  # (B, P + count)
     for state in stream(model, canvas, temperature, top_k, cached):
         canvas = state.canvas
@@ -160,28 +165,28 @@ def write(model, tokens, count, temperature=0.8, top_k=None, cached=True):
 
 
 def opening(tokenizer):
-    """Return the token that begins a text without a prompt: a new line if the corpus has one, otherwise token 0."""
+    """Return the token that begins a text without a prompt: a line break if the vocabulary has one, otherwise 0."""
     return tokenizer.encode("\n")[0] if "\n" in tokenizer.vocabulary else 0
 
 
 # 3. The same rows, in less time
 #
-# The product of one row and a matrix takes little time. So much of the time goes into everything around these products:
-# calling modules, and small operations that compute the same things again for each row. Chapter 11 measures this. The
-# model of chapter 03 is written to be read; this section computes the same results, and is written to be fast.
+# The product of one row and a matrix takes little time. So a large part of a pass goes into other work: calls of
+# modules, and small operations that compute the same numbers again for each row. Chapter 11 measures this part. The
+# code of chapter 03 is written to be read. The code of this section computes the same results faster.
 
 
 class LeanRows:
-    """Computes new rows of a causal model of chapter 03 without its modules. A test compares the results.
+    """Computes new rows of a causal model of chapter 03 without calling the modules of the model.
 
-    It needs a cache into which the model has already written the first rows. It is faster because angles are computed
-    once for all rows, queries and keys are normalised and rotated together, and a single row, which sees all keys,
-    needs no mask.
+    The cache must already hold the first rows of the text. LeanRows is faster than the model for three reasons. The
+    angles of the rotary positions are computed once for all rows. Queries and keys are normalised and rotated together.
+    A single row sees all keys, so it needs no mask. A test compares the results with those of the model.
     """
 
     @staticmethod
     def fits(config):
-        """Return whether LeanRows can compute such a model: with rotary positions, RMSNorm and squared ReLU."""
+        """Return whether a model has what LeanRows needs: rotary positions, RMSNorm and squared ReLU."""
         return (config.positions, config.norm, config.activation) == ("rope", "rms", "relu2")
 
     def __init__(self, model, cache):
@@ -196,18 +201,18 @@ class LeanRows:
         for block, buffer in zip(model.blocks, cache.layers, strict=True):
             layers = block.attn.qkv, block.attn.out, block.mlp.up, block.mlp.down
             self.layers.append(([layer.weight for layer in layers], buffer))
-        self.ahead = max(0, c.conv - 1)  # number of vectors that a convolution reads before its own row
+        self.ahead = max(0, c.conv - 1)  # number of earlier rows that a convolution reads
         self.before = torch.arange(self.ahead + 1, device=device)[None]  # (1, conv)
-        self.streams = [F.pad(stream, (0, 0, self.ahead, 0)) for stream in cache.streams]  # zeros precede the text
+        self.streams = [F.pad(stream, (0, 0, self.ahead, 0)) for stream in cache.streams]  # zeros stand before the text
         self.convs = [conv.weight for conv in model.convs]
 
     @torch.inference_mode()
     def __call__(self, x, start, positions=None, visible=None, read=None):
-        """Run all blocks on the vectors x (B, R, C) of new rows. Return what the output head reads: (B, R, C).
+        """Run all blocks on x (B, R, C), the embeddings of R new rows. Return the input of the head: (B, R, C).
 
-        start: the place in the cache where the rows are written. A single row needs no other argument. Chapter 13 has
-        several rows, and also passes `positions` (R,); `visible` (R, start + R), which rows each row sees; and `read`
-        (R, conv), which rows a convolution reads.
+        `start` is the place of the first new row in the cache. A single row needs no other argument. Chapter 13
+        computes several rows at once, and passes three more arguments. `positions` (R,) are the positions of the rows.
+        `visible` (R, start + R) says which rows each row sees. `read` (R, conv) says which rows a convolution reads.
         """
         B, R, C = x.shape
         end = start + R
@@ -233,7 +238,7 @@ class LeanRows:
 
 
 def normalised(x):
-    """Return x (…, C) divided by its root mean square. This is RMSNorm, with fewer operations than PyTorch's."""
+    """Return the vectors x (…, C), each divided by its root mean square. PyTorch's RMSNorm needs more operations."""
     return x * (x.shape[-1] ** 0.5 / torch.linalg.vector_norm(x, dim=-1, keepdim=True))
 
 
@@ -242,14 +247,14 @@ def normalised(x):
 
 @dataclass(frozen=True)
 class GPTTrainConfig(training.TrainConfig):
-    """How to train a GPT."""
+    """The settings for training a GPT."""
 
-    teachers: str = ""  # runs of GPTs, separated by commas, whose mean prediction the model learns; empty: the text
+    teachers: str = ""  # runs of GPTs, separated by commas; the model learns their mean prediction, not the text
 
 
 @dataclass(frozen=True)
 class Train(training.Settings):
-    """The flags of training."""
+    """The flags for training."""
 
     train: GPTTrainConfig = GPTTrainConfig()
 
@@ -260,11 +265,11 @@ class Train(training.Settings):
 
 @dataclass(frozen=True)
 class Continue:
-    """The flags of every program that writes from left to right: this chapter and chapter 13."""
+    """The flags for writing from left to right, which chapters 07 and 13 share."""
 
     checkpoint: str = ""  # name or folder of a run; by default your latest run, or the shipped model
     prompt: str = ""  # how the text begins; \n is a new line
-    len: int = 256  # number of characters, the prompt included
+    len: int = 256  # number of characters, including the prompt
     num: int = 1  # number of samples
     temp: float = 0.8  # temperature; 0 always takes the most likely character
     topk: int | None = None  # draw only among this many of the most likely characters; by default among all
@@ -280,14 +285,14 @@ class Continue:
 
 @dataclass(frozen=True)
 class Write(Continue):
-    """The flags of writing."""
+    """The flags for writing."""
 
-    hub: str = ""  # OWNER/NAME of a GPT on the Hugging Face Hub; --hub alone: that of the original tiny-dllm
-    runtime: Literal["torch", "onnx", "onnx-int8"] = "torch"  # what computes: PyTorch, or on a CPU ONNX Runtime
+    hub: str = ""  # OWNER/NAME of a GPT on the Hugging Face Hub; --hub alone: the GPT of the original tiny-dllm
+    runtime: Literal["torch", "onnx", "onnx-int8"] = "torch"  # what runs the model: PyTorch, or ONNX Runtime (on a CPU)
 
 
 def load_teachers(settings, config, corpus, tokenizer, device):
-    """Return the list of models that --teachers names. Raises UserError if one of them cannot teach this run."""
+    """Return a list of the models that --teachers names. Raises UserError if one of them cannot teach this run."""
     teachers = []
     for name in filter(None, settings.train.teachers.split(",")):
         folder = checkpoint.find(name.strip(), "gpt")
@@ -317,7 +322,7 @@ def train_gpt(settings):
 
 
 def compare(folder, corpus):
-    """Draw the curves of the GPT in `folder` and of the latest dLLM that learned from the same text."""
+    """Draw the curves of the GPT in `folder` and of the latest dLLM, if this dLLM learned from the same text."""
     try:
         other = checkpoint.find("", "dllm")
         if checkpoint.read_config(other)["info"].get("corpus_sha256") != corpus.sha256:
@@ -330,7 +335,10 @@ def compare(folder, corpus):
 
 
 def make_canvas(settings, tokenizer):
-    """Return the canvas (B, T) that the settings describe: their prompt, or a first character, and then masks."""
+    """Return the canvas (B, T) that `settings` describe: the prompt, and then masks.
+
+    Without a prompt, the canvas begins with the token from `opening`.
+    """
     tokens = generation.from_prompt(settings.prompt.replace("\\n", "\n"), settings.len, tokenizer)
     if not settings.prompt:
         tokens = [opening(tokenizer), *tokens]  # the first character must have a character before it

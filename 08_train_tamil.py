@@ -4,17 +4,18 @@
     python 08_train_tamil.py --corpus kural         # only the 1330 couplets of the Kural
     python 08_train_tamil.py --compare 300          # compares letters, code points and bytes: a minute or two
 
-The model, the loss, the training loop and the flags are those of chapter 05. Two things are new: the text, which
-tamil_dataset.py collects from the Kural and Sangam poetry, and the tokens.
+The model, the loss, the training loop and the flags are those of chapter 05. Two things are new: the text and the
+tokens. The text consists of the Kural and Sangam poetry, which tamil_dataset.py collects.
 
-A letter of Tamil (எழுத்து) may consist of a consonant and a sign: கோ is one letter, but two code points of Unicode and
-six bytes of UTF-8. A diffusion model writes many positions in the same pass, and these positions cannot see each other.
-If a token were a part of a letter, parts that do not fit together could meet. Here a token is a whole letter, so every
-text that the model writes is well-formed.
+A Tamil letter (எழுத்து) can consist of a consonant and a sign. For example, கோ is one letter, but two code points of
+Unicode and six bytes of UTF-8. A diffusion model writes many tokens in the same pass, and these tokens cannot depend on
+each other. If tokens were parts of letters, the model could write parts that do not fit together. Here a token is a
+whole letter, so every text that the model writes is well-formed.
 
-You should see the NELBO fall, in nats per letter; the end of the run also gives it in bits per code point. At every
-evaluation the program prints a sample: first the lines look right, then the words, then the poems. If the letters look
-like boxes, the terminal lacks a Tamil font; --html of chapter 09 shows them in a browser.
+You should see the NELBO fall. The program prints it in nats per letter, and at the end also in bits per code point. At
+every evaluation, the program prints a sample of the model's writing. First the lines look right, then the words, and
+then the poems. If you see boxes instead of letters, the terminal has no Tamil font. A browser can show the texts that
+chapter 09 writes (--html).
 """
 
 import hashlib
@@ -40,15 +41,15 @@ training = import_module("05_train")
 
 # 1. Letters
 
-LEAST = 50  # a symbol that is not Tamil must occur this often in a source to be in the vocabulary
+LEAST = 50  # a symbol that is not Tamil stays in a source only if it occurs this often
 
 
 def drop_rare(poems, least=LEAST):
-    """Return the poems as the model will see them: normalised, without invalid letters and rare symbols.
+    """Return the poems as the model will see them: normalised, and without invalid letters and rare symbols.
 
-    Every Tamil letter stays, even a rare one, because without it a word would become another word. Any other symbol
-    (a digit, a Latin letter, a bracket) must occur `least` times, because the model could not learn a rarer one. Lines
-    and poems that are empty after this are removed.
+    Even a rare Tamil letter stays, because removing a letter would change a word. Other symbols, such as digits, Latin
+    letters and brackets, stay only if they occur at least `least` times. The model could not learn rarer symbols. Lines
+    and poems that become empty are removed.
     """
     cut = [letters.split(letters.normalise(poem)) for poem in poems]
     counts = Counter(letter for poem in cut for letter in poem)
@@ -72,7 +73,7 @@ def drop_rare(poems, least=LEAST):
 def read_poems(names):
     """Return {source: list of poems} for names such as "kural,sangam". Raises UserError if a source is missing.
 
-    If only Sangam poetry is missing, and the Kural is there, the function prints a message and returns the Kural.
+    If Sangam poetry is missing, but the Kural is not, the function prints a message and returns only the other sources.
     """
     names = sorted({name.strip() for name in names.split(",")})
     if "sangam" in names:  # "sangam" contains all works of Sangam poetry
@@ -89,16 +90,16 @@ def read_poems(names):
 
 
 def plain(poem):
-    """Return the Tamil characters of a text, without spaces and punctuation, which differ between editions."""
+    """Return the Tamil characters of a text. Spaces and punctuation are left out, because they differ by edition."""
     return re.sub("[^\u0b80-\u0bff]", "", poem)
 
 
 def split(sources):
-    """Split {source: poems} into training poems and validation poems, two dicts of the same form. Poems stay whole.
+    """Split {source: poems} into training poems and validation poems: two dictionaries {source: poems}.
 
-    A poem is a candidate for validation if a hash of its letters says so, which is about one poem in ten. So the
-    candidates do not depend on the rest of the corpus. If every line of a candidate also occurs in training poems, it
-    would test nothing, so it becomes a training poem.
+    A hash of a poem's letters decides whether the poem is a candidate for validation, and does not depend on the rest
+    of the corpus. About one poem in ten is a candidate. A candidate whose lines all occur in training poems would test
+    nothing, so it becomes a training poem.
     """
     candidates, training_lines = set(), set()
     for poems in sources.values():
@@ -118,12 +119,12 @@ def split(sources):
 
 
 def joined(sources):
-    """Return all poems of {source: poems} as one text. Every poem ends with an empty line, which the model learns."""
+    """Return all poems of {source: poems} as one text, with an empty line after each poem."""
     return "".join(f"{poem}\n\n" for poems in sources.values() for poem in poems)
 
 
 def load(names):
-    """Return (Corpus, training poems, validation poems) for the sources in `names`. The poems are {source: list}."""
+    """Return (Corpus, training poems, validation poems) for the sources in `names`. Poems are {source: list}."""
     sources = {name: drop_rare(poems) for name, poems in read_poems(names).items()}
     train, val = split(sources)
     name = "-".join(sources)
@@ -136,7 +137,7 @@ def load(names):
 
 
 class Utf8(text.Characters):
-    """A tokenizer with one token per byte of UTF-8. Python's latin-1 gives each byte a character of its own."""
+    """A tokenizer with one token per byte of UTF-8. Python's encoding latin-1 turns each byte into one character."""
 
     @classmethod
     def of(cls, text):
@@ -150,19 +151,22 @@ class Utf8(text.Characters):
 
 
 def alphabets(poems):
-    """Return three ways to cut a text into tokens: {what a token is: tokenizer}."""
+    """Return three tokenizers for the text `poems`: {kind of token: tokenizer}."""
     return {"letters": letters.TamilLetters.of(poems), "code points": text.Characters.of(poems),
             "UTF-8 bytes": Utf8.of(poems)}
 
 
 def ill_formed_share(poems):
-    """Return the share (0 to 1) of invalid letters in a text: signs without a consonant, bytes that are not UTF-8."""
+    """Return the share of invalid letters in a text, from 0 to 1.
+
+    An invalid letter is a sign without its consonant, or a byte that is not UTF-8.
+    """
     pieces = letters.split(poems)
     return sum(letters.ill_formed(piece) for piece in pieces) / len(pieces)
 
 
 def small_model(tokenizer, poems, steps):
-    """Return a diffusion model that has learned a text for `steps` steps, and its task. The size is fixed."""
+    """Train a small diffusion model on the text `poems` for `steps` steps. Return (model, task)."""
     config = training.DiffusionTrainConfig(steps=steps, batch_size=8, warmup=20, momentum=0.9, evaluations=0,
                                            dtype="float32", compile="off")  # fmt: skip
     shape = transformer.TransformerConfig(128, n_layer=3, n_head=3, n_embd=96, vocab_size=tokenizer.vocab_size)
@@ -176,10 +180,10 @@ def small_model(tokenizer, poems, steps):
 
 
 def compare(couplets, steps, passes=(16, 128), texts=16):
-    """Print the number of tokens per couplet for three alphabets, and the share of invalid letters their models write.
+    """Train a small model for each kind of token, and print how these models differ.
 
-    steps: training steps of each model. passes: the numbers of passes in which the models write. texts: how many texts
-    each model writes.
+    The table shows the number of tokens per couplet, and the share of invalid letters in the models' texts. Each model
+    trains for `steps` steps. Then it writes `texts` texts for each number of passes in `passes`.
     """
     poems = joined({"kural": couplets})
     tensors.heading(f"Why letters: {len(couplets)} couplets of the Kural, {steps} steps for each kind of token")
@@ -204,7 +208,7 @@ def compare(couplets, steps, passes=(16, 128), texts=16):
 
 
 class Poems(training.MaskedDiffusion):
-    """The task of chapter 05 on poems, {source: list}. It also knows how to compare models with different tokens."""
+    """The task of chapter 05 for poems. `train` and `val` are dictionaries {source: list of poems}."""
 
     def __init__(self, tokenizer, train, val, window, device, t_max=1.0):
         unseen = joined(val)
@@ -212,16 +216,16 @@ class Poems(training.MaskedDiffusion):
         self.letters_per_code_point = len(tokenizer.encode(unseen)) / len(unseen)
 
     def bits_per_code_point(self, nelbo):
-        """Return a NELBO in nats per letter as bits per code point of the validation poems.
+        """Convert a NELBO of the validation poems from nats per letter to bits per code point.
 
-        A larger token is harder to guess, so nats per token cannot be compared between models with different tokens.
-        The number of code points is the same for all models, so bits per code point can be compared.
+        A larger token is harder to guess, so models with different tokens cannot be compared in nats per token. Bits
+        per code point can be compared, because the number of code points in a text does not depend on the tokens.
         """
         return nelbo / math.log(2) * self.letters_per_code_point
 
 
 def show_sources(model, tokenizer, val, device):
-    """Print the NELBO of the validation poems of each source."""
+    """Print, for each source, the NELBO of its validation poems."""
     size = model.config.seq_len
     for name, poems in val.items():
         tokens = torch.tensor(tokenizer.encode(joined({name: poems})), device=device)
@@ -238,10 +242,10 @@ def show_sources(model, tokenizer, val, device):
 class Command(training.Settings):
     """The flags of this chapter."""
 
-    corpus: str = "kural,sangam"  # sources to learn from, with commas between: kural, sangam, wikipedia
+    corpus: str = "kural,sangam"  # sources to learn from, separated by commas: kural, sangam, wikipedia
     # a settings file: a name in configs/tamil/, or the path of a YAML file
     config: str = field(default_factory=lambda: "gpu" if torch.cuda.is_available() else "laptop")
-    compare: int = 0  # only compare letters, code points and bytes on the Kural, with small models of this many steps
+    compare: int = 0  # above 0: only compare letters, code points and bytes, with models trained for this many steps
     train: training.DiffusionTrainConfig = training.DiffusionTrainConfig()
 
     def __post_init__(self):

@@ -5,12 +5,11 @@
     python 09_generate_tamil.py --prompt "யாதும் ஊரே" --steps 128
     python 09_generate_tamil.py --infill "அகர முதல {10} ஆதி" --gif out.gif --html out.html
 
-The flags are those of chapter 06, without --fast and --hub, and there are the same three ways to watch the writing. A
-token is a letter of Tamil. A canvas can hold more than a prompt: --kural gives the model the form of a real couplet.
-The spaces and the line break are in place, each letter of a word is masked, and the model writes new letters.
-docs/tamil_couplets.md compares its couplets with the Kural.
+The flags are those of chapter 06, without --fast, --hub and --runtime. A token is a Tamil letter. With --kural, the
+canvas has the form of a real couplet: the spaces and the line break are given, and all letters are masked. The model
+fills in new letters. docs/tamil_couplets.md compares such couplets with the Kural.
 
-A text takes a few seconds on two cores. At the end a table compares the written texts with real poems that the model
+A text takes a few seconds on two cores. At the end, a table compares the written texts with real poems that the model
 has never seen.
 """
 
@@ -31,7 +30,7 @@ generation = import_module("06_generate")
 tamil = import_module("08_train_tamil")
 
 COUPLET = [4, 3]  # words per line: the form of nearly all couplets of the Kural
-LENGTH = 200  # letters of a text if --len is not given: about one Sangam poem, or five couplets
+LENGTH = 200  # letters of a text without --len: about one Sangam poem, or five couplets
 
 
 # 1. The canvas of a couplet
@@ -43,9 +42,9 @@ def word_counts(poem):
 
 
 def blank_couplet(couplet, tokenizer):
-    """Return the form of a real couplet as tokens, a list: its letters are masked, its spaces and line break are given.
+    """Return the tokens of a couplet as a list in which all letters are masked. The spaces and the line break stay.
 
-    The couplet has an empty line on both sides, as in the training text.
+    As in the training text, there is an empty line before and after the couplet.
     """
     end = tokenizer.encode("\n\n")
     tokens = tokenizer.encode(couplet)
@@ -54,10 +53,10 @@ def blank_couplet(couplet, tokenizer):
 
 
 def couplet_rows(couplets, number, tokenizer, seed):
-    """Return a list of `number` canvases of one length, with the forms of random couplets of 4 + 3 words.
+    """Return `number` canvases of equal length, each of which has the form of a random couplet of 4 + 3 words.
 
-    The first form is drawn from all couplets, and every further form from the couplets of the same length. Each canvas
-    is a list of tokens. Raises UserError if there are no couplets.
+    Each canvas is a list of tokens. The first couplet is drawn from all couplets, and the others from the couplets of
+    the same length. Raises UserError if there are no couplets.
     """
     canvases = [blank_couplet(couplet, tokenizer) for couplet in couplets if word_counts(couplet) == COUPLET]
     if not canvases:
@@ -70,7 +69,10 @@ def couplet_rows(couplets, number, tokenizer, seed):
 
 @contextlib.contextmanager
 def only_letters(model, tokenizer):
-    """In a `with` block, the model gives probability 0 to all tokens except Tamil letters, so no word is split."""
+    """In a `with` block, the model gives probability 0 to every token that is not a Tamil letter.
+
+    So the model cannot write a space inside a word.
+    """
     banned = torch.tensor([not "\u0b80" <= letter[0] <= "\u0bff" for letter in tokenizer.vocabulary])
 
     def without(module, arguments, logits):  # (B, T, V)
@@ -87,15 +89,15 @@ def only_letters(model, tokenizer):
 
 
 def whole_poems(samples):
-    """Return the complete poems in a list of texts: a complete poem has an empty line before and after it."""
+    """Return the complete poems in a list of texts. A complete poem has an empty line before it and after it."""
     return [poem for text in samples for poem in text.split("\n\n")[1:-1] if poem.strip("\n")]
 
 
 def measure(samples, vocabulary, text):
-    """Return measures of a list of texts, {name: number}.
+    """Return measures of the texts `samples`: {name: number}.
 
-    vocabulary: the set of the words of the training poems. text: all training poems as one text. The first and the last
-    word of a text may be cut off, so they are not counted.
+    `vocabulary` is the set of all words in the training poems. `text` is the text of all training poems. The first and
+    last word of a sample do not count, because they can be incomplete.
     """
     whole_words = [re.sub(r"^\S+|\S+$", "", sample) for sample in samples]
     poems = whole_poems(samples)
@@ -108,7 +110,7 @@ def measure(samples, vocabulary, text):
 
 
 def as_symbols(samples, text):
-    """Return `samples` and `text` with one character for each letter, so that lengths are counted in letters."""
+    """Replace each Tamil letter of `samples` and `text` by one character, so that lengths are counted in letters."""
     cut = [letters.split(sample) for sample in (*samples, text)]
     symbol = {letter: chr(i) for i, letter in enumerate(set().union(*cut))}
     *short, long = ("".join(symbol[letter] for letter in pieces) for pieces in cut)
@@ -116,18 +118,21 @@ def as_symbols(samples, text):
 
 
 def second_consonant(line):
-    """Return the consonant of the second letter of a line, or the letter itself if it has none; "" if there is none."""
+    """Return the consonant of the second letter of a line.
+
+    If the second letter has no consonant, return the letter itself. If there is no second letter, return "".
+    """
     return "".join(letter[0] for letter in letters.split(line.replace(" ", ""))[1:2])
 
 
 def verse_measures(couplets, vocabulary, reader):
-    """Return measures of the style of a list of couplets, {name: share from 0 to 1}.
+    """Return measures of the style of couplets: {name: share from 0 to 1}.
 
-    rhyme: couplets whose two lines have the same consonant in their second letters (எதுகை).
-    um: words that end in -உம், which joins words like "and".
-    train: words in the set `vocabulary`, which holds the words of the training poems.
-    held: words known to a reader of all held-out poems, except the couplet itself if it is held out. reader: a Counter
-    {word: number of held-out poems with it}.
+    rhyme: the share of couplets in which the second letters of the two lines have the same consonant (எதுகை).
+    um: the share of words that end in -உம். This ending joins words, like "and".
+    train: the share of words that occur in `vocabulary`, the set of words in the training poems.
+    held: the share of words that occur in held-out (validation) poems. For a held-out couplet, only the other poems
+    count. `reader` is the Reader of the held-out poems.
     """
     words, known = [], 0
     for couplet in couplets:
@@ -144,7 +149,7 @@ def verse_measures(couplets, vocabulary, reader):
 
 
 class Reader(Counter):
-    """Counts in how many of the held-out poems {source: poems} each word occurs. poems: the set of these poems."""
+    """A Counter {word: number of held-out poems that contain the word}. `held_out` is {source: poems}."""
 
     def __init__(self, held_out):
         self.poems = {poem for poems in held_out.values() for poem in poems}
@@ -155,7 +160,10 @@ class Reader(Counter):
 
 
 def real_texts(val, length, number, kural):
-    """Return at most `number` texts from the validation poems: couplets if `kural`, else texts of `length` letters."""
+    """Return at most `number` texts from the validation poems.
+
+    If `kural` is true, the texts are couplets. Otherwise each text has `length` letters.
+    """
     if kural:
         couplets = val["kural"]
         number = min(number, len(couplets))
@@ -167,9 +175,9 @@ def real_texts(val, length, number, kural):
 
 
 def report(samples, train, val, kural, length):
-    """Print the measures of `samples`, and for comparison those of unseen poems.
+    """Print the measures of `samples` and, for comparison, the measures of validation poems.
 
-    kural: whether the samples are couplets in a given form. length: letters in each sample.
+    `kural` says whether the samples are couplets whose form was given. `length` is the number of letters in a sample.
     """
     text = tamil.joined(train)
     vocabulary = set(measures.words_of(text))
@@ -192,7 +200,7 @@ def report(samples, train, val, kural, length):
               "that occur in other unseen poems. The form of 4 + 3 words was given, so it is no evidence of skill.")
     else:
         print("Couplets: how many of the whole poems in the texts have lines of 4 + 3 words.")
-    print("Known words also occur in the training poems. The longest copy is the longest run of letters that does.\n"
+    print("Known words also occur in the training poems. The longest copy is the longest run of letters found there.\n"
           "Good verse has numbers near those of unseen poems, not above them. More texts (--num) say more.")
 
 
@@ -212,10 +220,10 @@ class Command(generation.Writing):
 
 
 def read_corpus(info, needed):
-    """Return (Corpus, training poems, validation poems) of the model whose checkpoint has this `info`.
+    """Return (Corpus, training poems, validation poems) for the model whose checkpoint contains `info`.
 
-    If the poems are not on this machine, they are downloaded, but only if they are `needed`. Otherwise UserError is
-    raised.
+    If the poems are not on this machine and `needed` is true, they are downloaded. If `needed` is false, UserError is
+    raised instead.
     """
     if not needed and not tamil_dataset.FILE.is_file():
         raise cli.UserError(f"there is no {tamil_dataset.FILE}: run python tamil_dataset.py")

@@ -1,23 +1,23 @@
 """Chapter 10: is a diffusion language model (dLLM) better or worse than a GPT?
 
     python 10_dllm_vs_gpt.py                # your latest dLLM and GPT, or the shipped models; 15 minutes on two cores
-    python 10_dllm_vs_gpt.py --size gpu     # more texts and larger models in part 5; the default where there is CUDA
-    python -m experiments.dllm_vs_gpt       # three equal pairs and the shipped one, for the page docs/dllm_vs_gpt.md
+    python 10_dllm_vs_gpt.py --size gpu     # measure more texts; this is the default on a GPU with CUDA
+    python -m experiments.dllm_vs_gpt       # compare four pairs of models, for the page docs/dllm_vs_gpt.md
 
-A comparison says little about the two kinds of model if one model is larger, or has read more. Chapters 05 and 07 train
-an equal pair: on a laptop, `python 05_train.py` and `python 07_train_gpt.py` give two models that differ in one
-setting, `causal`, and learn from the same text for the same time. Compare such a pair. The shipped models had unequal
-training, so the program first prints how large both models are, and how many characters each has read, and warns if
-these numbers differ much.
+A fair comparison needs an equal pair: two models of the same size that have read the same amount of text. On a laptop,
+`python 05_train.py` and `python 07_train_gpt.py` train a nearly equal pair: the models differ only in `causal`, and
+learn for the same time. The shipped models had unequal training. So the program first prints how large each model is
+and how many characters it has read, and warns if the two models differ much.
 
-The two models minimise different losses, so this chapter compares them in five other ways: the likelihood of the same
-characters, the quality of written texts, the filling of blanks, the speed of writing, and the effect of reading a small
-corpus for many epochs. Each part prints its numbers as a table. At the end the program saves all numbers in a JSON
-file, and a last table says which model is better at what.
+The losses of a dLLM and a GPT cannot be compared. So this chapter compares five other things: the likelihood of unseen
+text, the quality of written texts, the filling of blanks, the speed of writing, and the effect of reading a small text
+for many epochs. The program prints a table for each of the five. A last table says which model is better at what, and a
+JSON file keeps all numbers.
 
-You should see that the GPT predicts text better, writes nearer to real text, and is faster, and that the gap in
-likelihood does not come from the dLLM's number being only a bound. The dLLM restores short blanks better than a GPT
-that only continues the left side, and about as well as one that tries several fillings.
+You should see that the GPT predicts text better, that its texts are nearer to real text, and that it writes faster. The
+dLLM's NELBO is only an upper bound on its NLL, but this does not explain why the GPT predicts better. The dLLM restores
+short blanks better than a GPT that reads only the text on the left, and about as well as a GPT that tries several
+fillings.
 """
 
 import functools
@@ -46,15 +46,15 @@ gpt_training = import_module("07_train_gpt")
 TEMPERATURES = (0.8, 0.95, 1.1)
 TURNS = 3  # measurements of each speed
 BLANKS = (1, 4, 16, 64)  # lengths of the blanks of part 3, in characters
-TRIES = 16  # candidates for a blank, among which a GPT chooses
+TRIES = 16  # a GPT writes this many candidates for a blank and chooses the best one
 CASES = 3  # texts that both models complete in part 3
-CASE_LENGTH = 100  # characters that each model adds to such a text
-FRACTIONS = (0.05, 0.2, 1.0)  # shares of the training text in part 5
+CASE_LENGTH = 100  # characters that a model adds to each of these texts
+FRACTIONS = (0.05, 0.2, 1.0)  # in part 5, models learn from these shares of the training text
 LEARNERS = {"dllm": 0.0, "gpt": 0.0, "decayed": 0.3}  # the models of part 5, and the weight decay of each
 
 
 def progress(work):
-    """Go through a list of pieces of work, and show on stderr how many are done."""
+    """Go through the items of `work`, and show on stderr how many are done."""
     return tqdm(list(work), leave=False)
 
 
@@ -62,12 +62,12 @@ def progress(work):
 class Size:
     """How much to measure. Larger numbers make the standard errors smaller."""
 
-    draws: int = 2  # random masks for each window in the NELBO
+    draws: int = 2  # how often each window is masked at random to estimate the NELBO
     windows: int = 48  # windows for each number of visible characters, and for each length of blank
     exact: int = 4  # windows whose NLL is computed in several orders
     samples: int = 64  # texts for each way of writing
     batch: int = 8  # texts in the batch whose speed is measured
-    steps: tuple = (16, 96)  # passes of the dLLM's sampler
+    steps: tuple = (16, 96)  # numbers of passes of the dLLM's sampler
     # The models of part 5, and how they are trained.
     shape: dict = field(default_factory=lambda: dict(n_layer=3, n_head=3, n_embd=96, seq_len=128))
     train: dict = field(default_factory=lambda: dict(batch_size=8, steps=1000, evaluations=10, compile="off"))
@@ -82,17 +82,18 @@ SIZES = {
 
 # 1. Likelihood
 #
-# The chain rule splits the likelihood of a text of T characters, the first one given, into T - 1 predictions, with 1 to
-# T - 1 characters visible. A GPT sees the characters on the left, and the mean cost of its T - 1 predictions, -log p,
-# is the exact NLL. A dLLM sees the same number of characters, but at random places: the mean cost is the NELBO, an
-# upper bound on its NLL (chapter 04).
+# The first of the T characters of a text is given. The chain rule splits the likelihood of the other characters into
+# T - 1 predictions. In the first prediction 1 character is visible, and in the last prediction T - 1 characters are
+# visible. Each prediction costs -log p, where p is the probability of the right character. A GPT sees the characters on
+# the left, and its mean cost is the exact NLL. A dLLM sees equally many characters, but at random places. Its mean cost
+# is the NELBO, an upper bound on the NLL of the dLLM (chapter 04).
 
 
 @torch.no_grad()
 def loss_with_visible(model, windows, visible, seed=0):
-    """Return the dLLM's cost of a masked character when `visible` characters of windows (N, T) are not masked.
+    """Return (mean, standard error) of what a masked character costs the dLLM, in nats.
 
-    The first character is always visible. The result is (mean, standard error), in nats per masked character.
+    In each of the windows (N, T), `visible` characters are not masked. The first character is always one of them.
     """
     N, T = windows.shape
     k = torch.full((N,), T - visible, device=windows.device)  # number of masks
@@ -103,20 +104,23 @@ def loss_with_visible(model, windows, visible, seed=0):
 
 
 def likelihood(dllm, gpt, windows, size, seed):
-    """Return NELBO and NLL of windows (N, T) without the first character, also by the number of visible characters."""
+    """Return the dLLM's NELBO and the GPT's NLL of windows (N, T), overall and by the number of visible characters.
+
+    The first character of each window is given.
+    """
     T = windows.shape[1]
     bound, error = diffusion.nelbo(dllm, windows, size.draws, given=1, seed=seed)
     exact, exact_error = gpt_training.nll(gpt, windows)
 
     powers = [2**i for i in range(T.bit_length()) if 2**i < T]
     levels = []
-    for visible in sorted({*powers, *(T - power for power in powers)}):  # more levels near both ends, which are steep
+    for visible in sorted({*powers, *(T - power for power in powers)}):  # more levels near 1 and near T
         loss, its_error = loss_with_visible(dllm, windows[: size.windows], visible, seed)
         levels.append({"visible": visible, "t": (T - visible) / T, "loss": loss, "error": its_error})
 
     by_position = gpt_training.nll_by_position(gpt, windows)  # (N, T - 1)
     positions = []
-    for low, high in pairwise([*powers, T]):  # column i has i + 1 visible characters
+    for low, high in pairwise([*powers, T]):  # in column i, i + 1 characters are visible
         loss, its_error = measures.mean_and_error(by_position[:, low - 1 : high - 1].mean(1))
         positions.append({"visible": [low, high - 1], "loss": loss, "error": its_error})
 
@@ -132,21 +136,22 @@ def show_likelihood(part):
     print(f"  GPT   NLL   {gpt['NLL']:.4f}, exact; on other text it would differ by about {gpt['error']:.4f}")
 
 
-# How loose is the bound? If a rule fixes the order of writing, the NLL of a dLLM is a product of conditionals, as exact
-# as that of a GPT. This NLL differs from order to order, and the NELBO is its mean over all orders. If the order is
-# drawn at random, the probability of a text is the mean of its probabilities in all orders, and -log of this mean is
-# the true NLL, which the NELBO only bounds. The mean probability over a few orders also gives a bound, and each further
-# order makes it tighter (Burda et al. 2015, arXiv:1509.00519).
+# How loose is the bound? If a rule fixes the order of writing, the likelihood of a dLLM is a product of conditional
+# probabilities, so its NLL can be computed exactly, like that of a GPT. This NLL differs from order to order, and the
+# NELBO is its mean over all orders. If the order is drawn at random, the probability of a text is the mean of its
+# probabilities in all orders, and -log of this mean is the true NLL. There are too many orders to compute this mean.
+# But -log of the mean over a few random orders is also a bound, and each further order makes this bound tighter (Burda
+# et al. 2015, arXiv:1509.00519).
 
 ORDERS = 8  # random orders
 
 
 @torch.no_grad()
 def exact_nll(model, x, order):
-    """Return the NLL of x (N, T) for a dLLM that writes one token per pass: (N,), in nats per token.
+    """Return the exact NLL of each text in x (N, T) for a dLLM that writes one token per pass: (N,), in nats per token.
 
-    The first token is given. order: a selection rule of chapter 04, which says where to write next. The rule sees only
-    what the model sees, so by the chain rule the sum over all passes is exact.
+    The first token is given. `order` is a selection rule (chapter 04), which chooses where to write next. It sees only
+    what the model sees, so the chain rule holds, and the sum over all passes is exact.
     """
     masked = torch.ones_like(x, dtype=torch.bool)
     masked[:, 0] = False
@@ -157,31 +162,31 @@ def exact_nll(model, x, order):
         log_p = model(xt, masked.float().mean(1)).float().log_softmax(-1)  # (N, T, V)
         confidence = log_p.amax(-1).exp()  # (N, T) the probability of the most likely token
         chosen = order(log_p, confidence, masked, one)  # (N, T) True at one position of each row
-        cost = -log_p.gather(-1, x[..., None])[..., 0]  # (N, T) for the true token
+        cost = -log_p.gather(-1, x[..., None])[..., 0]  # (N, T) what the true token costs
         total += (cost * chosen).sum(1)
         masked = masked & ~chosen
     return total / (x.shape[1] - 1)
 
 
 def fixed(turns):
-    """Return the rule that writes in the order of the numbers `turns`, (T,) or (N, T), the lowest first."""
+    """Return a rule that first writes at the position whose number in `turns` is lowest. `turns` is (T,) or (N, T)."""
     return lambda logits, confidence, masked, count: diffusion.highest(-turns.expand(masked.shape), masked, count)
 
 
 def mixture(nlls, T):
-    """Return the NLL (…, N) of texts that are written in one of K orders, each with probability 1/K.
+    """Return the NLL (…, N) of N texts if the order of writing is drawn from K orders with equal probability.
 
-    nlls (…, K, N): the NLL in each order, in nats per token, of N texts with T tokens.
+    `nlls` (…, K, N) has the NLL of each text in each order, in nats per token. T is the number of predicted tokens.
     """
     K = nlls.shape[-2]
     return -((-T * nlls).logsumexp(-2) - math.log(K)) / T
 
 
 def looseness(dllm, windows, seed):
-    """Return rows {name, NLL, minus, …} for windows (N, T): the NELBO, the NLLs in several orders, and tighter bounds.
+    """Return the NELBO of windows (N, T), tighter bounds, and the NLL in several orders: rows {name, NLL, minus, …}.
 
-    minus: how far the number is above the mean over random orders, which is an estimate of the NELBO. All rows describe
-    the same windows, so the error of `minus` is computed from the differences in each window.
+    `minus` is the NLL of a row minus the mean NLL over random orders. (This mean is another estimate of the NELBO.) All
+    rows use the same windows, so the standard error of `minus` is computed from the differences per window.
     """
     N, T = windows.shape
     place = torch.arange(T, device=windows.device).float()
@@ -217,34 +222,35 @@ def show_looseness(part):
 
 # 2. Samples
 #
-# How good is a written text? No single number says that, so we measure four things, and compare each with its value for
-# real text.
+# How good is a written text? No single number can say that. So we measure four things, and compare each measure with
+# its value for real text.
 #
-# Known words: the share of the words that occur in the training text. A model that cannot spell invents words. But a
-#   text that repeats one word has only known words.
-# Distinct runs: (different runs of four characters) / (all runs of four characters). The value of "aaaaaaa" is 1/4.
-#   Repetition lowers it, and noise raises it.
-# Divergence: do the texts use the same runs as real text, equally often? If p and q are the shares of a run in the
-#   written and the real texts, and m = (p + q) / 2, the divergence is half of Σ p log(p/m) + Σ q log(q/m). It is 0 if
-#   all shares are equal, and log 2 if no run is in both. Repetition and noise both raise it.
-# Judge: a model that has counted which characters follow each five characters of the training text. Its NLL is the mean
-#   of -log p(character | the five before it). Noise has a high NLL. If the NLL is lower than that of real text, the
-#   model writes what is common, and too seldom what is rare.
-# Two more numbers follow: one sums up these four, and one says how much of a text is copied.
-#
-# Distance: (value - value of real text) / (how far apart two sets of real texts of this size usually are). In this unit
-#   all four can be compared: 1 is chance, 10 is clearly not. We print the largest of the four, and their mean.
-# Copy: the length of the longest run of characters that also occurs in the training text. A model can write well
-#   because it has learned its text by heart; real text shows how long such a run may be by chance.
+# Known words: the share of the written words that also occur in the training text. A model that cannot spell invents
+#   words. But a text that repeats one known word has a share of 100 %.
+# Distinct runs: the number of different runs of four characters, divided by the number of all such runs. The share for
+#   "aaaaaaa" is 1/4. Repetition lowers this share, and noise raises it.
+# Divergence: how much the shares of the runs of four characters differ between written and real texts. Let p be the
+#   share of a run in the written texts, q its share in the real texts, and m = (p + q) / 2. The divergence is half of
+#   the sum of p log(p/m) + q log(q/m) over all runs. It is 0 if p = q for every run, and log 2 if no run occurs in both
+#   written and real texts. Both repetition and noise raise it.
+# Judge: a table that says how often each character follows each run of five characters in the training text. The
+#   judge's NLL is the mean of -log p(character | the five characters before it). Noise has a high NLL. A text with a
+#   lower NLL than real text is too simple: it contains too little of what is rare in real text.
+# Distance: how far written texts are from real text in one of these measures, divided by the usual difference between
+#   two sets of real texts. A distance of about 1 is chance, and a distance of 10 is not. We print the largest and the
+#   mean of the four distances.
+# Copy: the length of the longest run of characters that also occurs in the training text. If a model has learned its
+#   training text by heart, it writes well, but copies long runs. The value for real text says how long such a run is by
+#   chance.
 #
 # The code is in plumbing/measures.py.
 
 
 def write(model, prompts, length, steps, temperature, seed=0):
-    """Continue prompts (B, P) to (B, length).
+    """Continue prompts (B, P) to texts (B, length).
 
-    The dLLM needs `steps` passes, and corrects in half of them, at falling temperatures. The GPT needs one pass per
-    character.
+    The dLLM makes `steps` passes: the first half writes, and the second half corrects at a falling temperature. The GPT
+    makes one pass for each character.
     """
     torch.manual_seed(seed)
     missing = length - prompts.shape[1]
@@ -256,13 +262,16 @@ def write(model, prompts, length, steps, temperature, seed=0):
 
 
 def ways(dllm, gpt, size, length):
-    """Return the ways of writing a text of `length` characters: [(name, model, nfe)]. nfe: the number of passes."""
+    """Return the ways of writing a text of `length` characters, as a list of (name, model, number of passes)."""
     by_dllm = [("dllm", dllm, min(steps, length - 1)) for steps in size.steps]
     return [*by_dllm, ("gpt", gpt, length - 1)]
 
 
 def make_yardstick(rows, windows, tokenizer, train_text):
-    """Return the Yardstick for texts that continue rows (N, T), some of the unseen windows (M, T), and its judge."""
+    """Return the Yardstick that measures texts of T characters, and its judge.
+
+    `windows` (M, T) are all unseen windows, and `rows` (N, T) are the windows with which written texts are compared.
+    """
     T = windows.shape[1]
     real, held_out = ([tokenizer.decode(row) for row in texts] for texts in (rows, windows))
     learned = [train_text[i : i + T] for i in range(0, len(train_text) - T, T)]
@@ -272,7 +281,7 @@ def make_yardstick(rows, windows, tokenizer, train_text):
 
 
 def samples(dllm, gpt, windows, size, seed, tokenizer, train_text):
-    """Return the measures of texts that the models write after the first character of a window, and of real text."""
+    """Return the measures of real text, and of texts that the models write after one given character."""
     T = windows.shape[1]
     rows = training.evenly(windows, size.samples)  # (B, T)
     real = [tokenizer.decode(row) for row in rows]
@@ -305,17 +314,19 @@ def show_samples(part):
 
 # 3. Filling blanks
 #
-# We hide characters in the middle of a window, and measure what share of them a model restores exactly. A dLLM sees
-# both sides of the blank. A GPT continues the left side. But it can use the right side, too: it writes several
-# candidates, and takes the candidate with which the blank and everything after it are most probable. To judge a
-# candidate, it must read the whole window. A table of the most common followers (chapter 01's bigrams) says how much
-# can be restored without a model.
+# A blank is a run of hidden characters in the middle of a window. We measure what share of the hidden characters a
+# model restores exactly. A dLLM sees the text on both sides of the blank. While a GPT writes, it sees only the text on
+# the left. But it can use the text on the right to choose: it writes several candidates, computes the joint probability
+# of each candidate and the text after it, and takes the candidate with the highest probability. For comparison, a table
+# of the most common follower of each character (chapter 01's bigrams) shows how much can be restored without a neural
+# network.
 
 
 def fill(model, rows, start, end):
-    """Fill the blank [start, end) of rows (B, T) with likely characters, one per pass. Returns (B, end - start).
+    """Return what a model writes into the blank [start, end) of rows (B, T), one character per pass: (B, end - start).
 
-    A dLLM commits the character of highest confidence first. A GPT continues the left side.
+    Both kinds of model take the most likely character. A dLLM first writes where it is most confident. A GPT writes
+    from left to right.
     """
     if model.config.causal:
         return gpt_training.write(model, rows[:, :start], end - start, temperature=0)[:, start:]
@@ -326,9 +337,9 @@ def fill(model, rows, start, end):
 
 
 def fill_with_tries(model, rows, start, end):
-    """Fill the blank [start, end) of rows (B, T) with a GPT's best candidate: (B, end - start).
+    """Return the best of a GPT's TRIES candidates for the blank [start, end) of rows (B, T): (B, end - start).
 
-    One candidate takes the most likely character at each step; the other TRIES - 1 are drawn at random.
+    One candidate has the most likely character at each position. All other candidates are drawn at random.
     """
     chosen = []
     for row in rows:
@@ -336,19 +347,19 @@ def fill_with_tries(model, rows, start, end):
         candidates = row.repeat(TRIES, 1)  # (TRIES, T)
         candidates[:, start:end] = gpt_training.write(model, prompts, end - start, temperature=1.0)[:, start:]
         candidates[0, start:end] = fill(model, row[None], start, end)[0]
-        cost = gpt_training.nll_by_position(model, candidates)[:, start - 1 :].sum(1)  # column i is of position i + 1
+        cost = gpt_training.nll_by_position(model, candidates)[:, start - 1 :].sum(1)  # column i: position i + 1
         chosen.append(candidates[cost.argmin(), start:end])
     return torch.stack(chosen)
 
 
 def common_followers(tokens, symbols):
-    """Return which token most often follows each token in a text (N,): (symbols,)."""
+    """Return the most common follower of each of the `symbols` tokens, in the text `tokens` (N,): (symbols,)."""
     pairs = torch.bincount(tokens[:-1] * symbols + tokens[1:], minlength=symbols**2)
     return pairs.view(symbols, symbols).argmax(1)
 
 
 def fill_with_followers(followers, rows, start, end):
-    """Fill the blank [start, end) of rows (B, T) from the left with the most common followers: (B, end - start)."""
+    """Fill the blank [start, end) of rows (B, T) with the most common followers. Returns (B, end - start)."""
     guesses = [rows[:, start - 1]]
     for _ in range(start, end):
         guesses.append(followers[guesses[-1]])
@@ -356,9 +367,10 @@ def fill_with_followers(followers, rows, start, end):
 
 
 def restored(filler, windows, blank):
-    """Return the share of characters that `filler` restores exactly: (mean, standard error over the windows (N, T)).
+    """Return (mean, standard error) of the share of a blank's characters that `filler` restores exactly.
 
-    filler: a function (rows (N, T), start, end) → (N, end - start). blank: the length of the blank, in the middle.
+    `filler` is a function (rows (N, T), start, end) → (N, end - start). The blank lies in the middle of the windows
+    (N, T), and `blank` is its length.
     """
     start = (windows.shape[1] - blank) // 2
     end = start + blank
@@ -367,7 +379,7 @@ def restored(filler, windows, blank):
 
 
 def infilling(dllm, gpt, windows, size, seed, tokenizer, train_tokens):
-    """Return the share of restored characters for each length of blank, and texts that both models complete."""
+    """Return the share of restored characters for each length of blank, and a few texts that both models complete."""
     rows = training.evenly(windows, size.windows)  # (N, T)
     followers = common_followers(train_tokens, tokenizer.vocab_size)
     fillers = {"dllm": functools.partial(fill, dllm), "gpt": functools.partial(fill, gpt),
@@ -397,9 +409,9 @@ def show_infilling(part):
 
 
 def completions(models, windows, seed, tokenizer):
-    """Return the ends of a few windows, as each model writes them and as they really are: [{name: text}]."""
+    """Return a few texts, each with its true ending and the ending that each model writes: [{name: text}]."""
     torch.manual_seed(seed)
-    chosen = torch.randperm(len(windows))[:CASES]  # at random, so nobody picks the best windows
+    chosen = torch.randperm(len(windows))[:CASES]  # at random, so that nobody picks the best windows
     rows = windows[chosen.to(windows.device)]
     length = windows.shape[1]
     known = length - min(CASE_LENGTH, length // 2)
@@ -413,13 +425,16 @@ def completions(models, windows, seed, tokenizer):
 
 # 4. Speed
 #
-# A pass of a GPT computes one new character and reads all others from its buffer (chapter 02), while a pass of a dLLM
-# computes all characters. So we count seconds instead of passes. The ways of writing take turns, so that other work on
-# the machine slows all of them equally.
+# A pass of a GPT computes one new position, and reads the keys and values of all earlier positions from its key-value
+# buffer (chapter 02). A pass of a dLLM computes all positions. So we compare seconds and not passes. The ways of
+# writing take turns, so that other work on the machine slows all of them equally.
 
 
 def speed(dllm, gpt, windows, size):
-    """Return the characters per second of each way of writing, for one text and for a batch (means of TURNS runs)."""
+    """Return the characters per second of each way of writing, for one text and for a batch.
+
+    Each number is the mean of TURNS measurements.
+    """
     length = windows.shape[1]
     table = []
     for batch in (1, size.batch):
@@ -453,17 +468,17 @@ def show_speed(part):
 
 # 5. Reading the same text again
 #
-# An epoch is one reading of the training text. In every epoch, a dLLM sees different characters masked, but a GPT makes
-# the same predictions again. Which model gains more from reading a small text often? New models read a part of the text
-# again and again. If the loss on unseen text begins to rise, the model overfits: it has begun to learn its text by
-# heart. Weight decay works against that, so a second GPT is trained with weight decay.
+# An epoch is one reading of the training text. In each epoch, a dLLM meets other masks, but a GPT makes the same
+# predictions again. Does a dLLM therefore gain more from reading a small text often? To find out, we train new models
+# on parts of the training text. If the NELBO or NLL of unseen text begins to rise, the model overfits: it learns its
+# training text by heart. Weight decay reduces overfitting, so a second GPT is trained with weight decay.
 
 
 def learning_curve(kind, parts, size, seed, tokenizer, device):
-    """Train a new model, one of LEARNERS, on the text parts[0] and evaluate it on parts[1].
+    """Train a new model, one of LEARNERS, on the text parts[0], and evaluate it several times on the text parts[1].
 
-    The result is a list of {step, loss, error, epochs}. The learning rate is constant, so each point of the curve is
-    the result of a training that ends there. loss: the NELBO or the NLL.
+    Returns a list of {step, loss, error, epochs}, one for each evaluation; `loss` is the NELBO or the NLL. The learning
+    rate is constant, so each evaluation shows what a training of that length can reach.
     """
     config = training.DiffusionTrainConfig(**size.train, seed=seed, cooldown=0.0, weight_decay=LEARNERS[kind])
     shape = transformer.TransformerConfig(**size.shape, vocab_size=tokenizer.vocab_size, causal=kind != "dllm")
@@ -484,7 +499,7 @@ def learning_curve(kind, parts, size, seed, tokenizer, device):
 
 
 def reuse(parts, size, seed, tokenizer, device):
-    """Return NELBO or NLL of unseen text by epochs, for each of LEARNERS on each of FRACTIONS of the training text."""
+    """Train each of LEARNERS on each of FRACTIONS of the training text, and return their learning curves."""
     train_text, val_text = parts
     learned = []
     for fraction, kind in progress(product(FRACTIONS, LEARNERS)):
@@ -509,23 +524,28 @@ def show_reuse(part):
 
 # 6. Who is better?
 #
-# The answer to each question is the advantage of the dLLM, which may be negative, and its standard error. Even if the
-# models do not differ, chance makes one answer in twenty an advantage of two standard errors, for one model or the
-# other. With many questions, some would be decided by chance alone. So we ask for more: by Holm's rule (Holm 1979, "A
-# simple sequentially rejective multiple test procedure"), the probability that chance decides even one question is
-# below 5 %.
+# Each line of the last table answers a question with a number: the advantage of the dLLM, which is negative if the GPT
+# is better. If the models were equally good, chance alone would still make them differ by more than two standard errors
+# in one question out of twenty. So the more questions there are, the larger an advantage must be to count. With Holm's
+# rule (Holm 1979, "A simple sequentially rejective multiple test procedure"), the probability that chance decides even
+# one question is below 5 %.
 
 
 def question(name, form, dllm, gpt, advantage, error):
-    """Return a row of the last table. form: the format of both numbers. advantage: above 0 if the dLLM is better."""
+    """Return a row of the last table.
+
+    `form` is the format string for the numbers `dllm` and `gpt`. `advantage` is above 0 if the dLLM is better, and
+    `error` is the standard error of `advantage`.
+    """
     return {"question": name, "form": form, "dllm": dllm, "gpt": gpt, "advantage": advantage, "error": error}
 
 
 def nearer(name, form, dllm, gpt, real, key):
-    """Return a row that says which model's value of a measure is nearer to real text. dllm, gpt, real: rows of part 2.
+    """Return the row of the last table that says which model is nearer to real text in the measure `key`.
 
-    The advantage is |gpt - real| - |dllm - real|. If both models lie on one side of real text, the value of real text
-    cancels, and so does its error. If they lie on opposite sides, that error counts twice.
+    `dllm`, `gpt` and `real` are rows of part 2. The advantage of the dLLM is |gpt - real| - |dllm - real|. If both
+    models are on the same side of real text, its value cancels, and so does its error. If they are on different sides,
+    the error of real text counts twice.
     """
     x, y = dllm[key] - real[key], gpt[key] - real[key]
     error = math.hypot(dllm[f"{key}_error"], gpt[f"{key}_error"])
@@ -535,7 +555,7 @@ def nearer(name, form, dllm, gpt, real, key):
 
 
 def best_row(samples, model):
-    """Return this model's row of part 2 with the most passes, at the temperature that comes nearest to real text."""
+    """Return the model's row of part 2 with the most passes, at the temperature with the smallest mean distance."""
     rows = [row for row in samples["table"] if row["model"] == model]
     most = max(row["nfe"] for row in rows)
     return min((row for row in rows if row["nfe"] == most), key=lambda row: row["mean"][0])
@@ -555,22 +575,24 @@ def questions(values):
     for (model, batch, nfe), x in speeds.items():
         if model == "dllm":
             y = next(row for key, row in speeds.items() if key[:2] == ("gpt", batch))
-            rows.append(question(f"Characters/s, {batch} at a time, the dLLM in {nfe} passes", ",.0f",
+            rows.append(question(f"Characters/s, batches of {batch}, the dLLM in {nfe} passes", ",.0f",
                                  x["characters_per_second"], y["characters_per_second"],
                                  x["characters_per_second"] - y["characters_per_second"],
                                  math.hypot(x["error"], y["error"])))
     for row in values["infilling"]["table"]:
-        rows.append(question(f"Restored characters of a blank of {row['blank']}", ".1%", row["dllm"], row["gpt_tries"],
-                             row["dllm"] - row["gpt_tries"], math.hypot(row["dllm_error"], row["gpt_tries_error"])))
+        rows.append(question(f"Characters restored in blanks of length {row['blank']}", ".1%",
+                             row["dllm"], row["gpt_tries"], row["dllm"] - row["gpt_tries"],
+                             math.hypot(row["dllm_error"], row["gpt_tries_error"])))
     return rows
 
 
 def are_clear(probabilities, level=0.05):
-    """Return which of several findings are not chance, by Holm's rule: a list of bools.
+    """Return which findings are clear by Holm's rule, a list of bools. A clear finding is probably not due to chance.
 
-    probabilities: for each finding, how probable a difference of at least that size would be by chance. With n
-    findings, the smallest probability must be below level / n, the next one below level / (n - 1), and so on, up to the
-    first that fails.
+    `probabilities` has one number for each finding: the probability that chance alone produces a difference as large as
+    this one, or larger. Holm's rule sorts these n probabilities. The smallest must be at most level / n, the next one
+    at most level / (n - 1), and so on. If a probability is above its limit, its finding and all later findings are not
+    clear.
     """
     clear = [False] * len(probabilities)
     order = sorted(range(len(probabilities)), key=lambda i: probabilities[i])
@@ -582,7 +604,7 @@ def are_clear(probabilities, level=0.05):
 
 
 def verdicts(rows):
-    """Return who is better in each of the rows: "dLLM", "GPT" or "not clear"."""
+    """Return for each row who is better: "dLLM", "GPT" or "not clear"."""
     probabilities = [math.erfc(abs(row["advantage"]) / max(row["error"], 1e-12) / 2**0.5) for row in rows]
     better = ["dLLM" if row["advantage"] > 0 else "GPT" for row in rows]
     return [name if clear else "not clear" for name, clear in zip(better, are_clear(probabilities))]
@@ -600,17 +622,18 @@ def show_verdicts(rows):
 
 
 class Pair:
-    """A dLLM and a GPT that learned from the same text, and windows of unseen text that both can read.
+    """A dLLM and a GPT that learned from the same text, and windows (N, T) of unseen text that both models can read.
 
-    dllm, gpt: the models. about: what to know about each of them, {"dllm": {…}, "gpt": {…}}. windows: (N, T).
+    `about` holds facts about each model: {"dllm": {…}, "gpt": {…}}.
     """
 
     def __init__(self, dllm, gpt, corpus, device):
         """Load the runs `dllm` and `gpt` (see `load_pair`)."""
         self.dllm, self.gpt, self.tokenizer, self.about = load_pair(dllm, gpt, corpus, device)
         self.train_text, val_text = text.split(corpus.text)
-        # The longest window for both: a GPT reads all characters but the last, which it only predicts. A dLLM reads all
-        # characters; with rotary positions it can read one more than in training.
+        # T is the length of the longest window that both models can use. A GPT predicts the last character of a window
+        # but does not read it, so its window can have one character more than in training. A dLLM reads all characters.
+        # With rotary positions, it can also read one character more than in training.
         longest = self.dllm.config.seq_len + (self.dllm.config.positions == "rope")
         T = min(longest, self.gpt.config.seq_len + 1)
         val_tokens = torch.tensor(self.tokenizer.encode(val_text), device=device)
@@ -621,8 +644,8 @@ class Pair:
 def load_pair(dllm, gpt, corpus, device):
     """Return (dLLM, GPT, tokenizer, about) of two runs that learned from the Corpus `corpus`.
 
-    dllm, gpt: name or folder of a run; "" means your latest run, or the shipped model. Prints what the two models are,
-    and warns if they differ much in size, or in how much they have read.
+    `dllm` and `gpt` are names or folders of runs; "" means your latest run, or the shipped model. Prints what the two
+    models are, and warns if they differ much in size or in how much text they have read.
     """
     models = {}
     about = {}
@@ -653,7 +676,7 @@ class Command:
 
     dllm: str = ""  # name or folder of the dLLM's run; by default your latest run, or the shipped model
     gpt: str = ""  # name or folder of the GPT's run
-    corpus: str = "shakespeare"  # the text from which both have learned: shakespeare, or the path of a text file
+    corpus: str = "shakespeare"  # the text from which both models have learned: shakespeare, or the path of a text file
     size: Literal["auto", "quick", "gpu"] = "auto"  # how much to measure; auto means gpu with CUDA, otherwise quick
     seed: int = 1  # seed of all random numbers
     out: Path | None = None  # folder for the numbers; by default report/ in the folder of the dLLM's run
@@ -672,7 +695,7 @@ def pick_size(name, device):
 
 
 def measure_texts(pair, size, seed):
-    """Measure parts 1 to 3 and print them. Return the numbers."""
+    """Measure parts 1 to 3, print the results, and return the numbers."""
     values = {"likelihood": likelihood(pair.dllm, pair.gpt, pair.windows, size, seed)}
     show_likelihood(values["likelihood"])
     values["looseness"] = looseness(pair.dllm, training.evenly(pair.windows, size.exact), seed)
@@ -685,7 +708,7 @@ def measure_texts(pair, size, seed):
 
 
 def compare(settings):
-    """Measure all parts and print them. Return the numbers: a dict of plain values."""
+    """Measure all parts, print the results, and return the numbers: a dict of plain values."""
     device = devices.pick_device(settings.device)
     torch.set_float32_matmul_precision("high")
     name, size = pick_size(settings.size, device)

@@ -1,20 +1,23 @@
 """Chapter 11: how few forward passes does a text need, and how cheap can a pass be?
 
     python 11_fast_decoding.py                                    # compare the rules on a few texts: a minute
-    python 11_fast_decoding.py write --steps 32 --correction 32   # chapter 06 with 64 passes, and a lower temperature
+    python 11_fast_decoding.py write --steps 32 --correction 32   # chapter 06 with 64 passes, at temperature 0.8
     python 11_fast_decoding.py write --threshold 0.9 --block 32 --cached
     python 11_fast_decoding.py write --entropy 0.5 --prompt "ROMEO:" --correction 16
     python 11_fast_decoding.py time                               # where a pass spends its time: ten seconds
 
-Chapter 04's sampler writes a planned number of tokens in each pass, and each pass computes all positions. This chapter
-keeps that sampler and gives it other parts: rules that write more tokens where the model is certain, blocks that are
-finished from left to right, and a cache, with which a pass computes only the positions of its block.
+The sampler of chapter 04 writes a planned number of tokens in each pass, and each pass computes all positions. This
+chapter adds three things to this sampler. Rules write more tokens in a pass if the model is certain. Blocks of the
+canvas are filled from left to right. With a cache, a pass computes only the positions of one block.
 
-You should see that rules which wait until the model is certain (threshold, factor) spell best, but need many passes,
-and that their texts repeat themselves. These are only a few texts. docs/fast_decoding.md measures many texts, and also
-the rules and caches of experiments/decoding_rules.py. There, scattered positions followed by correction come nearest to
-real text, so `python 06_generate.py --fast` writes that way. With `time` you should see that a pass over one row takes
-several times as long as its matrix products, while a pass over all rows consists mostly of its products.
+You should see that the rules threshold and factor spell best, because they wait until the model is certain. But they
+need many passes, and their texts repeat themselves. docs/fast_decoding.md measures more texts, and also the rules and
+caches of experiments/decoding_rules.py. On that page, the texts nearest to real text are written at scattered positions
+and then corrected. So `python 06_generate.py --fast` writes in this way.
+
+The command `time` measures how long a pass takes, and how long its matrix products alone take. You should see that a
+pass of the GPT, which computes one position, takes several times as long as its matrix products. A pass of the dLLM,
+which computes all positions, spends most of its time on matrix products.
 """
 
 import functools
@@ -38,33 +41,39 @@ gpt = import_module("07_train_gpt")
 
 # 1. Rules: which proposals of a pass to write
 #
-# All rules have the interface of chapter 04: (logits, confidence, masked, count) → True where to write. It has two
-# rules:
+# All rules have the interface of chapter 04: (logits, confidence, masked, count) → True where to write. Chapter 04 has
+# two rules:
 #
-#   scattered      Writes far apart, in random order. Such an order favours no token, so the texts are as varied as the
-#                  model's idea of real text. Tokens that are far apart hardly depend on each other, so it does little
-#                  harm that the tokens of one pass do not see each other. The rule also writes tokens of which the
-#                  model is not sure. Correction can fix such mistakes later, with text on both sides, so this rule wins
-#                  if correction follows.
-#   by_confidence  Writes the most confident proposals. It wins where one answer is right: a blank in a known text
-#                  (chapter 10), a digit of a Sudoku (chapter 14). In free text the model is certain of what is common,
-#                  such as spaces and "the". If that is written first everywhere, it becomes more common still.
+#   scattered      Writes at random positions that are far from each other. A random order favours no token, so the
+#                  texts stay varied. The tokens of one pass cannot see each other, but this does little harm, because
+#                  tokens that are far apart hardly depend on each other. The rule also writes tokens of which the
+#                  model is not sure. Correction can replace wrong tokens later, when the text on both sides is known.
+#                  So this rule is best if correction follows.
+#   by_confidence  Writes the proposals with the highest confidence. This rule is best if only one answer is right, as
+#                  for a blank in a known text (chapter 10) or a digit of a Sudoku (chapter 14). In free text, the
+#                  model is most certain of common tokens, such as spaces and the letters of "the". The rule writes
+#                  them first everywhere, so they become even more common.
 #
 # Both rules write the planned number of tokens. The rules below decide in each pass how many tokens are safe to write.
-# How safe they must be is a number, so a function makes the rule from it: threshold(0.9) is a rule.
+# A function makes each rule from a number that says how safe a token must be: threshold(0.9) is a rule.
 
 
 def top_up(chosen, confidence, masked, count):
-    """Add the most confident proposals to `chosen` (B, T) until each row has `count` (B,), and at least one: (B, T).
+    """Add proposals to `chosen` (B, T), so that each row has at least `count` (B,) of them, and at least one.
 
-    A rule that finds nothing safe must still write something, or the text would never be finished.
+    The most confident proposals are added. Even if a rule finds no proposal safe, it must write one, because otherwise
+    the text would never be finished.
     """
     missing = count.clamp(min=1) - chosen.sum(1)
     return chosen | diffusion.highest(confidence, masked & ~chosen, missing)
 
 
 def before_first_false(fits, order):
-    """Return True at the positions in `order` (B, T) before the first False in `fits` (B, T): (B, T)."""
+    """Return which positions come before the first False: bools (B, T).
+
+    `order` (B, T) lists the positions of each row in the order in which they are tested, and `fits` (B, T) has the
+    results.
+    """
     keep = fits.long().cumprod(1).bool()
     return torch.zeros_like(keep).scatter(1, order, keep)
 
@@ -72,9 +81,10 @@ def before_first_false(fits, order):
 def threshold(tau):
     """Make a rule that writes every proposal whose probability is at least tau (Fast-dLLM, arXiv:2505.22618).
 
-    If the model is nearly certain of each of two tokens, it is nearly certain of both together, so it does little harm
-    that they do not see each other. With many tokens, small doubts add up; the next two rules allow for that. This rule
-    is fast where most of a text follows from the rest, and slow in verse, where often several words would do.
+    If the model is nearly certain of each of two tokens, it is nearly certain of the pair. So it does little harm that
+    the two tokens do not see each other. With many tokens, small doubts add up; the next two rules take this into
+    account. The threshold rule is fast if most tokens of a text follow from the other tokens. It is slow in verse,
+    where several words are often possible.
     """
 
     def rule(logits, confidence, masked, count):
@@ -85,13 +95,13 @@ def threshold(tau):
 
 
 def factor(f):
-    """Make a rule that writes the n most confident proposals, if each has a probability of 1 - f / (n + 1) or more.
+    """Make a rule that writes the n most confident proposals, if each has a probability of at least 1 - f / (n + 1).
 
-    It takes the largest such n. With f = 1, these n tokens together are the likeliest choice. Each token is wrong with
-    a probability of at most 1 / (n + 1), so the probability that any is wrong is at most n / (n + 1), and all are right
-    with at least 1 / (n + 1). Any other choice contradicts one of these tokens, so its probability is at most
-    1 / (n + 1). Thus the tokens of a pair may be less certain than those of a group of ten, and nobody has to guess a
-    threshold (Fast-dLLM, Wu et al. 2025, arXiv:2505.22618).
+    The rule takes the largest n that satisfies this condition (Fast-dLLM, Wu et al. 2025, arXiv:2505.22618). So ten
+    tokens in one pass must be more certain than two tokens. With f = 1, the n tokens are the most probable combination.
+    Proof: each token is wrong with a probability of at most 1 / (n + 1). So the probability that at least one token is
+    wrong is at most n / (n + 1), and the combination is right with a probability of at least 1 / (n + 1). Any other
+    combination contradicts at least one of the n tokens, so its probability is at most 1 / (n + 1).
     """
 
     def rule(logits, confidence, masked, count):
@@ -104,18 +114,19 @@ def factor(f):
 
 
 def entropy_bound(gamma):
-    """Make a rule that writes proposals in order of certainty, as long as Σ H - max H is at most gamma nats.
+    """Make a rule that writes the most certain proposals as long as Σ H - max H is at most gamma nats.
 
-    H is the entropy at a position, and the sum is over the proposals to write. The error of drawing several tokens
-    independently is their mutual information, and Σ H - max H is a bound on it (EB-Sampler, Ben-Hamu et al. 2025,
-    arXiv:2505.24857). The rule looks at all probabilities of a position, not at the token that was drawn there. So it
-    does not sort out unlikely draws, as the two rules above do, and its texts stay more varied.
+    H is the entropy of the model's prediction at a position. The sum and the maximum are over all positions that the
+    pass writes. If a pass draws several tokens independently, its error is their mutual information, and Σ H - max H is
+    an upper bound on this error (EB-Sampler, Ben-Hamu et al. 2025, arXiv:2505.24857). The rule looks at the
+    probabilities of all tokens at a position, and not at the token that was drawn. So it also writes unlikely tokens,
+    which the two rules above reject, and its texts stay more varied.
     """
 
     def rule(logits, confidence, masked, count):
         entropy = torch.special.entr(logits.float().softmax(-1)).sum(-1)  # (B, T)
         entropy, order = entropy.masked_fill(~masked, math.inf).sort(1)
-        bound = entropy.cumsum(1) - entropy  # (B, T) the sum of the entropies before each position
+        bound = entropy.cumsum(1) - entropy  # (B, T) Σ H - max H: the last entropy is the largest
         chosen = before_first_false((bound <= gamma) & entropy.isfinite(), order)
         return top_up(chosen, confidence, masked, count)
 
@@ -126,10 +137,11 @@ def entropy_bound(gamma):
 
 
 def plan_blocks(masked, size, steps):
-    """Return the blocks of `size` columns in which masked (B, T) has masks: a list of (start, end, passes), in order.
+    """Return the blocks that contain masks, from left to right: a list of (start, end, passes).
 
-    The first block starts at the first mask. size: 0 for one block, the whole canvas. The blocks share `steps` passes
-    in proportion to their masks, but each gets at least one pass, and at most one per mask.
+    `masked` (B, T) says where the masks are. A block has `size` columns, and the first block starts at the first mask.
+    If `size` is 0, the whole canvas is one block. The blocks share `steps` passes in proportion to their masks. Each
+    block gets at least one pass, and at most one pass per mask.
     """
     length = masked.shape[1]
     first = int(masked.any(0).long().argmax())
@@ -137,7 +149,7 @@ def plan_blocks(masked, size, steps):
     masks = [int(masked[:, start:end].sum(1).max()) for start, end in pairwise(edges)]
     steps = min(steps, sum(masks))
     blocks = []
-    done = used = 0  # masks of the blocks so far, and the passes that they should have used
+    done = used = 0  # masks in the blocks so far, and the passes planned for these blocks
     for (start, end), n in zip(pairwise(edges), masks):
         if n:
             done += n
@@ -163,14 +175,15 @@ class BlockModel:
         self.start, self.end = start, end
 
     def put(self, block):
-        """Return the canvas (B, T) with the tokens `block` (B, b) put into it, and the canvas's share of masks (B,)."""
+        """Put `block` (B, b) into the canvas. Return this canvas (B, T) and its share of masks (B,)."""
         canvas = self.canvas.slice_scatter(block, 1, self.start, self.end)
         return canvas, (canvas == self.config.mask_id).float().mean(1)
 
     def __call__(self, block, t):
         """Return the logits (B, b, V) of block (B, b).
 
-        As t, `unmask` passes the share of masks in the block. The model needs the share in the canvas, so we replace t.
+        `unmask` passes the share of masks in the block as t. The model needs the share of masks in the whole canvas, so
+        this method computes t again.
         """
         canvas, t = self.put(block)
         return self.model(canvas, t)[:, self.start : self.end]
@@ -179,10 +192,11 @@ class BlockModel:
 @torch.no_grad()
 def denoise_blocks(model, canvas, steps, temperature=1.0, top_k=None, select=diffusion.scattered, block=0,
                    reader=BlockModel, correction=0):
-    """Fill the masks of canvas (B, T) block by block, then correct what was written. Yields States.
+    """Fill the masks of canvas (B, T) block by block, and then correct the new text. Yields States.
 
-    steps: passes that write, shared by all blocks. block: the size of a block, 0 for the whole canvas. reader: how the
-    model reads a block, BlockModel or a subclass. correction: passes of correction, in addition to `steps`.
+    All blocks share `steps` passes of writing. `block` is the number of positions in a block; 0 makes the whole canvas
+    one block. `reader` is BlockModel or a subclass, which decides how the model reads a block. At the end, `correction`
+    more passes correct the text.
     """
     masked = canvas == model.config.mask_id
     confidence = (~masked).float()
@@ -206,20 +220,23 @@ def denoise_blocks(model, canvas, steps, temperature=1.0, top_k=None, select=dif
 
 
 class CachedBlockModel(BlockModel):
-    """Computes only the rows of the block, except in the block's first pass. (Fast-dLLM calls this the dual cache.)
+    """Computes all rows in the first pass over a block, and only the rows of the block in later passes.
 
-    In each layer, every row (a position in a pass) has a key and a value, which other rows read. A cache keeps keys and
-    values for later passes. In a GPT that is exact, because no row depends on a later token, and earlier tokens are
-    final. In a dLLM every row depends on every token. When the block changes, all rows outside of it should change,
-    too, but their keys and values stay those of an older text. In the first layer they are still right, because they
-    are made of the row's own token (unless the model reads the noise level); from the second layer on they are wrong.
-    With a convolution, which mixes neighbours, the rows beside the block are wrong from the first layer on. The errors
-    last until the next block begins with a full pass.
+    A row is a position that a pass computes. In each layer, every row has a key and a value, which other rows read. The
+    cache keeps keys and values for later passes. In a GPT this is exact, because a row depends only on its own token
+    and the tokens before it, and none of these tokens changes. In a dLLM every row depends on every token. When the
+    tokens of the block change, the keys and values of all rows outside of the block should change, too, but the cache
+    keeps the old ones.
 
-    Why this cache? Of the three caches that docs/fast_decoding.md measures, only this one computes far fewer rows, so
-    it saves most, both for one text and for a batch. A cache that also computes all rows to the right of the block
-    saves little. A cache that computes the masks wherever they are costs time in a batch, because its texts have masks
-    in different places.
+    In the first layer the old keys and values are right, because they depend only on the row's own token. From the
+    second layer on they are wrong. If the model reads the noise level, or mixes neighbouring rows by a convolution,
+    some keys and values are wrong even in the first layer. The next block begins with a pass over all rows, which
+    removes these errors.
+
+    Fast-dLLM calls this cache the dual cache. Of the three caches that docs/fast_decoding.md measures, it saves the
+    most time, both for one text and for a batch, because it computes by far the fewest rows. The prefix cache saves
+    little, because it also computes all rows to the right of the block. The delayed cache computes all masked rows. It
+    makes a batch slower, because the texts of a batch have masks at different positions.
     """
 
     def enter(self, canvas, start, end):
@@ -237,14 +254,14 @@ class CachedBlockModel(BlockModel):
 
 # 4. Where does a pass spend its time?
 #
-# A pass must at least do its matrix products, and the machine limits their speed. With many rows, the limit is how many
-# multiplications the processor does in a second. With one row, the limit is how fast the memory delivers the weights,
-# because each weight is read for a single multiplication. The rest of a pass goes into attention, small operations, and
-# calls of modules.
+# A pass cannot be faster than its matrix products, and the machine limits their speed. If there are many rows, the
+# limit is how many multiplications the processor does per second. If there is only one row, the limit is how fast the
+# memory delivers the weights, because each weight is used in a single multiplication. The rest of a pass goes into
+# attention, small operations, and calls of Python modules.
 
 
 def matrices(model):
-    """Return the weights with which a pass of the Transformer `model` multiplies every row: a list of (out, in)."""
+    """Return the weight matrices by which the Transformer `model` multiplies every row: a list of tensors (out, in)."""
     layers = []
     for block in model.blocks:
         layers += [block.attn.qkv, block.attn.out, block.mlp.up, block.mlp.down]
@@ -252,18 +269,18 @@ def matrices(model):
 
 
 def products(model, rows):
-    """Return a function that computes the matrix products of a pass over this number of rows, and nothing else."""
+    """Return a function that computes the matrix products of a pass over `rows` rows, and nothing else."""
     pairs = [(torch.randn(rows, weight.shape[1], device=weight.device), weight) for weight in matrices(model)]
     return lambda: [F.linear(x, weight) for x, weight in pairs]
 
 
 @torch.no_grad()
 def milliseconds(ways, device, turns=10, repeat=5):
-    """Return the median time of each of the functions {name: way}, in milliseconds: {name: time}.
+    """Return the median time of each function in `ways`, in milliseconds: {name: time}.
 
-    The functions take turns, so other work on the machine slows all of them alike. In its turn a function is called
-    `repeat` times, because its first call finds the processor's caches full of what the other functions have left
-    there.
+    `ways` is {name: function}. The functions take turns, so that other work on the machine slows all of them equally.
+    In each turn a function is called `repeat` times, because the first call is slow: the processor's caches still hold
+    the data of the function before.
     """
     seconds = {name: [] for name in ways}
     for _ in range(turns + 1):
@@ -272,7 +289,7 @@ def milliseconds(ways, device, turns=10, repeat=5):
             for _ in range(repeat):
                 way()
             seconds[name].append((devices.now(device) - began) / repeat)
-    return {name: 1000 * median(times[1:]) for name, times in seconds.items()}  # the first turn prepares much
+    return {name: 1000 * median(times[1:]) for name, times in seconds.items()}  # the first turn is a warm-up
 
 
 LEAN = "one row, with chapter 07's LeanRows"
@@ -280,7 +297,7 @@ LIMIT = "the limit: its matrix products alone"
 
 
 def ways_of_one_row(model):
-    """Return the ways in which the GPT `model` can compute the row of a token in the middle of its window."""
+    """Return functions that compute one row of the GPT `model`, in the middle of its window: {name: function}."""
     middle = model.config.seq_len // 2
     tokens = torch.zeros(1, middle + 1, dtype=torch.long, device=model.head.weight.device)
     newest = tokens[:, middle:]
@@ -296,7 +313,7 @@ def ways_of_one_row(model):
 
 
 def ways_of_all_rows(model):
-    """Return the ways in which the dLLM `model` can compute the rows of a whole window."""
+    """Return functions that compute all rows of a window of the dLLM `model`: {name: function}."""
     rows = model.config.seq_len
     tokens = torch.zeros(1, rows, dtype=torch.long, device=model.head.weight.device)
     t = torch.ones(1, device=tokens.device)
@@ -331,9 +348,9 @@ def show_time(settings):
 class Show:
     """The flags of the demonstration."""
 
-    checkpoint: str = ""  # name or folder of a run; by default your latest, or the shipped model
-    corpus: str = "shakespeare"  # the text from which it learned: shakespeare, or the path of a text file
-    texts: int = 8  # texts for each way to write
+    checkpoint: str = ""  # name or folder of a run; by default your latest run, or the shipped model
+    corpus: str = "shakespeare"  # the text from which the model learned: shakespeare, or the path of a text file
+    texts: int = 8  # number of texts for each way of writing
     seed: int = 1  # the same seed writes the same texts
     device: str = "auto"  # auto, cpu, cuda or mps
 
@@ -357,7 +374,7 @@ WAYS = {  # name: arguments of `denoise_blocks`
 
 
 def show_ways(name, model, tokenizer, corpus, settings):
-    """Write some texts in each way, and print what they cost and how real they look."""
+    """Write some texts in each way, and print the cost and the measures of these texts."""
     learned, unseen = text.split(corpus.text)
     vocabulary = set(measures.words_of(learned))
     length = min(LENGTH, model.config.seq_len)
@@ -378,7 +395,7 @@ def show_ways(name, model, tokenizer, corpus, settings):
         rows.clear()
         passes = 0.0
         for state in denoise_blocks(model, canvas, temperature=0.8, **how):
-            passes += state.committed.any(1).float().mean().item()  # no pass if a text only waits for others
+            passes += state.committed.any(1).float().mean().item()  # a text that waits for others needs no pass
         samples = [tokenizer.decode(row) for row in state.canvas]
         print(line.format(way, f"{passes:.0f}", f"{sum(rows) / canvas[:, 1:].numel():.1f}",
                           measures.known_words(samples, vocabulary), measures.distinct(samples)), flush=True)
@@ -416,13 +433,13 @@ RULES = {"threshold": threshold, "factor": factor, "entropy": entropy_bound}
 
 @dataclass(frozen=True)
 class Rule:
-    """The flags that choose a rule; give at most one. By default, scattered proposals are written, as in chapter 04."""
+    """The flags that choose a rule; give at most one of them. The default rule is `scattered`, as in chapter 04."""
 
     confidence: bool = False  # write the proposals with the highest probability first
-    threshold: float | None = None  # write every proposal that the model gives at least this probability
-    # write proposals in order of their probability while the n-th one has at least 1 - factor / (n + 1)
+    threshold: float | None = None  # write every proposal with at least this probability
+    # write the n most probable proposals, if each has a probability of at least 1 - factor / (n + 1)
     factor: float | None = None
-    # write proposals in order of certainty while the bound on their mutual information is at most this many nats
+    # write the most certain proposals as long as the bound on their mutual information is at most this many nats
     entropy: float | None = None
 
     def __post_init__(self):
@@ -446,12 +463,12 @@ class Rule:
 class Write(generation.Writing):
     """The flags of writing."""
 
-    # passes that write a window of the model; by default 64, and with threshold, factor or entropy as many as needed
+    # passes that write a window; by default 64, but with threshold, factor or entropy as many as needed
     steps: int | None = None
-    temp: float | None = None  # temperature, usually 0.8; 0 always takes the most likely token
+    temp: float | None = None  # temperature, by default 0.8; 0 always takes the most likely token
     rule: Rule = Rule()
-    block: int = 0  # finish a block of this many positions before the next block begins; 0: all positions are one block
-    cached: bool = False  # within a block, compute only its own rows: faster, and slightly wrong
+    block: int = 0  # size of a block; each block is finished before the next one begins; 0 makes the canvas one block
+    cached: bool = False  # compute only the rows of the block: faster, and slightly wrong
     correction: int = 0  # passes of correction at the end of a window, in addition to --steps
 
     def __post_init__(self):

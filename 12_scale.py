@@ -4,21 +4,22 @@
     torchrun --standalone --nproc_per_node=4 12_scale.py --config medium
     python 06_generate.py --checkpoint dllm-shakespeare-tiny --prompt "The quick brown"
 
-Model, loop, evaluation and sampler are those of chapters 03 to 06. This chapter brings another task, whose batches any
-number of processes can share. It has four parts:
+The model, the training loop, the evaluation and the sampler are those of chapters 03 to 06. This chapter adds a task
+whose batches any number of processes can share. The chapter has four parts:
 
-    1. words        There are 50,257 tokens instead of 65 characters, nearly all of them pieces of words. A token
-                    has three to four characters, so a window of equal length holds more text. But most parameters of a
-                    small model are then in its embedding and head, and nats per token are not nats per character.
-    2. a batch      The windows and masks of a step follow from (seed, step, row) alone. So any number of processes
-                    draws the same batch, even after an interruption.
-    3. processes    Each process has a copy of the model and a share of the batch, and they average their gradients.
-    4. memory       A block can forget its results and compute them again when the gradient needs them.
+    1. words        The vocabulary has 50,257 tokens, mostly words and pieces of words. A token has three to four
+                    characters, so a window holds more text. But most parameters of a small model are then in its
+                    embedding and head. And nats per token cannot be compared with nats per character.
+    2. a batch      The windows and masks of a step depend only on (seed, step, row). So the batch is the same for any
+                    number of processes, even after an interruption.
+    3. processes    Each process has a copy of the model and a share of the batch. All processes average their
+                    gradients.
+    4. memory       A block of the model can forget its results, and compute them again in the backward pass.
 
-plumbing/token_files.py keeps the tokens in one file. docs/scale.md says how much memory and computation each named size
-needs. Press Ctrl-C to save and stop. Run the same command again to resume, even on a different number of GPUs:
---batch-size counts the windows of all processes together. The chapter has been tested on CPUs only, with one process
-and with two.
+plumbing/token_files.py keeps all tokens in one file. docs/scale.md says how much memory and computation each settings
+file in configs/scale/ needs. Press Ctrl-C to save the run and stop. To resume, run the same command again. You can even
+change the number of GPUs, because --batch-size counts the windows of all processes together. This chapter has been
+tested only on CPUs, with one and with two processes.
 """
 
 import math
@@ -42,10 +43,10 @@ training = import_module("05_train")
 
 @dataclass(frozen=True)
 class TrainConfig(training.DiffusionTrainConfig):
-    """How to train: the settings of chapter 05, and more. batch_size counts the windows of all processes together."""
+    """How to train: the settings of chapter 05, and more. `batch_size` counts the windows of all processes together."""
 
-    schedule: Literal["linear", "cosine", "sqrt"] = "linear"  # noise schedule: which shares of masks are frequent
-    prefix: float = 0.2  # share of the windows that begin with clean tokens, as if after a prompt
+    schedule: Literal["linear", "cosine", "sqrt"] = "linear"  # noise schedule: how often each share of masks occurs
+    prefix: float = 0.2  # share of the windows that begin with clean tokens, like a prompt
     short: float = 0.01  # share of the steps whose windows are cut to a random length
     recompute: bool = False  # keep only the inputs of the blocks and compute the rest again, to save memory
 
@@ -60,7 +61,7 @@ class TrainConfig(training.DiffusionTrainConfig):
 
 
 def characters_per_token(tokens, tokenizer):
-    """Return the mean length of a token in characters. Divide nats per token by it for nats per character."""
+    """Return the mean number of characters per token. Nats per token divided by this number are nats per character."""
     tokens = tokens[:100_000].tolist()
     return len(tokenizer.decode(tokens)) / len(tokens)
 
@@ -75,23 +76,24 @@ def show_words(tokens, tokenizer):
 
 
 def draw(windows, config, mask_id, step, rank=0, world=1):
-    """Return the rows of the batch of step `step` for process number `rank` of `world`: (x0, xt, masks).
+    """Return the part of a step's batch that belongs to process number `rank` of `world` processes: (x0, xt, masks).
 
-    x0, xt: (batch_size / world, T), clean and masked rows. masks: the number of masks in the whole batch. Every process
-    draws the noise levels of the whole batch, so it knows this number without asking the other processes.
+    x0 and xt (batch_size / world, T) are the clean and the masked windows. `masks` is the number of masks in the whole
+    batch. Every process draws the noise levels of the whole batch, so it knows this number without asking other
+    processes.
     """
     B, T = config.batch_size, windows.length
     with diffusion.same_numbers(config.seed * 1_000_003 + step, torch.device("cpu")):
-        if torch.rand(()) < config.short:  # a sampler's canvas may be shorter than the window
+        if torch.rand(()) < config.short:  # a sampler's canvas can be shorter than the window
             T = int(torch.randint(1, T + 1, ()))
         u = torch.rand(B)
         t = (torch.randperm(B) + u) / B * config.t_max  # (B,) spread evenly
         prompted = torch.rand(B) < config.prefix
         given = (prompted * torch.rand(B) * T).long()  # (B,) clean tokens at the beginning
         score = torch.rand(B, T)
-    share = 1 - diffusion.NoiseSchedule(config.schedule).alpha(t)  # (B,) masked share of the tokens not given
+    share = 1 - diffusion.NoiseSchedule(config.schedule).alpha(t)  # (B,) share of masks among tokens not given
     k = 1 + (share * (T - given)).long().clamp(max=T - given - 1)  # (B,)
-    score[torch.arange(T) < given[:, None]] = 1  # higher than all others
+    score[torch.arange(T) < given[:, None]] = 1  # the highest score: given tokens are never masked
     hidden = diffusion.ranks(score[rank::world]) < k[rank::world, None]  # (B / world, T)
 
     numbers, laps = windows.order(step, B, config.seed)
@@ -100,10 +102,10 @@ def draw(windows, config, mask_id, step, rank=0, world=1):
 
 
 class Words:
-    """The task: restore hidden words, as one of several processes that share each batch.
+    """The task of one process: restore hidden tokens in its share of each batch.
 
-    windows, held_out: Windows of the text to learn from, and of unseen text. config: the TrainConfig, whose batch_size
-    counts the windows of all processes.
+    `windows` are Windows of the training text, and `held_out` are Windows of unseen text. `config` is the TrainConfig,
+    whose batch_size counts the windows of all processes together.
     """
 
     measure = "NELBO"
@@ -114,11 +116,11 @@ class Words:
         count = min(held_out.n, max(config.evaluate_windows, training.FINAL_WINDOWS))
         spread = np.arange(count) * held_out.n // count  # evenly over the held-out text
         self.windows = held_out.read(spread).to(team.device)  # (count, T)
-        self.parts = []  # what is left of this process's share of the batch
+        self.parts = []  # the parts of this process's share that `batch` has not returned yet
         self.run = None  # `make_run` sets it
 
     def make_run(self, name, config, settings, info, fresh):
-        """Return the run in which all processes act as one. The arguments are those of run.Run."""
+        """Return the run in which all processes act as one. The arguments are those of plumbing.run.Run."""
         whole = asdict(self.config)
         info = info | {"train": whole, "processes": self.team.world}
         tokens = self.config.batch_size * self.source.length
@@ -126,7 +128,7 @@ class Words:
         return self.run
 
     def batch(self, n):
-        """Return the next part of this process's share of the batch: n rows, and what `loss` must know about them."""
+        """Return the next part of this process's share of the batch: n windows, and what `loss` needs."""
         if not self.parts:
             x0, xt, self.masks = draw(self.source, self.config, self.tokenizer.mask_id, self.run.step,
                                       self.team.rank, self.team.world)
@@ -136,12 +138,13 @@ class Words:
         return x0.to(self.team.device), xt.to(self.team.device), self.masks, is_last
 
     def loss(self, network, batch):
-        """Return what a part adds to the loss of the whole batch, multiplied by the numbers of parts and processes.
+        """Return what a part adds to the loss of the batch, times the number of parts, times the number of processes.
 
-        The loss of a batch is the sum of the cross-entropies at all masks, divided by the number of all masks. The mean
-        of the processes' own means is a different number, because some processes have more masks. So each process
-        divides its sum by the number of masks in the whole batch. The loop then divides by the number of parts, and the
-        network divides the sum of all gradients by the number of processes. The factors undo both divisions.
+        The loss of a batch is the sum of the cross-entropies at all masks, divided by the number of masks in the batch.
+        If each process divided by its own number of masks, the mean over the processes would be a different number,
+        because some processes have more masks than others. So each process divides by the number of masks in the whole
+        batch. Afterwards, the training loop divides by the number of parts, and DDP divides the sum of all gradients by
+        the number of processes. Multiplying by both numbers here undoes these divisions.
         """
         x0, xt, masks, is_last = batch
         network.require_backward_grad_sync = is_last  # the processes communicate once per step, not in every part
@@ -152,7 +155,8 @@ class Words:
     def evaluate(self, model, windows):
         """Return the NELBO of windows (N, T) in nats per token: (mean, standard error).
 
-        The filler after the end of a text costs almost nothing, so filler tokens do not count.
+        With --documents, a window is filled up after the end of its text. Predicting this filler costs almost nothing,
+        so the mean is taken over the other tokens.
         """
         rows = self.config.batch_size // self.team.world // self.config.accumulate  # a batch that fits into memory
         mean, error = diffusion.nelbo(model, windows, batch_size=rows)
@@ -170,10 +174,11 @@ class Words:
 
 
 def distribute(model, team):
-    """Return the network that averages the gradients of `model` over all processes.
+    """Return a network that computes the same as `model`, and averages its gradients over all processes.
 
-    The network is PyTorch's DistributedDataParallel (DDP). While the backward pass still computes the gradients of the
-    first blocks, the processes already exchange those of the last blocks. Then all processes take the same step.
+    The network is PyTorch's DistributedDataParallel (DDP). The backward pass first computes the gradients of the last
+    blocks. The processes exchange these gradients while the backward pass computes the gradients of the first blocks.
+    Then all processes take the same step.
     """
     if team.world == 1:
         return model
@@ -184,7 +189,7 @@ def distribute(model, team):
 
 
 def best_product(device, dtype, size=2048):
-    """Return the floating-point operations per second (FLOP/s) of the product of two square matrices: the best of 4."""
+    """Return the floating-point operations per second (FLOP/s) of a product of two square matrices: the best of 4."""
     a, b = torch.randn(2, size, size, device=device, dtype=dtype)
     times = []
     for _ in range(4):
@@ -195,7 +200,10 @@ def best_product(device, dtype, size=2048):
 
 
 def show_speed(task, shape):
-    """Print how fast the run was, and its model FLOPs utilisation (MFU): what share of the hardware's speed it used."""
+    """Print the speed of a run, and its model FLOPs utilisation (MFU).
+
+    The MFU is the share of the hardware's speed that the run used.
+    """
     run, team = task.run, task.team
     speed = run.step * run.tokens / run.seconds
     best = best_product(team.device, devices.pick_dtype(task.config.dtype, team.device)) * team.world
@@ -208,9 +216,9 @@ def show_speed(task, shape):
 
 
 class RecomputedBlock(transformer.Block):
-    """A block that keeps only its input for the backward pass, and computes everything else again there.
+    """A block that keeps only its input, and computes everything else again in the backward pass.
 
-    Results and gradients are the same. A step takes a third longer.
+    It has the same results and gradients as a Block, but a step takes a third longer.
     """
 
     def forward(self, *inputs):
@@ -218,7 +226,7 @@ class RecomputedBlock(transformer.Block):
 
 
 def make_model(shape, recompute):
-    """Return a Transformer. recompute: make it of RecomputedBlocks, which need less memory."""
+    """Return a Transformer. If `recompute` is true, its blocks are RecomputedBlocks, which need less memory."""
     model = transformer.Transformer(shape)
     if recompute:
         for block in model.blocks:
@@ -243,7 +251,7 @@ class Command:
 
     @property
     def run(self):
-        """The name of the run, under the name by which chapter 05 asks for it."""
+        """The name of the run. Chapter 05 asks for the attribute `run`."""
         return self.run_name
 
 

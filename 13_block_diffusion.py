@@ -1,26 +1,25 @@
-"""Chapter 13: can one model be a GPT and a diffusion model, and does it then write faster?
+"""Chapter 13: can one model be both a GPT and a dLLM, and does it then write faster than a GPT?
 
-    python 13_block_diffusion.py                              # train; no GPU: 6 minutes on two cores
+    python 13_block_diffusion.py                              # train a model; without a GPU: 6 minutes on two cores
     python 13_block_diffusion.py write --prompt "ROMEO:"      # draft and verify: a GPT's text in fewer passes
-    python 13_block_diffusion.py write --block 8 --steps 4    # blocks of 8 characters, with 4 passes each
+    python 13_block_diffusion.py write --block 8 --steps 4    # blocks of 8 characters, with 4 passes per block
 
 A GPT writes one token per pass. A dLLM writes many tokens per pass, but the tokens of one pass do not see each other.
-Block diffusion lies between the two (BD3-LM, Arriola et al. 2025, arXiv:2503.09573): it writes block after block from
-left to right, and each block by unmasking. With blocks of one token, it is a GPT. With one block for the whole text, it
-is a dLLM.
+Block diffusion lies between a GPT and a dLLM (BD3-LM, Arriola et al. 2025, arXiv:2503.09573). It writes a text from
+left to right, block by block, and it writes each block by unmasking, like a dLLM. With blocks of one token, it is a
+GPT. With one block for the whole text, it is a dLLM.
 
-The model of this chapter learns blocks of many sizes. So it can do two jobs in one pass: as a GPT it verifies tokens
-that were proposed before, and as a dLLM it proposes the next ones (TiDAR, Liu et al. 2025, arXiv:2511.08923). The text
-then has exactly the distribution of the GPT. In a terminal, accepted proposals are highlighted, and refused ones are
-red.
+The model of this chapter learns blocks of many sizes, so it can be a GPT and a dLLM in the same pass. As a dLLM, it
+proposes tokens, which are called drafts. As a GPT, it verifies the drafts of the previous pass (TiDAR, Liu et al. 2025,
+arXiv:2511.08923). The result has exactly the distribution of a text that the GPT writes alone. In a terminal, accepted
+drafts are highlighted, and refused drafts are red.
 
-Sections 1 to 5 make the model and train it, section 6 writes in blocks, and section 7 drafts and verifies. At first you
-may skip two things: which rows a convolution reads (`rows_before`), and the KeptRows of section 3, which save time.
+On a first reading, you can skip `rows_before` in section 1 and `KeptRows` in section 3.
 
-After training you should see how the NELBO grows with the size of a block. For blocks of a whole window it is far above
-the NELBO of chapter 05's dLLM, because only a small part of the training has such blocks. You should also see what
-drafts save, in passes and in seconds. They save seconds only where a pass over many rows costs little more than a pass
-over one (docs/block_diffusion.md).
+After training, you should see that the NELBO grows with the size of a block. For a block that fills the whole window,
+the NELBO is far above that of chapter 05's dLLM, because only one training step in eight has such a block. You should
+also see how many passes and seconds the drafts save. Drafts save time only on a processor that computes many positions
+almost as fast as one (docs/block_diffusion.md).
 """
 
 import functools
@@ -47,10 +46,11 @@ fast = import_module("11_fast_decoding")
 
 # 1. Who sees whom
 #
-# A pass computes rows. Each row is a token at a position, in one of two streams. The clean stream is a GPT: a clean row
-# sees the clean rows up to its own position, and predicts the next token. The noisy stream consists of blocks, in which
-# some tokens are masked. A noisy row sees all rows of its own block and the clean rows before the block, and predicts
-# its own token. These are the rows of the text "abcde" in blocks of two:
+# A pass computes rows. Each row is a token at a position, and belongs to one of two streams. The clean stream is a GPT:
+# a clean row sees all clean rows up to its own position, and predicts the next token. The noisy stream consists of
+# blocks, in which some tokens are masked. A noisy row sees all noisy rows of its own block, and all clean rows before
+# the block. It predicts the token at its own position. The table shows what each row sees, for the text "abcde" in
+# blocks of two tokens. Noisy rows are in parentheses:
 #
 #                    clean rows        noisy rows
 #                    a   b   c   d     (b)  (c)   (d)  (e)
@@ -64,24 +64,25 @@ fast = import_module("11_fast_decoding")
 #      (d) sees      x   x   x                     x    x
 #      (e) sees      x   x   x                     x    x
 #
-# (In BD3-LM, the clean rows of a block also see each other. Our clean rows do not, so that they can verify as a GPT.)
+# (In BD3-LM, a clean row also sees the later clean rows of its block. Ours does not, so that it can act as a GPT.)
 
-CLEAN = -1  # takes the place of a block's start in a clean row, which belongs to no block
+CLEAN = -1  # the `start` of a clean row, which belongs to no block
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The R rows that one pass computes, and which of them each row reads."""
+    """The R rows that one pass computes, and what each row sees."""
 
     positions: torch.Tensor  # (R,)
-    visible: torch.Tensor  # (R, R) True where row i sees row j, in attention
-    conv_rows: torch.Tensor  # (R, width) the rows that a convolution adds up: see `rows_before`
+    visible: torch.Tensor  # (R, R) True where row i sees row j in attention
+    conv_rows: torch.Tensor  # (R, width) the rows that the convolution adds up for each row: see `rows_before`
 
 
 def make_rows(positions, start, width):
-    """Return the Rows at `positions` (R,). start (R,): where the block of each row starts, or CLEAN.
+    """Return the Rows at `positions` (R,).
 
-    Positions are counted from the first of these rows. In addition, all rows see the clean rows of earlier passes.
+    `start` (R,) is the position where the block of each row starts, or CLEAN for a clean row. The first row of a pass
+    has position 0. If rows of earlier passes are kept (section 3), every row of the pass also sees the kept rows.
     """
     is_clean = start == CLEAN
     before = torch.where(is_clean, positions + 1, start)  # a row sees the clean rows at positions below this
@@ -92,10 +93,10 @@ def make_rows(positions, start, width):
 
 
 def two_streams(starts, width):
-    """Return the Rows of training on T + 1 tokens: T clean rows, which predict the next token, then T noisy rows.
+    """Return the Rows for training on T + 1 tokens: first T clean rows, then T noisy rows.
 
-    starts (T,): where the block of each noisy row starts. The clean rows are at the positions 0 to T - 1, and the noisy
-    rows at the positions 1 to T. Both predict the tokens at the positions 1 to T.
+    `starts` (T,) is the position where the block of each noisy row starts. The clean rows are at positions 0 to T - 1,
+    and the noisy rows at positions 1 to T. Both streams predict the tokens at positions 1 to T.
     """
     place = torch.arange(len(starts), device=starts.device)
     clean = torch.full_like(starts, CLEAN)
@@ -103,36 +104,38 @@ def two_streams(starts, width):
 
 
 def rows_before(positions, visible, width):
-    """Return which rows a convolution of this width reads for each row: (R, width).
+    """Return the numbers of the rows that a convolution of this width adds up for each row: (R, width).
 
-    A row at position p reads those rows at the positions p - width + 1 … p that it sees. In the table above, with a
-    width of 3, (d) reads b, c and itself. Rows of earlier passes have negative positions. The convolution gets the last
-    width - 1 of these, followed by the new rows, so the result counts from the first of them:
+    For a row at position p, the convolution adds up the rows at positions p - width + 1 … p that this row sees. In the
+    table above, with a width of 3, these are b, c and (d) for the row (d).
 
-        row           two earlier ones    first new row    second    …
-        position          -2    -1              0             1
-        number             0     1              2             3
+    The convolution's input is the last width - 1 rows of earlier passes, at negative positions, and then the new rows.
+    The row numbers count the rows of this input from 0. With a width of 3:
+
+        row           two earlier rows    first new row    second new row    …
+        position          -2    -1              0                 1
+        number             0     1              2                 3
     """
     wanted = positions[:, None] - torch.arange(width - 1, -1, -1, device=positions.device)  # (R, width) positions
     stands_there = visible[:, None, :] & (positions == wanted[..., None])  # (R, width, R)
-    row = stands_there.int().argmax(-1)  # (R, width); a row sees at most one row at each position from 0 on
+    row = stands_there.int().argmax(-1)  # (R, width); a row sees at most one new row at each position
     itself = torch.arange(len(positions), device=positions.device)[:, None]
-    row = torch.where(stands_there.any(-1), row, itself)  # where a mask has no row, a row reads itself
+    row = torch.where(stands_there.any(-1), row, itself)  # if no visible row is there, the row itself
     row = torch.where(wanted < 0, wanted, row)
     return row + width - 1
 
 
 # 2. Random blocks, and random masks in them
 
-SIZES = (1, 2, 4, 8, 16, 32, 64)  # sizes of blocks in training, besides the whole window
-SMALL = 16  # blocks up to this size are masked completely more often than by chance
+SIZES = (1, 2, 4, 8, 16, 32, 64)  # block sizes in training, in addition to the whole window
+SMALL = 16  # blocks up to this size are often masked completely: see `mask_blocks`
 
 
 def draw_starts(T):
-    """Draw blocks that cover the positions 1 to T, and return where the block of each position starts: (T,).
+    """Draw random blocks that cover positions 1 to T. Return where the block of each position starts: (T,).
 
-    One time in eight, a single block covers all positions. Otherwise larger blocks are drawn more rarely, so that the
-    blocks of each size cover about the same number of positions.
+    One time in eight, a single block covers all positions. Otherwise small blocks are drawn more often than large
+    blocks, so that each size covers about the same number of positions.
     """
     starts = torch.ones(T, dtype=torch.long)
     if torch.rand(()) < 1 / 8:
@@ -147,17 +150,17 @@ def draw_starts(T):
 
 
 def mask_blocks(x, starts, mask_id, whole=0.0):
-    """Hide k tokens of each block of x (B, T), where k is spread evenly from 1 to the size of the block.
+    """Mask k tokens of each block of x (B, T), where k is spread evenly from 1 to the size of the block.
 
-    Returns xt (B, T) and, for each token, the share of its block that is hidden: (B, T). whole: the share of small
-    blocks that are hidden completely in any case, because drafts begin from such blocks.
+    With probability `whole`, a small block is masked completely, like the blocks in which drafts are made. Returns the
+    masked text xt (B, T), and the masked share of each token's block (B, T).
     """
     B = len(x)
     first, block, size = torch.unique_consecutive(starts, return_inverse=True, return_counts=True)  # (G,), (T,), (G,)
     k = diffusion.spread_evenly(B * len(size), size.repeat(B), x.device).view(B, -1)  # (B, G)
     completely = (torch.rand(k.shape, device=x.device) < whole) & (size <= SMALL)
     k = torch.where(completely, size, k)
-    score = block + torch.rand(x.shape, device=x.device)  # (B, T) every score of a block is below the next block's
+    score = block + torch.rand(x.shape, device=x.device)  # (B, T) scores of a block are below those of the next block
     rank = diffusion.ranks(score) - (first - starts[0])[block]  # (B, T) the rank of a score within its block
     return torch.where(rank < k[:, block], mask_id, x), (k / size)[:, block]
 
@@ -166,10 +169,10 @@ def mask_blocks(x, starts, mask_id, whole=0.0):
 
 
 class OnlyThisPass:
-    """The keys and values of one layer, with the interface of chapter 02's KVBuffer. It keeps nothing for later passes.
+    """The keys and values of one layer in one pass. This class has the interface of chapter 02's KVBuffer.
 
-    visible: (R, R), who sees whom. A KVBuffer derives this from the positions, but here several rows can have the same
-    position.
+    A KVBuffer computes the attention mask from the positions of the rows. Here several rows can have the same position,
+    so the attention mask is given: `visible` (R, R), as in Rows.
     """
 
     def __init__(self, visible):
@@ -183,10 +186,11 @@ class OnlyThisPass:
 
 
 class KeptRows:
-    """The first n clean rows of a text, from earlier passes, in chapter 03's cache.
+    """The first n clean rows of a text, kept from earlier passes in chapter 03's cache.
 
-    No clean row depends on a later one, so kept rows are exact. A pass writes its new rows behind the kept rows, clean
-    rows first. To keep the first of the new rows, raise n; the next pass writes over all rows behind the first n.
+    No clean row depends on later rows, so the kept rows are exact. A pass writes its new rows behind the kept rows,
+    clean rows first. To keep some of the new clean rows, the caller adds their number to n. The next pass overwrites
+    all rows behind the first n.
     """
 
     def __init__(self, model, batch, rows):
@@ -194,13 +198,13 @@ class KeptRows:
         self.compute = gpt.LeanRows(model, model.make_cache(batch, rows))
 
 
-# 4. The model: chapter 03's Transformer with another attention mask, and a small head for drafts
+# 4. The model: chapter 03's Transformer, with a different attention mask and an extra head for drafts
 
 
 class Hybrid(transformer.Transformer):
-    """A causal Transformer that also reads noisy rows."""
+    """A Transformer that is a GPT for clean rows and a dLLM of blocks for noisy rows."""
 
-    wiring = "hybrid"  # checkpoints name it, because these weights fit no other class
+    wiring = "hybrid"  # a checkpoint stores this name, because the weights fit no other class
 
     def __init__(self, config):
         if not gpt.LeanRows.fits(config):
@@ -209,16 +213,15 @@ class Hybrid(transformer.Transformer):
         C = config.n_embd
         self.draft_up = nn.Linear(C, 2 * C, bias=False)
         self.draft_down = nn.Linear(2 * C, C, bias=False)
-        # Two vectors for each token: one for when it stands right before a draft, and one for when it stands two before
-        # it.
+        # Each token has two vectors: one for the place right before a draft, and one for the place before that.
         self.previous = nn.Parameter(torch.zeros(2, config.vocab_size + 1, 2 * C))
         nn.init.normal_(self.draft_up.weight, std=C**-0.5)
         nn.init.zeros_(self.draft_down.weight)
 
     def forward(self, tokens, rows, kept=None):
-        """Return logits (B, R, V) for tokens (B, R) in the Rows `rows`, and the vectors (B, R, C) behind the logits.
+        """Return the logits (B, R, V) of tokens (B, R) in the Rows `rows`, and the input of the head: (B, R, C).
 
-        kept: KeptRows. All new rows see the kept ones, and are written behind them.
+        If `kept` has KeptRows, all new rows see the kept rows and are written behind them.
         """
         x = self.embed(tokens, None, rows.positions)  # (B, R, C)
         if kept:
@@ -226,7 +229,7 @@ class Hybrid(transformer.Transformer):
             x = kept.compute(x, kept.n, rows.positions + kept.n, visible, rows.conv_rows)
             return self.head(x), x
         table = attention.rotary_table(rows.positions, self.config.n_embd // self.config.n_head)
-        for i, layer in enumerate(self.blocks):  # chapter 03's blocks, which are no blocks of text
+        for i, layer in enumerate(self.blocks):  # blocks of a transformer, not blocks of text
             if i < len(self.convs):
                 x = self.convolve(x, rows.conv_rows, self.convs[i].weight)
             x = layer(x, rows.positions, table, OnlyThisPass(rows.visible))
@@ -234,19 +237,19 @@ class Hybrid(transformer.Transformer):
         return self.head(x), x
 
     def convolve(self, x, conv_rows, weights):
-        """Add to each row the rows before it that it sees: the convolution of chapter 03 for two streams.
+        """Apply chapter 03's convolution to the rows of two streams, x (B, R, C).
 
-        x (B, R, C). conv_rows: (R, width), as in Rows. weights: (width, C).
+        The convolution has `weights` (width, C). `conv_rows` (R, width) says which rows it adds up for each row.
         """
-        around = F.pad(x, (0, 0, len(weights) - 1, 0))  # (B, width - 1 + R, C), zero before the text
+        around = F.pad(x, (0, 0, len(weights) - 1, 0))  # (B, width - 1 + R, C), with zeros before the text
         return x + sum(weight * around.index_select(1, conv_rows[:, i]) for i, weight in enumerate(weights))
 
     def draft_logits(self, x, previous):
-        """Return the logits of drafts (…, V) from the vectors x (…, C) of masked rows.
+        """Return the logits (…, V) of drafts, computed from the vectors x (…, C) of masked rows.
 
-        previous (…, 2): the two tokens before each draft, the nearest first. The masked rows of one pass do not see
-        each other's tokens. Through `previous`, each draft still depends on the two tokens before it, without a further
-        pass (as in Hydra, Ankner et al. 2024, arXiv:2402.05109).
+        `previous` (…, 2) has the two tokens before each draft, the nearest token first. The masked rows of one pass
+        cannot see the drafts before them. But `previous` lets each draft depend on the two tokens before it, and this
+        costs no further pass (as in Hydra, Ankner et al. 2024, arXiv:2402.05109).
         """
         inner = self.draft_up(x) + self.previous[0][previous[..., 0]] + self.previous[1][previous[..., 1]]  # (…, 2C)
         return self.head(self.norm(x + self.draft_down(F.relu(inner).square())))
@@ -256,23 +259,24 @@ class Hybrid(transformer.Transformer):
 
 
 def read_both(model, windows, xt, starts):
-    """Read windows (B, T + 1) in one pass over both streams: logits (B, 2T, V) and vectors (B, 2T, C).
+    """Compute both streams of windows (B, T + 1) in one pass. Return logits (B, 2T, V) and vectors (B, 2T, C).
 
-    xt (B, T): the tokens at the positions 1 to T, some of them hidden. starts: where their blocks start (T,).
+    `xt` (B, T) has the tokens at positions 1 to T, some of them masked. `starts` is as in `two_streams`.
     """
     return model(torch.cat((windows[:, :-1], xt), 1), two_streams(starts, model.config.conv))
 
 
 def cross_entropies(logits, target):
-    """Return -log p(target) for logits (…, V) and target (…): (…), in nats."""
+    """Return -log p(target) in nats, in the shape of `target` (…). The logits are (…, V)."""
     losses = F.cross_entropy(logits.float().flatten(0, -2), target.flatten(), reduction="none")
     return losses.view(target.shape)
 
 
 def hybrid_loss(model, windows):
-    """Return the loss of windows (B, T + 1): a weighted sum of three means, over all tokens, hidden tokens, and drafts.
+    """Return the loss of windows (B, T + 1): a weighted sum of three mean cross-entropies.
 
-    Draft and verify writes the text of the clean stream, so the clean stream's loss has the largest weight.
+    The means are over all tokens in the clean stream, over the masked tokens in the noisy stream, and over the drafts.
+    The clean stream decides which drafts are accepted, so its mean has the largest weight.
     """
     target = windows[:, 1:]  # (B, T)
     T = target.shape[1]
@@ -287,23 +291,23 @@ def hybrid_loss(model, windows):
 
 
 def draft_losses(model, windows, vectors, starts, is_whole):
-    """Return the cross-entropies of all drafts that these windows (B, T + 1) allow: (n,).
+    """Return the cross-entropies of all drafts in windows (B, T + 1): (n,).
 
-    vectors (B, T, C): of the noisy rows. is_whole (B, T): True in blocks that are hidden completely. A draft is a token
-    of such a block, but not the first one: when we write, the clean stream has already chosen the first token.
+    `vectors` (B, T, C) belong to the noisy rows. `is_whole` (B, T) is True in blocks that are masked completely. Drafts
+    are the tokens at places 1 to SMALL - 1 of such blocks. The clean stream writes the token at place 0.
     """
     T = len(starts)
     place = torch.arange(1, T + 1, device=starts.device) - starts  # (T,) each token's place in its block
     drafted = is_whole & (place > 0) & (place < SMALL)  # (B, T)
     one_before = windows[:, :-1]  # (B, T)
-    two_before = F.pad(windows[:, :-2], (1, 0))  # nothing is two before position 1, but a draft is never there
+    two_before = F.pad(windows[:, :-2], (1, 0))  # no token is two places before position 1, but position 1 has no draft
     previous = torch.stack((one_before, two_before), -1)  # (B, T, 2)
     logits = model.draft_logits(vectors[drafted], previous[drafted])  # (n, V)
     return cross_entropies(logits, windows[:, 1:][drafted])
 
 
 class BlockDiffusion(gpt.NextToken):
-    """The task of this chapter: to be a GPT and a diffusion model of blocks. It is evaluated as a GPT."""
+    """The task of this chapter: the model learns to be a GPT and a dLLM of blocks. It is evaluated as a GPT."""
 
     def loss(self, model, windows):
         return hybrid_loss(model, windows)
@@ -319,7 +323,7 @@ class BlockDiffusion(gpt.NextToken):
 
 
 def clean_nll(model, windows):
-    """Return the exact NLL of windows (N, T + 1) under the clean stream: (mean, standard error), in nats per token."""
+    """Return the clean stream's exact NLL of windows (N, T + 1), in nats per token: (mean, standard error)."""
 
     def clean_stream(tokens):
         positions = torch.arange(tokens.shape[1], device=tokens.device)
@@ -331,11 +335,11 @@ def clean_nll(model, windows):
 
 @torch.no_grad()
 def block_nelbo(model, windows, size, draws=1, seed=0, batch_size=32):
-    """Estimate the NELBO of windows (N, T + 1), written in blocks of `size`: (mean, standard error) in nats per token.
+    """Return the NELBO of windows (N, T + 1) in blocks of `size` tokens, in nats per token: (mean, standard error).
 
-    By the chain rule, -log p(text) is the sum of -log p(block | text before it). Chapter 04 bounds each term, and one
-    pass estimates the bounds of all blocks. The first token of a window is given. The error comes from the differences
-    between windows.
+    By the chain rule, -log p(text) is the sum of -log p(block | text before the block) over all blocks. Chapter 04's
+    NELBO is an upper bound for each term, and one pass estimates the bounds of all blocks. The first token of each
+    window is given. The standard error comes from the differences between windows.
     """
     T = windows.shape[1] - 1
     starts = 1 + torch.arange(T, device=windows.device) // size * size  # (T,)
@@ -354,7 +358,7 @@ def block_nelbo(model, windows, size, draws=1, seed=0, batch_size=32):
 
 
 def curve(model, windows, draws=1):
-    """Return the NELBO of windows (N, T + 1) for blocks from one token to the whole window: [(size, mean, error)]."""
+    """Return the NELBO of windows (N, T + 1) for the block sizes 1, 2, 4, … T: a list of (size, mean, error)."""
     T = windows.shape[1] - 1
     sizes = [1]
     while sizes[-1] < T:
@@ -366,21 +370,21 @@ def curve(model, windows, draws=1):
 
 
 class CleanBlockModel(fast.BlockModel):
-    """Chapter 11's BlockModel for a Hybrid. It keeps the rows of finished blocks, as clean rows.
+    """Chapter 11's BlockModel for a Hybrid. It keeps finished blocks as clean rows.
 
-    In chapter 11 kept rows are an approximation, because the rows before a block see the block. Here kept rows are
-    exact.
+    In chapter 11, kept rows are an approximation, because the rows before a block also see the block. Here they are
+    exact, because a clean row sees no later rows.
     """
 
     kept = None
 
     def __call__(self, block, t):
-        """Return logits (B, b, V) for block (B, b). No mask is left before the block."""
+        """Return logits (B, b, V) for the tokens `block` (B, b). All tokens before the block must be known."""
         canvas, _ = self.put(block)
         if self.kept is None:
             self.kept = KeptRows(self.model, *canvas.shape)
         n = self.kept.n
-        positions = torch.arange(self.end - n, device=canvas.device)  # counted from the first row that is not kept
+        positions = torch.arange(self.end - n, device=canvas.device)  # position 0 is the first row that is not kept
         start = self.start - n
         starts = torch.where(positions < start, CLEAN, start)
         rows = make_rows(positions, starts, self.config.conv)
@@ -391,27 +395,27 @@ class CleanBlockModel(fast.BlockModel):
 
 # 7. Draft and verify
 
-DRAFTS = 3  # proposals per pass; docs/block_diffusion.md compares other numbers
+DRAFTS = 3  # drafts per pass; docs/block_diffusion.md compares other numbers
 
 
 def probabilities(logits, temperature, top_k):
-    """Return the probability with which chapter 04's `draw` takes each token, for logits (…, V): (…, V)."""
-    if temperature < diffusion.COLDEST:  # then `draw` takes the most likely token
+    """Turn logits (…, V) into the probabilities (…, V) with which chapter 04's `draw` takes each token."""
+    if temperature < diffusion.COLDEST:  # then `draw` always takes the most likely token
         return F.one_hot(diffusion.draw(logits, 0), logits.shape[-1]).to(logits.dtype)
     return diffusion.probabilities(logits, temperature, top_k)
 
 
 def verify(p, q, drafts):
-    """Accept some of the first drafts, and draw the token after them, so that each token has the distribution p.
+    """Accept drafts from left to right until one is refused, and draw the token after the accepted drafts.
 
-    drafts: a list of m tokens. p (m + 1, V): the probabilities of the tokens at the place of each draft, and at the
-    place after the last draft. q (m or more, V): the probabilities from which each draft was drawn. Returns (number of
-    accepted drafts, token).
+    `drafts` is a list of m tokens. `p` (m + 1, V) has the GPT's probabilities at the place of each draft and at the
+    place after the last draft. `q` (m or more, V) has the probabilities from which the drafts were drawn. Returns the
+    number of accepted drafts, and the token after them. The new text has exactly the distribution p (speculative
+    sampling, Leviathan et al. 2022, arXiv:2211.17192).
 
-    A draft x is accepted with probability min(1, p(x) / q(x)). So x is drawn and accepted with probability
-    q(x) min(1, p(x) / q(x)) = min(p(x), q(x)). To reach p(x), max(0, p(x) - q(x)) is still missing. So we draw the
-    token that replaces a refused draft in proportion to this difference. (Speculative sampling, Leviathan et al. 2022,
-    arXiv:2211.17192.)
+    A draft x is accepted with probability min(1, p(x) / q(x)). So the probability that x is drawn and accepted is
+    q(x) min(1, p(x) / q(x)) = min(p(x), q(x)). To reach p(x), the difference max(0, p(x) - q(x)) is still missing. So a
+    refused draft is replaced by a token that is drawn with probabilities proportional to this difference.
     """
     m = len(drafts)
     tokens = torch.tensor(drafts, dtype=torch.long, device=p.device)[:, None]
@@ -423,9 +427,9 @@ def verify(p, q, drafts):
 
 
 def draft_tokens(model, vectors, tokens, temperature, top_k):
-    """Draft a token for each of vectors (m, C) in turn. Return the list of tokens, and their probabilities (m, V).
+    """Draft a token for each of the vectors (m, C), from left to right.
 
-    tokens: the last two tokens before the drafts.
+    `tokens` are the two tokens before the first draft. Returns the list of drafts, and the `q` (m, V) for `verify`.
     """
     tokens = list(tokens)
     q = vectors.new_zeros(len(vectors), model.config.vocab_size)
@@ -438,20 +442,20 @@ def draft_tokens(model, vectors, tokens, temperature, top_k):
 
 @functools.lru_cache
 def rows_of_pass(known, drafts, size, width, device):
-    """Return the Rows of one pass: `known` tokens of the text and then `drafts` drafts, all clean, and blocks of masks.
+    """Return the Rows of one pass: clean rows for known tokens and for drafts, and then noisy rows for blocks of masks.
 
-    The pass may accept any number of the drafts, from none to all. For each of these cases there is one block of masks.
-    It starts right behind the accepted drafts, and sees them. The token at its first position is drawn in this pass, so
-    this position has no row. The `size` masks behind it will become the next drafts. With two drafts x and y of the
-    text behind "k":
+    `known` and `drafts` are the numbers of known tokens and of drafts. The pass can accept any number of the drafts,
+    from none to all. For each number, it has a block of `size` masks, which see the accepted drafts. If exactly this
+    number is accepted, these masks become the next drafts. The position right behind the accepted drafts has no mask,
+    because `verify` draws the token there. Here k is the last known token, x and y are the drafts, and `size` is 2:
 
         clean rows:   k x y
         noisy rows:       _ _      if x is refused
                             _ _    if x is accepted, and y is refused
                               _ _  if both are accepted
 
-    In training, a block also has a mask at its first position. Here we leave that mask out: it would hardly help to
-    guess the other tokens, and with two drafts a pass then has 9 rows instead of 12.
+    In training, a block also has a mask at that position. Here that mask would hardly improve the next drafts. Without
+    it, the pass in the example has 9 rows instead of 12.
     """
     positions = list(range(known + drafts))
     starts = [CLEAN] * (known + drafts)
@@ -464,19 +468,19 @@ def rows_of_pass(known, drafts, size, width, device):
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass of draft and verify does to a text."""
+    """What one pass of `draft_and_verify` does."""
 
-    drafts: list  # the drafts that it verified
-    new: list  # the tokens that it added to the text: accepted drafts, and one more
+    drafts: list  # the drafts that the pass verified
+    new: list  # the tokens that the pass added to the text: the accepted drafts, and one more token
     probability: torch.Tensor  # (len(new),) the probability of each new token
 
 
 @torch.no_grad()
 def draft_and_verify(model, prompt, length, temperature=0.8, top_k=None, drafts=DRAFTS):
-    """Continue the tokens `prompt`, a list of one or more, to `length` tokens. Yields a Pass for each forward pass.
+    """Continue `prompt`, a list of at least one token, to `length` tokens. Yields a Pass for each forward pass.
 
-    The distribution is that of chapter 07's `stream`: the model sees the last seq_len tokens at most, and when its
-    window is full, it forgets all but the last seq_len // 2.
+    The model sees at most seq_len tokens. When this window is full, it forgets all but the last seq_len // 2 tokens.
+    Chapter 07's `stream` does the same, so its texts have the same distribution.
     """
     written = list(prompt)
     window, width, device = model.config.seq_len, model.config.conv, model.head.weight.device
@@ -489,36 +493,36 @@ def draft_and_verify(model, prompt, length, temperature=0.8, top_k=None, drafts=
             kept = None
         if kept is None:
             kept = KeptRows(model, 1, window + drafts * (drafts + 1))  # room for a full window and blocks of masks
-        fit = min(length - len(written) - 1, start + window - len(written))  # drafts that fit the text and the window
+        fit = min(length - len(written) - 1, start + window - len(written))  # how many drafts still fit
         proposed = proposed[:fit]
-        known = written[start + kept.n :]  # the tokens whose rows are not kept
+        known = written[start + kept.n :]  # the tokens whose rows are not kept yet
 
         masks = [model.config.mask_id] * (drafts * (len(proposed) + 1))
         rows = rows_of_pass(len(known), len(proposed), drafts, width, device)
         tokens = torch.tensor([known + proposed + masks], device=device)
         logits, vectors = model(tokens, rows, kept)  # (1, R, V), (1, R, C)
 
-        last = len(known) - 1  # the row of the last known token predicts the first draft
+        last = len(known) - 1  # the row of the last known token predicts the token at the first draft's place
         p = probabilities(logits[0, last : last + len(proposed) + 1], temperature, top_k)  # (m + 1, V)
         accepted, token = verify(p, q, proposed)
         new = [*proposed[:accepted], token]
         written += new
-        kept.n += len(known) + accepted  # the next pass writes over all rows behind these
+        kept.n += len(known) + accepted  # keep the rows of the known tokens and of the accepted drafts
         yield Pass(proposed, new, p[range(len(new)), new])
 
-        first = len(known) + len(proposed) + drafts * accepted  # the first mask behind the accepted drafts
+        first = len(known) + len(proposed) + drafts * accepted  # the first row of the block behind the accepted drafts
         proposed, q = draft_tokens(model, vectors[0, first : first + drafts], written[-2:], temperature, top_k)
 
 
 @dataclass(frozen=True)
 class Verified(diffusion.State):
-    """A State of draft and verify."""
+    """A State that also has the drafts."""
 
-    drafts: torch.Tensor  # (B, T) the drafts that this pass verified, accepted or not; -1 elsewhere
+    drafts: torch.Tensor  # (B, T) the drafts that this pass verified, accepted or refused; -1 elsewhere
 
 
 def stream(model, canvas, temperature=0.8, top_k=None, drafts=DRAFTS):
-    """Write the masks at the end of canvas (B, T), one text after another. Yields a Verified State per pass.
+    """Fill the masks at the end of canvas (B, T), one text after another. Yields a Verified after each pass.
 
     At least the first token of each text must be given.
     """
@@ -560,9 +564,9 @@ class Train(training.Settings):
 class Write(gpt.Continue):
     """The flags of writing."""
 
-    drafts: int | None = None  # proposals per pass, by default 3; 0 writes like a GPT
-    block: int = 0  # write in blocks of this many characters, and do not draft
-    steps: int | None = None  # with --block: passes per block; by default one per character
+    drafts: int | None = None  # drafts per pass, by default 3; with 0 the model writes like a GPT
+    block: int = 0  # write in blocks of this many characters, without drafts
+    steps: int | None = None  # with --block: passes per block; by default one pass per character
     rule: fast.Rule = fast.Rule()
 
     def __post_init__(self):
@@ -591,7 +595,7 @@ def train(settings):
 
 
 def show_results(folder, task, device):
-    """Print the NELBO of the hybrid in `folder` for each size of blocks, and what drafting saves."""
+    """Load the hybrid from `folder`. Print its NELBO for each block size, and its speed with and without drafts."""
     model, _, _ = checkpoint.load(folder, device, ("hybrid",), Hybrid)
     windows = training.evenly(task.windows, 48)
     tensors.heading(f"From GPT to dLLM: nats per character on {len(windows)} windows of unseen text")
@@ -626,7 +630,7 @@ def stream_blocks(model, canvas, settings):
     steps = settings.steps or settings.block
     masks = int((canvas == model.config.mask_id).sum(1).max())
     if canvas.shape[1] > model.config.seq_len:
-        masks = model.config.seq_len  # chapter 06 asks for the passes of a window that is full of masks
+        masks = model.config.seq_len  # chapter 06 needs the number of passes for a window full of masks
     passes = steps * math.ceil(masks / settings.block)
     select, _ = settings.rule.select()
     denoise = functools.partial(fast.denoise_blocks, select=select, block=settings.block, reader=CleanBlockModel)

@@ -1,20 +1,22 @@
-"""Chapter 14: where does it help that a model may write in any order?
+"""Chapter 14: when does it help that a model can write in any order?
 
-    python 14_sudoku.py             # no GPU: trains two models in ten minutes on two cores, and compares them
+    python 14_sudoku.py             # without a GPU: trains two models in ten minutes on two cores, and compares them
     python 14_sudoku.py solve 53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79
     python 14_sudoku.py solve puzzles.txt --quiet                 # a file with one puzzle on each line
     python 14_sudoku.py solve --gif out.gif --html out.html       # watch the puzzle above being solved
 
-A Sudoku is a text of 81 characters, and its blanks are masks. So chapter 04's loss and sampler fit, with one change: in
-training, only the blanks of a puzzle are hidden. The model of chapter 03 begins with vectors that say which cells share
-a row, a column or a box; nobody tells it what that means. It learns from every order in which the blanks can be filled,
-so we can ask it for the digit that it is most certain of. Usually some blank is easy, because eight digits are excluded
-there, and each digit that is written makes another blank easy. A GPT must begin with the first blank, however hard it
-is, and it cannot correct itself.
+A Sudoku is a text of 81 characters, in which the blanks are masks. So we can use chapter 04's loss and sampler, with
+one change: in training, the given digits are never masked. The model begins with position vectors that say which cells
+share a row, a column or a box. It must learn the rules of Sudoku from solved puzzles.
 
-You should see how many new puzzles the same dLLM solves if it writes the most certain digit first, from left to right,
-in a random order, or in one pass, and how many a GPT solves. The worked example below that table shows why the order
-matters.
+The dLLM learns to fill the blanks in any order. So in each pass, it can write the digit of which it is most certain.
+Usually there is an easy blank, for example one whose row, column and box exclude eight of the nine digits. Each new
+digit makes other blanks easier. A GPT must begin with the first blank, even if that blank is hard, and it cannot
+correct a digit.
+
+You should see how many new puzzles the dLLM solves in four ways: the most certain digit first; from left to right; in a
+random order; all digits in one pass. The last line of the table is for the GPT. The worked example below the table
+shows why the order matters.
 """
 
 import random
@@ -38,8 +40,8 @@ generation = import_module("06_generate")
 gpt = import_module("07_train_gpt")
 
 CELLS = sudoku.CELLS
-BLANK = 9  # tokens 0 … 8 are the digits 1 … 9; token 9 is the mask, and a blank of the puzzle
-HELD_OUT = 256  # puzzles for the evaluations
+BLANK = 9  # tokens 0 … 8 are the digits 1 … 9; token 9 is a blank, and the dLLM's mask
+HELD_OUT = 256  # number of puzzles for the evaluations
 EXAMPLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
 
 
@@ -47,22 +49,23 @@ EXAMPLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419
 
 
 def shuffled_lines(n, device=None):
-    """Return n random orders of nine rows that keep the three rows of a band together: (n, 9)."""
+    """Return n random orders of nine rows: (n, 9). Rows 0 to 2 stay together, and so do 3 to 5 and 6 to 8."""
     bands = torch.rand(n, 3, device=device).argsort(1)  # (n, 3)
     within = torch.rand(n, 3, 3, device=device).argsort(2)  # (n, 3, 3)
     return (3 * bands[:, :, None] + within).flatten(1)
 
 
 def vary(puzzles, solutions):
-    """Return other puzzles and their solutions, (B, 81) each, made by changes that keep the rules.
+    """Turn puzzles and their solutions into other valid puzzles and solutions: (B, 81) each.
 
-    The changes rename the digits, reorder the rows within each band of three rows, reorder the bands, do the same with
-    the columns, and reflect the grid. So each puzzle stands for up to a trillion other puzzles.
+    The digits are renamed. The rows change places within each band of three rows, and the bands change places, too. The
+    same is done with the columns. Half of the grids are also reflected. One puzzle can become about a trillion
+    different puzzles.
     """
     n, device = len(puzzles), puzzles.device
     rows = shuffled_lines(n, device)
     columns = shuffled_lines(n, device)
-    cell = 9 * rows[:, :, None] + columns[:, None, :]  # (B, 9, 9) the number of the cell that comes here
+    cell = 9 * rows[:, :, None] + columns[:, None, :]  # (B, 9, 9) the number of the cell that moves here
     stays = torch.rand(n, 1, 1, device=device) < 0.5
     cell = torch.where(stays, cell, cell.transpose(1, 2)).flatten(1)  # (B, 81) half of the grids are reflected
     digits = torch.rand(n, 9, device=device).argsort(1)
@@ -75,9 +78,10 @@ def vary(puzzles, solutions):
 
 
 class Puzzles:
-    """What both tasks share. puzzles and solutions: (N, 81). The first HELD_OUT pairs are for the evaluations.
+    """What the two tasks of this section have in common.
 
-    A batch is a pair (puzzles, solutions), (B, 81) each, and `windows` are the numbers of the held-out puzzles.
+    `puzzles` and `solutions` are (N, 81). The first HELD_OUT puzzles are for the evaluations, and `windows` has their
+    numbers. A batch is puzzles (B, 81) and their solutions (B, 81).
     """
 
     def __init__(self, puzzles, solutions, tokenizer):
@@ -94,19 +98,22 @@ class Puzzles:
 
     @torch.no_grad()
     def evaluate(self, model, numbers):
-        """Return the number to report: (mean, standard error over the puzzles), in nats per predicted cell."""
-        with diffusion.same_numbers(0, numbers.device):  # all evaluations meet the same puzzles and masks
+        """Return the NELBO or NLL of held-out puzzles: (mean, standard error), in nats per predicted cell."""
+        with diffusion.same_numbers(0, numbers.device):  # all evaluations use the same puzzles and masks
             total, count = self.losses(model, *vary(self.puzzles[numbers], self.solutions[numbers]))
         return measures.mean_and_error(total / count)
 
 
 class AnyOrder(Puzzles):
-    """The task of the dLLM: chapter 04's loss, but only blanks are hidden. Its NELBO is per blank, given the hints."""
+    """The task of the dLLM: chapter 04's loss, but only blanks are masked. The NELBO is in nats per blank."""
 
     measure = "NELBO"
 
     def losses(self, model, puzzles, solutions):
-        """Hide some blanks of each grid (B, 81). Return the sum of their losses, and their number: (B,) each."""
+        """Mask some blanks of each puzzle (B, 81), and fill in the other blanks.
+
+        Returns, for each puzzle, the summed loss of its masked blanks (B,), and their number (B,).
+        """
         blank = puzzles == BLANK
         chance = torch.rand(solutions.shape, device=solutions.device)
         k = diffusion.spread_evenly(len(solutions), blank.sum(1), solutions.device)  # (B,) from 1 to all blanks
@@ -119,13 +126,13 @@ class AnyOrder(Puzzles):
 
 
 class LeftToRight(Puzzles):
-    """The task of the GPT: read the puzzle, then write the solution. Its NLL is per cell of the solution."""
+    """The task of the GPT: read a puzzle, then write its solution. The NLL is in nats per cell of the solution."""
 
     measure = "NLL"
 
     def losses(self, model, puzzles, solutions):
         windows = torch.cat((puzzles, solutions), dim=1)  # (B, 162)
-        losses = gpt.next_token_losses(model, windows)[:, CELLS - 1 :]  # (B, 81) losses of the solution
+        losses = gpt.next_token_losses(model, windows)[:, CELLS - 1 :]  # (B, 81) for the cells of the solution
         return losses.sum(1), torch.full((len(losses),), CELLS, device=losses.device)
 
     def sample(self, model):
@@ -133,16 +140,16 @@ class LeftToRight(Puzzles):
 
 
 def read_and_write(model, puzzles):
-    """Return the solutions that a GPT writes after it has read the puzzles (B, 81): always the most likely digit."""
+    """Return the solutions (B, 81) that a GPT writes for puzzles (B, 81). It always writes the most likely digit."""
     return gpt.write(model, puzzles, CELLS, temperature=0.0)[:, CELLS:]
 
 
 def with_cell_positions(config):
     """Return a Transformer whose position vectors begin as sums of random vectors for row, column and box.
 
-    So before training, the vectors already say which row, column and box each cell belongs to. Training may change
-    these vectors like all other weights. A GPT reads the puzzle and then the solution, so its positions also get a
-    second sum, for the cell of the solution that they must predict.
+    So even before training, a position vector says to which row, column and box its cell belongs. Training changes
+    these vectors like all other weights. A GPT reads a puzzle and then its solution. Where it predicts a cell of the
+    solution, the position vector also contains a second sum, for the predicted cell.
     """
     model = transformer.Transformer(config)
     T, C = model.pos_emb.weight.shape
@@ -160,22 +167,22 @@ def with_cell_positions(config):
 
 
 def solve(model, canvas, select=diffusion.by_confidence, passes=CELLS):
-    """Fill the blanks of canvas (B, 81) with chapter 04's sampler, usually one digit per pass. Yields its States.
+    """Fill the blanks of canvas (B, 81) with chapter 04's sampler, by default one blank per pass. Yields States.
 
-    At temperature 0, the proposal for a blank is its most probable digit. `select` chooses which proposal to write: by
-    default the one that the model is most certain of.
+    The temperature is 0, so the proposal for a blank is always the most probable digit. `select` chooses the proposals
+    that are written. By default, these are the proposals of which the model is most certain.
     """
     return diffusion.unmask(model, canvas, passes, temperature=0.0, select=select)
 
 
 def leftmost(logits, confidence, masked, count):
-    """Rule: write the first blanks, as a GPT must. (Chapter 04 explains what a selection rule is.)"""
+    """Write the first blanks, as a GPT must. This is a selection rule, as in chapter 04."""
     place = torch.arange(masked.shape[1], device=masked.device)
     return diffusion.highest(-place.float().expand(masked.shape), masked, count)
 
 
 class WithoutDigits:
-    """A model that never proposes certain digits. banned: (B, 81, 9), True where a digit is not allowed."""
+    """A model that never proposes forbidden digits. `banned` (B, 81, 9) is True where a digit is forbidden."""
 
     def __init__(self, model, banned):
         self.model, self.config, self.banned = model, model.config, banned
@@ -188,15 +195,15 @@ BUDGET = 30 * CELLS  # no attempt begins after this number of passes
 
 
 def solve_and_correct(model, canvas, budget=BUDGET):
-    """Solve canvas (B, 81), and take digits back while some digits contradict each other. Yields States.
+    """Solve the grids of canvas (B, 81). If digits of a grid are in conflict, try that grid again. Yields States.
 
-    The first wrong digit need not be among the digits in conflict: the next digits agree with it, and the conflict
-    shows only at the end. But the model was less certain of the wrong digit than of most others. So attempt n begins
-    with the n-th least certain digit of the first attempt. It takes back this digit and every digit that was written
-    after it, forbids this digit in its cell, and solves the rest as before. (This is a limited discrepancy search,
-    Harvey and Ginsberg 1995, with one discrepancy.)
+    The first wrong digit is often not one of the digits in conflict, because later digits were chosen to fit it. But
+    the model was usually less certain of it than of most other digits. So the second attempt takes back the least
+    certain digit of the first attempt, and all digits that were written after it. Then it forbids the least certain
+    digit in its cell, and fills the blanks again. The third attempt does the same with the second least certain digit,
+    and so on. (This is a limited discrepancy search with one discrepancy, Harvey and Ginsberg 1995.)
     """
-    turn = torch.zeros_like(canvas)  # (B, 81) the pass that wrote each cell; 0: given
+    turn = torch.zeros_like(canvas)  # (B, 81) the number of the pass that wrote each cell; 0 for a given digit
     passes = 0
     state = diffusion.State(canvas, torch.ones(canvas.shape, device=canvas.device), canvas == BLANK)
     for state in solve(model, canvas):
@@ -208,7 +215,7 @@ def solve_and_correct(model, canvas, budget=BUDGET):
     first = state
     doubtful = first.confidence.argsort(1)  # (B, 81) the cells of each grid, the least certain first
     for n in range(int((turn > 0).sum(1).max())):
-        rows = sudoku.conflicts(sudoku.to_cells(state.canvas)).any(1).nonzero()[:, 0]  # (R,) the grids in conflict
+        rows = sudoku.conflicts(sudoku.to_cells(state.canvas)).any(1).nonzero()[:, 0]  # (R,) grids with conflicts
         if not len(rows) or passes >= budget:
             return
         for part in take_back(model, first, turn, rows, doubtful[rows, n, None]):
@@ -220,10 +227,10 @@ def solve_and_correct(model, canvas, budget=BUDGET):
 
 
 def take_back(model, first, turn, rows, cell):
-    """Mask one cell (R, 1) and all later ones in the grids `rows` (R,) of the State `first`, and solve them again.
+    """Take back digits of the State `first` in the grids `rows` (R,), and solve these grids again. Yields States.
 
-    The digit of that cell is not written there again. turn: (B, 81), the pass that wrote each cell. Yields States of
-    these R grids.
+    In each grid, the cell `cell` (R, 1) is masked, and so are all cells that were written later. The old digit of
+    `cell` is forbidden there. `turn` (B, 81) says which pass wrote each cell.
     """
     digit = first.canvas[rows].gather(1, cell)  # (R, 1)
     turn = turn[rows]
@@ -239,7 +246,7 @@ def take_back(model, first, turn, rows, cell):
 
 
 def compare(dllm, other):
-    """Print how many of 33 new puzzles each order of writing solves. dllm and other: the folders of the two runs."""
+    """Print how many of 33 new puzzles each way of writing solves. `dllm` and `other` are the models' folders."""
     draw = random.Random(2)
     pairs = [sudoku.make_puzzle(draw, hints) for hints in range(25, 36) for _ in range(3)]
     puzzles, solutions = sudoku.to_tokens(pairs).unbind(1)  # (N, 81) each
@@ -260,7 +267,10 @@ def compare(dllm, other):
 
 
 def show_order(model, puzzle, rows=10):
-    """Return a table of the first digits that the model writes into puzzle (81,): how certain it is, and why."""
+    """Return a table of the first digits that the model writes into puzzle (81,).
+
+    For each digit, the table says how certain the model is, and how a person would find it.
+    """
     states = list(solve(model, puzzle[None]))
     lines = ["pass  cell              digit  probability  a person sees it as"]
     before = puzzle
@@ -289,7 +299,7 @@ class Train:
     run: str = ""  # name of the dLLM's run, which is also its folder under checkpoints/; "-gpt" is added for the GPT
     fresh: bool = False  # start both runs again instead of resuming them
     device: str = "auto"  # auto, cpu, cuda or mps
-    puzzles: int = 2000  # number of puzzles; 256 of them are for the evaluations
+    puzzles: int = 2000  # number of puzzles, of which 256 are for the evaluations
     model: transformer.Shape = transformer.Shape(seq_len=CELLS, positions="learned")
     train: training.TrainConfig = training.TrainConfig()
 
@@ -307,8 +317,8 @@ class Solve:
     puzzle: Positional[str] = EXAMPLE  # 81 characters, or a file with one puzzle on each line; blanks are . or 0 or _
     checkpoint: str = ""  # name or folder of a run; by default your latest dLLM for Sudoku, or the shipped one
     device: str = "auto"  # auto, cpu, cuda or mps
-    seconds: float = 60.0  # after this time, the best grid so far is printed; in a file, each 64 puzzles get this time
-    quiet: bool = False  # print the solutions and nothing else
+    seconds: float = 60.0  # after this time, unfinished grids are printed; in a file, every 64 puzzles get this time
+    quiet: bool = False  # print only the solutions
     gif: Path | None = None  # save an animation: a path that ends in .gif
     html: Path | None = None  # save a web page with a player: a path that ends in .html
 
@@ -318,7 +328,7 @@ class Solve:
 
 
 def within(states, seconds):
-    """Yield the States that come within this many seconds, and at least the first one."""
+    """Yield States until this many seconds have passed. The first State always comes."""
     began = time.monotonic()
     for state in states:
         yield state
@@ -328,14 +338,14 @@ def within(states, seconds):
 
 
 def train_one(settings, kind, name, task, config):
-    """Train a new model on a task. Returns the folder of the run, or None after Ctrl-C."""
+    """Train a model on a task. Returns the folder of the run, or None after Ctrl-C."""
     about = {"corpus": "puzzles", "puzzles": settings.puzzles}
     settings = replace(settings, run=name)
     return training.start(settings, kind, task, config, about, task.puzzles.device, build=with_cell_positions)
 
 
 def train_both(settings):
-    """Train the dLLM, then the GPT on the same puzzles. If both runs are finished, compare them."""
+    """Train the dLLM, and then the GPT on the same puzzles. If both runs are finished, compare the two models."""
     device = devices.pick_device(settings.device)
     config = transformer.TransformerConfig(**asdict(settings.model), vocab_size=9)
     training.check_memory(config, settings.train, device)  # before the puzzles are made
@@ -344,7 +354,7 @@ def train_both(settings):
 
     task = AnyOrder(puzzles, solutions, text.Characters(sudoku.DIGITS))
     dllm = train_one(settings, "sudoku", name, task, config)
-    if dllm is None:  # Ctrl-C; the same command resumes
+    if dllm is None:  # Ctrl-C; the same command resumes the run
         return
     task = LeftToRight(puzzles, solutions, text.Characters(sudoku.DIGITS + "."))  # a GPT also reads blanks, as token 9
     shape = replace(settings.model, seq_len=2 * CELLS - 1)  # the puzzle, and all digits of the solution but the last
@@ -358,7 +368,7 @@ def train_both(settings):
 
 
 def solve_given(settings):
-    """Solve the puzzles that the settings name, and print the solutions. Returns whether all of them are valid."""
+    """Solve the puzzles that the settings name, and print the solutions. Returns whether all solutions are valid."""
     puzzles = sudoku.read_puzzles(settings.puzzle, settings.quiet)
     if len(puzzles) > 1 and (settings.gif or settings.html):
         raise cli.UserError("--gif and --html show one puzzle: name one")
@@ -367,7 +377,7 @@ def solve_given(settings):
     name = cli.printable(folder.name)
     is_watched = len(puzzles) == 1 and (settings.gif or settings.html or not settings.quiet)
     valid = 0
-    for start in range(0, len(puzzles), 64):  # a batch
+    for start in range(0, len(puzzles), 64):  # 64 puzzles at once
         given = torch.tensor(puzzles[start : start + 64])  # (B, 81)
         canvas = sudoku.to_tokens(given)
         states = within(solve_and_correct(model, canvas.to(model.head.weight.device)), settings.seconds)

@@ -1,22 +1,22 @@
-"""Chapter 15: can the same model smooth the path of a robot, and obey a map that it has never seen?
+"""Chapter 15: can a dLLM smooth the path of a robot, and obey a map that it has never seen?
 
     python 15_robot_path.py                    # trains 6 minutes on two cores, then smooths a few generated paths
     python 15_robot_path.py smooth             # a path in docs/maps/room.yaml, with your latest or the shipped model
-    python 15_robot_path.py smooth --map map.yaml --start -1.5,2 --goal 4,2.5 --radius 0.3    # in a map of your robot
+    python 15_robot_path.py smooth --map map.yaml --start -1.5,2 --goal 4,2.5 --radius 0.3    # a path in your own map
 
-A planner such as A* finds a path along the cells of a map, with sharp turns. Here a path is a row of waypoints. Each
-waypoint becomes one token, the number of the grid cell in which the waypoint lies. The model learns from generated
-curves what smooth paths look like, and never sees a map. To smooth a path, the program masks the waypoints at its
-sharpest turns, and the model fills them in again. The map is a constraint on the logits: a cell in which the robot
-would touch an obstacle has the logit minus infinity, so no waypoint is written there.
+The path of a planner such as A* goes from cell to cell of a map, so it has sharp turns. Here a path is a list of
+waypoints. Each waypoint becomes one token, the number of the cell in which the waypoint lies. The model learns from
+generated curves what smooth paths look like. It never sees a map. To smooth a path, the program masks waypoints around
+sharp turns, and the model proposes new waypoints. The map is a constraint on the logits: a cell in which the robot
+would touch an obstacle gets the logit minus infinity, so the model cannot choose it.
 
-Do we need a model for this? No. The program accepts a proposal only if it improves the path, whoever made it. On
-average, A*'s paths turn by 333 degrees, the model's by 106, and those of straight lines across the masked waypoints by
-86. Even a model without the constraint stays off the obstacles, because the program refuses every proposal that touches
-one (docs/robot_path.md). So the chapter shows how a model can obey a map that it has not learned, and why a control
-belongs beside every model.
+Do we need a model for this task? No. The program accepts only proposals that improve the path, so a simple control
+works even better: it proposes straight lines. On average, A*'s paths turn by 333 degrees, the model's by 106, and those
+with straight lines across the masked waypoints by 86. Even without the constraint, no path touches an obstacle, because
+the program refuses every proposal that would touch one (docs/robot_path.md). So this chapter shows how a model can obey
+a map that it has never seen, and why a model should always be compared with a control.
 
-A map is a picture and a YAML file of six lines, as ROS's map server reads them. docs/maps/room.yaml explains each line.
+A map is a picture and a YAML file in the format of ROS's map server. docs/maps/room.yaml explains each line.
 """
 
 import math
@@ -36,22 +36,22 @@ transformer = import_module("03_transformer")
 diffusion = import_module("04_diffusion")
 training = import_module("05_train")
 
-SIDE = 48  # cells of a frame in each direction; the vocabulary is SIDE × SIDE cells
+SIDE = 48  # a frame is a square of SIDE × SIDE cells, and each cell is a token of the vocabulary
 
 
 # 1. Smooth paths
 
-SAMPLES = 96  # points of a generated curve
+SAMPLES = 96  # number of points of a generated curve
 
 
 @cache
 def smoothest(knots, order):
-    """Return the matrix (SAMPLES, knots) that takes points to the smoothest curve through them.
+    """Return the matrix (SAMPLES, knots) that turns `knots` points into the smoothest curve through these points.
 
-    The curve passes the points at equal intervals of time. Of all such curves, it has the least sum of the squared
-    derivatives of this order. Order 2 gives a cubic spline, and order 3 a minimum-jerk curve, which resembles the
-    movements of a human hand (Flash and Hogan 1985). The conditions are linear (Lagrange multipliers), so the curve is
-    linear in the points.
+    The curve reaches the points at equal intervals of time. Of all such curves, the smoothest has the least sum of
+    squared derivatives of order `order`. Order 2 gives a cubic spline. Order 3 gives a minimum-jerk curve, which
+    resembles the movements of a human hand (Flash and Hogan 1985). The curve is the solution of linear equations (with
+    Lagrange multipliers), so it is a matrix times the points.
     """
     derivative = np.diff(np.eye(SAMPLES), order, axis=0)  # (SAMPLES - order, SAMPLES)
     passes = np.eye(SAMPLES)[np.linspace(0, SAMPLES - 1, knots).round().astype(int)]  # (knots, SAMPLES)
@@ -61,15 +61,15 @@ def smoothest(knots, order):
 
 
 KNOTS = {2: 0.25, 3: 0.35, 4: 0.2, 5: 0.12, 6: 0.08}  # {number of random points: share of the curves}
-BEND = 1.3  # radians by which the most winding curves turn after a step (standard deviation)
-FILL = 0.7, 0.97  # how much of its frame a path fills, from the middle to the edge: the least and the most
+BEND = 1.3  # standard deviation of the turn at each point of the most winding curves, in radians
+FILL = 0.7, 0.97  # least and greatest distance of a path's farthest point from its middle, as a share of SIDE / 2
 
 
 def smooth_curves(n, knots):
-    """Return n random smooth curves through `knots` random points each: (n, SAMPLES, 2).
+    """Return n random smooth curves: (n, SAMPLES, 2). Each curve goes through `knots` random points.
 
-    From point to point, a curve takes steps of 0.5 to 1.5. Their direction changes by random angles, which are large
-    for some curves and small for others.
+    From one random point to the next, the distance is 0.5 to 1.5. At each point, the direction changes by a random
+    angle. Some curves get larger angles than others.
     """
     bend = BEND * torch.rand(n, 1) * torch.randn(n, knots - 1)  # (n, knots - 1) radians
     heading = (bend + F.pad(2 * math.pi * torch.rand(n, 1), (0, knots - 2))).cumsum(1)
@@ -82,7 +82,7 @@ def smooth_curves(n, knots):
 
 
 def smooth_paths(n, T):
-    """Return n random smooth paths of T evenly spaced points, each placed to fill most of a frame: (n, T, 2)."""
+    """Return n random smooth paths of T evenly spaced points: (n, T, 2). Each path fills most of a frame."""
     counts = torch.multinomial(torch.tensor([*KNOTS.values()]), n, replacement=True).bincount(minlength=len(KNOTS))
     curves = torch.cat([smooth_curves(count, knots) for knots, count in zip(KNOTS, counts.tolist())])
     curves = curves[torch.randperm(n)].numpy()
@@ -90,7 +90,7 @@ def smooth_paths(n, T):
     paths = paths - ((paths.amax(1) + paths.amin(1)) / 2)[:, None]  # the middle of each path is now 0
     radius = SIDE / 2 * torch.empty(n).uniform_(*FILL)
     paths = paths * (radius / paths.norm(dim=-1).amax(1))[:, None, None]
-    room = SIDE / 2 - paths.abs().amax(1)  # (n, 2) how far each path can move and stay inside
+    room = SIDE / 2 - paths.abs().amax(1)  # (n, 2) how far each path can move inside the frame
     shift = room * (2 * torch.rand(n, 2) - 1)
     return paths + SIDE / 2 + shift[:, None]
 
@@ -101,13 +101,13 @@ HELD_OUT = 512  # paths for the evaluations
 
 
 def to_tokens(points):
-    """Turn points (..., 2) of a frame into cells (...), row × SIDE + column. Points outside get the nearest cell."""
+    """Turn points (..., 2) in a frame into tokens (...): row × SIDE + column. A point outside gets the nearest cell."""
     column, row = points.floor().long().clamp(0, SIDE - 1).unbind(-1)
     return row * SIDE + column
 
 
 class Paths(training.MaskedDiffusion):
-    """The task of chapter 05, except that every batch is made of new paths, so the model cannot overfit."""
+    """The task of chapter 05, but with new paths in every batch, so the model cannot overfit."""
 
     def __init__(self, T, device, t_max=1.0):
         self.tokenizer = robot.Cells(SIDE)
@@ -122,8 +122,8 @@ class Paths(training.MaskedDiffusion):
 def with_waves(config):
     """Return chapter 03's Transformer, in which the vectors of the cells begin as waves over the frame.
 
-    Neighbouring cells then have similar vectors, in the embedding and in the head. If they began as random vectors, the
-    model would first have to learn from examples which cells are neighbours.
+    With waves, neighbouring cells have similar vectors, both in the embedding and in the head. With random vectors, the
+    model would have to learn from examples which cells are neighbours.
     """
     model = transformer.Transformer(config)
     C = config.n_embd
@@ -143,10 +143,7 @@ def with_waves(config):
 
 
 class Constrained:
-    """A model that cannot write a waypoint into a blocked cell. Every sampler can call it like the model itself.
-
-    blocked: (B, V), True for the cells that each row of the canvas must not use.
-    """
+    """A model that cannot write a waypoint into a blocked cell. `blocked` (B, V) is True for blocked cells."""
 
     def __init__(self, model, blocked):
         self.model, self.config, self.blocked = model, model.config, blocked
@@ -155,13 +152,14 @@ class Constrained:
         return self.model(canvas, t).masked_fill(self.blocked[:, None], -math.inf)  # (B, T, V)
 
 
-REACH = 3  # a position is the mean over the cells that are at most this many rows and columns from the likeliest one
+REACH = 3  # `positions` averages the cells that are at most this many rows and columns from the likeliest cell
 
 
 def positions(logits):
-    """Turn logits (B, T, V) into positions in the frame (B, T, 2), each the mean over the cells around the likeliest.
+    """Turn logits (B, T, V) into positions in the frame: (B, T, 2).
 
-    A position may lie anywhere inside a cell, so that a path is not bound to the centres of cells.
+    A position is the mean of the cells around the likeliest cell, weighted by their probabilities. So a position can
+    lie anywhere in a cell, not only at its centre.
     """
     peak = logits.argmax(-1)[..., None]  # (B, T, 1)
     place = torch.arange(SIDE)
@@ -176,16 +174,16 @@ def positions(logits):
 
 @torch.no_grad()
 def refill(model, blocked, windows, masked, draw):
-    """Write the masked (B, T) waypoints of windows (B, T, 2) again, all in one pass, and return the windows.
+    """Let the model write the masked waypoints of windows (B, T, 2) again, in one pass. Return the new windows.
 
-    blocked: the inflated map (H, W). The model writes cells of a frame, and `positions` turns each into a more exact
-    point. If this point lies in a blocked cell of the map, the waypoint stays at the centre of the cell that was
-    written.
+    `masked` (B, T) is True for the masked waypoints, and `blocked` (H, W) is the inflated map. The model writes cells
+    of a frame, and `positions` turns each cell into a more exact point. If this point is in a blocked cell of the map,
+    the centre of the written cell is used instead.
     """
     frames = robot.Frames(windows, SIDE, draw)
     centres = frames.centres()  # (B, V, 2)
     cells = torch.from_numpy(robot.at(blocked, centres))  # (B, V)
-    stuck = cells.all(1, keepdim=True)  # a frame without a free cell changes nothing
+    stuck = cells.all(1, keepdim=True)  # if a frame has no free cell, its window stays the same
     masked = torch.from_numpy(masked) & ~stuck
     canvas = to_tokens(torch.from_numpy(frames.enter(windows))).masked_fill(masked, model.config.mask_id)
     logits = Constrained(model, cells & ~stuck)(canvas, masked.float().mean(1))  # (B, T, V)
@@ -195,20 +193,20 @@ def refill(model, blocked, windows, masked, draw):
     return np.where(masked.numpy()[..., None], new, windows)
 
 
-# 4. Smoothing: the model or a rule proposes, and the program accepts what improves the path
+# 4. Smoothing: the program accepts proposals that improve the path
 
-SPACING = 4.0  # cells between two waypoints
+SPACING = 4.0  # distance between two waypoints, in cells of the map
 ROUNDS = 12  # how often waypoints are masked and filled in again
-SPANS = 16  # how many spans of waypoints are masked in each round, each in a window of its own
+SPANS = 16  # number of spans that are masked in each round; each span has its own window
 HALF_WIDTHS = 1, 2, 3, 5, 8, 11  # a span has one of these numbers of waypoints on each side of a sharp turn
-SHARES = 1, 0.5, 0.25, 0.1  # shares of the way to a proposal that are tried; the best one is kept
+SHARES = 1, 0.5, 0.25, 0.1  # a span is moved by these shares of the way to its proposal, and the best move is kept
 
 
 def straight(blocked, windows, masked, draw):
-    """Draw a straight line across the masked (B, T) waypoints of each of the windows (B, T, 2), as a control.
+    """Draw straight lines across the masked waypoints of windows (B, T, 2). Return the new windows.
 
-    This function can replace `refill`, and knows neither the map nor any curve. Each window has one span of masks. The
-    result has the shape of the windows.
+    This is the control: it takes the place of `refill`, and uses no model and no map. In each window, `masked` (B, T)
+    is True for one span of waypoints.
     """
     filled = windows.copy()
     for window, hidden in zip(filled, masked):
@@ -218,11 +216,11 @@ def straight(blocked, windows, masked, draw):
 
 
 def moved(path, proposal, first, blocked):
-    """Return `path` with its waypoints from `first` on moved towards `proposal` (n, 2), as far as that improves it.
+    """Move n waypoints of `path`, from number `first` on, towards `proposal` (n, 2). Return the best path.
 
-    A move must lower the sum of the squared turns, so the path turns less, or more evenly. It must increase neither the
-    total turning nor the length, and no changed segment may collide. This is hill climbing: no path gets worse, whoever
-    makes the proposals.
+    A move must lower the sum of the squared turns, so that the path turns less, or more evenly. It must not increase
+    the total turning or the length, and the changed segments must not collide with obstacles. If no move is allowed,
+    the path stays the same. This is hill climbing: no proposal can make a path worse.
     """
     best = path
     turns = robot.turns(path)
@@ -244,10 +242,11 @@ def moved(path, proposal, first, blocked):
 
 
 def smooth(propose, T, blocked, raw, rounds=ROUNDS, seed=1):
-    """Smooth a planner's path `raw` (N, 2), in cells of the inflated map `blocked` (H, W). Yields each round's path.
+    """Smooth a planner's path `raw` (N, 2) in the inflated map `blocked` (H, W). Yields the path after each round.
 
-    propose: a function such as `straight`, or `refill` with a model. T: waypoints of a window. The first path is `raw`
-    as waypoints at equal distances. No path collides, and no path is longer or turns more than the path before it.
+    `propose` makes proposals for windows of T waypoints. Examples are `straight`, and `refill` with a model. The first
+    path that is yielded is `raw` with waypoints at equal distances. No path collides with an obstacle, and no path is
+    longer or turns more than the path before it.
     """
     draw = np.random.default_rng(seed)
     path = robot.waypoints(raw, blocked, T, SPACING)
@@ -272,7 +271,7 @@ def smooth(propose, T, blocked, raw, rounds=ROUNDS, seed=1):
 
 
 def smooth_both(model, blocked, raw, rounds=ROUNDS, seed=1):
-    """Return {name: path (N, 2)}: the planner's path `raw`, and its smoothed forms, by the model and by the control."""
+    """Smooth the planner's path `raw` with the model, and also with the control. Return all three paths by name."""
     paths = {"A*": raw}
     for name, propose in {"model": partial(refill, model), "straight": straight}.items():
         *_, paths[name] = smooth(propose, model.config.seq_len, blocked, raw, rounds, seed)
@@ -280,7 +279,7 @@ def smooth_both(model, blocked, raw, rounds=ROUNDS, seed=1):
 
 
 def show(axes, grid, blocked, paths):
-    """Draw a map with its paths {name: (N, 2)}, and print their lengths and turning."""
+    """Draw a map with the paths {name: (N, 2)}. Print the length and the total turning of each path."""
     robot.draw_map(axes, grid.blocked, blocked, paths)
     axes.legend()
     for name, path in paths.items():
@@ -289,7 +288,7 @@ def show(axes, grid, blocked, paths):
 
 
 def demonstrate(model, problems=4):
-    """Smooth the paths of some generated problems, with the model and with the control."""
+    """Smooth A*'s paths in some generated maps, with the model and with the control."""
     tensors.heading(f"Paths of {problems} generated maps of 10 m × 10 m, before and after")
     figure, axes = tensors.pyplot(show=False).subplots(1, problems, figsize=(4 * problems, 4), layout="constrained")
     for number, axis in enumerate(axes):
@@ -322,14 +321,14 @@ class Train:
 class Smooth:
     """The flags of smoothing a path in a map."""
 
-    map: Path = files.ROOT / "docs" / "maps" / "room.yaml"  # a map of ROS's map server: its YAML file
-    start: str = "1.0,2.0"  # X,Y in metres, in the map's frame
-    goal: str = "8.5,3.0"  # the goal, X,Y in metres, in the map's frame
-    radius: float = 0.2  # radius of the robot in metres, by which obstacles are inflated
+    map: Path = files.ROOT / "docs" / "maps" / "room.yaml"  # YAML file of a map, in the format of ROS's map server
+    start: str = "1.0,2.0"  # the start, X,Y in metres, in the map's coordinates
+    goal: str = "8.5,3.0"  # the goal, X,Y in metres, in the map's coordinates
+    radius: float = 0.2  # radius of the robot in metres; obstacles are inflated by this radius
     out: Path = files.ROOT / "figures"  # folder for path.csv, path.json (a ROS 2 message nav_msgs/Path) and path.png
     checkpoint: str = ""  # name or folder of a run; by default your latest model of paths, or the shipped one
     rounds: int = ROUNDS  # how often waypoints are masked and filled in again
-    seed: int = 1  # seed of the spans and frames
+    seed: int = 1  # seed for the random spans and frames
 
     def __post_init__(self):
         if not 0 <= self.radius < 1e9:
@@ -353,14 +352,14 @@ def train_on_paths(settings):
 
 
 def smooth_on_map(settings):
-    """Write a smooth path on the user's map as path.csv, path.json and path.png."""
+    """Smooth a path in the user's map. Save it as path.csv, path.json and path.png."""
     grid = robot.load_map(settings.map)
     if settings.radius > max(grid.blocked.shape) * grid.resolution:
         raise cli.UserError("--radius is larger than the map: it is the robot's radius in metres")
     blocked = robot.inflate(grid.blocked, settings.radius / grid.resolution)
     raw = robot.plan(grid, blocked, settings.start, settings.goal)
     model, _, _ = checkpoint.load(checkpoint.find(settings.checkpoint, "robot-path"), kinds=("robot-path",))
-    settings.out.mkdir(parents=True, exist_ok=True)  # before the work
+    settings.out.mkdir(parents=True, exist_ok=True)  # before the long work, so that errors come early
     paths = smooth_both(model, blocked, raw, settings.rounds, settings.seed)
     robot.write_csv(settings.out / "path.csv", grid.to_metres(paths["model"]))
     robot.write_message(settings.out / "path.json", grid.to_metres(paths["model"]))

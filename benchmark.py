@@ -4,11 +4,14 @@
     python benchmark.py --only sampling     # one part: laptop, gpu (10.7M parameters), sampling, threads or scale
     python benchmark.py --only runtimes     # PyTorch and ONNX Runtime, which chapters 06 and 07 can write with
 
-For training, it prints the tokens per second, and the share of this machine's fastest matrix product that they use
-(model FLOPs utilisation). For writing, it prints the characters per second. Without a GPU, it also measures how a busy
-program slows training (threads). With `--only scale`, it measures how two processes of chapter 12 share the work; with
-`--only runtimes`, also how well the models predict unseen text. OMP_NUM_THREADS sets the number of threads. The numbers
-are also written to a file in docs/benchmarks/. Let the machine do nothing else meanwhile.
+For training, the program prints the tokens per second and the model FLOPs utilisation: the FLOPs per second of the
+training, divided by the FLOPs per second of a large matrix product on this machine. For writing, the program prints the
+characters per second. Without a GPU, it also measures how much another busy program slows the training (threads).
+`--only scale` measures how well two processes of chapter 12 share the work. `--only runtimes` measures how fast the
+shipped models write with each runtime, and how well they predict unseen text.
+
+Run no other program meanwhile. The environment variable OMP_NUM_THREADS sets the number of threads. The numbers are
+also written to a file in docs/benchmarks/.
 """
 
 import json
@@ -49,7 +52,7 @@ SPIN = "import time\nend = time.time() + 600\nwhile time.time() < end: pass"  # 
 
 
 class Timed(training.MaskedDiffusion):
-    """The task of chapter 05. It notes when each batch is drawn: from one batch to the next is a step."""
+    """The task of chapter 05, which also notes when each batch is drawn. A step lasts from one batch to the next."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -61,7 +64,7 @@ class Timed(training.MaskedDiffusion):
 
 
 def step_seconds(shape, config, device, distribute=lambda model: model):
-    """Train a new model of this shape on Shakespeare for config.steps steps. Returns the median seconds of a step."""
+    """Train a new model of this shape on Shakespeare for config.steps steps. Returns the median seconds per step."""
     corpus = text.load("shakespeare")
     task = Timed(text.Characters.of(corpus.text), text.split(corpus.text), shape.seq_len, device, config.t_max)
     training.train(transformer.Transformer(shape).to(device), task, config, Run(None, config), device, distribute)
@@ -70,14 +73,18 @@ def step_seconds(shape, config, device, distribute=lambda model: model):
 
 
 def read_settings(name, quick, steps, **changes):
-    """Return (TransformerConfig, DiffusionTrainConfig) of configs/NAME.yaml for a few steps. changes: of the latter."""
+    """Return (TransformerConfig, DiffusionTrainConfig) of configs/NAME.yaml.
+
+    The training settings are changed: `steps` steps without evaluations, and the values in `changes`. If `quick` is
+    true, the model and the batch are tiny, and there are 6 steps.
+    """
     command = cli.parse(training.Command, ["--config", name, *(QUICK if quick else [])], section="dllm")
     shape = transformer.TransformerConfig(**asdict(command.model), vocab_size=65)
     return shape, replace(command.train, steps=6 if quick else steps, minutes=0, evaluations=0, **changes)
 
 
 def measure_training(name, device, quick):
-    """Yield a row for each number format, without and with compilation."""
+    """Yield, for each number format, a row of results without compilation and a row with compilation."""
     large_on_cpu = name == "gpu" and device.type == "cpu" and not quick
     steps = 8 if large_on_cpu else 40
     changes = {"batch_size": 16} if large_on_cpu else {}  # a step on the usual 64 windows would take too long
@@ -99,10 +106,10 @@ def measure_training(name, device, quick):
 
 
 def measure_sampling(device, quick):
-    """Yield a row for one text and a row for a batch of texts, first by the shipped dLLM and then by the shipped GPT.
+    """Yield rows of results: the shipped dLLM and the shipped GPT each write a single text, and then a batch of texts.
 
-    share_of_limit: the share of the time that the passes' matrix products alone would need, which is chapter 11's
-    limit.
+    "share_of_limit" is the time of the matrix products alone (the limit of chapter 11), divided by the total time of
+    writing.
     """
     length, steps = (32, 4) if quick else (256, 64)
     for kind in ("dllm", "gpt"):
@@ -126,13 +133,13 @@ def measure_sampling(device, quick):
 
 
 def write(sampler, *arguments, **named):
-    """Write a text to its end."""
+    """Run a sampler to the end."""
     for _ in sampler(*arguments, **named):
         pass
 
 
 def write_with(model, quick):
-    """Let a dLLM or a GPT write a text as chapter 06 or 07 does. Returns the number of its characters."""
+    """Let a dLLM write a text as in chapter 06, or a GPT as in chapter 07. Returns the number of characters."""
     length, passes = (16, 4) if quick else (256, 96)
     canvas = torch.full((1, length + model.config.causal), model.config.mask_id)
     if model.config.causal:
@@ -144,10 +151,11 @@ def write_with(model, quick):
 
 
 def measure_runtimes(quick):
-    """Yield a row for each shipped model in each runtime: its speed for one text, and how well it predicts unseen text.
+    """Yield a row of results for each shipped model in each runtime.
 
-    The runtimes take turns, so that whatever else the machine does slows all of them alike. All runtimes get the same
-    windows and masks. They read one window at a time, because texts, too, are written one at a time.
+    A row tells how fast the model writes one text, and how well it predicts unseen text. The runtimes write in turns,
+    so that other work on the machine slows all of them alike. They predict the same windows with the same masks, one
+    window at a time, just as they write one text at a time.
     """
     for kind, task in (("dllm", training.MaskedDiffusion), ("gpt", gpt.NextToken)):
         folder = checkpoint.find(checkpoint.KINDS[kind].shipped, kind)
@@ -177,7 +185,7 @@ def measure_runtimes(quick):
 
 
 def nearness(model, windows, tokenizer, train_text, quick):
-    """Return the mean distance of texts by a dLLM from real text, as in chapter 10: [distance, standard error]."""
+    """Let a dLLM write texts. Return their mean distance from real text (chapter 10): [distance, standard error]."""
     rows = training.evenly(windows, 4 if quick else 64)  # (N, T)
     yardstick, _ = comparison.make_yardstick(rows, windows, tokenizer, train_text)
     passes, temperature = (4 if quick else 96), 1.05  # chapter 06's defaults
@@ -190,7 +198,7 @@ def nearness(model, windows, tokenizer, train_text, quick):
 
 @contextmanager
 def busy_core():
-    """Keep one core busy with another program."""
+    """In a `with` block, keep one core busy with another program."""
     process = subprocess.Popen([sys.executable, "-c", SPIN])
     try:
         if hasattr(os, "sched_setaffinity"):  # otherwise the system may move the busy program to an idle core
@@ -202,7 +210,7 @@ def busy_core():
 
 
 def in_child(words, **environment):
-    """Run Python with these words in a process of its own, and return the number that it prints last."""
+    """Run Python with the arguments `words` in a new process, and return the last number that this process prints."""
     done = subprocess.run([sys.executable, *words], cwd=files.ROOT, capture_output=True, text=True,
                           env=os.environ | environment)
     if done.returncode:
@@ -211,9 +219,10 @@ def in_child(words, **environment):
 
 
 def measure_threads(quick):
-    """Yield a row for each limit on how long PyTorch's waiting threads turn in a loop: 300,000 turns, or 1,000.
+    """Yield a row of results for GOMP_SPINCOUNT=300000 and a row for GOMP_SPINCOUNT=1000.
 
-    plumbing/__init__.py sets 1,000 for all programs.
+    While a thread of PyTorch waits, it runs through a loop at most this many times before it gives up its core.
+    plumbing/__init__.py sets 1000 for all programs.
     """
     code = (f"import benchmark as b, torch; settings = b.read_settings('laptop', {quick}, 25); "
             "print(b.step_seconds(*settings, torch.device('cpu')))")
@@ -226,8 +235,8 @@ def measure_threads(quick):
 
 
 def measure_scale(device, quick):
-    """Yield a row for one process of chapter 12, and one for two processes. Each process reads 4 windows in a step."""
-    threads = str(max(1, os.cpu_count() // 2))  # of each process
+    """Yield a row of results for one process of chapter 12, and a row for two. Each process gets 4 windows per step."""
+    threads = str(max(1, os.cpu_count() // 2))  # threads of each process
     words = ["benchmark.py", "--only", "scale", "--device", device.type, *(["--quick"] if quick else [])]
     speeds = []
     for world in (1, 2) if device.type == "cpu" or torch.cuda.device_count() > 1 else (1,):
@@ -239,7 +248,7 @@ def measure_scale(device, quick):
 
 
 def take_part(device, quick):
-    """Train as one of several processes that torchrun has started. The first process prints the seconds of a step."""
+    """Train as one of several processes that torchrun has started. The first process prints the seconds per step."""
     team = parallel.join(device)
     shape, config = read_settings("laptop", quick, 10, batch_size=4, compile="off")
     if not quick:
@@ -262,7 +271,7 @@ class Command:
 
 
 def measure(only, device, quick):
-    """Yield the rows of all parts, or of the part `only`."""
+    """Yield the rows of the part `only`. For "all", yield the rows of all parts except runtimes and scale."""
     for name in ("laptop", "gpu"):
         if only in ("all", name):
             yield from measure_training(name, device, quick)
@@ -284,7 +293,7 @@ def main(argv=None):
         return
     device = devices.pick_device(settings.device)
     torch.set_float32_matmul_precision("high")  # as in chapter 05
-    about = origin(device) | {"command": f"python benchmark.py --only {settings.only}"}  # --out may be a private path
+    about = origin(device) | {"command": f"python benchmark.py --only {settings.only}"}  # --out may be private
     name = re.sub("[^a-z0-9]+", "-", f"{about['machine']} {settings.only}".lower())
     out = settings.out or files.ROOT / "docs" / "benchmarks" / f"{name}.json"
     if out.is_dir():

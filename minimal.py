@@ -1,13 +1,14 @@
-"""A language model that writes in any order, in one file. It is called a masked diffusion language model.
+"""A masked diffusion language model in one file. Such a model can write the characters of a text in any order.
 
     python minimal.py           # about three minutes on two CPU cores: it learns from Shakespeare, then it writes
     python minimal.py my.txt    # the same with a text file of your own
 
-A GPT learns to predict the next character. This model hides some characters of a text, and learns to predict them from
-the visible ones on both sides. To write, it starts with hidden characters only and replaces them, a few at a time.
+A GPT learns to predict the next character. This model learns to predict hidden characters from the visible ones on
+both sides. To write, it starts from a text in which everything is hidden, and fills in a few characters in each pass.
 
-You should see words that are almost English, and a NELBO of about 2.1: a bound on the cost of a character, so lower is
-better. If it is far above 2.3, the time was too short, or other programs kept the machine busy: make SECONDS larger.
+You should see words that are almost English, and a NELBO of about 2.1. The NELBO says how badly the model predicts new
+text, so lower is better. If yours is far above 2.3, your machine was too slow or too busy to learn enough in three
+minutes. Then make SECONDS larger.
 """
 
 import os
@@ -16,32 +17,32 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # PyTorch's threads then leave other programs their share of the cores
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # so PyTorch's idle threads leave the cores to other programs
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-WINDOW = 128  # characters that the model reads at once: T in the shapes. B is the number of texts
-SECONDS = 180  # of training
+WINDOW = 128  # T in the shapes: how many characters the model reads at once. B is the number of texts
+SECONDS = 180  # how long the model trains
 
 # 1. The text (chapter 05) -------------------------------------------------------------------------
 def read(name=None):
-    """Return the text of the file `name`, by default TinyShakespeare, which is downloaded if it is missing."""
+    """Return the text of the file `name`. Without a name, return TinyShakespeare, which is downloaded if necessary."""
     beside = Path(__file__).resolve().with_name("tinyshakespeare.txt")
     path = Path(name) if name else beside if beside.is_file() else beside.parent / "data" / beside.name
     try:
         if not name and not path.is_file():
             path.parent.mkdir(exist_ok=True)
             torch.hub.download_url_to_file(URL, str(path), SHA256, progress=False)
-        text = "".join(c for c in path.read_text("utf-8") if c.isprintable() or c == "\n")  # no commands to a terminal
+        text = "".join(c for c in path.read_text("utf-8") if c.isprintable() or c == "\n")  # no terminal codes
         if len(text) < 20 * WINDOW:
             raise ValueError(f"it has {len(text):,} characters, and {20 * WINDOW:,} are needed")
         return text
     except Exception as error:
         advice = "give the path of a text file in UTF-8" if name else (
-            f"save {URL} there, or run python 05_train.py --plain 1, which finds it elsewhere too")
+            f"save {URL} there, or run python 05_train.py --plain 1, which also tries other sources")
         print(f"error: cannot use {str(path)!r} ({str(error)!r}): {advice}", file=sys.stderr)
         sys.exit(2)
 
@@ -49,13 +50,14 @@ def read(name=None):
 def norm(x):  # divide each vector by its root mean square, so that no number grows out of range
     return F.rms_norm(x, x.shape[-1:])
 
-def rotate(x):  # turn x (..., T, D) by angles that grow with the position, so that attention depends on distance
+def rotate(x):  # rotate x (..., T, D) by angles that grow with the position, so that attention can see distances
     a, b = x.chunk(2, dim=-1)  # (..., T, D/2) each
     angle = (torch.arange(a.shape[-2])[:, None] * 10000 ** (-torch.arange(a.shape[-1]) / a.shape[-1])).to(x)
     return torch.cat((a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()), dim=-1)
 
 class Model(nn.Module):
-    """Tokens (B, T) → a score for each symbol at each position (B, T, symbols). Token number `symbols` is the mask."""
+    """Turn tokens (B, T) into scores (B, T, symbols): at each position, a score for each symbol.
+    The tokens are numbers below `symbols`. The mask is one more token, the number `symbols` itself."""
     def __init__(self, symbols, width=128, heads=4, layers=4):
         super().__init__()
         self.mask, self.heads = symbols, heads
@@ -80,7 +82,8 @@ class Model(nn.Module):
 
 # 3. The idea (chapter 04) -------------------------------------------------------------------------
 def losses(model, x0, highest=1.0):
-    """Hide k characters in each row of x0 (B, T); k / T is spread evenly up to `highest`. Return (loss sums, k)."""
+    """Hide k characters in each row of x0 (B, T). The shares k / T are spread evenly from 0 to `highest`.
+    Return two tensors (B,): the sum of the losses in each row, and k."""
     B, T = x0.shape
     k = 1 + ((torch.rand(B) + torch.randperm(B)) / B * highest * T).long().clamp(max=T - 1).to(x0.device)
     hidden = torch.rand(x0.shape, device=x0.device).argsort(1) < k[:, None]  # argsort: 0 … T-1 in random order
@@ -89,13 +92,13 @@ def losses(model, x0, highest=1.0):
 
 @torch.no_grad()
 def nelbo(model, x0):
-    """Estimate an upper bound on -log p(x0) in nats per character, and its standard error. x0: (N, T).
-    A model that writes in random order meets each number k of hidden characters once, so we average over k."""
+    """Estimate the NELBO of x0 (N, T), an upper bound on -log p(x0): (mean, standard error) in nats per character.
+    A model that writes one character per pass meets every number k of hidden characters once, so all k count alike."""
     bounds = torch.stack([(total / k).mean() for total, k in (losses(model, part) for part in x0.chunk(16))])
     return bounds.mean().item(), (bounds.std() / len(bounds) ** 0.5).item()
 
 # 4. Learning (chapter 05) -------------------------------------------------------------------------
-def orthogonal(x):  # Newton-Schulz steps: bring all singular values of each matrix in x near 1
+def orthogonal(x):  # Newton-Schulz steps: bring all singular values of each matrix in x close to 1
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
@@ -103,7 +106,8 @@ def orthogonal(x):  # Newton-Schulz steps: bring all singular values of each mat
     return x
 
 def train(model, data, seconds, batch=8):
-    """Lower the loss on data (N,) until the time is up. At most 80 % is hidden: emptier texts teach little at first."""
+    """Train the model on data (N,) until the time is up.
+    At most 80 % of a window is hidden, because a window with more masks teaches little at first."""
     adamw = torch.optim.AdamW((p for name, p in model.named_parameters() if name != "blocks"), betas=(0.9, 0.95))
     momentum = torch.zeros_like(model.blocks)
     windows = data.unfold(0, WINDOW, 1)
@@ -125,18 +129,18 @@ def train(model, data, seconds, batch=8):
 # 5. Writing (chapters 04 and 06) ------------------------------------------------------------------
 @torch.no_grad()
 def write(model, canvas, passes=128):
-    """Replace the masks of canvas (B, T), and yield the canvas after each pass. The other characters stay.
-    The first half of the passes write in random order; the second half rewrite doubtful characters."""
+    """Replace the masks of canvas (B, T), and yield the canvas after each pass. Given characters stay.
+    The first half of the passes writes in random order. The second half rewrites doubtful characters."""
     half = passes // 2
     sure = torch.ones(canvas.shape, device=canvas.device)  # given characters are never doubtful
     for step in range(passes):
         hidden = (canvas == model.mask) | (step >= half) & (torch.rand_like(sure) < 0.2 * (1 - sure))
         scores = model(torch.where(hidden, model.mask, canvas))
-        temperature = 0.8 * min(1, 2 - 2 * step / passes)  # it falls to 0 in the second half: fewer and fewer surprises
+        temperature = 0.8 * min(1, 2 - 2 * step / passes)  # in the second half, it falls towards 0
         guess = torch.distributions.Categorical(logits=scores / temperature).sample()
-        now = hidden & (torch.rand_like(sure) < 1 / max(1, half - step))  # first a few, later all
+        now = hidden & (torch.rand_like(sure) < 1 / max(1, half - step))  # at first a few positions, later all
         canvas = torch.where(now, guess, canvas)
-        sure = torch.where(now, scores.softmax(-1).gather(-1, guess[..., None])[..., 0], sure)  # probability
+        sure = torch.where(now, scores.softmax(-1).gather(-1, guess[..., None])[..., 0], sure)
         yield canvas
 
 def main(name=None, seconds=SECONDS):

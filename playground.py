@@ -1,4 +1,4 @@
-"""`python playground.py` is `python -m playground`. A Hugging Face Space starts a file, and not a package."""
+"""`python playground.py` does the same as `python -m playground`. A Hugging Face Space can only start a file."""
 
 from playground.__main__ import main
 from plumbing import cli

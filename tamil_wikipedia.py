@@ -1,18 +1,18 @@
-"""Tamil Wikipedia, a large corpus of the modern language: collect some of its articles, or all.
+"""Tamil Wikipedia, a large corpus of modern Tamil: collect some or all of its articles.
 
     python tamil_wikipedia.py --api --limit 200 --contact you@example.org     # random articles
     python tamil_wikipedia.py --dump --contact you@example.org                # all articles: downloads about 275 MB
     python tamil_wikipedia.py --dump --file tawiki-latest-pages-articles.xml.bz2
 
 Each command writes whole articles as plain text to data/tamil_wikipedia.txt, in the format that tamil_dataset.py
-describes. You can stop it at any time, and the same command resumes: --api adds articles until the file has the number
-given by --limit; --dump resumes its download, extracts the dump, and replaces the file. Extracting takes a quarter of
-an hour on two cores and needs 3 GB of disk space.
+describes. You can stop a command at any time, and run it again to resume. With --api, the command adds articles until
+the file has as many as --limit says. With --dump, the command downloads and extracts the dump, and then replaces the
+file. The extraction takes a quarter of an hour on two cores and needs 3 GB of disk space.
 
 Only prose is kept. Headings, lists of references, tables, markup, lines without a Tamil letter, and articles with fewer
-than 100 characters are left out. The licence of the text is CC BY-SA 4.0: name Wikipedia where you publish the text.
-The environment variables TINY_DLLM_WIKIPEDIA_API_URL and TINY_DLLM_WIKIPEDIA_DUMP_URL name other addresses, such as a
-mirror.
+than 100 characters are left out. The text has the licence CC BY-SA 4.0, so name Wikipedia if you publish it. To
+download from other addresses, such as a mirror, set the environment variables TINY_DLLM_WIKIPEDIA_API_URL and
+TINY_DLLM_WIKIPEDIA_DUMP_URL.
 """
 
 import html
@@ -46,7 +46,7 @@ SILENCE = (10, 60)  # seconds that we wait for a connection, and for the next by
 
 # 1. Plain text
 
-# The names of sections without prose: references, notes, sources, external links, see also. _ is an optional space.
+# The titles of sections without prose: references, notes, sources, external links, see also. _ is an optional space.
 NO_PROSE = """மேற்கோள்கள் மேற்கோள் சான்றுகள் சான்று ஆதாரங்கள் ஆதாரம் உசாத்துணை உசாத்துணைகள் குறிப்புகள் அடிக்குறிப்புகள்
     வெளி_இணைப்புகள் வெளியிணைப்புகள் வெளி_இணைப்பு வெளியிணைப்பு புற_இணைப்புகள் மேலும்_காண்க மேலும்_பார்க்க இவற்றையும்_காண்க
     இதையும்_காண்க இவற்றையும்_பார்க்கவும் இதனையும்_காண்க References Notes External_links See_also""".split()
@@ -55,16 +55,16 @@ SECTION = re.compile(rf"^=+ *(?:{NO_PROSE}) *=.*?(?=\n=|\Z)", re.MULTILINE | re.
 HEADING = re.compile(r"^=+[^\n=].*?=+[^\n]*", re.MULTILINE)
 MARKUP = re.compile(r"</?[A-Za-z][^<>\n]*>|\{\{|\}\}|\[\[|\]\]|'{2,}|\[\d+\]|\b(?:formula|codice)_\d+|__[A-Z]+__"
                     r"|[\x00-\x08\x0e-\x1b\x7f]")  # fmt: skip
-# Brackets whose content was removed, and a space before a comma.
+# Brackets that have become empty, and a space before a punctuation mark.
 HOLLOW = re.compile(r"\s*\([\s,;:–-]*\)|\s+(?=[,.;:)])")
 TAMIL = re.compile("[\u0b80-\u0bff]")
-SHORTEST = 100  # characters. A sentence is about this long; a page that only lists namesakes has less prose.
+SHORTEST = 100  # characters, about one sentence; a page that only lists namesakes has less prose
 
 
 def clean(text):
-    """Return the prose of an article in NFC, one paragraph per line; "" if it is shorter than SHORTEST.
+    """Return the prose of an article in NFC, one paragraph per line. Return "" if the prose is shorter than SHORTEST.
 
-    text: the article as plain text in which only headings are marked, == as in wikitext ==.
+    `text` is the article as plain text. Only its headings are marked, as in wikitext: == Heading ==.
     """
     text = html.unescape(text).encode("utf-8", "ignore").decode()  # JSON may contain half a surrogate pair
     text = HEADING.sub("", SECTION.sub("", normalise(text)))
@@ -80,7 +80,7 @@ def clean(text):
 
 
 def write(articles):
-    """Write articles, an iterable of texts, to data/tamil_wikipedia.txt. Raises UserError if there are none."""
+    """Write the texts `articles` to data/tamil_wikipedia.txt. Raises UserError if there are no articles."""
     count = characters = 0
     with files.whole_file(TEXT) as partial:
         with open(partial, "w", encoding="utf-8", newline="\n") as file:
@@ -98,7 +98,7 @@ def write(articles):
 
 
 def connect(contact):
-    """Return a Session that names its operator, as Wikimedia's rules ask, and that waits if the server is busy."""
+    """Return a Session that waits if the server is busy, and that sends `contact`, as Wikimedia's rules ask."""
     if not contact:
         print("Wikimedia asks programs to say who runs them: add --contact you@example.org", file=sys.stderr)
     retry = Retry(6, status_forcelist=(429, 500, 502, 503, 504), backoff_factor=1, retry_after_max=600,
@@ -111,8 +111,8 @@ def connect(contact):
 
 
 def random_article(session):
-    """Return the clean text of a random article from the MediaWiki API; "" if it has no prose."""
-    # With maxlag=5, a busy server may refuse us: its answer has the status 200 and contains an error.
+    """Return the clean text of a random article from the MediaWiki API, or "" if the article has no prose."""
+    # With maxlag=5, a busy server can refuse the request. Its answer then has the status 200, but contains an error.
     question = {"action": "query", "format": "json", "formatversion": 2, "maxlag": 5, "generator": "random",
                 "grnnamespace": 0, "prop": "extracts", "explaintext": 1}
     for pause in (5, 10, 20, 40, 80):
@@ -125,7 +125,7 @@ def random_article(session):
                 if "error" not in found:
                     return clean(found["query"]["pages"][0].get("extract", ""))
                 is_busy = found["error"]["code"] in ("maxlag", "ratelimited", "readonly")
-            except Exception:  # an answer that is cut off or of another shape can raise many kinds of errors
+            except Exception:  # an incomplete or unexpected answer can raise many kinds of errors
                 is_busy = False
         if not is_busy:
             break
@@ -134,7 +134,7 @@ def random_article(session):
 
 
 def add_random(limit, session):
-    """Add random articles to the file, one request after the other, until it has `limit` articles."""
+    """Add random articles to the file until the file has `limit` articles. Each article needs one request."""
     articles = dict.fromkeys(tamil_dataset.read(TEXT)["wikipedia"] if TEXT.exists() else [])
     try:
         with tqdm(total=limit, initial=min(len(articles), limit), desc="articles", disable=None) as bar:
@@ -152,13 +152,13 @@ def add_random(limit, session):
 
 
 def download(session):
-    """Download the dump. If an earlier download was interrupted, resume where it ended."""
+    """Download the dump. If an earlier download was interrupted, continue where it ended."""
     DUMP.parent.mkdir(parents=True, exist_ok=True)
     part = DUMP.with_suffix(".part")
     have = part.stat().st_size if part.exists() else 0
     headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
     with session.get(DUMP_URL, headers=headers, stream=True, timeout=SILENCE) as answer:
-        if answer.status_code != 416:  # status 416: an earlier download already ended after the last byte
+        if answer.status_code != 416:  # status 416: an earlier download was already complete
             answer.raise_for_status()
             is_rest = answer.status_code == 206  # some servers send the whole file again
             size = int(answer.headers.get("Content-Length", 0))
@@ -192,7 +192,7 @@ def extract(dump):
 
 
 def watch(process):
-    """Wait for wikiextractor. After its first traceback it would wait for ever, so raise UserError."""
+    """Wait until wikiextractor ends. Raise UserError at its first traceback, after which it would never end."""
     failed = False
     for line in process.stderr:
         failed = failed or line.startswith("Traceback")
@@ -203,7 +203,7 @@ def watch(process):
 
 
 def stop(process):
-    """End wikiextractor and its workers, if they still run."""
+    """End wikiextractor and its workers if they are still running."""
     if process.poll() is None:
         if hasattr(os, "killpg"):  # not on Windows
             os.killpg(process.pid, signal.SIGKILL)
@@ -211,9 +211,9 @@ def stop(process):
 
 
 def with_headings(text):
-    """Return the text of an article from wikiextractor with its headings as in wikitext.
+    """Return the text of an article from wikiextractor, with headings marked as in wikitext.
 
-    wikiextractor writes <h2>Title</h2>, and often also a line "Title.".
+    For a heading, wikiextractor writes <h2>Title</h2>, and often also a line "Title.", which is removed here.
     """
     again = {f"{title}." for title in re.findall(r"<h\d>(.*?)</h\d>", text)}
     text = re.sub(r"<h\d>(.*?)</h\d>", r"== \1 ==", text)
@@ -231,7 +231,7 @@ class Command:
     dump: bool = False  # extract all articles from a dump, one file that Wikipedia publishes
     limit: int = 200  # with --api: the number of articles in the file at the end
     contact: str = ""  # your e-mail address, which Wikimedia asks programs to send
-    file: Path | None = None  # with --dump: a dump that you have, NAME.xml.bz2; by default the dump is downloaded
+    file: Path | None = None  # with --dump: a dump that you already have, NAME.xml.bz2; by default it is downloaded
 
     def __post_init__(self):
         if self.limit < 1:

@@ -15,8 +15,10 @@ import torch
 def predict_shapes():
     """Predict the shapes of six results. (5 minutes)
 
-    x has the shape (2, 4, 3), `table` has (7, 3), and `tokens`, which holds integers below 7, has (2, 4).
-    Return a list of six shapes: each a tuple, or None if PyTorch reports an error.
+    x has the shape (2, 4, 3), `table` has the shape (7, 3), and `tokens` has the shape (2, 4).
+    The entries of `tokens` are integers from 0 to 6.
+    Return a list of six entries, one for each line below. Each entry is the shape of the result, as a tuple.
+    If PyTorch reports an error, the entry is None.
 
         table[tokens]
         x + torch.ones(4, 1)
@@ -25,7 +27,7 @@ def predict_shapes():
         x.mean(1)
         x.transpose(1, 2) @ x
 
-    Hint: to combine two shapes, write them below each other so that their last numbers are aligned.
+    Hint: write the two shapes below each other, aligned at the right. Then compare the numbers.
     """
     raise NotImplementedError
 
@@ -33,22 +35,23 @@ def predict_shapes():
 def stable_softmax(logits):
     """Return the softmax over the last dimension, also for very large logits. (10 minutes)
 
-    logits: (..., V) → (..., V). The given logits stay as they are.
-    In a row z, the result at v is exp z_v / sum_u exp z_u. Use exp, but none of PyTorch's softmax functions.
-    A float32 cannot hold exp(100), so for large logits this formula, computed as it stands, gives NaN.
+    The logits and the result have the shape (..., V). Do not change the tensor `logits`.
+    For a row z of logits, entry v of the result is exp z_v / sum_u exp z_u.
+    Use exp, but none of PyTorch's softmax functions.
+    A float32 cannot hold a number as large as exp(100), so this formula gives NaN for large logits.
 
-    Hint: how do the probabilities of a row change if you subtract the same number from all of its logits?
+    Hint: how do the probabilities of a row change if you subtract the same number from all logits of the row?
     """
     raise NotImplementedError
 
 
 def entropy_given(text, n):
-    """Return the entropy of the next character given the n characters before it, in nats. (20 minutes)
+    """Return the entropy of a character, in nats, if the n characters before it are known. (20 minutes)
 
-    With n = 1 this is chapter 01's `bigram_entropy`, a lower bound for models that see one earlier character.
-    With a larger n it is the bound for models that look back further; with n = 0, for models that see nothing.
-    Every position of the text that has n characters before it counts once. The result is a float.
+    With n = 1, the result is that of chapter 01's `bigram_entropy`. With n = 0, no character is known.
+    A model that sees only the n characters before each position cannot have a lower loss on this text.
+    Every position of the text that has n characters before it counts once. Return a float.
 
-    Hint: as in `bigram_entropy`, count two things: pieces of n + 1 characters, and the first n characters of each.
+    Hint: as in `bigram_entropy`, count two things: all pieces of n + 1 characters, and the first n characters of each.
     """
     raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Exercises for chapter 03: growth, what each block adds, and a test for causality.
+"""Exercises for chapter 03: the number of parameters, what each block adds, and a test for causality.
 
 Read 03_transformer.py first. Replace each `raise NotImplementedError` with your own lines, and then run
 
@@ -17,9 +17,9 @@ transformer = import_module("03_transformer")
 def predict_growth():
     """Predict by which factor the number of parameters in the blocks grows if one setting is doubled. (5 minutes)
 
-    Take chapter 03's TransformerConfig with its default settings.
-    Count the parameters of the attention and of the MLP in all blocks, without the embedding and the head.
-    Return five factors: for n_layer, n_embd, n_head, seq_len and vocab_size.
+    Start from the default settings of chapter 03's TransformerConfig.
+    Count only the parameters of attention and MLP, in all blocks.
+    Double one setting at a time: n_layer, n_embd, n_head, seq_len and vocab_size. Return a list of the five factors.
 
     Hint: chapter 03 prints a formula for each part. Which letters occur in the formulas of the attention and the MLP?
     """
@@ -27,12 +27,12 @@ def predict_growth():
 
 
 def logits_by_depth(model, tokens):
-    """Return what the model would predict if it stopped early, after each of its L blocks. (20 minutes)
+    """Return the logits that a model would give if it stopped after 0, 1, …, L blocks (the logit lens). (20 minutes)
 
-    model: chapter 03's Transformer with rotary positions, without convolution and without time. tokens: (B, T).
-    Entry n of the result (L + 1, B, T, V) is what the model's `norm` and `head` make of the stream after n blocks.
-    So entry 0 uses the embedding alone, and the last entry is what model(tokens) returns.
-    This method is called the logit lens.
+    `model` is chapter 03's Transformer with L blocks and rotary positions. It has no convolution and reads no t.
+    The shape of `tokens` is (B, T), and the shape of the result is (L + 1, B, T, V).
+    To get entry n of the result, apply the model's `norm` and `head` to the residual stream after n blocks.
+    So entry 0 uses only the embedding, and the last entry is equal to model(tokens).
 
     Hint: read Transformer.forward, and write down its steps one by one. torch.stack joins a list of tensors.
     """
@@ -40,12 +40,12 @@ def logits_by_depth(model, tokens):
 
 
 def sees_the_future(model, T):
-    """Find out by experiments whether a model uses later tokens. (20 minutes)
+    """Find out by experiment whether a model uses later tokens. (20 minutes)
 
-    model: a function of tokens (1, T) that returns logits (1, T, V). The size V is model.config.vocab_size.
-    Return True if the logits at any position depend on the token at any later position, and False otherwise.
-    Don't trust the model's config: some of the models in the check look ahead by mistake, at one place only.
+    `model` is a function that turns tokens (1, T) into logits (1, T, V). V is model.config.vocab_size.
+    If the logits at some position depend on the token at a later position, return True. Otherwise return False.
+    Don't trust model.config.causal: in the check, it is sometimes wrong. In some models only one position looks ahead.
 
-    Hint: change one token at a time. Which logits may change then, and which may not?
+    Hint: change one token at a time. Which logits of a causal model can change then?
     """
     raise NotImplementedError

@@ -18,35 +18,37 @@ diffusion = import_module("04_diffusion")
 def predict_factors():
     """Predict what chapter 05's `learning_rate` returns. (5 minutes)
 
-    A run has 1000 steps, with the settings warmup=100 and cooldown=0.7, and no limit of time.
-    Return the factors of the steps 0, 49, 250, 650 and 825. The factors are short decimal numbers.
+    A run has 1000 steps and no time limit. Its settings are warmup=100 and cooldown=0.7.
+    Return a list of the factors at the steps 0, 49, 250, 650 and 825. All factors are short decimal numbers.
 
-    Hint: decide for each step whether the factor rises, is constant, or falls there.
+    Hint: decide for each step whether the factor is rising, constant or falling.
     """
     raise NotImplementedError
 
 
 def hide_run(x0, k, mask_id):
-    """Hide k (B,) neighbours in each row of x0 (B, T), beginning at a random place: (B, T). (15 minutes)
+    """Mask k (B,) neighbouring tokens in each row of x0 (B, T), beginning at a random place: (B, T). (15 minutes)
 
-    A task of your own would begin with this step, if its model should learn to fill gaps.
-    Row b gets k[b] masks, which stand side by side; each k[b] is from 1 to T. All other tokens stay.
-    Every place at which the run fits into the row is equally likely, including the first and the last place.
+    A task that teaches a model to fill gaps could begin with this step.
+    Row b gets k[b] masks side by side, where k[b] is from 1 to T. All other tokens stay.
+    The masks are equally likely to begin at each place from which all of them fit into the row.
 
-    Hint: draw one place for each row, and compare a row of positions with it. For k = T there is only one place.
+    Hint: draw one place for each row, and compare the positions 0 to T - 1 with it. For k = T there is only one place.
     """
     raise NotImplementedError
 
 
 def gradient_in_parts(model, x0, xt, parts):
-    """Compute the gradient of a large batch with little memory, and return its loss, a float. (25 minutes)
+    """Compute the gradient of a large batch with little memory. Return the loss of the batch, a float. (25 minutes)
 
-    x0: (B, T), texts. xt: (B, T), these texts with at least one mask in the whole batch. B is a multiple of `parts`.
-    The loss is the mean cross-entropy of all masked tokens of the batch.
-    Afterwards each parameter's `.grad`, which was None before, must be the gradient of this loss.
-    Each forward pass reads B / parts rows, and its backward pass comes before the next forward pass.
+    `x0` (B, T) holds texts, and `xt` (B, T) holds the same texts with some tokens masked.
+    A row can have no mask, but the batch has at least one mask.
+    The loss is the mean cross-entropy over all masked tokens of the batch.
+    Before the call, each parameter's `.grad` is None. After the call, `.grad` must be the gradient of this loss.
+    B is a multiple of `parts`, and each forward pass must read B / parts rows.
+    The backward pass for these rows must come before the next forward pass.
 
-    Hint: rows differ in their number of masks, so the mean of the parts' means is not the mean of the batch.
-    diffusion.hidden_losses(model, x0, xt, None) returns the loss of each token, 0 where it is visible.
+    Hint: parts differ in their number of masks, so the mean of the parts' losses is not the loss of the batch.
+    diffusion.hidden_losses(model, x0, xt, None) returns the loss of every token, which is 0 for visible tokens.
     """
     raise NotImplementedError

@@ -17,10 +17,10 @@ generation = import_module("06_generate")
 def predict_windows():
     """Predict how chapter 06's `plan_windows` cuts a long text into windows. (10 minutes)
 
-    The canvas has 230 positions, all masked. A model reads 128 of them at once, and a full window gets 64 passes.
-    Return the list of windows (left, right, passes), in order.
+    The canvas has 230 positions, and all of them are masked. The model's window has 128 positions, and steps=64.
+    Return the list of windows (left, right, passes), from left to right.
 
-    Hint: a window begins a quarter of its size before the text that it adds, and the last one is moved to the left.
+    Hint: the first quarter of a later window overlaps the window before it. The last window is moved to the left.
     """
     raise NotImplementedError
 
@@ -28,23 +28,23 @@ def predict_windows():
 def without(model, banned):
     """Return a model that never writes the tokens `banned`. (20 minutes)
 
-    A text that avoids a letter is called a lipogram. With this, the samplers of chapters 04 and 06 can write one.
-    The new model has the `config` of `model`. Called with tokens (B, T), with or without t (B,), it returns logits.
-    Their softmax gives banned tokens 0; all other tokens keep the proportions of their probabilities.
-    The given model, and the logits that it returns, stay as they are.
+    With the new model, the samplers of chapters 04 and 06 write a lipogram, a text that avoids a letter.
+    The new model has the same `config` as `model`. It returns logits for tokens (B, T), or for tokens and t (B,).
+    After softmax, every banned token has probability 0, and all other probabilities keep their proportions.
+    Your function must not change `model` or the logits that `model` returns.
 
-    Hint: write a small class with the methods __init__ and __call__. Which logit gives a softmax the probability 0?
+    Hint: write a small class with the methods __init__ and __call__. Which logit has the probability 0 after softmax?
     """
     raise NotImplementedError
 
 
 def template_perplexity(model, canvas, filling):
-    """Return the perplexity of `filling`, the tokens for a template's masks: how surprising they are. (25 minutes)
+    """Return how surprising the tokens `filling` are in the masks of `canvas`: their perplexity. (25 minutes)
 
-    canvas: (T,), a text with M masks. filling: (M,), one token for each mask, from left to right.
-    The model fills the masks from left to right, one per pass, and sees both sides of each mask.
-    By the chain rule, -log p(filling | template) is a sum of M terms. The perplexity is exp(sum / M), a float.
-    A model that chooses among n equally likely tokens has the perplexity n. The canvas stays as it is.
+    `canvas` (T,) is a text with M masks. `filling` (M,) has one token for each mask, from left to right.
+    The masks are filled from left to right, one per pass. The model sees the tokens on both sides of each mask.
+    By the chain rule, -log p(filling | canvas) is a sum of M terms. The perplexity is exp(sum / M), a float.
+    If a model chooses among n equally likely tokens, the perplexity is n. Your function must not change `canvas`.
 
     Hint: model(tokens (B, T)) returns logits (B, T, V). Work on a clone under torch.no_grad().
     """

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 def predict_rows():
     """Predict how many rows each pass of chapter 07's `stream` computes. (10 minutes)
 
-    A row is one position of one pass. The model reads at most seq_len=8 tokens.
-    The prompt has 3 tokens, and the GPT writes 9 more, with cached=True.
+    A row is one position that a pass computes. The model reads at most seq_len=8 tokens.
+    The prompt has 3 tokens, and the GPT writes 9 more tokens with cached=True.
     Return a list of nine numbers, one for each pass.
 
     Hint: the first pass reads the whole prompt. What happens when the window is full?
@@ -25,10 +25,11 @@ def predict_rows():
 
 
 def bits_per_character(nats_per_token, tokens, characters):
-    """Return a likelihood in a unit in which models with different tokens can be compared, a float. (5 minutes)
+    """Convert a negative log-likelihood from nats per token to bits per character. Return a float. (5 minutes)
 
-    A model reads a text as `tokens` tokens, with a mean negative log-likelihood of `nats_per_token`.
+    A model reads a text as `tokens` tokens. Its mean negative log-likelihood per token is `nats_per_token`.
     The same text has `characters` characters. One bit is the surprise of a fair coin.
+    Models with different tokens can be compared in bits per character, but not in nats per token.
 
     Hint: the negative log-likelihood of the whole text does not depend on the unit in which we count its length.
     """
@@ -38,12 +39,12 @@ def bits_per_character(nats_per_token, tokens, characters):
 def text_nll(model, tokens, lengths):
     """Return the negative log-likelihood of each text of a padded batch: (B,), in nats. (20 minutes)
 
-    model: a GPT, tokens (B, T) → logits (B, T, V).
-    tokens: (B, L), texts padded at their right ends. lengths: (B,), the number of tokens of each text, at least 2.
-    Sum -log p(token | tokens before it) over all tokens of a text except for the first, which is given.
-    What the padding contains must not change the result.
+    `model` is a GPT, which turns tokens (B, T) into logits (B, T, V).
+    `tokens` (B, L) holds texts, each padded at its right end. `lengths` (B,) holds their lengths, at least 2.
+    For each text, sum -log p(token | tokens before it) over all tokens except the first, which is given.
+    The tokens of the padding must not change the result.
 
-    Hint: a text of n tokens has n - 1 terms. Compute (B, L - 1) terms, and then leave out those of the padding.
+    Hint: a text of n tokens has n - 1 terms. Compute (B, L - 1) terms, and then leave out the terms of the padding.
     """
     raise NotImplementedError
 
@@ -51,11 +52,12 @@ def text_nll(model, tokens, lengths):
 def nucleus(logits, p):
     """Return the probabilities of nucleus sampling, also called top-p sampling: (..., V). (25 minutes)
 
-    Top-k keeps the same number of tokens everywhere, even where the model is sure. Nucleus sampling (Holtzman et al.
-    2019, arXiv:1904.09751) keeps the smallest group of most probable tokens whose probabilities sum to at least
-    p. All other tokens get 0. The tokens that stay keep their proportions, and sum to 1 again.
-    logits: (..., V), in the order of the vocabulary; they stay as they are. p: above 0, at most 1.
+    Top-k keeps the same number of tokens at every position, even where the model is sure of one token.
+    Nucleus sampling (Holtzman et al. 2019, arXiv:1904.09751) keeps the fewest tokens whose
+    probabilities sum to at least p: the most probable ones. All other tokens get probability 0.
+    The probabilities of the kept tokens are scaled so that they sum to 1.
+    `logits` (..., V) are in the order of the vocabulary, and must not be changed. `p` is above 0 and at most 1.
 
-    Hint: sort each position's probabilities with descending=True. cumsum adds them up, and scatter puts them back.
+    Hint: sort the probabilities with descending=True, add them up with cumsum, and put them back with scatter.
     """
     raise NotImplementedError

@@ -3,9 +3,9 @@
     python exercises/check.py        # all chapters
     python exercises/check.py 04     # one chapter
 
-You write the functions in exercises/01_tensors.py, exercises/02_attention.py and so on; exercises/README.md says how.
-It prints a line for each exercise: `green`, or `red` with the first thing that is wrong. What your function prints
-follows below its line. The exit code is 0 if everything is green, and 1 if something is red.
+You write the functions in exercises/01_tensors.py, exercises/02_attention.py and so on (see exercises/README.md).
+This program prints a line for each exercise: `green`, or `red` with the first mistake. What your function prints
+appears below this line. If all exercises are green, the exit code is 0, and otherwise it is 1.
 """
 
 import _thread
@@ -30,24 +30,24 @@ import torch
 import tyro
 
 FOLDER = Path(__file__).resolve().parent
-MOST_PRINTED = 1000  # the largest number of characters shown of what a function prints
+MOST_PRINTED = 1000  # of what a function prints, we show at most this many characters
 
 
 # 1. One exercise
 
 
 def examine(check, argument, limit=60.0):
-    """Call check(argument). Return what is wrong with the learner's work, in a sentence, or None if nothing is.
+    """Call check(argument). Return a sentence about the learner's first mistake, or None if there is no mistake.
 
-    limit: seconds, after which the call is stopped.
+    The call is stopped after `limit` seconds.
     """
     late = threading.Event()
 
     def stop():
         late.set()
-        _thread.interrupt_main()  # raises KeyboardInterrupt there
+        _thread.interrupt_main()  # raises KeyboardInterrupt in the main thread
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # some shells let programs in the background ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell can make background programs ignore Ctrl-C
     timer = threading.Timer(limit, stop)
     timer.daemon = True
     timer.start()
@@ -65,7 +65,7 @@ def examine(check, argument, limit=60.0):
 
 
 def explain(error):
-    """Return one sentence about what went wrong."""
+    """Turn an exception into one sentence for the learner."""
     frames = [(Path(frame.f_code.co_filename), line) for frame, line in traceback.walk_tb(error.__traceback__)]
     lines = [line for file, line in frames if file.parent == FOLDER and file != Path(__file__)]
     if isinstance(error, AssertionError) and frames[-1][0].parent == FOLDER / "checks":
@@ -79,7 +79,7 @@ def explain(error):
 
 
 class Printed(io.StringIO):
-    """Keeps the beginning of what a function prints: a function that never stops printing must not fill the memory."""
+    """Keep only the beginning of what a function prints, so that endless printing cannot fill the memory."""
 
     def write(self, text):
         super().write(text[: max(0, MOST_PRINTED - self.tell())])
@@ -90,7 +90,7 @@ class Printed(io.StringIO):
 
 
 def exercises():
-    """Return {chapter: names of its exercises}, in the order in which they are to be solved."""
+    """Return {chapter: names of its exercises, in the order in which to solve them}."""
     found = {}
     for path in sorted(FOLDER.glob("checks/[0-9]*.py")):
         found[path.stem] = re.findall(r"^def check_(\w+)", path.read_text("utf-8"), re.M)
@@ -98,7 +98,7 @@ def exercises():
 
 
 def check_chapter(chapter, names, limit):
-    """Print a line for each exercise of a chapter. Returns the number of green exercises."""
+    """Check the exercises `names` of a chapter, and print a line for each. Return the number of green exercises."""
     printed = Printed()
     with contextlib.redirect_stdout(printed):
         wrong = examine(import_module, f"exercises.{chapter}", limit)
@@ -121,7 +121,7 @@ def check_chapter(chapter, names, limit):
 
 
 def show(name, wrong, printed):
-    """Print one line about an exercise, and what it printed."""
+    """Print one line about an exercise, and below it what the learner's function printed."""
     word, color = ("red  ", 31) if wrong else ("green", 32)
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
         word = f"\033[{color}m{word}\033[0m"
@@ -152,7 +152,7 @@ def main(argv=None):
     if not chapters:
         there = ", ".join(chapter[:2] for chapter in known)
         raise cli.UserError(f"there are no exercises for chapter {command.chapter}, only for {there}")
-    sys.dont_write_bytecode = True  # else Python could use old bytecode for a file changed in the same second
+    sys.dont_write_bytecode = True  # old bytecode could hide a change made in the same second
     torch.set_num_threads(1)  # for such small tensors, one thread is the fastest
     green = total = 0
     for chapter in chapters:

@@ -1,1 +1,1 @@
-"""Programs that measure, and write the pages of docs/: `python -m experiments.NAME`. No chapter imports them."""
+"""Programs that measure, and that write pages of docs/: `python -m experiments.NAME`. No chapter imports them."""

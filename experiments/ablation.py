@@ -1,10 +1,11 @@
-"""The page docs/ablation.md: what does each ingredient of the training recipe buy?
+"""The page docs/ablation.md: how much does each ingredient of the training recipe help?
 
     python -m experiments.ablation             # 43 trainings of a minute each, two at a time, each on one core
     python -m experiments.ablation --render    # only write the page again, from docs/ablation.json
 
-The program trains the settings of configs/laptop.yaml with one thing changed, on the same number of characters and with
-four seeds. Each finished training adds a line to docs/logs/ablation.jsonl, so you may interrupt the program.
+Each variant changes something in the settings of configs/laptop.yaml. The program trains every variant with four seeds,
+and all models read the same number of characters. Each finished training adds a line to docs/logs/ablation.jsonl, so
+you can interrupt the program and start it again.
 """
 
 import json
@@ -45,7 +46,7 @@ VARIANTS = {  # {name: flags of chapter 05}
     "no averaging of weights": "--ema 0",
     "no cooldown of the learning rate": "--cooldown 0",
 }
-# The classic recipe makes all of these changes at once. Its learning rate is chosen with seed 1.
+# The classic recipe makes several of these changes at once. Its learning rate is chosen with seed 1.
 CLASSIC = "the classic recipe, AdamW at {}"
 RATES = "0.0005", "0.001", "0.003"
 
@@ -58,12 +59,15 @@ def classic_flags(rate):
 class Command(pages.Settings):
     """The flags of this program."""
 
-    characters: int = 983_040  # characters that each training reads: 480 steps of 16 windows of 128
+    characters: int = 983_040  # characters that each training reads: 480 steps with 16 windows of 128
     processes: int = 2  # number of trainings at a time, each on one core
 
 
 def learn(job):
-    """Train one variant: job is (flags, seed, characters). Returns its line of the log."""
+    """Train one variant, and return its line of the log.
+
+    `job` is (flags, seed, characters).
+    """
     flags, seed, characters = job
     words = f"--config laptop --compile off --evaluations 1 --evaluate-windows {WINDOWS} --minutes 0 {flags}".split()
     settings = cli.parse(training.Command, words, section="dllm")
@@ -94,7 +98,7 @@ def read_log():
 
 
 def learn_all(jobs, processes):
-    """Run the jobs that are not in the log yet. Returns the log lines of all jobs, in the order of the jobs."""
+    """Run the jobs that are not in the log yet. Return the log lines of all jobs, in the order of the jobs."""
     missing = [job for job in jobs if job not in read_log()]
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         for found in pool.map(learn, missing):
@@ -120,7 +124,7 @@ def measure(settings):
 
 
 def compared(rows):
-    """Return the rows with their means over the seeds, and with their differences from the first row."""
+    """Add the mean over the seeds to each row, and its difference from the mean of the first row. Returns the rows."""
     for row in rows:
         numbers = torch.tensor([run["NELBO"] for run in row["runs"]])
         row["NELBO"], row["error"] = measures.mean_and_error(numbers)
@@ -134,13 +138,12 @@ def compared(rows):
 def tables(values):
     lines = []
     for row in values["rows"]:
-        difference = "" if row is values["rows"][0] else f"{row['difference']:+.3f} ± {row['difference_error']:.3f}"
+        difference = "" if row is values["rows"][0] else f"{row['difference']:+z.3f} ± {row['difference_error']:.3f}"
         lines.append([row["name"], f"{row['NELBO']:.3f} ± {row['error']:.3f}", difference, f"{row['work']:.2f}"])
-    differences = {row["name"]: f"{row['difference']:+.3f} ± {row['difference_error']:.3f}" for row in values["rows"]}
+    differences = {row["name"]: f"{row['difference']:+z.3f} ± {row['difference_error']:.3f}" for row in values["rows"]}
     costs = {row["name"]: f"{row['difference']:.2f}" for row in values["rows"]}
-    search = ", ".join(f"{value:.3f} at {rate}" for rate, value in values["search"].items())
-    return {"rows": pages.table(lines, ["changed", "NELBO", "difference", "time of a core"]),
-            "averaging": differences["no averaging of weights"], "search": search,
+    return {"rows": pages.table(lines, ["what is changed", "NELBO", "difference", "time on one core"]),
+            "averaging": differences["no averaging of weights"],
             "cooldown": differences["no cooldown of the learning rate"], "classic": lines[-1][1],
             "full": lines[0][1], "classic_difference": lines[-1][2],
             "muon": costs["AdamW at 0.003 for every weight, no Muon"], "convolutions": costs["no convolution"],
@@ -148,7 +151,7 @@ def tables(values):
 
 
 def draw(values, folder):
-    """Save the figure: the NELBO of each variant, with two standard errors."""
+    """Save the figure: the NELBO of each variant, with bars of two standard errors."""
     rows = values["rows"][::-1]
     figure, axes = tensors.pyplot(show=False).subplots(figsize=(8, 4), layout="constrained")
     axes.errorbar([row["NELBO"] for row in rows], range(len(rows)), xerr=[2 * row["error"] for row in rows], fmt="o",

@@ -33,11 +33,11 @@ SEED, TEMPERATURE = 1, 0.8
 SIZES = {  # windows of the curve, texts for quality, texts for speed, numbers of drafts, widths of random models
     "quick": (16, 4, 2, (0, 3), (64,)),
     "full": (434, 64, 16, (0, 1, 2, 3, 4, 6), (128, 256, 512, 1024))}  # fmt: skip
-LENGTH = 256  # length of the texts by draft and verify, in characters
-ROWS = (1, 4, 9, 16, 25, 49)  # rows of the passes whose time is measured: passes with 0, 1, 2, 3, 4 and 6 drafts
+LENGTH = 256  # length of each written text, in characters
+ROWS = (1, 4, 9, 16, 25, 49)  # numbers of rows of the timed passes, which have 0, 1, 2, 3, 4 and 6 drafts
 KEPT = 128  # rows of earlier passes that each timed pass sees
 HEAD = 64  # size of an attention head in the models with random weights
-STEADY = 1.1  # limit of (fastest / slowest measured speed) of the same GPT
+STEADY = 1.1  # the fastest measured speed of a GPT must be at most this many times its slowest speed
 MEASURES = {"words": "known words", "judge": "judge's NLL", "distinct": "distinct runs of 4"}
 
 
@@ -55,7 +55,7 @@ class Command(pages.Settings):
 
 
 def as_gpt(model):
-    """Return the clean stream of a Hybrid as a Transformer of chapter 03 that shares its weights."""
+    """Return a Transformer of chapter 03 that computes the clean stream of a Hybrid and shares its weights."""
     with torch.device("meta"):
         gpt = transformer.Transformer(model.config)
     weights = model.state_dict()
@@ -64,7 +64,10 @@ def as_gpt(model):
 
 
 def measure(settings):
-    """Return the numbers of the page: the part `only` is measured again, and the page keeps its other numbers."""
+    """Measure the part `only` of the page, and return all numbers of the page.
+
+    If `only` is not "all", the other numbers are those that the page already has.
+    """
     device = devices.pick_device(settings.device)
     folder = checkpoint.find(settings.checkpoint, "hybrid")
     model, tokenizer, info = checkpoint.load(folder, device, ("hybrid",), hybrid.Hybrid)
@@ -84,7 +87,10 @@ def measure(settings):
 
 
 def measure_quality(model, tokenizer, tokens, size):
-    """Return what does not depend on time: the curve from GPT to dLLM, and the measures of written texts."""
+    """Return the curve from GPT to dLLM, and the measures of written texts.
+
+    These numbers do not depend on the speed of the machine.
+    """
     count, texts, *_ = size
     learned, _ = text.split(text.load("shakespeare").text)
     windows = cut(tokens, model.config.seq_len + 1, count)
@@ -103,7 +109,10 @@ def measure_quality(model, tokenizer, tokens, size):
 
 
 def measure_speed(model, tokens, size):
-    """Return the time of a pass by its rows, and the speed for each number of drafts. UserError on a busy machine."""
+    """Return the time of passes by their number of rows, and the speed of writing by the number of drafts.
+
+    Raises UserError if the machine is busy.
+    """
     _, _, texts, drafts, widths = size
     rows = cut(tokens, LENGTH, texts)
     found = speeds(model, rows, drafts)
@@ -117,16 +126,19 @@ def measure_speed(model, tokens, size):
 
 
 def check_steady(rates):
-    """Raise UserError if measurements of the same speed differ by a factor above STEADY: they then mean little."""
+    """Raise UserError if the largest of `rates` is more than STEADY times the smallest.
+
+    The rates are measurements of the same speed, so a large difference means that the machine was busy.
+    """
     if max(rates) > STEADY * min(rates):
         raise cli.UserError(f"the same GPT wrote {min(rates):.0f} and then {max(rates):.0f} characters per second: "
                             "run nothing else at the same time, and measure again")
 
 
 def pass_times(model):
-    """Return the median milliseconds of passes over clean rows that see KEPT rows of earlier passes: {"rows": time}.
+    """Return the median milliseconds of a pass by its number of clean rows: {rows: time}.
 
-    A pass over a single row is that of a GPT.
+    Each pass sees KEPT rows of earlier passes. The pass over one row is a pass of a GPT.
     """
     ways = {str(count): one_pass(model, count) for count in ROWS[1:]}
     ways["1"] = fast.ways_of_one_row(as_gpt(model))[fast.LEAN]
@@ -134,7 +146,7 @@ def pass_times(model):
 
 
 def one_pass(model, count):
-    """Return a function that computes a pass over `count` clean rows that see KEPT rows of earlier passes."""
+    """Return a function that computes a pass over `count` clean rows, which see KEPT rows of earlier passes."""
     device = model.head.weight.device
     kept = hybrid.KeptRows(model, 1, KEPT + count)
     kept.n = KEPT
@@ -145,7 +157,7 @@ def one_pass(model, count):
 
 
 def cut(tokens, length, count):
-    """Return at most `count` windows from evenly spaced places of the text: (count, length)."""
+    """Return at most `count` windows, evenly spaced over the text: (count, length)."""
     return training.evenly(tokens[: len(tokens) // length * length].view(-1, length), count)
 
 
@@ -165,7 +177,7 @@ def shipped(windows, tokenizer):
 
 
 def quality_of(rows, judge, vocabulary, tokenizer):
-    """Return the measures of texts, given as rows of tokens, with their standard errors over the texts."""
+    """Return the measures of texts, with their standard errors over the texts. `rows` are the tokens of the texts."""
 
     def values(samples):
         return {"words": measures.known_words(samples, vocabulary), "distinct": measures.distinct(samples),
@@ -184,10 +196,10 @@ def drafted(model, first, length, seed, drafts):
 
 
 def speeds(model, rows, numbers):
-    """Return a line for the GPT and for each number of drafts, for texts of the length of rows (N, T).
+    """Return the speed of the GPT, and a line for each number of drafts, for texts of T characters.
 
-    For each text, the GPT and all numbers of drafts take turns, so that other work on the machine slows all of them
-    alike.
+    The texts continue the first tokens of rows (N, T). For each text, the GPT and all numbers of drafts take turns, so
+    that other work on the machine slows all of them equally.
     """
     gpt, T = as_gpt(model), rows.shape[1]
     seconds = {number: [] for number in ("gpt", *numbers)}
@@ -217,7 +229,7 @@ def speeds(model, rows, numbers):
 
 
 def accepted(passes, drafts):
-    """Return a list: for each place among the drafts of a pass, the share of verified drafts that were accepted."""
+    """Return the share of verified drafts that were accepted, for each place among the drafts of a pass: a list."""
     places = [[0, 0] for _ in range(drafts)]  # [how often verified, how often accepted]
     for step in passes:
         count = len(step.new) - 1
@@ -233,7 +245,7 @@ def accepted(passes, drafts):
 def tables(values):
     """Return the tables of the page, and the numbers that its sentences need."""
     gpt, dllm = values["shipped"]["gpt"], values["shipped"]["dllm"]
-    likelihoods = [("the same model, next token (exact NLL)", *values["nll"])]
+    likelihoods = [("the hybrid, token by token (exact NLL)", *values["nll"])]
     likelihoods += [(f"blocks of {point['size']}", point["nelbo"], point["error"]) for point in values["curve"]]
     likelihoods += [("shipped GPT (exact NLL)", gpt["loss"], gpt["error"]),
                     ("shipped dLLM", dllm["loss"], dllm["error"])]
@@ -255,7 +267,7 @@ def tables(values):
 
 
 def drafting(values, by_drafts):
-    """Return the share of time spent outside of the passes with one draft in each pass, as text."""
+    """Return, as text, the share of the writing time that is spent outside of passes, with one draft per pass."""
     if 1 not in by_drafts or len(values["models"]) < 2:  # a quick trial
         return "?"
     line = by_drafts[1]
@@ -270,14 +282,15 @@ def speed_table(values):
         name = f"{line['drafts']} draft{'s' if line['drafts'] != 1 else ''}"
         rows.append([name, line["rows"], f"{line['per_pass']:.2f}", f"{line['rate']:.0f}",
                      f"{line['ratio']:.2f} ×", accepted])
-    return pages.table(rows, ["", "rows per pass", "characters per pass", "characters/s", "of the GPT's", "accepted"])
+    return pages.table(rows, ["", "rows per pass", "characters per pass", "characters/s", "speed relative to the GPT",
+                              "accepted"])
 
 
 def pass_table(values):
-    """Return the table of the time of a pass, by its rows and by the size of the model, and of the gain by drafts.
+    """Return the table of the time of a pass, by the size of the model and the number of rows.
 
-    The gain counts only passes: it is the characters per pass, divided by how many passes over one row take the same
-    time.
+    The last column is the largest gain by drafts if only passes took time. A gain is the number of characters per pass,
+    times the time of a pass over one row, divided by the time of the pass.
     """
     per_pass = {line["drafts"]: (str(line["rows"]), line["per_pass"]) for line in values["speed"] if line["drafts"]}
     rows = []
@@ -298,7 +311,7 @@ def quality_table(quality):
 
 
 def largest_difference(quality):
-    """Return the largest difference between GPT and draft and verify, in standard errors."""
+    """Return the largest difference between the texts of the GPT and of draft and verify, in standard errors."""
     found = []
     a, b = quality["gpt"], quality["drafted"]
     for key in MEASURES:
@@ -311,12 +324,12 @@ def largest_difference(quality):
 
 
 def draw(values, folder):
-    """Save the figure of the NELBO against the size of a block, between the numbers of a GPT and of a dLLM."""
+    """Save the figure: the NELBO by the size of a block, and the numbers of a GPT and of a dLLM."""
     figure, axis = tensors.pyplot(show=False).subplots(figsize=(7, 4.4), layout="constrained")
     sizes, nelbo, errors = ([point[key] for point in values["curve"]] for key in ("size", "nelbo", "error"))
     color = tensors.COLORS["other"]
     axis.errorbar(sizes, nelbo, errors, marker="o", ms=4, color=color, label="one model, in blocks: NELBO")
-    axis.axhline(values["nll"][0], color=color, label="the same model, next token: NLL, exact")
+    axis.axhline(values["nll"][0], color=color, label="the hybrid, token by token: NLL, exact")
     for kind, label in (("gpt", "shipped GPT: NLL, exact"), ("dllm", "shipped dLLM: NELBO")):
         axis.axhline(values["shipped"][kind]["loss"], ls="--", color=tensors.COLORS[kind], label=label)
     axis.set(xscale="log", xlabel="size of a block, tokens", ylabel="nats per character")

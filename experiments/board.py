@@ -4,8 +4,8 @@
     python -m experiments.board --minutes 4 --conv 7  # with any flags of chapter 05, or with a changed program
     python -m experiments.board --render              # only write the page again, from docs/logs/board.jsonl
 
-An entry counts if its NELBO is at most 1.82 nats per character; the page has the rules. Each entry that counts adds a
-line to docs/logs/board.jsonl.
+If the NELBO of an entry is at most 1.82 nats per character, the entry is added to docs/logs/board.jsonl. The page
+explains the rules.
 """
 
 import json
@@ -27,7 +27,7 @@ CORES = 2
 
 
 def learn(words):
-    """Train as chapter 05 does with the flags `words`. Returns the entry of this training."""
+    """Train like chapter 05 with the flags `words`, and return the entry of this training."""
     if cli.parse(training.Command, words, section="dllm").corpus != "shakespeare":
         raise cli.UserError("the board is about Shakespeare: leave out --corpus")
     torch.set_num_threads(min(CORES, torch.get_num_threads()))

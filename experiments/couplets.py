@@ -1,6 +1,6 @@
 """How close do written couplets come to the Kural, and which way of writing comes closest?
 
-    python -m experiments.couplets             # measures the shipped model: minutes on one core
+    python -m experiments.couplets             # measures the shipped model: a few minutes on one core
     python -m experiments.couplets --render    # only writes the page again
 
 The program writes couplets in several ways, with several seeds, and measures them as chapter 09 does. The numbers are
@@ -40,7 +40,10 @@ class Command(pages.Settings):
 
 
 def measure_way(model, tokenizer, couplets, way, shares_of, settings):
-    """Return the numbers of one way: each measure as (mean over the seeds, its standard error), and some couplets."""
+    """Return the numbers of one way of writing, and some of its couplets.
+
+    Each measure is (mean over the seeds, standard error of this mean).
+    """
     found, examples = [], []
     for seed in range(1, settings.seeds + 1):
         canvas = torch.tensor(verse.couplet_rows(couplets, settings.num, tokenizer, seed))
@@ -57,7 +60,7 @@ def measure_way(model, tokenizer, couplets, way, shares_of, settings):
 
 
 def measure_real(couplets, shares_of):
-    """Return the same measures for all held-out real couplets, with standard errors over the couplets."""
+    """Return the same measures for all real held-out couplets, with standard errors over the couplets."""
     found = measures.with_errors(shares_of, couplets)
     return {"couplets": len(couplets)} | {name: (found[name], found[f"{name}_error"]) for name in COLUMNS}
 

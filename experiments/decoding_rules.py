@@ -1,10 +1,10 @@
-"""Appendix of chapter 11: rules and caches from the literature that do not win, and guidance.
+"""Appendix of chapter 11: rules and caches from the literature that are not the best ones.
 
     from experiments.decoding_rules import isolated
     denoise_blocks(model, canvas, steps=64, select=isolated)
 
-The rules have the interface of chapter 04, and the caches that of chapter 11's BlockModel. Except for guidance,
-docs/fast_decoding.md measures everything here.
+The rules have the interface of chapter 04, and the caches have the interface of chapter 11's BlockModel.
+docs/fast_decoding.md measures them.
 """
 
 from importlib import import_module
@@ -35,10 +35,10 @@ def by_margin(logits, confidence, masked, count):
 
 
 def noisy_confidence(confidence, masked):
-    """Return the log of the confidence plus Gumbel noise: (B, T). The noise becomes weaker as masks become fewer.
+    """Return the logarithm of the confidence plus Gumbel noise: (B, T).
 
-    Without the noise, early passes write spaces and the short words between them (MaskGIT, Chang et al. 2022,
-    arXiv:2202.04200).
+    The fewer masks there are, the weaker the noise is. Without noise, early passes write mostly spaces and short words
+    (MaskGIT, Chang et al. 2022, arXiv:2202.04200).
     """
     u = torch.rand(confidence.shape, device=confidence.device).clamp(1e-6, 1 - 1e-6)
     gumbel = -(-u.log()).log()
@@ -46,15 +46,12 @@ def noisy_confidence(confidence, masked):
 
 
 def noisy(logits, confidence, masked, count):
-    """Rule: write the most confident proposals after noise is added."""
+    """Rule: write the proposals with the highest noisy confidence."""
     return diffusion.highest(noisy_confidence(confidence, masked), masked, count)
 
 
 def isolated(logits, confidence, masked, count):
-    """Rule: write the proposals that are, after noise, the most confident ones in the largest neighbourhood.
-
-    This rule was once the default of the book.
-    """
+    """Rule: write where the nearest mask with a higher noisy confidence is farthest away."""
     distance = diffusion.distance_to_higher(noisy_confidence(confidence, masked), masked)
     return diffusion.highest(distance + confidence, masked, count)
 
@@ -63,10 +60,10 @@ def isolated(logits, confidence, masked, count):
 
 
 def apart(distance):
-    """Make a rule that writes each proposal that is, after noise, the most confident within `distance` on both sides.
+    """Make a rule that writes a proposal if no position within `distance` has a higher noisy confidence.
 
-    The rule asks how far apart proposals are, and not how certain they are. (Luxembourg et al. 2025, arXiv:2506.19037,
-    use fixed distances.)
+    The proposals are then far apart, but not always certain. (Luxembourg et al. 2025, arXiv:2506.19037, use fixed
+    distances.)
     """
 
     def rule(logits, confidence, masked, count):
@@ -79,7 +76,7 @@ def apart(distance):
 class Remembering:
     """A rule that remembers something from the pass before.
 
-    If the masks are not those that its last pass left, a new block or a new text has begun, and the rule forgets.
+    If the masks are not those that the last pass left, a new block or a new text has begun, and the rule forgets.
     """
 
     left = None  # the masks that the last pass left
@@ -93,10 +90,10 @@ class Remembering:
 
 
 class Ancestral(Remembering):
-    """Fills each mask with the same probability, independently of all others. This reverses the masking of training.
+    """Fills each mask with the same probability, independently of all other masks.
 
-    If n passes are left, the probability is 1 / n. (MDLM, Sahoo et al. 2024, arXiv:2406.07524, with the linear
-    schedule.)
+    If n passes are left, this probability is 1 / n. Such a sampler reverses the masking of training. (MDLM, Sahoo et
+    al. 2024, arXiv:2406.07524, with the linear schedule.)
     """
 
     def __init__(self, steps):
@@ -112,10 +109,10 @@ class Ancestral(Remembering):
 
 
 class Stable(Remembering):
-    """Writes confident proposals whose distribution p is close to their distribution q in the pass before.
+    """Writes a confident proposal if the model's prediction at its position has hardly changed since the pass before.
 
-    Close means that the Kullback-Leibler divergence Σ p log(p / q) is at most epsilon (KLASS, Kim et al. 2025,
-    arXiv:2511.05664).
+    Let p be the distribution of the tokens at a position, and q the distribution there in the pass before. The
+    Kullback-Leibler divergence Σ p log(p / q) must be at most epsilon (KLASS, Kim et al. 2025, arXiv:2511.05664).
     """
 
     def __init__(self, epsilon, tau=0.9):
@@ -138,7 +135,7 @@ class Stable(Remembering):
 
 
 class PrefixBlockModel(fast.CachedBlockModel):
-    """Computes the rows of the block and of all after it, and keeps those before (Fast-dLLM, arXiv:2505.22618)."""
+    """Keeps the rows before the block, and computes all other rows (Fast-dLLM, arXiv:2505.22618)."""
 
     def __call__(self, block, t):
         if self.cache is None:
@@ -149,9 +146,9 @@ class PrefixBlockModel(fast.CachedBlockModel):
 
 
 class DelayedBlockModel(fast.CachedBlockModel):
-    """Computes the rows of masks, and of tokens from the last pass (dKV-Cache, Ma et al. 2025, arXiv:2505.15781).
+    """Computes the rows of masks and of tokens that the last pass wrote (dKV-Cache, Ma et al. 2025, arXiv:2505.15781).
 
-    The rows of all other tokens are kept. refresh: compute all rows again after this many passes; 0: never.
+    All other rows are kept. After every `refresh` passes, all rows are computed again; 0 means never.
     """
 
     def __init__(self, model, refresh=0):
@@ -177,32 +174,3 @@ class DelayedBlockModel(fast.CachedBlockModel):
             logits = logits.index_copy(1, positions, computed)[:, self.start : self.end]
         self.before = masked
         return logits
-
-
-# 4. Guidance
-
-
-class GuidedBlockModel(fast.BlockModel):
-    """Follows the given text more closely: it multiplies by weight + 1 what this text changes in the logits.
-
-    This is classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598), as LLaDA uses it (Nie et al. 2025,
-    arXiv:2502.09992). Each pass reads the canvas both with and without the given text.
-    """
-
-    def __init__(self, model, weight):
-        super().__init__(model)
-        self.weight = weight
-        self.given = None
-
-    def enter(self, canvas, start, end):
-        super().enter(canvas, start, end)
-        if self.given is None:  # before anything is written
-            self.given = canvas != self.config.mask_id
-
-    def __call__(self, block, t):
-        canvas, t = self.put(block)
-        empty = canvas.masked_fill(self.given, self.config.mask_id)
-        share = (empty == self.config.mask_id).float().mean(1)
-        both = self.model(torch.cat((canvas, empty)), torch.cat((t, share)))  # (2B, T, V)
-        known, unknown = both[:, self.start : self.end].chunk(2)
-        return unknown + (self.weight + 1) * (known - unknown)

@@ -22,7 +22,7 @@ comparison = import_module("10_dllm_vs_gpt")
 
 NAME = "dllm_vs_gpt"
 SHIPPED = {"dllm": "shakespeare", "gpt": "shakespeare-gpt"}
-LEARNERS = {"dllm": "dLLM", "gpt": "GPT", "decayed": "GPT with weight decay"}  # of part 5; all read the same text
+LEARNERS = {"dllm": "dLLM", "gpt": "GPT", "decayed": "GPT with weight decay"}  # the models of part 5
 COLORS = tensors.COLORS | {"decayed": tensors.COLORS["other"]}
 
 
@@ -41,7 +41,10 @@ class Command(pages.Settings):
 
 
 def measure(settings):
-    """Return the numbers of the page: the part `only` is measured again, and the page keeps its other numbers."""
+    """Measure the part `only` of the page, and return all numbers of the page.
+
+    If `only` is not "all", the other numbers are those that the page already has.
+    """
     device = devices.pick_device(settings.device)
     torch.set_float32_matmul_precision("high")
     _, size = comparison.pick_size(settings.size, device)
@@ -84,7 +87,7 @@ def summary(runs):
 
 
 def mean_of(objects):
-    """Return the mean of dicts, lists or numbers of the same form. For all other objects, return the first object."""
+    """Return the mean of dicts, lists or numbers of the same form. For other types, return the first object."""
     first = objects[0]
     if isinstance(first, dict):
         return {key: mean_of([other[key] for other in objects]) for key in first}
@@ -96,7 +99,10 @@ def mean_of(objects):
 
 
 def over_pairs(pairs):
-    """Return the means of chapter 10's results over several pairs. The errors include how much the seeds differ."""
+    """Return the rows of chapter 10's last table, averaged over several pairs of models.
+
+    The standard errors include how much the results of the pairs differ.
+    """
     rows = []
     for same in zip(*pairs):
         row = mean_of(same)
@@ -145,8 +151,8 @@ def tables(values):
         "blanks": pages.table(blanks, ["characters in the blank", "dLLM", "GPT, left side only",
                                        f"GPT, the best of {equal['infilling']['tries']} tries", "bigram"]),
         "speed": speed_table(values["speed"]["equal"]),
-        "reuse": pages.table(epochs, ["part of the text (characters)", "model", "lowest", "after epochs", "at the end",
-                                      "after epochs"]),
+        "reuse": pages.table(epochs, ["part of the text (characters)", "model", "lowest", "epochs until then",
+                                      "at the end", "epochs in all"]),
         "text_dllm": comparison.best_row(values["equal"][0]["samples"], "dllm")["first"],
         "text_gpt": comparison.best_row(values["equal"][0]["samples"], "gpt")["first"],
     }
@@ -161,7 +167,7 @@ def verdict_table(rows, names):
 
 
 def search_table(search):
-    """Return the table of the search for learning rate and weight decay, with a line for each setting."""
+    """Return the table of the search for learning rate and weight decay: a line for each setting."""
     lines = {}
     for side in search.values():
         for run in side["searched"]:
@@ -173,7 +179,7 @@ def search_table(search):
 
 
 def loose(part):
-    """Return by how much the bound falls with ORDERS orders of writing, as a share of the mean over random orders."""
+    """Return how far the tightest bound is below the mean over random orders, as a share of this mean."""
     rows = {row["name"]: row for row in part["rows"]}
     mean = rows["the mean over random orders"]["NLL"]
     lowest = min(row["NLL"] for name, row in rows.items() if name.startswith("-log"))
@@ -181,7 +187,10 @@ def loose(part):
 
 
 def looseness_table(*parts):
-    """Return the NLL of two dLLMs in several orders, and its differences from the mean over random orders."""
+    """Return the table of the NLL in several orders, for the equal dLLMs and for the shipped dLLM.
+
+    Each NLL is followed by its difference from the mean over random orders.
+    """
     rows = []
     for same in zip(*(part["rows"] for part in parts)):
         cells = []
@@ -204,7 +213,7 @@ def samples_table(samples):
 
 
 def speed_table(speed):
-    """Return the table of speeds, each with its ratio to the GPT's speed."""
+    """Return the table of speeds. The number in brackets is the ratio to the speed of the GPT."""
     table = speed["table"]
     of_gpt = {row["batch"]: row["characters_per_second"] for row in table if row["model"] == "gpt"}
     lines = {}
@@ -213,7 +222,7 @@ def speed_table(speed):
         line = lines.setdefault((row["model"], row["nfe"]), [])
         line.append(f"{rate:,.0f} ± {row['error']:,.0f} ({rate / of_gpt[row['batch']]:.2f} ×)")
     rows = [(LEARNERS[model], passes, *line) for (model, passes), line in lines.items()]
-    return pages.table(rows, ["", "passes", *(f"characters/s, {batch} at a time" for batch in of_gpt)])
+    return pages.table(rows, ["", "passes", *(f"characters/s, batches of {batch}" for batch in of_gpt)])
 
 
 # 3. Figures
@@ -238,7 +247,7 @@ def label_plainly(axis):
 
 
 def draw_likelihood(values, plt):
-    """Draw the dLLM's loss by noise level, and beside the GPT's loss by the number of visible characters."""
+    """Draw two panels: the dLLM's cost by noise level, and both models' costs by the number of visible characters."""
     both = values["likelihood"]
     levels, positions = both["dllm"]["levels"], both["gpt"]["positions"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
@@ -261,7 +270,7 @@ def draw_likelihood(values, plt):
 
 
 def draw_reuse(values, plt):
-    """Draw the NELBO or NLL of unseen text against epochs, one panel per model. A star marks the lowest point."""
+    """Draw the NELBO or NLL of unseen text by epochs, one panel per model. A star marks each curve's lowest point."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
     for axis, (model, name) in zip(axes, LEARNERS.items()):
         runs = [run for run in values["reuse"]["runs"] if run["model"] == model]

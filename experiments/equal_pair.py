@@ -1,12 +1,13 @@
-"""Two equal models for docs/dllm_vs_gpt.md: a dLLM and a GPT of one size, tuned with the same effort.
+"""Equal pairs for docs/dllm_vs_gpt.md: a dLLM and a GPT of the same size, tuned with the same effort.
 
-    python -m experiments.equal_pair           # two hours on two cores; may be interrupted and started again
+    python -m experiments.equal_pair           # two hours on two cores; you can interrupt it and start it again
     python 05_train.py --steps 1000            # or train a pair of your own, without tuning: 6 minutes each,
     python 07_train_gpt.py --steps 1000        # on two cores; chapter 10 then compares the two
 
-Both have the settings of configs/laptop.yaml and read the same number of characters. For each side, a search of five
-runs finds its learning rate and then its weight decay. With the settings found, each side is trained with three seeds,
-in the folders checkpoints/equal-…. The file docs/logs/equal_pair.json lists all runs, their commands and their curves.
+All models have the settings of configs/laptop.yaml and read the same number of characters. For each side, the dLLM and
+the GPT, five runs search for the best learning rate and then for the best weight decay. With these settings, each side
+is trained with three seeds, in the folders checkpoints/equal-…. The file docs/logs/equal_pair.json lists all runs,
+their commands and their curves.
 """
 
 import json
@@ -65,7 +66,7 @@ class Training:
             return None
 
     def run(self):
-        """Train, unless this training is already done. Returns the result of its last evaluation."""
+        """Train if this training is not done yet. Returns its final NELBO or NLL."""
         if self.info() is None:
             words = [sys.executable, *self.words()[1:]]
             subprocess.run(words, cwd=files.ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True,
@@ -76,7 +77,7 @@ class Training:
 
 
 def read():
-    """Return the contents of docs/logs/equal_pair.json. Raises UserError if the runs have not been trained here."""
+    """Return the contents of docs/logs/equal_pair.json. Raises UserError if this file does not exist."""
     if not LOG.is_file():
         raise cli.UserError("there are no equal pairs: python -m experiments.equal_pair trains them")
     return json.loads(files.read_text(LOG))
@@ -93,7 +94,7 @@ def record(training):
 
 
 def run_all(trainings, processes):
-    """Run the trainings. Return the best one of each side, with the lowest NELBO or NLL: {side: Training}."""
+    """Run the trainings. Return the best training of each side, with the lowest NELBO or NLL: {side: Training}."""
     with ThreadPoolExecutor(processes) as pool:
         values = list(pool.map(Training.run, trainings))
     best = {}

@@ -4,7 +4,7 @@
     python -m experiments.fast_decoding              # your latest models, few texts: half an hour on two cores
     python -m experiments.fast_decoding --render     # only write the page again, from docs/fast_decoding.json
 
-Chapter 11 explains the rules that win; decoding_rules.py contains all other rules.
+Chapter 11 explains the best rules, and decoding_rules.py contains all other rules.
 """
 
 import functools
@@ -32,12 +32,12 @@ comparison = import_module("10_dllm_vs_gpt")
 fast = import_module("11_fast_decoding")
 
 NAME = "fast_decoding"
-LENGTHS = (256, 1024)  # of the texts, in characters
+LENGTHS = (256, 1024)  # lengths of the texts, in characters
 SIZES = {"quick": (16, 4), "full": (64, 64)}  # number of texts of each length
 REPEATS = 3  # measurements of each speed
 MEASURES = {"words": "known words", "judge": "judge's NLL", "distinct": "distinct runs of 4",
             "divergence": "divergence"}
-KINDS = {  # kinds of ways: their colour and their name in the figure
+KINDS = {  # kinds of ways of writing: {kind: (colour, name in the figure)}
     "default": (tensors.COLORS["dllm"], "default, in 16, 64 and 96 passes"),
     "fast": ("tab:cyan", "--fast"),
     "GPT": (tensors.COLORS["gpt"], "GPT, at four temperatures"),
@@ -47,7 +47,8 @@ KINDS = {  # kinds of ways: their colour and their name in the figure
     "cache": ("tab:brown", "prefix, dual and delayed cache"),
     "rule": (tensors.COLORS["other"], "apart 12"),
 }
-# The ways in the page's first table, for short and for long texts, by their names in `ways`. The GPT follows them.
+# The ways of writing in the page's first table: first for short texts, then for long texts. Their names are those in
+# `ways`. The table also has lines for the GPT.
 CHOSEN = (("default", "`--fast`", "default with 16 passes", "scattered, 64 passes, no correction",
            "confidence, 64 passes", "threshold 0.9, blocks of 32, dual"), ("default", "`--fast`"))
 
@@ -56,7 +57,7 @@ CHOSEN = (("default", "`--fast`", "default with 16 passes", "scattered, 64 passe
 class Command(pages.Settings):
     """The flags of this program."""
 
-    dllm: str = ""  # name or folder of the dLLM's run; by default your latest, or the shipped one
+    dllm: str = ""  # name or folder of the dLLM's run; by default your latest run, or the shipped model
     gpt: str = ""  # name or folder of the GPT's run
     corpus: str = "shakespeare"  # the text from which both models have learned: shakespeare, or the path of a text file
     size: Literal["quick", "full"] = "quick"  # how much to measure
@@ -69,7 +70,7 @@ class Command(pages.Settings):
 
 @dataclass(frozen=True)
 class Way:
-    """One way to write texts: a line of the tables."""
+    """One way of writing texts: a line of the tables."""
 
     kind: str  # a key of KINDS
     name: str
@@ -77,13 +78,13 @@ class Way:
     steps: int  # the largest number of passes for a window
     temperature: float
     denoise: Callable  # for a dLLM: the sampler of chapter 04, or another sampler with the same arguments
-    same_without: str | None = None  # for a cache: the name of the way that differs only in having no cache
+    same_without: str | None = None  # for a way with a cache: the name of the same way without a cache
 
     def write(self, prompts, length, seed):
         """Continue prompts (B, P). Returns tokens (B, length) and the number of passes per text.
 
         If a text is longer than a dLLM's window, it is written window by window, as in chapter 06. While a finished
-        text waits for the rest of its batch, no passes are counted for it.
+        text waits for the other texts of its batch, no passes are counted for it.
         """
         torch.manual_seed(seed)
         missing = length - prompts.shape[1]
@@ -117,7 +118,7 @@ def ways(dllm, gpt, length):
 
 
 def ways_of_the_literature(way):
-    """Yield the rules, blocks, caches and correction of the literature, which are measured within one window."""
+    """Yield ways with rules, blocks, caches and correction from the literature. They are measured on short texts."""
     for name, rule in (("random", appendix.at_random), ("peak", appendix.by_peak), ("margin", appendix.by_margin),
                        ("noisy", appendix.noisy), ("isolated", appendix.isolated),
                        ("ancestral", appendix.Ancestral(64))):
@@ -169,10 +170,11 @@ def measure(settings):
 
 
 def measure_part(ways, rows, yardstick, tokenizer, seed):
-    """Measure quality and speed of each of `ways` for texts of the length of rows (N, T).
+    """Measure the quality and the speed of each of `ways`, for texts of T characters.
 
-    Each way continues the first token of all rows in one batch. Then the ways take turns to continue a single row, so
-    that other work on the machine slows all ways alike. The median is the speed for one text.
+    Each way continues the first tokens of all rows (N, T) in one batch. After that, each way continues single rows. The
+    ways take turns, so that other work on the machine slows all of them equally. The speed for one text is the median
+    of these measurements.
     """
     N, T = rows.shape
     table = [measure_batch(way, rows, yardstick, tokenizer, seed) for way in ways]
@@ -194,7 +196,10 @@ def write_timed(way, prompts, length, seed):
 
 
 def measure_batch(way, rows, yardstick, tokenizer, seed):
-    """Return the line of one way in the table: what it writes after the first token of rows (N, T), and its cost."""
+    """Return the table's line for one way: the measures of its texts, and their cost.
+
+    The texts continue the first tokens of rows (N, T).
+    """
     N, T = rows.shape
     computed = []  # number of rows that each forward pass computes
     hook = way.model.register_forward_pre_hook(lambda module, inputs: computed.append(inputs[0].numel()))
@@ -213,7 +218,10 @@ def measure_batch(way, rows, yardstick, tokenizer, seed):
 
 
 def further(row, base, real):
-    """Return the measures in which `row` is further from real text than `base` by more than two standard errors."""
+    """Return the measures in which `row` is further from real text than `base`.
+
+    The difference must be larger than two standard errors.
+    """
     found = []
     for key, name in MEASURES.items():
         compared = comparison.nearer(name, "", row, base, real, key)
@@ -223,13 +231,16 @@ def further(row, base, real):
 
 
 def fastest(part, base):
-    """Return the fastest dLLM line that is in no measure `further` from real text than the line `base`, or None."""
+    """Return the fastest line of a dLLM that is not `further` from real text than the line `base` in any measure.
+
+    If there is no such line, return None.
+    """
     rows = [row for row in part["table"] if row["kind"] != "GPT" and not further(row, base, part["real"])]
     return max(rows, key=lambda row: row["rate"], default=None)
 
 
 def best_gpt(part):
-    """Return the line of the GPT at the temperature at which its largest distance is smallest."""
+    """Return the line of the GPT whose largest distance from real text is smallest."""
     return min((row for row in part["table"] if row["kind"] == "GPT"), key=lambda row: row["largest"][0])
 
 
@@ -262,7 +273,7 @@ def tables(values):
 
 
 def chosen_table(parts):
-    """Return the ways of CHOSEN, and the GPT, for texts of both lengths."""
+    """Return the table of the ways in CHOSEN, and of the GPT, for texts of both lengths."""
     rows = []
     for part, names in zip(parts, CHOSEN):
         gpt = best_gpt(part)
@@ -280,7 +291,7 @@ def quality_cells(row):
 
 
 def ways_table(part):
-    """Return the table of all ways for texts of one length, after real text."""
+    """Return the table of all ways, for texts of one length. The first line is real text."""
     rows = [["real text", "", "", "", *quality_cells(part["real"]), "", "", ""]]
     for row in part["table"]:
         rows.append([row["name"], f"{row['temperature']:g}", f"{row['nfe']:.0f}", f"{row['rows']:.1f}",
@@ -301,14 +312,14 @@ def caches_table(part):
             lost = ", ".join(further(row, plain, part["real"])) or "nowhere"
             rows.append([row["name"], f"{plain['rows']:.1f} → {row['rows']:.1f}", *gains, lost])
     return pages.table(rows, ["way", "rows per character", "one text", "a batch",
-                              "further from real text than without"])
+                              "further from real text than without the cache"])
 
 
 # 5. Figures
 
 
 def draw(values, folder):
-    """Save the figure of the page: the largest distance from real text against passes and speeds, for short texts."""
+    """Save the figure of the page, for short texts: the largest distance from real text by passes and by speed."""
     from matplotlib.ticker import LogLocator  # imported here because it takes a second
 
     part = values["parts"][0]

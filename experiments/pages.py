@@ -5,8 +5,8 @@
     docs/NAME.md               the template with its numbers
     docs/figures/NAME_*.png    figures
 
-The places have the syntax of Python's str.format, so a literal brace is written twice. Programs contain no sentences of
-the page, and templates contain no numbers. A program of this folder looks like this:
+The places have the syntax of Python's str.format. To show a brace on the page, write two braces in the
+template. All sentences are in templates, and all numbers come from programs. Such a program looks like this:
 
     @dataclass(frozen=True)
     class Command(pages.Settings):
@@ -27,7 +27,7 @@ the page, and templates contain no numbers. A program of this folder looks like 
     if __name__ == "__main__":
         cli.run(lambda: pages.run("name", Command, measure, draw, tables))
 
-Its template shows the table with {tables[losses]}. A text of several lines stands between ``` and ```.
+In the template, {tables[losses]} stands for this table. Put a place for a text of several lines between ``` and ```.
 """
 
 import json
@@ -55,11 +55,10 @@ class Settings:
 
 
 def run(name, kind, measure, draw=None, tables=None, argv=None):
-    """Make the page `name`: measure (unless --render is given), draw, and write the page.
+    """Make the page `name`: measure, draw, and write the page. With --render, use the numbers of an earlier run.
 
-    kind: the dataclass of the flags, a subclass of Settings. measure: a function of the settings that returns the
-    numbers. draw: a function draw(numbers, folder), which saves figures in the folder. tables: a function
-    tables(numbers), which returns {name: Markdown}; --render calls it again, too.
+    `kind` is the dataclass of the flags, a subclass of Settings. measure(settings) returns the numbers. draw(numbers,
+    folder) saves figures in the folder. tables(numbers) returns {name: Markdown}, also with --render.
     """
     settings = cli.parse(kind, argv)
     figures = settings.out / "figures"
@@ -78,7 +77,7 @@ def run(name, kind, measure, draw=None, tables=None, argv=None):
 
 
 def measured(name, values, folder=DOCS):
-    """Write the numbers of a page. values: a dict of plain values."""
+    """Write the numbers of a page, a dict of plain values."""
     text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
     with files.whole_file(folder / f"{name}.json") as path:
         path.write_text(text, encoding="utf-8")
@@ -89,11 +88,11 @@ def read(name, folder=DOCS):
     return json.loads(files.read_text(folder / f"{name}.json"))
 
 
-AGAIN = DOCS / "logs" / "measured-again.json"  # numbers by results.py that replace those of trainings
+AGAIN = DOCS / "logs" / "measured-again.json"  # numbers that results.py has measured again
 
 
 def earlier(name, only, folder):
-    """Return the numbers of the page, to replace those of the part `only`. If `only` is "all", return none of them."""
+    """Return the numbers that the page already has. If `only` is "all", return none, because all will be new."""
     if only == "all" or not (folder / f"{name}.json").is_file():
         return {"origins": {}}
     return read(name, folder)
@@ -121,7 +120,10 @@ def origin(name, device):
 
 
 def table(rows, columns):
-    """Return a Markdown table. columns: their names; the first is aligned to the left, all others to the right."""
+    """Return a Markdown table. `columns` are the names of the columns.
+
+    The first column is aligned to the left, and all others are aligned to the right.
+    """
     line = ["---"] + ["---:"] * (len(columns) - 1)
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [columns, line, *rows])
 

@@ -1,12 +1,14 @@
-"""The page docs/results.md: the shipped models, and the two that a reader trains first.
+"""The page docs/results.md: the shipped models, and the two models that a reader trains first.
 
     python -m experiments.results              # takes seconds, and measures nothing
     python -m experiments.results --measure    # first measures two models again (see below)
 
-The trainings have written the numbers to checkpoints/NAME/config.json and docs/logs/, and benchmark.py has written its
-numbers to docs/benchmarks/. Run this program again when one of these files has changed. Two of the trainings began
-with programs that had not been committed, so nobody can say exactly what they measured at the end. --measure measures
-their models again.
+The program reads its numbers from files. Each training has written numbers to checkpoints/NAME/config.json or
+docs/logs/, and benchmark.py has written numbers to docs/benchmarks/. Run the program again when one of these files has
+changed.
+
+Two models were trained with programs that had not been committed, so nobody can say exactly what their last evaluations
+measured. That is why --measure measures these two models again.
 """
 
 import json
@@ -24,7 +26,7 @@ transformer = import_module("03_transformer")
 gpt = import_module("07_train_gpt")
 puzzles = import_module("14_sudoku")
 
-PER_WINDOW = {"sudoku": "grids", "robot-path": "paths"}  # what a window holds, if it is not a piece of a longer text
+PER_WINDOW = {"sudoku": "grids", "robot-path": "paths"}  # what a window holds, if this is not a piece of a longer text
 UNITS = {"tamil": "letter", "sudoku": "blank", "robot-path": "waypoint"}  # what one token is, if not a character
 LAPTOP = {"laptop-dllm": ("dLLM of `python 05_train.py`", "this one"),
           "laptop-gpt": ("GPT of `python 07_train_gpt.py`", "this one")}  # fmt: skip
@@ -44,11 +46,11 @@ RUNTIMES = "amd-epyc-2-cores-runtimes"
 class Command(pages.Settings):
     """The flags of this program."""
 
-    measure: bool = False  # measure two shipped models again: a minute
+    measure: bool = False  # measure two shipped models again, which takes a minute
 
 
 def measure_again():
-    """Measure the models whose training began with uncommitted programs, on all their unseen data: {name: numbers}."""
+    """Measure two models again on all their unseen data, and return {name: numbers}."""
     device = torch.device("cpu")
     found = {}
     for name in ("shakespeare-gpt", "sudoku"):
@@ -69,7 +71,7 @@ def read_json(path):
 
 
 def laptop_run(name):
-    """Return the config and the number of parameters of a run of which the book keeps only the log."""
+    """Return the config and the number of parameters of a run. The book keeps only the log of this run."""
     config = read_json(pages.DOCS / "logs" / f"{name}.json")
     parts = transformer.parameters_by_part(transformer.TransformerConfig(**config["model"]))
     return config, sum(number for _, number in parts.values())
@@ -93,7 +95,7 @@ def measure_of(info):
 
 
 def number(info):
-    """Return the measure of a model with its error, as text."""
+    """Return the NELBO or NLL of a model with its standard error, as text."""
     measure = measure_of(info)
     return f"{measure} {info[measure]:.3f} ± {info['error']:.3f}"
 
@@ -113,7 +115,7 @@ def row(config, parameters, name, page):
 
 
 def speed_rows(benchmark):
-    """Yield the lines of the table that compares speeds."""
+    """Yield the lines of the table of speeds."""
     training = [row for row in benchmark["rows"] if row["kind"] == "training"]
     plain = {row["settings"]: row for row in training if row["mode"] == "eager"}
     compiled = {row["settings"]: row for row in training if row["mode"] == "compiled"}
@@ -128,7 +130,7 @@ def speed_rows(benchmark):
 
 
 def runtime_rows(benchmark):
-    """Yield the lines of the table that compares runtimes."""
+    """Yield the lines of the table of runtimes."""
     for row in benchmark["rows"]:
         yield [f"{row['model']}, `--runtime {row['runtime']}`", f"{row['characters_per_second']:,.0f}",
                f"{row['faster']:.1f} ×", f"{measure_of(row)} {row[measure_of(row)]:.4f}",
@@ -147,10 +149,10 @@ def collect(settings=None):
     benchmark = read_json(pages.DOCS / "benchmarks" / f"{BENCHMARK}.json")
     runtimes = read_json(pages.DOCS / "benchmarks" / f"{RUNTIMES}.json")
     columns = ["model", "parameters", "read in training", "training", "machine", "nats, on unseen text", "page"]
+    ways = ["", "characters/s", "speed relative to torch", "nats per character", "distance"]
     tables = {"models": pages.table(rows, columns),
               "speed": pages.table(speed_rows(benchmark), ["", "parameters", "characters/s", "compiled"]),
-              "runtimes": pages.table(runtime_rows(runtimes),
-                                      ["", "characters/s", "of torch", "nats per character", "distance"])}
+              "runtimes": pages.table(runtime_rows(runtimes), ways)}
     infos = {name: config["info"] for name, (config, _) in (laptop | shipped).items()}
     alone = read_json(pages.DOCS / "logs" / "shakespeare-gpt-first.json")["info"]
     again = {info["again"] for info in infos.values() if "again" in info}

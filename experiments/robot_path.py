@@ -1,10 +1,10 @@
-"""What does the model of chapter 15 add to smoothing a path, and does it know curves better than a rule?
+"""How much does the model of chapter 15 improve the smoothing of a path, and does it know curves better than a rule?
 
     python -m experiments.robot_path             # measures the shipped model on 300 problems: 15 minutes on one core
     python -m experiments.robot_path --render    # only writes the page and its figure again
 
-The numbers are in docs/robot_path.json, and the page is docs/robot_path.md. All smoothers take and return paths (N, 2)
-in cells, and read the inflated map blocked (H, W).
+The numbers are in docs/robot_path.json, and the page is docs/robot_path.md. A smoother gets a path (N, 2) in cells and
+the inflated map `blocked` (H, W), and returns a path in cells.
 """
 
 import math
@@ -24,7 +24,7 @@ tensors = import_module("01_tensors")
 chapter = import_module("15_robot_path")
 
 EXAMPLES = 6  # number of problems whose paths are kept and drawn
-FRAMES = 8  # number of frames whose mean restores a curve
+FRAMES = 8  # the model restores each curve in this many frames, and the result is the mean
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,15 @@ class Command(pages.Settings):
 
 
 def gradient(path, blocked, data=0.2, smooth=0.3, tolerance=1e-10, iterations=1000, refinements=2):
-    """Return Nav2's simple smoother with its default weights.
+    """Return the path after Nav2's simple smoother, with its default weights.
 
-    One point after the other moves by data (original place - place) + smooth (sum of both neighbours - 2 place). This
-    is repeated until all moves of an iteration together are below the tolerance (in metres in Nav2, in cells here). If
-    a point enters a blocked cell, the result is the path before that iteration. Then the smoothed path is smoothed
-    again.
+    In each iteration, the points move one after the other. Each of them moves by
+
+        data * (original place - place) + smooth * (sum of the places of both neighbours - 2 * place)
+
+    The iterations end when the sum of all moves is below `tolerance`, in cells. (Nav2 has this limit in metres.) Then
+    the smoothed path is smoothed again, `refinements` times. If a point enters a blocked cell, the function returns the
+    path as it was before this iteration.
     """
     H, W = blocked.shape
     rows = blocked.tolist()
@@ -79,11 +82,11 @@ SAVITZKY_GOLAY = np.array([-2, 3, 6, 7, 6, 3, -2]) / 21  # middle value of a cub
 
 
 def savitzky_golay(path, blocked=None, passes=3):
-    """Return Nav2's Savitzky-Golay smoother: three passes of a filter over seven points. It does not read the map.
+    """Return the path after Nav2's Savitzky-Golay smoother, which does not read the map.
 
-    Beyond an end of the path, the filter repeats the end point. Nav2 leaves paths of fewer than eleven points
-    unchanged. (Savitzky and Golay 1964, "Smoothing and Differentiation of Data by Simplified Least Squares
-    Procedures".)
+    A filter over seven points is applied to the path three times. Beyond the ends of the path, the filter repeats the
+    end points. Nav2 leaves paths of fewer than eleven points unchanged. (Savitzky and Golay 1964, "Smoothing and
+    Differentiation of Data by Simplified Least Squares Procedures".)
     """
     for _ in range(passes if len(path) > 10 else 0):
         padded = np.concatenate((path[:1].repeat(3, 0), path, path[-1:].repeat(3, 0)))
@@ -96,7 +99,10 @@ def savitzky_golay(path, blocked=None, passes=3):
 
 
 def straight_lines(path, blocked):
-    """Return the shortest path along straight free lines between points of `path`, found by dynamic programming."""
+    """Return the shortest path that consists of free straight lines between points of `path`.
+
+    Dynamic programming finds this path.
+    """
     N = len(path)
     i, j = np.triu_indices(N, 1)
     free = np.zeros((N, N), bool)
@@ -104,7 +110,7 @@ def straight_lines(path, blocked):
         free[i[part], j[part]] = ~robot.collides(blocked, path[i[part]], path[j[part]])
     distance = np.where(free, np.linalg.norm(path[:, None] - path, axis=-1), np.inf)
     best = np.zeros(N)  # the length of the shortest way to each point
-    before = np.zeros(N, int)  # the point before it on that way
+    before = np.zeros(N, int)  # the point before each point on this shortest way
     for k in range(1, N):
         before[k] = (best[:k] + distance[:k, k]).argmin()
         best[k] = best[before[k]] + distance[before[k], k]
@@ -122,15 +128,15 @@ WAYS = {
 }
 
 
-# 3. Controls: proposals for chapter 15's hill climbing without a model. Their arguments are those of chapter.straight
+# 3. Controls, which replace the model's proposals in chapter 15's hill climbing, with the same arguments
 
 
 def cubic(blocked, windows, masked, draw):
     """Return the windows with the masked waypoints of each window on a cubic curve.
 
-    The curve continues the segments on both sides of the masked span (cubic Hermite interpolation). At an end of the
-    window there is no segment to continue, so there the curve takes the direction of the straight line between
-    the visible waypoints on both sides of the span.
+    The curve continues the segments on both sides of the masked span (cubic Hermite interpolation). If one side has no
+    segment, because the window ends there, the curve begins or ends in the direction of the straight line across the
+    span.
     """
     filled = windows.copy()
     for window, hidden in zip(filled, masked):
@@ -153,14 +159,20 @@ def midpoints(blocked, windows, masked, draw):
 
 
 def random_points(blocked, windows, masked, draw):
-    """Return the windows with each masked waypoint moved at random, by about a cell, but not into a blocked cell."""
+    """Return the windows with each masked waypoint moved at random, by about a cell.
+
+    If a waypoint would enter a blocked cell, it does not move.
+    """
     moved = windows + draw.normal(size=windows.shape)
     free = masked & ~robot.at(blocked, moved)
     return np.where(free[..., None], moved, windows)
 
 
 def without_map(model):
-    """Return the proposals of a model that sees only the edges of the map, to show what the map's constraint adds."""
+    """Return the proposals of a model that sees only the edges of the map.
+
+    The difference from the model with the map shows how much the map helps.
+    """
     return lambda blocked, *arguments: chapter.refill(model, np.zeros_like(blocked), *arguments)
 
 
@@ -172,7 +184,7 @@ CONTROLS = {"straight lines": chapter.straight, "cubic curves": cubic, "midpoint
 
 
 def largest_turn(path, reach):
-    """Return the largest sum of |turns| in radians within any stretch of length `reach` of a path."""
+    """Return the largest sum of |turns|, in radians, within any stretch of a path that is `reach` long."""
     path = robot.without_repeats(path)
     turn = np.abs(robot.turns(path))
     if not len(turn):
@@ -189,7 +201,7 @@ def is_free(path, blocked, start, goal):
 
 
 def numbers_of(path, grid, blocked, start, goal, shortest, seconds):
-    """Return the measures of one path: {name: number}. shortest: the shortest path's length, in cells."""
+    """Return the measures of one path: {name: number}. `shortest` is the length of the shortest path."""
     return {
         "free": float(is_free(path, blocked, start, goal)),
         "points": float(not robot.at(blocked, path).any()),
@@ -221,16 +233,17 @@ def smooth_in_every_way(proposers, T, number, settings):
 
 
 def restore(proposers, T):
-    """Restore the hidden middle third of the curves of chapter 15's evaluations, which no training has seen.
+    """Hide the middle third of each curve of chapter 15's evaluations, and restore this third in several ways.
 
-    Returns (the curves, {name: the restored curves}), each (N, T, 2). There are no obstacles. The model's waypoints are
-    means over several frames, which makes them more exact.
+    No training has seen these curves, and there are no obstacles. The result is (the curves, {name: the restored
+    curves}), each (N, T, 2). The model restores each curve in several frames, because the mean of the results is more
+    exact.
     """
     with chapter.diffusion.same_numbers(0, torch.device("cpu")):
         truth = chapter.smooth_paths(chapter.HELD_OUT, T).double().numpy()
     masked = np.zeros(truth.shape[:2], bool)
     masked[:, T // 3 : 2 * T // 3] = True
-    open_space = np.zeros((3 * chapter.SIDE, 3 * chapter.SIDE), bool)  # also around the square of the curves
+    open_space = np.zeros((3 * chapter.SIDE, 3 * chapter.SIDE), bool)  # wider than the curves
     draw = np.random.default_rng(0)
     restored = {}
     for name in ("model", "straight lines", "cubic curves"):
@@ -241,7 +254,9 @@ def restore(proposers, T):
 
 
 def misses(truth, restored):
-    """Return {name: (mean, standard error)} of how far restored waypoints are from the truth, in steps of their curve.
+    """Return how far restored waypoints are from the true waypoints: {name: (mean, standard error)}.
+
+    The unit is the mean distance between neighbouring waypoints of a curve.
     """
     T = truth.shape[1]
     step = np.linalg.norm(np.diff(truth, axis=1), axis=-1).mean(1)
@@ -289,7 +304,10 @@ def mean_of_each(rows):
 
 
 def minus(mine, others):
-    """Return {measure: (mean, standard error)} of the model's number minus another way's, over the problems."""
+    """Return the mean difference of each measure between the model and another way: {measure: (mean, standard error)}.
+
+    A difference is the model's number minus the other way's number for the same problem.
+    """
     return mean_of_each([{key: a[key] - b[key] for key in a} for a, b in zip(mine, others)])
 
 

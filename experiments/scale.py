@@ -1,9 +1,9 @@
-"""How much memory and computation does each named size of chapter 12 need?
+"""How much memory and computation does each model size in configs/scale/ need?
 
     python -m experiments.scale        # takes a second and writes docs/scale.md
 
-Nothing here is measured: the numbers are computed from the settings in configs/scale/ and the assumptions below. The
-file tests/test_scale.py checks what can be checked without these GPUs: parameters, FLOPs (floating-point operations)
+Nothing here is measured: the program computes all numbers from the settings in configs/scale/ and from the assumptions
+below. tests/test_scale.py checks the numbers that need no GPU: the parameters, the FLOPs (floating-point operations),
 and the activations that a step keeps.
 """
 
@@ -41,19 +41,20 @@ def parameters(config):
 def kept_per_token(config, recompute=False):
     """Return the bytes per token that the forward pass keeps for the backward pass, without the logits.
 
-    A block keeps 17 C 16-bit numbers: the inputs of its four matrices (C, C, C, 4 C), the result of attention (C),
-    queries, keys and values (3 C), rotated queries and keys (2 C), and the result of ReLU (4 C). It also keeps 4 C
-    32-bit numbers: the inputs of its two norms (2 C), and those of the norms of queries and keys (2 C). recompute: each
-    block keeps only its input, except for one block at a time, which keeps all of this.
+    Each block keeps 17 C numbers of 16 bits: the inputs of its four matrices (C, C, C, 4 C), the result of attention
+    (C), queries, keys and values (3 C), rotated queries and keys (2 C), and the result of ReLU (4 C). It also keeps 4 C
+    numbers of 32 bits: the inputs of its two norms (2 C), and the inputs of the norms of queries and keys (2 C).
+
+    With `recompute`, each block keeps only its input. One block at a time also keeps the numbers above.
     """
     L, C = config.n_layer, config.n_embd
-    block = 17 * 2 * C + 4 * 4 * C + 12 * config.n_head + 8  # the last two: the divisors of norms and softmax
+    block = 17 * 2 * C + 4 * 4 * C + 12 * config.n_head + 8  # last: divisors of norms and softmax
     embedded = (4 + 2) * C
     return (4 * L * C + block if recompute else L * block) + embedded
 
 
 def memory(config, train, windows=1, recompute=False):
-    """Return the memory that a step needs on each GPU: {purpose: bytes}. windows: number of windows per pass."""
+    """Return the memory that a step needs on each GPU: {purpose: bytes}. A pass reads `windows` windows."""
     P, matrices = parameters(config)
     moments = 8 * (P - matrices)  # AdamW keeps two averages
     moments += 4 * matrices if train.optimizer == "muon" else 8 * matrices

@@ -1,10 +1,10 @@
 """How many puzzles does each order of writing solve?
 
     python 14_sudoku.py                      # first: train a dLLM and a GPT that see the same number of grids
-    python -m experiments.sudoku             # measures them and the shipped model: half an hour on one core
+    python -m experiments.sudoku             # measures these two and the shipped model: half an hour on one core
     python -m experiments.sudoku --render    # only writes the page and its figure again
 
-The numbers are in docs/sudoku.json, which also says which way solved which puzzle. The page is docs/sudoku.md.
+The page is docs/sudoku.md. Its numbers are in docs/sudoku.json, which also says which puzzles each way has solved.
 """
 
 import io
@@ -28,10 +28,10 @@ chapter = import_module("14_sudoku")
 SEED = 2  # seed of the test puzzles; training uses another seed
 HINTS = range(25, 36)
 EACH = 28  # number of test puzzles for each number of hints
-ATTEMPTS = chapter.BUDGET // sudoku.CELLS  # attempts of a GPT, 81 passes each; take-back may use the same total
-AT_ONCE = 16  # puzzles in a beam search, whose buffers fill the memory
-# Every puzzle with fewer than 17 hints has several solutions. Gordon Royle collected puzzles with 17 and one solution;
-# here are ten.
+ATTEMPTS = chapter.BUDGET // sudoku.CELLS  # attempts of a GPT, of 81 passes each; take-back gets equally many passes
+AT_ONCE = 16  # puzzles in one beam search; more of them would need too much memory
+# Every puzzle with fewer than 17 hints has several solutions. Gordon Royle has collected puzzles with 17 hints and a
+# single solution. These are ten of his puzzles.
 SEVENTEEN = (
     "000000010400000000020000000000050407008000300001090000300400200050100000000806000",
     "000000010400000000020000000000050604008000300001090000300400200050100000000807000",
@@ -46,7 +46,7 @@ SEVENTEEN = (
 )
 SHIPPED = "sudoku"
 PUBLISHED = "kaidoku==1.0.1", "22f80e1740c041897b16dc7960118ec769fad0776700f28ff736665738e7186c"  # MIT license
-WAYS = {  # what each way is called, and its colour in the figure
+WAYS = {  # {way: (name, colour in the figure)}
     "certain": ("most certain digit first", tensors.COLORS["dllm"]),
     "corrected": ("most certain digit first, with take-back", tensors.COLORS["real"]),
     "random": ("random order", tensors.COLORS["other"]),
@@ -61,23 +61,24 @@ WAYS = {  # what each way is called, and its colour in the figure
 class Command(pages.Settings):
     """The flags of this program."""
 
-    dllm: str = ""  # name or folder of a dLLM's run, in addition to the shipped one; by default your latest
-    gpt: str = ""  # name or folder of a GPT's run; by default your latest
+    dllm: str = ""  # name or folder of a dLLM's run, in addition to the shipped model; by default your latest run
+    gpt: str = ""  # name or folder of a GPT's run; by default your latest run
 
 
 # 1. Puzzles
 
 
 def needs_singles_only(cells):
-    """Return whether naked and hidden singles alone solve a puzzle."""
+    """Return whether a puzzle can be solved by naked and hidden singles alone."""
     places = sudoku.places_of(cells)
     return sudoku.fill_singles(places) and not sudoku.smallest_choice(places, by_unit=False)
 
 
 def published_puzzles(level, count=20):
-    """Return the first puzzles of one level in a package that ranks them by the methods a person needs, from 1 to 9.
+    """Return the first `count` puzzles of one level of a published package.
 
-    Raises UserError if pip cannot fetch the package.
+    The package ranks its puzzles from 1 to 9, by the methods that a person needs. Raises UserError if pip cannot fetch
+    it.
     """
     with zipfile.ZipFile(io.BytesIO(files.fetch_wheel(*PUBLISHED))) as wheel:
         lines = wheel.read("kaidoku/data/sudoku.txt").decode().split("\n")
@@ -92,8 +93,8 @@ def published_puzzles(level, count=20):
 def solved_by(model, way, puzzles, solutions, before=None):
     """Return which puzzles (N, 81) a model solves in one of the WAYS: bools (N,).
 
-    before: the same result for the way "certain". Take-back begins with the same digits, so it need not solve those
-    puzzles again.
+    The way "corrected" (take-back) needs `before`, the result of the way "certain". Both ways begin with the same
+    digits, so take-back tries only the puzzles that "certain" has not solved.
     """
     torch.manual_seed(SEED)
     if model.config.causal:
@@ -112,7 +113,7 @@ def solved_by(model, way, puzzles, solutions, before=None):
 
 @torch.no_grad()
 def write_grids(model, puzzles, temperature=0.0):
-    """Return the solutions that a GPT writes after reading the puzzles (B, 81): (B, 81). The hints are kept."""
+    """Return the grids (B, 81) that a GPT writes after it has read puzzles (B, 81). The hints stay."""
     cache = model.make_cache(len(puzzles), model.config.seq_len)
     logits = model(puzzles, cache=cache)[:, -1]  # (B, V)
     written = []
@@ -125,12 +126,12 @@ def write_grids(model, puzzles, temperature=0.0):
 
 
 def in_conflict(grids):
-    """Return which grids (B, 81) contradict themselves: (B,). One can see this without knowing the solution."""
+    """Return which grids (B, 81) contradict themselves: bools (B,). This check does not need the solution."""
     return sudoku.conflicts(sudoku.to_cells(grids)).any(1)
 
 
 def retry(model, puzzles):
-    """Return the solutions (B, 81) of a GPT that begins again while its grid contradicts itself, up to ATTEMPTS times.
+    """Return the solutions (B, 81) of a GPT that tries again if a grid contradicts itself, in up to ATTEMPTS attempts.
 
     The first attempt takes the most likely digits; all later attempts draw their digits.
     """
@@ -159,7 +160,7 @@ def search_some(model, puzzles, width):
     cache = model.make_cache(B * width, model.config.seq_len)
     logits = model(rows, cache=cache)[:, -1]  # (B width, V)
     score = torch.full((B, width), -torch.inf)
-    score[:, 0] = 0  # all beams begin equal, so only the first beam counts
+    score[:, 0] = 0  # all beams begin alike, so only the first beam counts
     grids = torch.zeros(B, width, 0, dtype=torch.long)
     for i in range(sudoku.CELLS):
         log_p = logits[:, :9].log_softmax(-1).view(B, width, 9)
@@ -175,7 +176,7 @@ def search_some(model, puzzles, width):
                 layer.k, layer.v = layer.k[rows], layer.v[rows]
             logits = model(digit.view(-1, 1), positions=torch.tensor([sudoku.CELLS + i]), cache=cache)[:, -1]
     wrong = in_conflict(grids.flatten(0, 1)).view(B, width)
-    chosen = torch.where(wrong, -torch.inf, score).argmax(1)  # the first grid if all grids are in conflict
+    chosen = torch.where(wrong, -torch.inf, score).argmax(1)  # the first grid if all grids contradict themselves
     return grids[torch.arange(B), chosen]
 
 
@@ -202,7 +203,7 @@ def first_pass(model, puzzles, solutions):
     blank = puzzles == chapter.BLANK
     certain = (confidence * blank).argmax(1, keepdim=True)  # (N, 1)
     first = blank.long().argmax(1, keepdim=True)  # (N, 1)
-    return {"the blank that the model is most certain of": measures.mean_and_error(right.gather(1, certain)[:, 0]),
+    return {"the blank with the most certain digit": measures.mean_and_error(right.gather(1, certain)[:, 0]),
             "the first blank": measures.mean_and_error(right.gather(1, first)[:, 0]),
             "all blanks": measures.mean_and_error((right * blank).sum(1) / blank.sum(1))}
 
@@ -225,7 +226,8 @@ def about(model, info):
 def measure(settings):
     """Return the numbers of the page, for the shipped model and for the runs that the settings name.
 
-    If the page already has a line of the same training, it is not measured again. Each new line is saved at once.
+    The page has a line for each model and way. If the page already has a line of the same training, it is not measured
+    again. Each new line is saved at once.
     """
     known = known_lines(settings.out)
     hard = {f"level {level}": published_puzzles(level) for level in (6, 9)}  # first, because there may be no network
@@ -264,7 +266,7 @@ def measure(settings):
 
 
 def known_lines(folder):
-    """Return the lines that the page in `folder` has: {(model, commit of its training, way): line}."""
+    """Return the lines of the page in `folder`: {(model, commit of its training, way): line}."""
     if not (folder / "sudoku.json").is_file():
         return {}
     values = pages.read("sudoku", folder)
@@ -286,7 +288,7 @@ def solved_of_published(model, cells):
 
 
 def summary(values):
-    """Return the numbers that the page's sentences quote. Some are computed from measured ones."""
+    """Return the numbers that the sentences of the page quote."""
     shares = {line["way"]: sum(line["solved"]) / len(line["solved"])
               for line in values["lines"] if line["model"] == SHIPPED}
     return shares | {"puzzles": len(values["hints"]), "package": PUBLISHED[0],

@@ -1,6 +1,6 @@
-"""The models in a web page: `python -m playground`. docs/playground.md explains the page.
+"""A web page on which visitors can use the models. Start it with `python -m playground`; see docs/playground.md.
 
-    writing     the models that a visitor can choose, what can be asked of them, and one pass at a time
-    drawing     texts as HTML, while they are written and afterwards
-    page        the four tabs, and what their buttons do
+    writing     the choice of models, the options for a text, and texts that take turns
+    drawing     texts as HTML, while a model writes them and afterwards
+    page        the four tabs, and the actions of their buttons
 """

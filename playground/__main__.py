@@ -1,4 +1,4 @@
-"""The models in a web page: watch them write, fill blanks, race, and compose a couplet.
+"""A web page for the models of this book: watch them write, fill blanks, race, and compose a couplet.
 
     python -m playground                     # opens your browser; works without a network
     python -m playground --host 0.0.0.0      # other machines in your network can open the page too
@@ -24,7 +24,7 @@ class Command:
     """The flags of this program."""
 
     host: str | None = None  # address to listen at; by default 127.0.0.1, which only your own machine can reach
-    port: int | None = None  # by default the first free port from 7860 on
+    port: int | None = None  # port to listen at; by default, the first free port from 7860 upwards
 
     def __post_init__(self):
         if self.port is not None and not 1 <= self.port <= 65535:
@@ -32,7 +32,7 @@ class Command:
 
 
 class Log:
-    """A stream that escapes what is written to it (cli.printable), because a log can quote what a visitor has sent."""
+    """A stream that escapes control characters with cli.printable, because a log can quote the text of a visitor."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -45,19 +45,19 @@ class Log:
 
 
 def log_error(*_):
-    """Print the error that is being handled in one line."""
+    """Print the current exception in one line."""
     print(f"bad call: {cli.reason(sys.exception())}", file=sys.stderr)
 
 
 def log_errors_in_one_line():
-    """Let Gradio and its server print one line instead of a page for each invalid call."""
+    """Make Gradio and its server print one line for each invalid call, instead of a long traceback."""
     traceback.print_exc = log_error
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.exc_info is None or log_error())
 
 
 def main(argv=None):
     settings = cli.parse(Command, argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that SIGTERM, too, lets us delete the temporary folder
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder is deleted after SIGTERM
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="playground-", ignore_cleanup_errors=True))
         os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")

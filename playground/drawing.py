@@ -1,8 +1,7 @@
-"""Texts as HTML: while they are written, and afterwards in a player.
+"""Show texts as HTML: while a model writes them, and afterwards in a player.
 
-All text is escaped, so that none of it becomes markup. (Why not use the rows of views.page?
-They suit a terminal, but a browser breaks lines itself, and the colours of this page need the probability and the pass
-of each token.)
+All text is escaped, so that none of it becomes HTML code. This module cannot use `views.page`, because a browser breaks
+lines itself, and because the colours need the probability and the pass of each token.
 """
 
 import base64
@@ -27,14 +26,15 @@ LEGEND = """<div class="legend text" role="group" aria-label="Legend">
 
 
 def message(words, wrong=False):
-    """Return a message as HTML. wrong: it reports an error."""
+    """Return a message as HTML. If `wrong` is true, the message reports an error."""
     return f'<p class="wrong" role="alert">{html.escape(words)}</p>' if wrong else f"<p>{html.escape(words)}</p>"
 
 
 def spans(recording, row, drawn):
-    """Return a text of a Recording as HTML. drawn: the last pass that was already drawn.
+    """Return text number `row` of a Recording as HTML. The tokens of all passes after pass `drawn` are highlighted.
 
-    Each token that the model wrote also carries its probability and its pass, so that the page can colour it by either.
+    The HTML also holds the probability and the pass of each written token. So the page can colour tokens by probability
+    or by pass.
     """
     state = recording.states[-1]
     parts = (state.canvas, state.confidence, recording.written_in, recording.given)
@@ -57,9 +57,9 @@ def spans(recording, row, drawn):
 
 
 def texts(recordings, drawn):
-    """Return the texts of Recordings side by side, as HTML.
+    """Return the texts of several Recordings side by side, as HTML.
 
-    drawn: for each Recording, the last pass that was already drawn; tokens written later are highlighted.
+    For each Recording, `drawn` holds the last pass that the page already shows. Tokens of later passes are highlighted.
     """
     figures = []
     for recording, last in zip(recordings, drawn):
@@ -71,9 +71,10 @@ def texts(recordings, drawn):
 
 
 def figure(label, body, facts, length, unit):
-    """Return a text, with a label above it and facts below, as HTML. body: HTML of `length` tokens of the kind `unit`.
+    """Return the HTML of a text, with a label above the text and facts below it.
 
-    Its height is reserved, so that nothing below the text moves while it is written.
+    `body` is the HTML of the tokens, `length` is the number of tokens, and `unit` is what one token is called. The
+    height of the text is reserved, so that nothing below the text moves while the model writes.
     """
     label = html.escape(label)
     return (f'<figure class="sheet {unit}" style="--lines:{lines(length)}"><figcaption>{label}</figcaption>'
@@ -82,7 +83,7 @@ def figure(label, body, facts, length, unit):
 
 
 def lines(length):
-    """Return the number of lines reserved for a text of `length` tokens. A longer text scrolls."""
+    """Return how many lines to reserve for a text of `length` tokens. A text with more lines scrolls."""
     return min(22, 3 + length // 20)
 
 
@@ -91,7 +92,7 @@ def side_by_side(figures):
 
 
 def masks(labels, length, unit):
-    """Return a text of `length` masks for each label, as HTML: what the page shows at first."""
+    """Return the HTML that the page shows at first: one text of `length` masks for each label."""
     body = f'<i class="mask">{"░" * length}</i>'
     return side_by_side(figure(label, body, "", length, unit) for label in labels)
 
@@ -100,7 +101,7 @@ def masks(labels, length, unit):
 
 
 def save(recording, path):
-    """Write a page with a player of a Recording, and return its path. It includes the Tamil font if it needs it."""
+    """Write a page with a player for a Recording to the file `path`. A page with Tamil text includes a Tamil font."""
     viewer = views.Page(path, recording.canvas, recording.tokenizer.shown, recording.facts)
     for state in recording.states[1:]:
         viewer.show(state)
@@ -114,7 +115,7 @@ def save(recording, path):
 
 
 def player(page, length):
-    """Return a sandboxed frame that shows the page at this path, on which `length` tokens are written."""
+    """Return the HTML of a sandboxed frame that shows the file `page`, a player for a text of `length` tokens."""
     return (f'<iframe class="player" sandbox="allow-scripts" title="Player: the text pass by pass" '
             f'style="--lines:{lines(length)}" srcdoc="{html.escape(page.read_text(encoding="utf-8"))}"></iframe>')
 
@@ -123,14 +124,14 @@ def player(page, length):
 
 
 def font_face():
-    """Return the style that defines the font "Tamil", which is part of the page and needs no network."""
+    """Return the CSS rule that defines the font "Tamil". The rule contains the font, so no network is needed."""
     data = base64.b64encode(Path(views.open_font(True, 16).fname).read_bytes()).decode()
-    # Only Tamil: the other characters of this font would differ from those around it.
+    # Only Tamil characters use this font, because other characters would look different from the rest of the page.
     return f"@font-face {{ font-family: Tamil; unicode-range: U+0B80-0BFF; src: url(data:font/ttf;base64,{data}); }}"
 
 
 def style():
-    """Return the style sheet of the page: the colours of the player, light and dark, then style.css."""
+    """Return the style sheet of the page: the light and the dark colours of the player, then style.css."""
     player = files.read_text(files.ROOT / "plumbing" / "player.html")
     light, dark = re.findall(r":root \{(.*?)\}", player, re.S)[:2]
     colours = f":root {{ {light} color-scheme: light; }}\n.dark {{ {dark} color-scheme: dark; }}\n"
@@ -138,8 +139,8 @@ def style():
 
 
 def head():
-    """Return the contents of the page's head: the script and the font.
+    """Return the contents of the page's <head> element: the script and the font.
 
-    The font is not in `style`, because Gradio puts that into the page twice, once with a class before each selector.
+    The font is not part of `style`, because Gradio copies the style sheet into the page twice.
     """
     return f"<style>{font_face()}</style><script>{files.read_text(FOLDER / 'page.js')}</script>"

@@ -1,6 +1,6 @@
-// What the page of the playground does in the browser.
+// The scripts of the page.
 
-// The texts of a tab go to the clipboard. Returns a message as HTML.
+// Copies the texts of a tab to the clipboard. Returns a message as HTML.
 async function copyTexts(tab) {
   const texts = [...document.querySelectorAll(`#${tab} .text`)].map(text => text.textContent);
   try {
@@ -11,7 +11,7 @@ async function copyTexts(tab) {
   }
 }
 
-// The marked part of a text, or else the word at the cursor, becomes a blank of the same length. Returns the new text.
+// Replaces the selected letters by a blank of the same length. If nothing is selected, replaces the word at the cursor.
 function blankOut(text) {
   const area = document.querySelector("#blanks textarea");
   let [start, end] = [area.selectionStart, area.selectionEnd];
@@ -19,11 +19,11 @@ function blankOut(text) {
     while (start > 0 && /\S/.test(text[start - 1])) start--;
     while (end < text.length && /\S/.test(text[end])) end++;
   }
-  const length = [...new Intl.Segmenter().segment(text.slice(start, end))].length;  // a letter may have several units
+  const length = [...new Intl.Segmenter().segment(text.slice(start, end))].length;  // a letter can have several code units
   return length ? `${text.slice(0, start)}{${length}}${text.slice(end)}` : text;
 }
 
-// A screen reader says each new message.
+// Makes screen readers read each new message aloud.
 new MutationObserver(() => {
   for (const said of document.querySelectorAll(".prose.said:not([aria-live])")) said.setAttribute("aria-live", "polite");
 }).observe(document, {childList: true, subtree: true});

@@ -1,4 +1,4 @@
-"""The page: what its buttons do, and its four tabs. Set GRADIO_TEMP_DIR, which Gradio reads, before you import this."""
+"""The page: the actions of its buttons, and its four tabs. Set GRADIO_TEMP_DIR before you import this module."""
 
 import asyncio
 import copy
@@ -24,10 +24,10 @@ from starlette.middleware import Middleware
 verse = import_module("09_generate_tamil")
 
 FRAME = 1 / 30  # seconds between two drawings of a text
-AT_ONCE, WAITING = 4, 40  # visitors whose texts are being written, and visitors who wait for their turn
-PATIENCE = 2  # seconds in which a visitor must begin to listen to the requested text
+AT_ONCE, WAITING = 4, 40  # how many texts are written at once, and how many more requests can wait
+PATIENCE = 2  # seconds within which a visitor's browser must begin to listen
 SESSIONS = 100  # number of visitors for whom Gradio keeps what the page shows
-LONGEST = 300  # seconds that a text may take, while texts of other visitors are written, too
+LONGEST = 300  # time limit for a text in seconds, including the turns of other texts
 WRITERS, FILLERS = ("dllm", "gpt", "hybrid", "tamil"), ("dllm", "tamil")  # kinds of models
 RACERS = {"dllm": "dLLM", "gpt": "GPT", "hybrid": "Hybrid"}
 FOUR = [f"Alternative {number}" for number in (1, 2, 3, 4)]
@@ -60,7 +60,7 @@ def fill(name, text, sampler, passes, temperature, top_k, seed):
 
 
 def compose(name, couplet, temperature, seed):
-    """Write a couplet with the form of a real couplet, one letter in each pass, and then correct it."""
+    """Write a couplet in the form of a real couplet, one letter per pass. Then correct the new couplet."""
     options = writing.Options("with correction", writing.LONGEST, temperature, 0, seed)
     model, tokenizer, _ = writing.opened(name, "tamil")
     model = copy.deepcopy(model)  # limit only a copy to letters, because all visitors share the original
@@ -73,7 +73,7 @@ def compose(name, couplet, temperature, seed):
 
 
 def live(recording, states, seed, pause=0):
-    """Draw texts while they are written, then offer a page with a player. pause: seconds to wait after each pass."""
+    """Draw texts while a model writes them, then offer a page with a player. Wait `pause` seconds after each pass."""
     drawn = 0
     for _ in paced(recording.record(states, seed)):
         yield drawing.message("Writing …"), drawing.texts([recording], [drawn])
@@ -96,7 +96,7 @@ def race(prompt, length, sampler, passes, temperature, top_k, seed, *names):
         canvas = writing.prompt_canvas(prompt or "\n", length, model, tokenizer)
         model = writing.quick(model, name)
         for _ in itertools.islice(writing.in_turn(options.states(model, canvas), options.seed), 2):
-            pass  # the first pass of a model is slower, so it does not count
+            pass  # the first passes of a model are slower, so they don't count
         recording = writing.Recording(canvas, tokenizer, [RACERS[info.get("kind", "dllm")]], options.facts(name))
         writers[recording] = recording.record(options.states(model, canvas), options.seed)
         infos.append(info)
@@ -116,7 +116,7 @@ def race(prompt, length, sampler, passes, temperature, top_k, seed, *names):
 
 
 def paced(steps):
-    """Yield a step only if at least a FRAME has passed since the last step that was yielded."""
+    """Yield some of the steps, at least FRAME seconds apart, and skip the others."""
     last = -FRAME
     for step in steps:
         if time.monotonic() - last >= FRAME:
@@ -125,9 +125,9 @@ def paced(steps):
 
 
 def answering(work, outputs):
-    """Return a function like `work` that always yields `outputs` values. Those that `work` leaves out don't change.
+    """Return a function like `work` that always yields `outputs` values. Missing values leave the page unchanged.
 
-    An error becomes a message, and the server stays up.
+    An exception becomes a message on the page, and the server keeps running.
     """
 
     @functools.wraps(work)
@@ -145,7 +145,7 @@ def answering(work, outputs):
 
 
 def explanation(error):
-    """Return what to say about an error. The page has no flags, and hides where its files are."""
+    """Return an error message for visitors. It names no flags and no folders of the server."""
     if not isinstance(error, (cli.UserError, FloatingPointError)):
         traceback.print_exception(error)
         return f"the server cannot do this ({type(error).__name__})"
@@ -157,7 +157,7 @@ def explanation(error):
 
 
 def choices(kinds):
-    """Return the settings of a list of models of these kinds. If the first model is not shipped, the list says so."""
+    """Return the settings of a drop-down list of models. If its first model is one of your runs, a remark says so."""
     names = writing.names(*kinds)
     remark = None
     if names:
@@ -168,7 +168,7 @@ def choices(kinds):
 
 
 def model_list(kinds, label="Model"):
-    """Return a list of models. The list is made anew whenever somebody opens the page."""
+    """Return a drop-down list of models. The list is updated whenever somebody opens the page."""
     found = gr.Dropdown(label=label, render=False, **choices(kinds))
     gr.on(None, lambda: gr.Dropdown(**choices(kinds)), None, found, show_progress="hidden", api_visibility="private")
     return found
@@ -191,7 +191,7 @@ def seed_field():
 
 
 def sampling():
-    """Return the fields of Options. They start as chapter 06's --fast, so that many visitors can write at once."""
+    """Return the input fields for Options. Their default values make writing fast."""
     samplers = list(writing.SAMPLERS)
     return [
         gr.Dropdown(samplers, value=samplers[0], label="Sampler", info="with correction: the later passes correct",
@@ -207,9 +207,9 @@ def sampling():
 def tab(name, work, asked, settings, labels, size, unit="character", note="Ready.", offers=True):
     """Lay out a tab with input fields, outputs and settings. Return the column with the input fields.
 
-    asked, settings: the components with the arguments of `work`. labels, size, unit: the labels of the texts that will
-    come back, their length, and the unit of the length. note: the message that is shown until the texts come. offers:
-    also offer a player, and a page with it to download.
+    The components `asked` and `settings` hold the arguments of `work`. `labels` are the labels of the texts that `work`
+    yields. At first, each text shows `size` masks. `unit` is what one token is called. `note` is the first message of
+    the tab. If `offers` is true, the tab also offers a player, and a page with the player to download.
     """
     key = name.lower().replace(" ", "-")
     with gr.Tab(name, id=key, render_children=True), gr.Row(elem_classes="desk", elem_id=key):
@@ -234,7 +234,7 @@ def tab(name, work, asked, settings, labels, size, unit="character", note="Ready
         [start.click] + [field.submit for field in asked if isinstance(field, gr.Textbox)],
         answering(work, len(outputs)), [*asked, *settings], outputs, concurrency_id="texts", concurrency_limit=AT_ONCE,
         show_progress="minimal", show_progress_on=said)
-    # The message must come after everything is cancelled, because a drawing on its way would overwrite it.
+    # Show the message only when everything is cancelled, because a late drawing would overwrite it.
     hidden = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     stopped = stop.click(lambda: None, cancels=running, **hidden)
     stopped.then(lambda: drawing.message("Stopped."), None, said, **hidden)
@@ -255,8 +255,8 @@ def tabs():
                 gr.Button(f"Keep {i + 1}", size="sm").click(
                     None, None, text, js=f"() => document.querySelectorAll('#fill-in .text')[{i}].textContent")
     racers = [model_list([kind], name) for kind, name in RACERS.items()]
-    note = ("The next pass is always that of the model which has used the least time. So you see their own speeds, in "
-            "slow motion.")
+    note = ("The models take turns. The next pass always goes to the model that has used the least time so far. So you "
+            "see the real speed of each model, in slow motion.")
     tab("Race", race, [prompt_field()], [length_field(), *sampling(), *racers], RACERS.values(), 256, note=note,
         offers=False)
     couplet = gr.Dropdown(list(COUPLETS), label="With the form of", info="its spaces are given, and no letter",
@@ -266,7 +266,7 @@ def tabs():
 
 
 def build():
-    """Return the page as gradio.Blocks. After an hour, Gradio deletes the files that it has offered."""
+    """Return the page as gradio.Blocks. Gradio deletes each file for download after an hour."""
     with gr.Blocks(title="tiny-dllm", delete_cache=(600, 3600)) as page, gr.Column(elem_classes="whole"):
         gr.HTML("<h1>tiny-dllm</h1><p class=soft>A diffusion language model begins with masks and uncovers the text in "
                 "any order. Everything on this page runs on the machine that serves it.</p>", elem_classes="plain")
@@ -283,10 +283,10 @@ def build():
 
 
 class Listening:
-    """Middleware that forgets what a session has asked for if nobody listens to the session.
+    """Middleware that drops the requests of a session if nobody listens to the session.
 
-    Gradio forgets a visitor who leaves. But if somebody asked for thousands of texts and never listened, the requests
-    would fill the queue, and then the memory.
+    Without this class, somebody could ask for thousands of texts and never listen. The requests would fill the queue,
+    and then the memory.
     """
 
     def __init__(self, app, queue):
@@ -314,18 +314,19 @@ class Listening:
             await self.forget(waiting)
 
     async def forget(self, sessions):
-        """Forget each of these sessions to which nobody listens."""
+        """Drop the requests of those `sessions` to which nobody listens."""
         for session in sessions - self.heard:
             await self.queue.clean_events(session_hash=session)
             self.queue.pending_messages_per_session.pop(session, None)
 
 
 def serve(host, port, **options):
-    """Show the page in the browser until Ctrl-C. It accepts no uploads. options: further options of Gradio's launch.
+    """Serve the page until Ctrl-C. The server accepts no uploads.
 
-    host, port: where to listen; None means 127.0.0.1, and the first free port from 7860 on.
+    `host` and `port` say where to listen. The default is the host 127.0.0.1 and the first free port from 7860 upwards.
+    `options` are further arguments for Gradio's `launch`.
     """
-    # We use fonts of the system, because those of Gradio's usual themes would come from the network.
+    # We use fonts of the system, because Gradio would load the fonts of its usual themes from the network.
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     try:
         socket.create_server((host or "127.0.0.1", port or 0)).close()  # Gradio would try every port of a wrong host

@@ -1,4 +1,4 @@
-"""Writing for visitors: the models that they can choose, the texts that they ask for, and turns of one pass."""
+"""Write texts for visitors: the models to choose from, the options for a text, and texts that take turns."""
 
 import contextlib
 import functools
@@ -19,7 +19,7 @@ generation = import_module("06_generate")
 gpt = import_module("07_train_gpt")
 hybrid = import_module("13_block_diffusion")
 
-LONGEST = 512  # the largest number of tokens of a text, and of passes for it
+LONGEST = 512  # the largest number of tokens in a text, and the largest number of passes
 SAMPLERS = {
     "with correction": diffusion.denoise,
     "scattered": functools.partial(diffusion.denoise, correction=0),
@@ -27,16 +27,16 @@ SAMPLERS = {
 }
 
 
-# 1. What a visitor asks for
+# 1. Models and options
 
 
 def names(*kinds):
-    """Return the names of the models of these kinds. `checkpoint.find`'s choice comes first in each kind."""
+    """Return the names of all models of these kinds. Within each kind, the default of `checkpoint.find` comes first."""
     found = []
     for kind in kinds:
         paths = sorted(path for path in files.RUNS.glob("*/model.safetensors") if path.is_file())
         models = [path.parent.name for path in paths if checkpoint.kind_of(path.parent) == kind]
-        with contextlib.suppress(cli.UserError):  # of this kind there may be neither a run of yours nor a shipped model
+        with contextlib.suppress(cli.UserError):  # there may be no model of this kind
             usual = checkpoint.find("", kind).name
             models.sort(key=lambda name: name != usual)
         found += models
@@ -44,8 +44,8 @@ def names(*kinds):
 
 
 def opened(name, *kinds):
-    """Return (model, tokenizer, info). Raises UserError if `name` is not a whole model of these kinds."""
-    if name not in names(*kinds):  # a visitor may send any text, which must not become a path
+    """Return (model, tokenizer, info). Raises UserError if there is no model of this name and of these kinds."""
+    if name not in names(*kinds):  # a visitor can send any text, which must not become a path
         raise cli.UserError("this model is not here: choose one from the list, or train one")
     folder = files.RUNS / name
     return loaded(folder, kinds, (folder / "model.safetensors").stat().st_mtime_ns)
@@ -53,16 +53,16 @@ def opened(name, *kinds):
 
 @functools.lru_cache(maxsize=8)
 def loaded(folder, kinds, changed):
-    """Return what `checkpoint.load` returns: the same objects for all visitors. changed: when the file was written."""
+    """Load a model once for all visitors. If the time `changed` of its file is new, load the model again."""
     build = hybrid.Hybrid if checkpoint.kind_of(folder) == "hybrid" else transformer.Transformer
-    with ONE_PASS:  # making a model draws random numbers, too
+    with ONE_PASS:  # making a model also draws random numbers
         return checkpoint.load(folder, devices.pick_device("auto"), kinds, build)
 
 
 def quick(model, name):
-    """Return a faster stand-in for the dLLM or GPT `name`: ONNX Runtime, if the model is on a CPU.
+    """Return a fast copy of the model `name`, which uses ONNX Runtime. Hybrids and models on a GPU stay as they are.
 
-    It computes the same numbers, except for rounding. For a model's first text, its ONNX file must first be written.
+    The fast copy computes the same numbers, except for rounding. The first call for a model writes its ONNX file.
     """
     if isinstance(model, hybrid.Hybrid) or model.head.weight.device.type != "cpu":
         return model
@@ -71,20 +71,20 @@ def quick(model, name):
 
 @functools.lru_cache(maxsize=8)
 def stand_in(model, folder):
-    """Return the stand-in of a model: the same object for all visitors."""
+    """Return the fast copy of a model. All visitors share this copy."""
     with ONE_PASS:
         return runtimes.choose("onnx", model, folder)
 
 
 @dataclass
 class Options:
-    """How to write a text. The fields of the page limit the numbers."""
+    """How to write a text. The input fields of the page limit the numbers to a valid range."""
 
     sampler: str
     passes: int
     temperature: float
     top_k: int | None  # 0: all tokens
-    seed: str  # a number; empty: a random one
+    seed: str  # a number; empty: a random number
 
     def __post_init__(self):
         self.passes = int(self.passes)
@@ -95,11 +95,11 @@ class Options:
         self.seed = int(seed)
 
     def facts(self, name):
-        """Return a line that describes a text by the model `name`."""
+        """Return a line with the model's name and the options, to show below a text."""
         return f"{name} · seed {self.seed} · temperature {self.temperature:g} · top-k {self.top_k or 'off'}"
 
     def states(self, model, canvas):
-        """Return the States in which the model fills the masks of canvas (B, T), an iterator."""
+        """Return an iterator of the States of `model` while it fills the masks of `canvas` (B, T)."""
         if isinstance(model, hybrid.Hybrid):
             return hybrid.stream(model, canvas, self.temperature, self.top_k)
         if model.config.causal:
@@ -109,7 +109,7 @@ class Options:
 
 
 def prompt_canvas(prompt, length, model, tokenizer):
-    """Return a prompt and then masks, (1, length). Without a prompt, a causal model gets a token that begins a text."""
+    """Return a canvas (1, length): the prompt, then masks. Without a prompt, a causal model gets a first token."""
     if not prompt and model.config.causal:
         prompt = tokenizer.decode([gpt.opening(tokenizer)])
     tokens = generation.from_prompt(prompt, int(length), tokenizer)
@@ -117,7 +117,7 @@ def prompt_canvas(prompt, length, model, tokenizer):
 
 
 def infill_canvas(words, ways, model, tokenizer):
-    """Return `ways` copies of a text with blanks: (ways, T). Raises UserError if the text is too long."""
+    """Return a canvas (ways, T) of `ways` copies of a text with blanks. Raises UserError if the text is too long."""
     tokens = generation.from_infill(words, tokenizer)
     if len(tokens) > LONGEST:
         raise cli.UserError(f"the text has {len(tokens):,} tokens, and {LONGEST} are allowed")
@@ -130,11 +130,11 @@ ONE_PASS = threading.Lock()
 
 
 def in_turn(states, seed):
-    """Yield (State, seconds of its pass) of a sampler whose random numbers begin with `seed`.
+    """Yield (State, seconds) for each pass of the sampler `states`, which gets random numbers from the seed `seed`.
 
-    Several visitors write at once, but only one pass is computed at a time. Samplers draw from PyTorch's global random
-    numbers. So each pass first restores the state of these numbers that the last pass of the same text has left, and a
-    seed always gives the same text, whatever other visitors do.
+    Texts of several visitors are written at the same time, but only one pass is computed at a time. All samplers share
+    PyTorch's random number generator. So after each pass, we save the state of the generator, and we restore this state
+    before the next pass of the same text. In this way, a seed always gives the same text, whatever other visitors do.
     """
     device = devices.pick_device("auto")
     sources = [torch] if device.type == "cpu" else [torch, torch.get_device_module(device)]
@@ -156,12 +156,13 @@ def in_turn(states, seed):
 
 
 class Recording:
-    """Texts while they are written.
+    """Records texts while a sampler writes them.
 
-    canvas: (B, T), with which the sampler begins. labels: a name for each of the B texts. facts: a line about the
-    texts. columns: a slice, the columns of the canvas that are recorded. states: the State before the first pass and
-    after each pass. written_in: (B, T), the pass that wrote each token. seconds: the time that the model has taken.
-    remark: what else to say below the texts.
+    `canvas` (B, T) is the canvas with which the sampler begins. `labels` has a name for each of the B texts. `facts` is
+    a line about the texts. `columns` is a slice: only these columns of the canvas are recorded.
+
+    `states` holds the State before the first pass and the State after each pass. `written_in` (B, T) says which pass
+    wrote each token. `seconds` is the time that all passes took. `remark` is more text to show below the texts.
     """
 
     def __init__(self, canvas, tokenizer, labels, facts, columns=slice(None)):
@@ -180,7 +181,7 @@ class Recording:
 
     @property
     def speed(self):
-        """How fast the model has written, as text."""
+        """The speed of the model as text, such as "90 characters/s"."""
         written = (self.states[-1].canvas != self.canvas).sum().item()
         return f"{written / max(self.seconds, 1e-9):,.0f} {self.tokenizer.unit}s/s"
 
@@ -189,7 +190,7 @@ class Recording:
         return [self.tokenizer.decode(row) for row in self.states[-1].canvas]
 
     def record(self, states, seed):
-        """Let a sampler write. Yields after each of its passes."""
+        """Record what a sampler writes. Yields after each pass."""
         for state, seconds in in_turn(states, seed):
             parts = (state.canvas, state.confidence, state.committed)
             state = diffusion.State(*[part[:, self.columns].cpu() for part in parts])
@@ -200,10 +201,10 @@ class Recording:
 
 
 def take_turns(writers):
-    """Let several samplers write in turn. Yields after each pass. writers: {Recording: what its `record` returns}.
+    """Let several samplers take turns, and yield after each pass. `writers` is a dict {Recording: result of `record`}.
 
-    The next pass is always that of the sampler that has used the least time so far. So at any moment all samplers have
-    used about the same time, and each had the machine to itself during its passes.
+    The next pass always goes to the sampler that has used the least time so far. So at any moment, all samplers have
+    used about the same time. During its pass, each sampler has the machine to itself.
     """
     while writers:
         recording = min(writers, key=lambda recording: recording.seconds)
@@ -213,10 +214,10 @@ def take_turns(writers):
 
 
 def known_words(sample, info):
-    """Return the share of known words in `sample`, as text; "" if the model's training text is not here."""
+    """Return the share of known words in `sample` as text, or "" if the training text is not on this machine."""
     path = files.DATA / "tinyshakespeare.txt"
     corpus = text.Corpus("", files.read_text(path) if path.is_file() else "")
     if corpus.sha256 != info.get("corpus_sha256"):
         return ""
-    whole_words = re.sub(r"\S+$", "", sample)  # the last word may be cut off
+    whole_words = re.sub(r"\S+$", "", sample)  # the last word can be cut off
     return f" · {measures.known_words([whole_words], set(measures.words_of(corpus.text))):.0%} known words"

@@ -1,7 +1,7 @@
-"""A model's folder: save a model, find it, load it.
+"""Save models to folders, find saved models, and load them. The folder of a model has two files:
 
-    model.safetensors    the weights, and the config: the model's shape, its tokenizer, its origin and its results
-    config.json          a copy of the config for people; no program reads it
+    model.safetensors    the weights, and the config: the model's shape, tokenizer, origin and results
+    config.json          a copy of the config for human readers; no program reads this file
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ import torch
 transformer = import_module("03_transformer")
 
 class Kind(NamedTuple):
-    """What all models of one kind have in common."""
+    """The properties that all models of one kind share."""
 
     noun: str
-    shipped: str  # name of the model of this kind that comes with the book
-    trainer: str  # the program that trains such a model
-    user: str  # the program that uses such a model
+    shipped: str  # the model of this kind that comes with the book
+    trainer: str  # the program that trains models of this kind
+    user: str  # the program that uses models of this kind
 
 
 KINDS = {
@@ -42,11 +42,11 @@ KINDS = {
 
 
 def save(folder, model, tokenizer, info, dtype=torch.float32):
-    """Write a model to `folder`. info: plain values to save with it (kind, origin, results)."""
+    """Write a model to `folder`, together with `info`, a dict with the model's kind, origin and results."""
     config = {"model": dataclasses.asdict(model.config),
               "tokenizer": {"kind": tokenizer.kind, "vocabulary": tokenizer.vocabulary},
               "info": info}
-    if hasattr(model, "wiring"):  # its class is not chapter 03's Transformer
+    if hasattr(model, "wiring"):  # chapter 03's Transformer has no `wiring`
         config["wiring"] = model.wiring
     weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"config": json.dumps(config, ensure_ascii=False)}
@@ -57,10 +57,10 @@ def save(folder, model, tokenizer, info, dtype=torch.float32):
 
 
 def load(folder, device="cpu", kinds=None, build=transformer.Transformer):
-    """Return (model, tokenizer, info): the model in float32 and in evaluation mode. Nothing in the files is executed.
+    """Return (model, tokenizer, info), with the model in float32 and in evaluation mode.
 
-    kinds: the kinds of models that the program can use; None: any kind. build: the class of the model. Raises UserError
-    if the model is damaged, or if it is of another kind; the message then names the program for its kind.
+    No code from the files is executed. `kinds` lists the allowed kinds of models, and None allows all kinds. `build` is
+    the class of the model. Raises UserError if the files are damaged or the model's kind is not allowed.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -86,7 +86,7 @@ def load(folder, device="cpu", kinds=None, build=transformer.Transformer):
 
 
 def make_model(shape, wiring, build, file):
-    """Return a model of the class `build` with the weights in an open file. Raises ValueError if they don't fit."""
+    """Return a model of the class `build` with the weights from `file`. Raises ValueError if the weights don't fit."""
     sizes = {name: file.get_slice(name).get_shape() for name in file.keys()}
     if wiring == "published":
         build = import_module("plumbing.published").PublishedTransformer
@@ -99,7 +99,7 @@ def make_model(shape, wiring, build, file):
     devices.check_memory(torch.device("cpu"), 4 * needed, f"a model of {needed:,} parameters", "choose a smaller one")
     model = build(shape)
     for name, weight in model.state_dict().items():
-        if name == "convs.0.weight" and "conv.weight" in sizes:  # older files give their only convolution this name
+        if name == "convs.0.weight" and "conv.weight" in sizes:  # the name in older files
             name = "conv.weight"
         if sizes.pop(name) != list(weight.shape):
             raise ValueError(f"the weight {name} has another shape")
@@ -112,7 +112,7 @@ def make_model(shape, wiring, build, file):
 
 
 def read_config(folder):
-    """Return the config saved with the weights in `folder`, a dict. Raises UserError if it is missing or damaged."""
+    """Return the config, a dict, from model.safetensors in `folder`. Raises UserError if this file is not valid."""
     path = folder / "model.safetensors"
     if not path.is_file():
         raise UserError(f"no model in {folder}: it needs {path.name}")
@@ -128,14 +128,14 @@ def read_config(folder):
 
 
 def read_tensors(file):
-    """Return the tensors and plain values that torch.save has written to a file. Nothing in the file is executed.
+    """Return the tensors and plain values from a file that torch.save wrote. No code from the file is executed.
 
-    file: its path, or its bytes as an io.BytesIO. If it is a path, the tensors stay on the disk until they are used.
-    Damaged bytes raise many kinds of errors.
+    `file` is a path or an io.BytesIO. With a path, the tensors stay on the disk until they are used. A damaged file
+    can raise almost any exception.
     """
     with zipfile.ZipFile(file) as archive:
         if any(member.compress_type for member in archive.infolist()):
-            raise ValueError("it is compressed")  # unpacked, it could be a thousand times larger
+            raise ValueError("it is compressed")  # the unpacked data could be a thousand times larger
     is_path = isinstance(file, Path)
     if not is_path:
         file.seek(0)
@@ -144,10 +144,10 @@ def read_tensors(file):
 
 
 def find(name, kind):
-    """Return the folder of a model.
+    """Return the folder of the model `name`, which is a path or the name of a run.
 
-    name: a path or the name of a run; "": your latest run of `kind`, or the shipped model. Raises UserError, with the
-    command that trains such a model, if there is none.
+    If `name` is empty, return the folder of your latest model of the kind `kind`. If you have trained no such model,
+    return the folder of the model of this kind that comes with the book. Raises UserError if no model is found.
     """
     models = sorted(path.parent for path in RUNS.glob("*/model.safetensors"))
     if name:
@@ -165,7 +165,7 @@ def find(name, kind):
 
 
 def kind_of(folder):
-    """Return the kind of the model in `folder`, such as "dllm"; None if its config is damaged."""
+    """Return the kind of the model in `folder`, such as "dllm", or None if the config is damaged."""
     try:
         return read_config(folder)["info"].get("kind", "dllm")
     except Exception:  # the program that loads the model reports what is wrong

@@ -1,4 +1,4 @@
-"""Flags, settings files, and errors in one line."""
+"""Command-line flags, settings files, and one-line error messages."""
 
 import argparse
 import contextlib
@@ -14,22 +14,23 @@ from pathlib import Path
 
 
 def printable(text, keep="", limit=None):
-    """Return `text` with an escape for each character that a terminal would obey instead of showing it.
+    """Return `text` with every control character replaced by a printable escape code.
 
-    Such a character could move the cursor, hide text, or begin a line that looks like ours. keep: characters that stay
-    as they are. limit: the largest number of characters to return; a text that was cut ends in the sign ….
+    A terminal obeys control characters instead of showing them. They could move the cursor, hide text, or imitate a
+    message of this program. The characters in `keep` stay as they are. A result of more than `limit` characters is cut
+    to this length, and ends in ….
     """
     shown = "".join(c if c in keep or is_harmless(c) else c.encode("unicode_escape").decode() for c in str(text))
     return shown if limit is None or len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def is_harmless(character):
-    """Return whether a terminal shows this character. Some scripts need the joiners U+200C and U+200D."""
+    """Return whether a terminal can safely show this character. Some scripts need the joiners U+200C and U+200D."""
     return character.isprintable() or character in "\u200c\u200d" or unicodedata.category(character) == "Zs"
 
 
 def reason(error):
-    """Return the first line of an error's message, made safe to print; the name of its class if it has no message."""
+    """Return the first line of an error's message, safe to print. If it is empty, return the error's class name."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return printable(lines[0], limit=200)
 
@@ -42,9 +43,9 @@ class UserError(Exception):
 
 
 def run(main, out_of_memory="lower --batch-size, and raise --accumulate by the same factor"):
-    """Call main(). An error that the user can correct becomes one line on stderr and exit code 2.
+    """Call main(). If the user can correct an error, print it in one line on stderr, and exit with code 2.
 
-    out_of_memory: the advice to print if the memory is full.
+    `out_of_memory` is the advice to print if the memory is full.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the stream was closed (`>&-`), so nobody reads it
@@ -53,22 +54,22 @@ def run(main, out_of_memory="lower --batch-size, and raise --accumulate by the s
             getattr(sys, name).reconfigure(errors="replace")  # the terminal's encoding may lack a character
     try:
         main()
-        sys.stdout.flush()  # if the pipe is closed, the error comes here and not during shutdown
+        sys.stdout.flush()  # a closed pipe raises its error here, and not during shutdown
     except KeyboardInterrupt:
         leave("interrupted", 130)
     except BrokenPipeError:  # the program that reads our output has ended (`... | head`)
         leave("", 141)
     except Exception as error:
         line = explain(error, out_of_memory)
-        if line is None:  # the mistake is in the program itself
+        if line is None:  # the error is a bug in the program
             raise
         leave(f"error: {line}", 2)
 
 
 def explain(error, out_of_memory):
-    """Return what the user can do about an error, in one line; None if the mistake is in the program itself."""
+    """Return one line that tells the user what to do about an error, or None if the error is a bug in the program."""
     message = str(error)
-    if isinstance(error, (UserError, OSError, FloatingPointError)):  # chapter 04 raises the last one
+    if isinstance(error, (UserError, OSError, FloatingPointError)):  # chapter 04 raises FloatingPointError
         return message if isinstance(error, UserError) else reason(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{error.name} is not installed: pip install -r requirements-dev.txt"
@@ -81,12 +82,12 @@ def explain(error, out_of_memory):
 
 
 def leave(line, code):
-    """End the program with this exit code and, on stderr, this line, even if nobody is left to read it."""
+    """Print `line` on stderr and end the program with exit code `code`. A closed stderr or stdout causes no error."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, end="\n" if line else "")
     try:
         sys.stdout.flush()
-    except OSError:  # on exit Python flushes stdout again: let it write nowhere
+    except OSError:  # Python flushes stdout again on exit, so connect it to nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
@@ -95,12 +96,12 @@ def leave(line, code):
 
 
 def command_line():
-    """Return the command that started this program, ready for a shell."""
+    """Return the command that started this program, quoted for a shell."""
     return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def sub_command(names, argv=None):
-    """Return (the sub-command, the words after it). If the first word is no sub-command, it is the first of `names`."""
+    """Return (sub-command, words after it). `names` lists the sub-commands, and the first name is the default."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in names:
         return words[0], words[1:]
@@ -108,11 +109,12 @@ def sub_command(names, argv=None):
 
 
 def parse(kind, argv=None, configs="", section="", alone=()):
-    """Return an instance of the dataclass `kind`: its defaults, then its settings file, then the flags.
+    """Return an instance of the dataclass `kind`, with the values of the command-line flags.
 
-    The comment of a field is its text in --help. If the dataclass has a field `config`, `read` looks for its settings
-    file; configs and section are explained there. alone: {flag: its value if it is given without one}. A wrong flag
-    ends the program with a message and exit code 2.
+    Flags override the settings file, which overrides the defaults. If the dataclass has a field `config`, this field
+    names the settings file; `read` explains this file, `configs` and `section`. The comment after a field is the help
+    text of its flag. `alone` is a dict {flag: value}: a flag that stands alone on the command line gets this value. A
+    wrong flag ends the program with a message and exit code 2.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     for flag, value in dict(alone).items():
@@ -135,13 +137,13 @@ def parse(kind, argv=None, configs="", section="", alone=()):
 
 
 def run_tyro(kind, words, default):
-    """Let the library tyro turn the dataclass into flags, and read them."""
+    """Let the library tyro read the flags in `words`. Return them as an instance of the dataclass `kind`."""
     import tyro
 
     description = sys.modules[kind.__module__].__doc__
     options = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     said = io.StringIO()
-    odd = any(printable(word, keep="\n", limit=500) != word for word in words)  # tyro quotes words unescaped
+    odd = any(printable(word, keep="\n", limit=500) != word for word in words)  # tyro escapes nothing
 
     try:
         with contextlib.redirect_stderr(said) if odd else contextlib.nullcontext():
@@ -155,12 +157,14 @@ def run_tyro(kind, words, default):
 
 
 def read(name, own, configs="", section="", depth=0):
-    """Read the settings file `name`: the path of a YAML file, or its name in configs/. Returns (path, {name: text}).
+    """Read a settings file and return (path, {name: text}).
 
-    Its lines have the form `n_layer: 2`, where the name is that of a flag. The line `base: laptop` names another
-    settings file; its values hold for everything that this file does not set. A file outside configs/ without a `base:`
-    line is based on `own`, the program's default. Indented lines below `gpt:` hold only for a program whose `section`
-    is "gpt". configs: the folder inside configs/ that is searched first.
+    `name` is the path of a YAML file, or the name of a file in configs/. The argument `configs` names a subfolder of
+    configs/ that is searched first.
+
+    A line such as `n_layer: 2` sets the flag --n-layer. The line `base: laptop` names another settings file, which
+    supplies all settings that this file leaves out. Outside configs/, a file without this line is based on `own`, the
+    program's default settings file. Indented lines below `gpt:` count only for programs whose `section` is "gpt".
     """
     from plumbing import files
 
@@ -187,7 +191,7 @@ def read(name, own, configs="", section="", depth=0):
 
 
 def as_flags(values):
-    """Return the settings {name: text} as words of a command line."""
+    """Return the settings {name: text} as a list of command-line words."""
     words = []
     for name, value in values.items():
         flag = f"--{name.replace('_', '-')}"

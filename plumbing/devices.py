@@ -1,4 +1,4 @@
-"""The hardware: its device, its fast number format, its memory, and compilation."""
+"""Choose a device and a number format, compile models, and check whether the memory is large enough."""
 
 import os
 import platform
@@ -12,14 +12,14 @@ import torch
 
 
 def pick_device(name):
-    """Return the torch.device for a value of --device; "auto" prefers cuda, then mps.
+    """Return the torch.device for the value of --device. "auto" chooses cuda if possible, otherwise mps, otherwise cpu.
 
     Raises UserError if the machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name).item()  # raises an error on an absent device, and on "meta", which holds no numbers
+        torch.zeros(1, device=name).item()  # fails if the device is absent, or is "meta", which holds no numbers
         return torch.device(name)
     except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:
         if "out of memory" in str(error):  # the device exists, but other programs fill its memory
@@ -28,7 +28,7 @@ def pick_device(name):
 
 
 def machine(device):
-    """Return the name of the GPU; or the processor's name, its number of cores, and the number of PyTorch's threads."""
+    """Return a description of the machine: the GPU's name, or the CPU's name, cores and PyTorch threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or "CPU"
@@ -36,7 +36,7 @@ def machine(device):
 
 
 def pick_dtype(name, device):
-    """Return the number format of matrix products; "auto": 16 bits if the hardware multiplies those numbers fast."""
+    """Return the number format for matrix products. "auto" chooses a 16-bit format if the hardware is fast with it."""
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
@@ -46,10 +46,10 @@ def pick_dtype(name, device):
 
 
 def compile_parts(parts, device, config):
-    """Compile the modules `parts` in place if config.compile is "on", or if it is "auto" and compiling should pay.
+    """Compile the modules `parts` in place, if `config.compile` says so.
 
-    For a long training, compiling pays with CUDA, and on Linux with a C++ compiler. config: has the fields compile,
-    steps and minutes.
+    "on" always compiles, and "off" never does. "auto" compiles only if the training is long (see `config.steps` and
+    `config.minutes`), and the device is a CUDA GPU, or a CPU under Linux with a C++ compiler.
     """
     when = config.compile
     likely = device.type == "cuda" or device.type == "cpu" and sys.platform == "linux" and shutil.which("g++")
@@ -64,17 +64,17 @@ def compile_parts(parts, device, config):
 
 
 def now(device):
-    """Return the seconds on a clock, read after the device has finished its work."""
+    """Wait until the device has finished its work, then return the time in seconds."""
     if device.type != "cpu":
         torch.accelerator.synchronize()
     return time.perf_counter()
 
 
 def check_memory(device, needed, what, advice):
-    """Raise UserError if `needed` bytes are more than the memory of the device. Call it before any memory is used.
+    """Raise UserError if a task needs more memory than the device has. Call this before the task starts.
 
-    needed: a low estimate, which counts only what is surely in memory at one time, so that we never refuse what could
-    succeed. what: what needs the memory. advice: how to need less.
+    `needed` is a low estimate in bytes. It counts only data that is certainly in memory at the same time, so no task is
+    refused that could succeed. `what` names the task, and `advice` says how to need less memory.
     """
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory

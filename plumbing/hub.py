@@ -1,11 +1,12 @@
-"""Fetch models from the Hugging Face Hub, upload them, and write them as ONNX files, which many programs can run.
+"""Download models from the Hugging Face Hub, upload models, and write models to ONNX files.
 
-    python -m plumbing.hub RUN --export FOLDER     copy a run to a folder that can be shared, with a page about it
-    python -m plumbing.hub RUN --push OWNER/NAME   also upload this folder (with a token in HF_TOKEN)
-    python -m plumbing.hub RUN --onnx FILE         write a run to an ONNX file
+    python -m plumbing.hub RUN --export FOLDER     copy a model and a page about it to a folder, ready to be shared
+    python -m plumbing.hub RUN --push OWNER/NAME   upload a model and a page about it (HF_TOKEN must hold your token)
+    python -m plumbing.hub RUN --onnx FILE         write a model to an ONNX file, which many programs can run
 
-We do not trust what we download: its size is limited, its checksum is compared, nothing in it is executed, and every
-weight must have the expected name and shape. A model appears in checkpoints/ either whole or not at all.
+We don't trust downloaded files: their size is limited, their checksum must be the one that the Hub names, and no code
+in them is executed. Every weight must have the expected name and shape. An incomplete or wrong download leaves nothing
+in checkpoints/.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from filelock import FileLock
 
 # 1. From the Hub
 
-PATIENCE = 10  # seconds in which the Hub must answer, so that nobody waits for long without a network
+PATIENCE = 10  # seconds that we wait for an answer from the Hub
 
 
 def library():
@@ -40,16 +41,17 @@ def library():
 
 
 def check_address(repo):
-    """Raise UserError unless `repo` has the form OWNER/NAME. It becomes a folder's name, so it must be safe."""
+    """Raise UserError if `repo` is not of the form OWNER/NAME, or is unsafe as part of a path."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo, re.ASCII) or "--" in repo or ".." in repo:
         raise UserError(f"{repo!r} is not an address on the Hub: it must look like OWNER/NAME")
 
 
 def fetch(repo, kind="dllm"):
-    """Return the local folder of a model on the Hub. If it is in checkpoints/ already, no network is needed.
+    """Return the local folder of a model from the Hub. The model is downloaded only if it is not in checkpoints/ yet.
 
-    repo: OWNER/NAME of a model that `export` wrote; "published": a model of the original tiny-dllm. kind: "dllm" or
-    "gpt". Raises UserError if the model cannot be fetched or is not valid.
+    `repo` is the OWNER/NAME of a model that `export` wrote, or "published" for a model of the original tiny-dllm. Only
+    for "published", `kind` says which model: "dllm" or "gpt". Raises UserError if the download fails or the model is
+    not valid.
     """
     if repo != "published":
         check_address(repo)
@@ -61,7 +63,7 @@ def fetch(repo, kind="dllm"):
         if folder.exists():
             raise UserError(f"{folder} is in the way and holds no model: move it away")
         new = RUNS / ".fetched"
-        shutil.rmtree(new, ignore_errors=True)  # a program that was killed may have left it
+        shutil.rmtree(new, ignore_errors=True)  # a program that was killed may have left this folder
         try:
             if repo == "published":
                 checkpoint.save(new, *import_module("plumbing.published").fetch(kind, download))
@@ -69,7 +71,7 @@ def fetch(repo, kind="dllm"):
                 data, _ = download(repo, "model.safetensors")
                 new.mkdir()
                 (new / "model.safetensors").write_bytes(data)
-            checkpoint.save(new, *checkpoint.load(new))  # keep what has been checked, and nothing else
+            checkpoint.save(new, *checkpoint.load(new))  # keep only what has been checked
             new.rename(folder)
         except UserError as error:
             raise UserError(str(error).replace(str(new), repo)) from None
@@ -80,10 +82,9 @@ def fetch(repo, kind="dllm"):
 
 
 def download(repo, file, limit=1 << 30):
-    """Return the bytes of a large file of the model `repo`, and the commit that it is from.
+    """Return (bytes, commit) of a large file of the model `repo`. `limit` is the largest allowed number of bytes.
 
-    limit: the largest number of bytes. The Hub tells us the checksum of each large file. The file itself is on another
-    host, which must not see the token.
+    The checksum comes from the Hub. The bytes come from another host, which must not see the user's token.
     """
     hub = library()
     name = f"{file} of {repo}"
@@ -131,8 +132,8 @@ What is known about it, from its config.json:
 
 
 def export(run, folder, repo):
-    """Write the model in the folder `run`, and a page about it, to the new folder `folder`. repo: its address."""
-    model, tokenizer, info = checkpoint.load(run, kinds=("dllm", "tamil", "gpt"))  # kinds of chapters 06 and 07
+    """Copy the model in `run` to the new folder `folder`, with a page about the model. `repo` is OWNER/NAME."""
+    model, tokenizer, info = checkpoint.load(run, kinds=("dllm", "tamil", "gpt"))  # for chapters 06 and 07
     kind = info.get("kind", "dllm")
     noun = checkpoint.KINDS[kind].noun
     command = checkpoint.KINDS["gpt" if kind == "gpt" else "dllm"].user
@@ -144,7 +145,7 @@ def export(run, folder, repo):
 
 
 def push(folder, repo):
-    """Upload a folder written by `export` to the Hub, as the public model `repo`. Returns its address."""
+    """Upload `folder`, which `export` wrote, to the Hub as the public model `repo`. Return the model's URL."""
     hub = library()
     try:
         url = hub.HfApi().create_repo(repo, exist_ok=True)
@@ -155,9 +156,9 @@ def push(folder, repo):
 
 
 def export_onnx(run, path):
-    """Write the model in the folder `run` to an ONNX file; runtimes.export describes its inputs and its output.
+    """Write the model in the folder `run` to the ONNX file `path`. See `runtimes.export` for its inputs and outputs.
 
-    The metadata entry `tiny_dllm` holds config.json, which includes the vocabulary.
+    The metadata entry `tiny_dllm` holds the model's config, including the vocabulary.
     """
     model, _, _ = checkpoint.load(run)
     runtimes.export(model, path, {"tiny_dllm": json.dumps(checkpoint.read_config(run), ensure_ascii=False)})
@@ -165,12 +166,12 @@ def export_onnx(run, path):
 
 @dataclass(frozen=True)
 class Command:
-    """Which run to share, and where."""
+    """Which run to share, and where to write or upload its model."""
 
     run: tyro.conf.Positional[str] = ""  # name or folder of the run
     export: Path | None = None  # write the model and a page about it to this new folder
     push: str = ""  # OWNER/NAME: upload the model to the Hugging Face Hub under this name
-    onnx: Path | None = None  # write the model to this file, whose name ends in .onnx
+    onnx: Path | None = None  # write the model to this file; its name must end in .onnx
 
 
 def main(argv=None):

@@ -1,8 +1,8 @@
-"""Measures of written text, and their standard errors. Chapter 10 explains them.
+"""Measures of written text, and their standard errors. Chapter 10 explains the measures.
 
-Known words, distinct runs, divergence and a judge say how real a text looks, but none of these four measures alone is a
-score. The Yardstick puts all four in one unit: the distance from real text. The longest copy says how much of a text
-was learned by heart.
+Four measures say how real a text looks: known words, distinct runs, divergence and a judge. The class Yardstick gives
+all four the same unit, the distance from real text. The function `longest_copy` finds text that a model has learned by
+heart.
 """
 
 import functools
@@ -22,27 +22,27 @@ def mean_and_error(values):
 
 
 def left_out(measure, samples):
-    """Return N values: measure(texts) for a list of N texts, leaving out each text in turn."""
+    """Return N values for a list of N texts. Value i is the measure of all texts except text i."""
     return [measure(samples[:i] + samples[i + 1 :]) for i in range(len(samples))]
 
 
 def jackknife_error(values):
-    """Return the standard error of a measure of N texts from the N values of `left_out`.
+    """Return the standard error of a measure of N texts. `values` are the N values that `left_out` returned.
 
-    The jackknife (Tukey 1958) observes how much the value changes when a text is missing. It also works for a measure
-    that is not a mean over the texts; for a mean, it gives the same error as `mean_and_error`.
+    The jackknife (Tukey 1958) asks how much the measure changes when one text is missing. It also works for measures
+    that are not means over texts. For a mean, the result equals that of `mean_and_error`.
     """
     N = len(values)
     return ((N - 1) / N) ** 0.5 * math.dist(values, [statistics.fmean(values)] * N)
 
 
 def with_errors(measure, samples):
-    """Return {name: value, name_error: its standard error over the texts}. measure(samples) returns {name: value}."""
+    """Return the values {name: value} of `measure(samples)`, with their standard errors {name_error: error}."""
     return measure(samples) | errors_of(left_out(measure, samples))
 
 
 def errors_of(without):
-    """Return {name_error: standard error} of several measures, from their values with each text left out in turn."""
+    """Return the standard errors {name_error: error} for `without`, a list of dicts {name: value} from `left_out`."""
     return {f"{name}_error": jackknife_error([values[name] for values in without]) for name in without[0]}
 
 
@@ -50,31 +50,31 @@ def errors_of(without):
 
 
 def words_of(text):
-    """Return the words of a text in lower case. A word is a run of characters without spaces and punctuation."""
+    """Return the list of words of a text, in lower case. Words contain no spaces and no punctuation."""
     return re.findall(r"[^\s.,;:!?()\[\]&$\"…-]+", text.lower())
 
 
 def known_words(samples, vocabulary):
-    """Return the share of the words of `samples` that are in the set `vocabulary`; 0 if there are no words."""
+    """Return the share of words in `samples` that are in the set `vocabulary`, or 0 if there are no words."""
     words = [word for text in samples for word in words_of(text)]
     return sum(word in vocabulary for word in words) / max(1, len(words))
 
 
 def runs_of(text, n):
-    """Return all runs of n characters in a text: one for each place where such a run can begin."""
+    """Return all runs of n neighbouring characters in a text. Runs overlap each other."""
     return [text[i : i + n] for i in range(len(text) - n + 1)]
 
 
 def count_runs(samples, n=4):
-    """Return how often each run of n characters occurs in a list of texts: a Counter."""
+    """Return a Counter of all runs of n characters in a list of texts."""
     return Counter(run for text in samples for run in runs_of(text, n))
 
 
 def distinct(samples, n=4):
     """Return the number of different runs of n characters in `samples`, divided by the number of all runs.
 
-    The more text there is, the smaller this share becomes, because every text repeats something. So compare it only
-    between sets of texts of the same size. (Li et al. 2015, arXiv:1510.03055, count runs of words in this way.)
+    This share is smaller for longer texts, because every text repeats something. So compare only sets of texts with the
+    same total length. Li et al. (2015, arXiv:1510.03055) count runs of words in this way.
     """
     runs = count_runs(samples, n)
     return len(runs) / max(1, runs.total())
@@ -83,23 +83,21 @@ def distinct(samples, n=4):
 def divergence(samples, reference):
     """Return the Jensen-Shannon divergence between two Counters of runs of characters, in nats.
 
-    Let p and q be the shares of a run in the two Counters, and m = (p + q) / 2. The divergence is the mean of
-    Σ p log(p / m) and Σ q log(q / m), summed over all runs. It is 0 if all shares are equal, and log 2 if the Counters
-    have no run in common. (In the same spirit, MAUVE, Pillutla et al. 2021, arXiv:2102.01454, compares clusters of a
-    language model.)
+    Let p and q be the shares of a run in the two Counters, and m = (p + q) / 2. The divergence is the mean of two sums
+    over all runs: Σ p log(p / m) and Σ q log(q / m). It is 0 if all shares are equal, and log 2 if the Counters have no
+    run in common.
     """
     total, reference_total = samples.total(), reference.total()
     both = [(n / total, reference[run] / reference_total) for run, n in samples.items() if run in reference]
     value = sum(p * math.log(2 * p / (p + q)) + q * math.log(2 * q / (p + q)) for p, q in both)
-    alone = 2 - sum(p + q for p, q in both)  # the summed shares of the runs that only one of the two has
+    alone = 2 - sum(p + q for p, q in both)  # the summed shares of all runs that occur in only one Counter
     return (value + math.log(2) * alone) / 2
 
 
 def longest_copy(samples, text):
-    """Return the length of the longest run of characters that is in one of `samples` and also in `text`.
+    """Return the length of the longest run of characters in `text` that also occurs in one of `samples`.
 
-    If both contain the same run of n characters, both also contain a run of n - 1. So a binary search finds the largest
-    n.
+    A shared run of n characters contains a shared run of n - 1 characters, so a binary search finds the largest n.
     """
     low, high = 0, max(map(len, samples))
     while low < high:
@@ -116,16 +114,15 @@ def longest_copy(samples, text):
 
 
 class Judge:
-    """A character n-gram model of a text: it predicts each character from up to order - 1 characters before it.
+    """A character n-gram model, which learns from a text and judges the texts of neural models.
 
-    It judges texts of other models and shares no weights with them. Each order is interpolated with the next lower one
-    by the rule of Witten and Bell (1991, "The zero-frequency problem"; method C). Say that the context h occurs c(h)
-    times in the text, followed by u(h) different characters. Then
+    The context h of a character x consists of the order - 1 or fewer characters before x. The rule of Witten and Bell
+    (1991, "The zero-frequency problem", method C) mixes contexts of different lengths. If h occurs c(h) times in the
+    text, and u(h) different characters follow h, then
 
         p(x | h) = (c(hx) + u(h) p(x | h without its first character)) / (c(h) + u(h))
 
-    The lowest order is interpolated with the uniform distribution over `symbols` characters, so no character is
-    impossible.
+    The empty context is mixed with the uniform distribution over `symbols` characters. So no character is impossible.
     """
 
     def __init__(self, text, symbols, order=6):
@@ -146,7 +143,7 @@ class Judge:
         return p
 
     def nll(self, samples):
-        """Return the negative log-likelihood (NLL) of texts in nats per character, given their first characters."""
+        """Return the mean NLL of texts, in nats per character. The first character of each text is given."""
         losses = []
         for text in samples:
             for i in range(1, len(text)):
@@ -158,15 +155,15 @@ class Judge:
 # 4. Distances from real text
 
 MEASURES = ("words", "judge", "distinct", "divergence")
-SPLITS = 30  # number of random splits that show how far apart two sets of real texts are
+SPLITS = 30  # number of random splits of real texts in measure_spread
 
 
 class Yardstick:
-    """Measures texts and their distances from real texts.
+    """Measures texts, and their distances from real texts.
 
-    real: the N real texts to compare with. held_out: all texts of the same length that no model has seen, including
-    `real`. training: texts of the same length from which the models have learned. vocabulary: the words of the training
-    text.
+    `real` is a list of N real texts to compare with. `held_out` lists all texts that no model has seen, including
+    `real`. `training` lists texts from which the models learned. All these texts have the same length. `vocabulary` is
+    the set of words in the training text.
     """
 
     def __init__(self, real, held_out, training, judge, vocabulary, seed=0):
@@ -184,7 +181,7 @@ class Yardstick:
         self.real = self.values(real) | errors_of(self.real_without)
 
     def measure_spread(self, real, others, chance):
-        """Return how far apart two sets of N real texts usually are: {measure: root mean square over random splits}."""
+        """Return how much two sets of N real texts usually differ: {measure: root mean square difference}."""
         pool = list(real) + others
         n = min(len(real), len(pool) // 2)
         squares = dict.fromkeys(MEASURES, 0.0)
@@ -193,12 +190,13 @@ class Yardstick:
             one, other = self.values(pool[:n]), self.values(pool[n : 2 * n])
             for name in MEASURES:
                 squares[name] += (one[name] - other[name]) ** 2
-        # Where there are too few texts for two sets of N, the sets are smaller, and their differences larger.
-        # With a few short texts all values may be equal; then a thousandth stands in for their spread.
+        # If there are too few texts for two sets of N, the sets are smaller and differ more: the factor n / N corrects
+        # for this. A few short texts can have equal values. Then the spread is set to a thousandth, because we divide
+        # by it.
         return {name: max(1e-3, math.sqrt(square / SPLITS * n / len(real))) for name, square in squares.items()}
 
     def values(self, samples):
-        """Return {measure: value} of a list of texts."""
+        """Return {measure: value} for a list of texts."""
         return {
             "words": known_words(samples, self.vocabulary),
             "judge": statistics.fmean(map(self.judged, samples)),
@@ -207,11 +205,11 @@ class Yardstick:
         }
 
     def quality(self, samples):
-        """Return the values of N texts and their errors, and their distances from real text.
+        """Return a dict with the measures of a list of texts, their standard errors, and the distances from real text.
 
-        "gaps" holds the distances with their signs, {measure: (distance, error)}. "largest" and "mean" hold the largest
-        and the mean distance without signs, (distance, error). The error of the largest distance is that of its
-        measure. Because the measures depend on each other, the error of their mean comes from leaving out whole texts.
+        "gaps" is a dict {measure: (signed distance, error)}. "largest" and "mean" are pairs (distance, error): the
+        largest and the mean of the absolute distances. The four measures depend on each other, so the error of the mean
+        is a jackknife error.
         """
         without = left_out(self.values, samples)
         found = self.values(samples) | errors_of(without)
@@ -226,5 +224,5 @@ class Yardstick:
         return found | {"gaps": gaps, "largest": (abs(largest), its_error), "mean": mean}
 
     def mean_distance(self, values, real):
-        """Return the mean distance, without signs, between two dicts of measures."""
+        """Return the mean absolute distance between two dicts of measures."""
         return statistics.fmean(abs(values[name] - real[name]) / self.spread[name] for name in MEASURES)

@@ -1,8 +1,8 @@
-"""Several processes that act as one (chapter 12). torchrun starts them and tells each of them its number.
+"""Training with several processes (chapter 12). torchrun starts the processes and gives each process a number.
 
-    one_voice()    let only the first process speak
+    one_voice()    let only the first process print
     join(name)     return the Team of this process
-    TeamRun        a run: all processes take its steps together, and the first process writes its files
+    TeamRun        a training run of several processes
 """
 
 import ctypes
@@ -24,7 +24,7 @@ import torch.distributed as dist
 
 @contextmanager
 def one_voice():
-    """Let only the first process print, so that a mistake of the user is reported once."""
+    """Let only the first process print, so that an error message appears only once."""
     if int(os.environ.get("RANK", 0)) == 0:
         yield
     else:
@@ -32,9 +32,9 @@ def one_voice():
             try:
                 yield
             except (Exception, SystemExit):
-                # Usually the first process has the same error, or its end has caused ours. Then it reports the reason,
-                # and torchrun ends this process while it sleeps. If nobody ends it, the error is ours alone, and we
-                # report it.
+                # Usually the first process has the same error, or the end of the first process has caused our error.
+                # Then the first process reports the reason, and torchrun ends this process while it sleeps. If this
+                # process wakes up, it is the only one with an error, and reports it.
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 time.sleep(10)
                 raise
@@ -44,19 +44,19 @@ def one_voice():
 
 @dataclass(frozen=True)
 class Team:
-    """The number of this process, the number of all processes, and the device of this one."""
+    """What a process knows about the processes that train together."""
 
     rank: int  # number of this process, from 0
     world: int  # number of processes
-    device: torch.device
+    device: torch.device  # device of this process
 
     @property
     def lead(self):
-        """Whether this is the process that prints and writes."""
+        """Whether this process is the one that prints messages and writes files."""
         return self.rank == 0
 
     def total(self, number):
-        """Return the sum of a number over all processes. Each must call this, and waits until all have called it."""
+        """Return the sum of a number over all processes. All processes must call this, and wait for each other."""
         if self.world == 1:
             return float(number)
         total = torch.tensor(number, dtype=torch.float64)  # on the CPU, so that nobody waits for a GPU
@@ -64,7 +64,7 @@ class Team:
         return total.item()
 
     def mean(self, tensor):
-        """Return the mean of a tensor over all processes, without its gradient."""
+        """Return the mean of a tensor over all processes. The mean has no gradient."""
         mean = tensor.detach() / self.world
         if self.world > 1:
             dist.all_reduce(mean)
@@ -72,9 +72,10 @@ class Team:
 
 
 def join(name):
-    """Return the Team of this process. Each process takes the GPU whose number is its own number on its machine.
+    """Return the Team of this process. On each machine, process i uses GPU i.
 
-    name: a value of --device. Raises UserError if there are not enough devices for the processes.
+    `name` is the value of --device. Raises UserError if there are fewer GPUs than processes, or if the processes cannot
+    share the device.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world == 1:
@@ -92,20 +93,20 @@ def join(name):
     if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent = 1  # PR_SET_PDEATHSIG: if torchrun is killed, we stop as if it had asked us to stop
         ctypes.CDLL(None).prctl(end_with_parent, signal.SIGTERM)
-    # The library gloo connects CPUs, and nccl connects GPUs. While the first process evaluates, all other processes
-    # wait.
+    # The library gloo connects CPUs, and nccl connects GPUs. The timeout is long, because the other processes wait
+    # while the first process evaluates.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(minutes=30))
     return Team(rank, world, device)
 
 
 class TeamRun(Run):
-    """A run of several processes. They take each step together and stop together; only the first process evaluates.
+    """A run of several processes, which take each step together and stop together. Only the first process evaluates.
 
-    tokens: number of tokens that all processes read in a step. All other arguments are those of Run.
+    `tokens` is the number of tokens that all processes together read in a step. The other arguments are those of Run.
     """
 
-    MAY_CHANGE = Run.MAY_CHANGE | {"accumulate", "recompute", "dataset"}  # a checksum guards the data set's tokens
+    MAY_CHANGE = Run.MAY_CHANGE | {"accumulate", "recompute", "dataset"}  # the tokens' checksum must stay the same
 
     def __init__(self, team, tokens, name, config, settings=(), info=(), fresh=False):
         self.team, self.tokens = team, tokens
@@ -128,11 +129,11 @@ class TeamRun(Run):
         torch.manual_seed((self.seed * 1_000_003 + self.step) * self.team.world + self.team.rank)
 
     def progress_now(self):
-        """Return the progress of the first process, since the clocks of the processes differ."""
+        """Return the progress of the first process, because the clocks of the processes differ."""
         return self.team.total(super().progress_now() if self.team.lead else 0)
 
     def must_stop(self):
-        """Return whether any process was asked to stop, because then all processes stop."""
+        """Return whether any process was asked to stop. If so, all processes stop."""
         return self.team.total(self.stopped) > 0
 
     def show(self, loss):
@@ -142,6 +143,6 @@ class TeamRun(Run):
         return self.team.lead and super().is_due()
 
     def record(self, numbers, text):
-        """Log the evaluation, and the tokens per second that all processes together have read."""
+        """Log the evaluation, and the number of tokens per second that all processes together read."""
         speed = self.step * self.tokens / max(self.seconds, 1e-9)
         super().record(numbers | {"tokens_per_second": round(speed)}, text)

@@ -16,7 +16,7 @@ VOCABULARY = "\n !$&',-.3:;?" + string.ascii_uppercase + string.ascii_lowercase
 
 
 class PublishedBlock(transformer.Block):
-    """x + mlp(norm2(x + attn(norm1(x)))): attention reaches the output only through the MLP."""
+    """A block that computes x + mlp(norm2(x + attn(norm1(x)))). Attention changes the result only through the MLP."""
 
     def forward(self, x, positions, table, buffer=None):
         mixed = x + self.drop(self.attn(self.norm1(x), positions, table, buffer))
@@ -24,7 +24,7 @@ class PublishedBlock(transformer.Block):
 
 
 class PublishedTransformer(transformer.Transformer):
-    """Chapter 03's Transformer, made of PublishedBlocks."""
+    """Chapter 03's Transformer with PublishedBlocks."""
 
     wiring = "published"
 
@@ -34,7 +34,7 @@ class PublishedTransformer(transformer.Transformer):
 
 
 def fetch(kind, download):
-    """Return (model, tokenizer, info) of the published model of this kind, "dllm" or "gpt". download: hub.download."""
+    """Return (model, tokenizer, info) of the published model "dllm" or "gpt". `download` is hub.download."""
     name = f"{kind}_step50000.pt"
     addresses = [(repo, file) for repo in ("sutharsan-311/tiny-dllm", "sutharsan311/tiny-dllm")
                  for file in (f"checkpoints/{name}", name)]  # the file has moved more than once
@@ -51,14 +51,14 @@ def fetch(kind, download):
 
 
 def read_published(data, causal):
-    """Return the model from the bytes of a .pt file in the published format. Nothing in it is executed.
+    """Return the model from the bytes of a published .pt file. No code in the file is executed.
 
-    A .pt file is a zip file with tensors and a pickle, which is a list of instructions that rebuild Python objects.
-    With weights_only=True, PyTorch accepts only tensors and plain values.
+    A .pt file is a zip file with tensors and a pickle, which is a list of instructions for making Python objects. With
+    weights_only=True, PyTorch accepts only tensors and plain values.
     """
     try:
         saved = dict(checkpoint.read_tensors(io.BytesIO(data)))
-        if sum(tensor.nbytes for tensor in saved["model"].values()) > 2 * len(data):  # some tensors may share memory
+        if sum(tensor.nbytes for tensor in saved["model"].values()) > 2 * len(data):  # tensors can share memory
             raise ValueError("its tensors claim more numbers than it holds")
         layers = min(saved["n_layers"], len(saved["model"]))
         config = transformer.TransformerConfig(

@@ -1,8 +1,8 @@
 """Maps and paths of a robot: map files, A*, an exact check for collisions, measures of a path, and path files.
 
-A position on a map is (x, y) in cells: x counts columns from the left and y counts rows from below, so the cell in
-column 3 of row 5 reaches from (3, 5) to (4, 6). `GridMap` converts positions to metres and back. A path is an array of
-positions (N, 2).
+A position on a map is (x, y), measured in cells from the lower left corner of the map. Columns and rows are counted
+from 0, so the cell in column 3 of row 5 reaches from (3, 5) to (4, 6). `GridMap` converts between cells and metres. A
+path is an array of positions (N, 2).
 """
 
 import heapq
@@ -33,12 +33,12 @@ class GridMap:
     origin: tuple = (0.0, 0.0, 0.0)  # x and y of the lower left corner in metres, and the yaw of the map in radians
 
     def to_metres(self, points):
-        """Return positions (..., 2) in cells as (x, y) in metres, in the frame of the map."""
+        """Convert positions (..., 2) from cells to metres."""
         x, y, yaw = self.origin
         return np.asarray(points) * self.resolution @ rotation(yaw).T + (x, y)
 
     def to_cells(self, points):
-        """Return positions (..., 2) in metres as positions in cells."""
+        """Convert positions (..., 2) from metres to cells."""
         x, y, yaw = self.origin
         return (np.asarray(points) - (x, y)) @ rotation(yaw) / self.resolution
 
@@ -49,12 +49,12 @@ def rotation(angle):
 
 
 def inflate(blocked, radius):
-    """Return blocked (H, W) grown by `radius` cells: (H, W), True where the robot's middle must not be.
+    """Enlarge the obstacles of `blocked` (H, W) by `radius` cells. Return where the robot's middle must not be: (H, W).
 
-    A cell becomes blocked if its centre is at most `radius` from a blocked cell or from the outside of the map.
+    A cell becomes blocked if its centre is at most `radius` away from a blocked cell or from the edge of the map.
     """
     if 2 * radius >= min(blocked.shape):
-        return np.ones_like(blocked)  # every cell is too close to the outside
+        return np.ones_like(blocked)  # every cell is too close to the edge
     reach = math.ceil(radius)
     padded = np.pad(blocked, reach + 1, constant_values=True)
     row = np.arange(len(padded), dtype=np.int32)[:, None]
@@ -72,15 +72,15 @@ def inflate(blocked, radius):
 
 # 2. The files of ROS's map server: a YAML file, and an image whose dark pixels are obstacles
 
-LARGEST = 1 << 22  # cells of a map: 2048 × 2048; in a larger one, A* in Python could take minutes
+LARGEST = 1 << 22  # a map has at most 2048 × 2048 cells; in a larger map, A* in Python could take minutes
 FIELDS = "image", "resolution", "origin", "occupied_thresh", "free_thresh", "negate"
 
 
 def load_map(path):
-    """Return the GridMap in a YAML file and its image. Raises UserError if it cannot be read.
+    """Return the GridMap that a YAML file and its image describe. Raises UserError if a file cannot be used.
 
-    The map server calls a pixel occupied, free or unknown, depending on its darkness (mode trinary). The robot may only
-    be where the map is free.
+    In its mode "trinary", the map server calls a pixel occupied, free or unknown, depending on the pixel's darkness. We
+    block all pixels that are not free.
     """
     fields = files.read_yaml(path)
     for name in FIELDS:
@@ -100,11 +100,11 @@ def load_map(path):
     darkness = 1 - read_image(Path(path).parent / str(fields["image"]))
     if fields["negate"] in ("1", "true"):
         darkness = 1 - darkness
-    return GridMap(darkness[::-1] >= free, resolution, origin)  # the image's last row is y = 0
+    return GridMap(darkness[::-1] >= free, resolution, origin)  # the image's last row becomes row 0
 
 
 def number(path, name, value):
-    """Return a value of a map's YAML file as a number. Raises UserError if it is not a number of a sensible size."""
+    """Return `value`, from a map's YAML file, as a number. Raises UserError if it is not a number of sensible size."""
     try:
         if abs(float(value)) < 1e9:  # also false for "nan"
             return float(value)
@@ -114,9 +114,9 @@ def number(path, name, value):
 
 
 def read_image(path):
-    """Return the lightness of the pixels of a PGM, PNG or BMP file, from 0 to 1: (H, W).
+    """Return the lightness of each pixel of a PGM, PNG or BMP file: (H, W), from 0 (black) to 1 (white).
 
-    Raises UserError if the file is damaged.
+    Raises UserError if the file cannot be used.
     """
     from PIL import Image  # imported here because it takes a moment
 
@@ -133,18 +133,18 @@ def read_image(path):
             pixels = np.asarray(image).reshape(image.height, image.width, -1)
     except Exception as error:  # damaged bytes raise many kinds of errors
         raise UserError(f"{path} cannot be used as the image of a map: {reason(error)}") from None
-    return pixels.mean(-1) / 255  # the map server also counts opacity as a colour
+    return pixels.mean(-1) / 255  # like the map server, this counts opacity as a colour
 
 
 # 3. A*
 
 
 def connected(free, first, last):
-    """Return whether horizontal and vertical steps lead from the cell `first` to the cell `last`. free: (H, W) bool.
+    """Return whether horizontal and vertical steps over free cells lead from the cell `first` to the cell `last`.
 
-    A* would look at every cell before it finds that there is no path. Here each cell begins as a region of its own, and
-    in each round all neighbouring regions are joined at the same time; a few rounds are enough. first, last: numbers of
-    cells, counted row by row.
+    `free` is (H, W) bool, and its cells are numbered row by row. If there is no path, A* is slow, because it looks at
+    every cell that it can reach. Here each cell begins as its own region, and each round joins all neighbouring regions
+    at the same time. A few rounds are enough.
     """
     cells = np.arange(free.size, dtype=np.int32).reshape(free.shape)
     beside, above = free[:, :-1] & free[:, 1:], free[:-1] & free[1:]
@@ -162,11 +162,11 @@ def connected(free, first, last):
 
 
 def astar(blocked, start, goal):
-    """Return the shortest path from cell to cell, as centres of cells (N, 2), or an empty array if there is none.
+    """Return the shortest path over the centres of free cells, from `start` to `goal`: (N, 2).
 
-    start, goal: positions in cells. A step leads to one of eight neighbours; a diagonal step is allowed only if both
-    cells beside it are free. (Hart, Nilsson and Raphael 1968, "A Formal Basis for the Heuristic Determination of
-    Minimum Cost Paths".)
+    If there is no path, the array is empty. `start` and `goal` are positions in cells. A step goes from a cell to one
+    of its eight neighbours. A diagonal step is allowed only if both cells beside the step are free. (Hart, Nilsson and
+    Raphael 1968, "A Formal Basis for the Heuristic Determination of Minimum Cost Paths".)
     """
     root2 = math.sqrt(2)
     free = ~np.pad(blocked, 1, constant_values=True)  # with this border, no step leaves the map
@@ -174,7 +174,7 @@ def astar(blocked, start, goal):
     first, last = ((int(y) + 1) * width + int(x) + 1 for x, y in (start, goal))
     if not connected(free, first, last):
         return np.zeros((0, 2))
-    free = free.tobytes()  # a cell is now one number; neighbours differ by 1 or by the width
+    free = free.tobytes()  # the cells are now numbered row by row
     last_y, last_x = divmod(last, width)
     steps = [(dx, dy * width, math.hypot(dx, dy)) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dx or dy]
     cost = array("d", [math.inf]) * len(free)
@@ -210,10 +210,10 @@ def astar(blocked, start, goal):
 
 
 def collides(blocked, starts, ends):
-    """Return whether each segment from starts (S, 2) to ends (S, 2) enters a blocked cell or leaves the map: (S,) bool.
+    """Return which segments enter a blocked cell or leave the map: (S,) bool.
 
-    The check is exact: the lines between cells cut a segment into pieces, and each piece lies in the cell that contains
-    its middle.
+    The segments go from `starts` (S, 2) to `ends` (S, 2). The check is exact: the borders of the cells cut a segment
+    into pieces, and each piece lies in a single cell. The middle of a piece shows which cell that is.
     """
     step = ends - starts  # (S, 2)
     low, high = np.minimum(starts, ends), np.maximum(starts, ends)
@@ -228,7 +228,7 @@ def collides(blocked, starts, ends):
 
 
 def at(blocked, points):
-    """Return whether each of points (..., 2) lies in a blocked cell or outside of the map: (...,) bool."""
+    """Return which points (..., 2) lie in a blocked cell or outside the map: (...,) bool."""
     cells = np.floor(points).astype(int)
     H, W = blocked.shape
     inside = (cells >= 0).all(-1) & (cells[..., 0] < W) & (cells[..., 1] < H)
@@ -240,7 +240,7 @@ def at(blocked, points):
 
 
 def distances(path):
-    """Return the distance between each point of a path (N, 2) and the next one: (N - 1,)."""
+    """Return the distance from each point of a path (N, 2) to the next point: (N - 1,)."""
     return np.hypot(*np.diff(path, axis=0).T)
 
 
@@ -250,14 +250,14 @@ def length(path):
 
 
 def without_repeats(path):
-    """Return a path without points that repeat the point before them, because such steps have no direction."""
+    """Leave out each point of a path that is equal to the point before it. (A step of length 0 has no direction.)"""
     return path[np.r_[True, distances(path) > 1e-9]]
 
 
 def turns(path):
-    """Return the angle by which a path (N, 2) turns at each inner point, in radians: (N - 2,), positive to the left.
+    """Return the angle in radians by which a path (N, 2) turns at each inner point: (N - 2,).
 
-    The angles are from -π to π. Points that repeat the point before them are left out.
+    The angles are from -π to π, and left turns are positive. A point that repeats the point before it has no angle.
     """
     step = np.diff(without_repeats(path), axis=0)
     angle = np.diff(np.arctan2(step[:, 1], step[:, 0]))
@@ -265,7 +265,7 @@ def turns(path):
 
 
 def total_turning(path):
-    """Return the sum of the angles by which a path turns, in radians. Left and right turns both count as positive."""
+    """Return the sum of the angles by which a path turns, in radians. Left turns and right turns count as positive."""
     return np.abs(turns(path)).sum()
 
 
@@ -273,10 +273,10 @@ def total_turning(path):
 
 
 class Frames:
-    """Squares of side × side cells, one over each of windows (B, T, 2) of a path.
+    """Frames are squares of side × side cells. Each of the windows (B, T, 2) of a path has its own frame.
 
-    A frame is scaled so that its window almost fills it, turned by a random angle, and shifted by a random part of a
-    cell. So its cells are not those of the map, and rounding a point to a cell gives a different error in each frame.
+    A frame is scaled so that its window almost fills it. Then it is turned by a random angle, and shifted by a random
+    part of a cell. So if a point is rounded to a cell, the error is different in each frame.
     """
 
     def __init__(self, windows, side, draw):
@@ -288,15 +288,15 @@ class Frames:
         self.shift = side / 2 + draw.uniform(-0.5, 0.5, (len(windows), 1, 2))
 
     def enter(self, points):
-        """Return positions (B, N, 2) on the map as positions in the frames."""
+        """Convert positions (B, N, 2) on the map to positions in the frames."""
         return (points - self.middle) / self.scale @ self.turn + self.shift
 
     def leave(self, points):
-        """Return positions (B, N, 2) in the frames as positions on the map."""
+        """Convert positions (B, N, 2) in the frames to positions on the map."""
         return (points - self.shift) @ self.turn.transpose(0, 2, 1) * self.scale + self.middle
 
     def centres(self):
-        """Return the centres of all cells, row by row, as positions on the map: (B, side × side, 2)."""
+        """Return the centres of all cells of each frame, row by row, as positions on the map: (B, side × side, 2)."""
         row, column = np.divmod(np.arange(self.side**2), self.side)
         return self.leave(np.stack((column, row), -1)[None] + 0.5)
 
@@ -305,7 +305,7 @@ class Frames:
 
 
 def point(flag, text):
-    """Return the position that a text such as "-1.5,2" means, in metres: (2,). Raises UserError if it means none."""
+    """Turn a text such as "-1.5,2" into a position in metres: (2,). Raises UserError if that is impossible."""
     try:
         x, y = map(float, text.split(","))
         if abs(x) < 1e9 and abs(y) < 1e9:  # also false for "nan"
@@ -316,10 +316,10 @@ def point(flag, text):
 
 
 def plan(grid, blocked, start, goal):
-    """Return the A* path between two points, in cells: (N, 2). Raises UserError if there is none.
+    """Return the A* path from `start` to `goal`, in cells: (N, 2). Raises UserError if there is no path.
 
-    grid: the GridMap. blocked: its inflated cells. start, goal: texts such as "-1.5,2", in metres. The path begins and
-    ends exactly at these points, not at centres of cells.
+    `grid` is the GridMap, and `blocked` has its inflated cells. `start` and `goal` are texts such as "-1.5,2", in
+    metres. The path begins exactly at `start` and ends exactly at `goal`, not at the centres of cells.
     """
     ends = []
     for flag, text in (("--start", start), ("--goal", goal)):
@@ -338,7 +338,7 @@ def plan(grid, blocked, start, goal):
 
 
 def extent(grid):
-    """Return a text that says which positions, in metres, a GridMap covers."""
+    """Return the extent of a GridMap in metres, as a text."""
     H, W = grid.blocked.shape
     corners = grid.to_metres([(0, 0), (W, 0), (0, H), (W, H)])
     (left, low), (right, high) = corners.min(0), corners.max(0)
@@ -355,10 +355,10 @@ def evenly(path, count):
 
 
 def waypoints(path, blocked, least, spacing):
-    """Return points at equal distances of about `spacing` along a path, at least `least` points.
+    """Return at least `least` points at equal distances along a path. The distance is about `spacing`.
 
-    If a line between two of them collides, it tries more points. If no number of points works, it returns the path
-    itself.
+    If the line between two neighbouring points collides with an obstacle, more points are tried. If no number of points
+    works, the path itself is returned.
     """
     count = max(least, math.ceil(length(path) / spacing) + 1)
     while count < 20 * len(path):
@@ -375,7 +375,7 @@ RADIUS = 2.0  # number of cells by which the obstacles of generated maps are inf
 
 
 def random_map(seed):
-    """Return a generated GridMap of 100 × 100 cells of 0.1 m: walls with doors, boxes and round pillars."""
+    """Return a generated GridMap of 100 × 100 cells of 0.1 m. It has boxes, round pillars, and walls with doors."""
     draw = np.random.default_rng(seed)
     side = 100
     blocked = np.zeros((side, side), bool)
@@ -403,7 +403,10 @@ def random_map(seed):
 
 
 def random_problem(seed):
-    """Return (GridMap, inflated cells, start, goal). Both ends are centres of free cells, at least 50 cells apart."""
+    """Return a generated GridMap, its inflated cells, and a start and a goal that a path connects.
+
+    The start and the goal are centres of free cells, and at least 50 cells apart.
+    """
     for attempt in itertools.count():
         draw = np.random.default_rng((seed, attempt))
         grid = random_map(draw.integers(1 << 30))
@@ -418,7 +421,7 @@ def random_problem(seed):
 
 
 def write_csv(path, points):
-    """Write positions (N, 2) in metres as lines x,y below a line that names the columns."""
+    """Write positions (N, 2) in metres as a CSV file with the columns x and y."""
     with files.whole_file(path) as partial:
         partial.write_text("x,y\n" + "".join(f"{x:.4f},{y:.4f}\n" for x, y in points), encoding="utf-8")
 
@@ -426,8 +429,7 @@ def write_csv(path, points):
 def write_message(path, points):
     """Write positions (N, 2) in metres as the JSON of a ROS 2 message nav_msgs/Path in the frame "map".
 
-    Each pose looks towards the next one, and the last pose in the same direction as the one before it. The time stamps
-    are zero.
+    Each pose looks towards the next. The last pose keeps the direction of the pose before it. All time stamps are zero.
     """
     header = {"stamp": {"sec": 0, "nanosec": 0}, "frame_id": "map"}
     step = np.diff(points, axis=0)
@@ -441,11 +443,11 @@ def write_message(path, points):
         partial.write_text(json.dumps({"header": header, "poses": poses}, indent=1) + "\n", encoding="utf-8")
 
 
-COLORS = "#BB5566", "#004488", "#DDAA33"  # of the first, second and third path of a picture
+COLORS = "#BB5566", "#004488", "#DDAA33"  # colours of the first, second and third path of a picture
 
 
 def draw_map(axes, blocked, inflated, paths):
-    """Draw a map (H, W), its inflated cells and paths {name: (N, 2)} in cells into matplotlib's `axes`."""
+    """Draw a map (H, W), its inflated cells, and its paths {name: (N, 2)} in cells. `axes` come from matplotlib."""
     H, W = blocked.shape
     shade = np.where(blocked, 0.35, np.where(inflated, 0.8, 1.0))
     axes.imshow(shade, origin="lower", extent=(0, W, 0, H), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -459,7 +461,7 @@ def draw_map(axes, blocked, inflated, paths):
 
 
 class Cells(Tokenizer):
-    """One token per cell of a square of side × side cells: row × side + column. `vocabulary` is the side."""
+    """The tokenizer of a square of side × side cells: a cell's token is row × side + column. `vocabulary` is side."""
 
     kind, unit = "cells", "waypoint"
 
@@ -470,9 +472,9 @@ class Cells(Tokenizer):
         self.vocab_size = side * side
 
     def decode(self, tokens):
-        """Return a picture of a list or 1-D tensor of tokens, as a text with an o for each token's cell.
+        """Draw tokens, a list or a 1-D tensor, as a text with an o for each token's cell.
 
-        Each line of the text stands for two rows of cells, with row 0 at the bottom. Masks do not appear.
+        Each line of the text stands for two rows of cells. The last line has row 0. Masks are not drawn.
         """
         side = self.vocabulary
         lines = [[" "] * side for _ in range((side + 1) // 2)]

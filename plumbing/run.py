@@ -1,7 +1,7 @@
-"""A training run: its steps, its folder, and how it resumes after Ctrl-C or a kill.
+"""A training run: its steps, its folder, and how it resumes after it was stopped.
 
     checkpoints/NAME/model.safetensors, config.json    the best weights so far
-    checkpoints/NAME/log.jsonl                         a line per evaluation
+    checkpoints/NAME/log.jsonl                         one line per evaluation
     checkpoints/NAME/state.pt                          everything needed to resume
 """
 
@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 
 def origin(device):
-    """Return where a number comes from: {command, commit, machine, torch}. It is saved with every model."""
+    """Return {command, commit, machine, torch}, which is saved with every model to say how the model was made."""
     return {"command": cli.command_line(), "commit": files.commit(), "machine": devices.machine(device),
             "torch": torch.__version__}
 
 
 def read_log(folder):
-    """Return the log of the run in `folder`, a list with a dict per evaluation. Raises UserError if it is damaged."""
+    """Return the log of the run in `folder`: a list with one dict per evaluation. A damaged log raises UserError."""
     lines = files.read_text(folder / "log.jsonl", limit=1 << 24).splitlines()
     try:
         return check_log([json.loads(line) for line in lines])
@@ -35,7 +35,7 @@ def read_log(folder):
 
 
 def check_log(records):
-    """Return the records of a log. Raises some error if it is empty, a step is missing, or a value is no number."""
+    """Return the list `records` if it is a valid log with at least one record. Otherwise raise an exception."""
     measure = "NLL" if "NLL" in records[0] else "NELBO"
     for record in records:
         if not math.isfinite(sum(record.values()) + record["step"] + record["seconds"] + record[measure]):
@@ -44,9 +44,9 @@ def check_log(records):
 
 
 def of_optimizer(optimizer, saved):
-    """Return a saved state for load_state_dict: the saved numbers, and the optimizer's own options.
+    """Return a state for `optimizer.load_state_dict`: the saved tensors with the optimizer's current options.
 
-    Raises some error if the saved numbers don't have the names and shapes that the optimizer needs.
+    Raises an exception if the saved tensors don't have the names and shapes that the optimizer needs.
     """
     names = ("exp_avg", "exp_avg_sq", "step") if isinstance(optimizer, torch.optim.AdamW) else ("momentum",)
     parameters = optimizer.param_groups[0]["params"]
@@ -58,17 +58,18 @@ def of_optimizer(optimizer, saved):
 
 
 class Run:
-    """One run, to be used as `with Run(…) as run`.
+    """One training run. Use it as `with Run(…) as run`.
 
-    It ends after `steps` steps or after `minutes` of training, whichever comes first; 0 minutes: no limit of time.
-    name: the name of its folder; None: nothing is written or printed (for a short training inside another program).
-    config: has the fields steps, minutes, evaluations and seed. settings: {name: value}; a resumed run must have the
-    same values, except for the settings in MAY_CHANGE. info: what to save with the model. fresh: forget what an earlier
-    run with this name has saved.
+    `name` is the name of the run's folder. If `name` is None, nothing is written or printed; this is for a short
+    training inside another program. `config` has the fields steps, minutes, evaluations and seed. The run ends when the
+    steps or the minutes of training are over, whichever comes first; 0 minutes means no time limit.
+
+    `settings` is a dict {name: value}. Only the settings in MAY_CHANGE can change when a run is resumed. `info` is a
+    dict to save with the model. If `fresh` is true, the run starts again from its first step.
     """
 
     MAY_CHANGE = {"steps", "minutes", "evaluations", "evaluate_windows", "compile"}
-    NUMBERS = ("step", "seconds", "best", "log", "loss", "reported")  # saved in addition to models and optimizers
+    NUMBERS = ("step", "seconds", "best", "log", "loss", "reported")  # saved together with models and optimizers
 
     def __init__(self, name, config, settings=(), info=(), fresh=False):
         self.name = name
@@ -79,13 +80,13 @@ class Run:
         self.evaluations, self.seed = config.evaluations, config.seed
         self.step = 0
         self.seconds = 0.0  # seconds of training; evaluations do not count
-        self.paused = 0.0  # seconds of all evaluations
-        self.last_pause = 0.0  # seconds of the last evaluation
+        self.paused = 0.0  # seconds that all evaluations took
+        self.last_pause = 0.0  # seconds that the last evaluation took
         self.progress = 0.0  # the share of the run that is done, from 0 to 1
         self.loss = 0.0  # the loss of a recent step
         self.log = []  # one record per evaluation
         self.best = math.inf  # the best (lowest) result of all evaluations
-        self.reported = False  # whether the run's final number has been measured
+        self.reported = False  # whether the final result of the run is saved
         self.stopped = False  # whether Ctrl-C was pressed
         self.saved = None
         if self.is_saved:
@@ -98,7 +99,7 @@ class Run:
                 raise
 
     def claim(self):
-        """Lock the folder. Raises UserError if no folder can have this name, or if another program trains this run."""
+        """Lock the run's folder. Raises UserError if the name is not valid, or if another program trains this run."""
         name = self.name
         strange = cli.printable(name) != name or set(name) & set('/\\:*?"<>|') or name.startswith(".")
         if strange or not name.strip() or len(name.encode()) > 200:
@@ -114,14 +115,14 @@ class Run:
         return self
 
     def __exit__(self, *error):
-        """Let other programs train this run."""
+        """Unlock the folder, so that other programs can train this run."""
         if self.is_saved:
             self.lock.release()
 
     # Resuming
 
     def load_state(self):
-        """Return the saved state, or None if there is none. Nothing in the file is executed."""
+        """Return the saved state, or None if no state was saved. No code from the file is executed."""
         path = self.folder / "state.pt"
         if not path.is_file():
             if (self.folder / "model.safetensors").is_file():
@@ -139,7 +140,7 @@ class Run:
 
     @contextmanager
     def reading_state(self):
-        """Turn any error into a UserError, because damaged bytes raise many kinds of errors."""
+        """Turn every exception into a UserError, because a damaged file can raise almost any exception."""
         try:
             yield
         except Exception:
@@ -147,7 +148,7 @@ class Run:
             raise UserError(f"{path} is damaged: use --fresh to start this run again") from None
 
     def resume(self, **parts):
-        """Resume from the saved state, if there is one. parts: {name: model or optimizer}; save_state writes them."""
+        """Load the saved state into `parts`, a dict {name: model or optimizer}. `save_state` saves these parts."""
         self.parts = parts
         if self.saved is None:
             return
@@ -177,16 +178,16 @@ class Run:
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {name: getattr(self, name) for name in ("settings", *self.NUMBERS)}
         with files.whole_file(self.folder / "state.pt") as path, open(path, "wb") as file:
-            torch.save(state, file)  # given a path instead, PyTorch hides why it could not write
+            torch.save(state, file)  # a path instead of a file would hide the cause of an error
         with files.whole_file(self.folder / "log.jsonl") as path:
             path.write_text("".join(json.dumps(record) + "\n" for record in self.log), encoding="utf-8")
 
     # Running
 
     def steps(self):
-        """Yield the number of each step until the run ends. Ctrl-C ends the run after the current step and saves it."""
+        """Yield the number of each step until the run ends. After Ctrl-C, the run stops after the current step."""
         before = signal.signal(signal.SIGINT, self.stop)
-        torch.set_flush_denormal(True)  # numbers below 1e-38 become 0, because CPUs compute with them very slowly
+        torch.set_flush_denormal(True)  # numbers below 1e-38 become 0, because CPUs are slow with such numbers
         self.began = time.monotonic() - self.seconds
         self.bar = tqdm(initial=self.step, unit="step", mininterval=1, dynamic_ncols=True, disable=not self.is_saved)
         try:
@@ -208,14 +209,14 @@ class Run:
             print(f"saved at step {self.step}; the same command resumes")
 
     def seed_step(self):
-        """Make this step's random numbers depend on no earlier step, so that a resumed run draws the same numbers."""
+        """Seed the random numbers by the number of the step, so that resuming a run does not change them."""
         torch.manual_seed(self.seed * 1_000_003 + self.step)
 
     def progress_now(self):
         return self.share(self.step, self.seconds)
 
     def share(self, step, seconds):
-        """Return the share of the run that is done: by steps or by time, whichever share is larger."""
+        """Return the share of the run that is done: the share of its steps or of its time, whichever is larger."""
         by_steps = step / self.limit_steps
         return max(by_steps, seconds / self.limit_seconds) if self.limit_seconds else by_steps
 
@@ -231,24 +232,24 @@ class Run:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def show(self, loss):
-        """Show the loss beside the progress bar, but only now and then, because reading it waits for the device."""
+        """Show the loss beside the progress bar, but only every 20 steps, because reading the loss takes time."""
         if self.step % 20 == 0:
             self.loss = loss.item()
             self.check_finite(self.loss)
             self.bar.set_postfix_str(f"{self.progress:.0%} of the run, loss {self.loss:.3f}")
 
     def check_finite(self, number):
-        """Raise UserError if a number is infinite or NaN, before it is saved."""
+        """Raise UserError if a loss is infinite or NaN."""
         if not math.isfinite(number):
             raise UserError(f"the loss is not finite at step {self.step}: lower --lr-matrix or --lr-other")
 
     # Evaluating
 
     def is_due(self):
-        """Return whether it is time for an evaluation: before the first step, and then at equal shares of the run.
+        """Return whether an evaluation is due. The first one is before the first step; the others are spread evenly.
 
-        If the time is limited and evaluations would take more than a twentieth of it, some are left out, but never the
-        last one.
+        If the run has a time limit and evaluations take more than a twentieth of the time, some evaluations are left
+        out, but never the last one.
         """
         if not self.evaluations:
             return False
@@ -256,13 +257,13 @@ class Run:
             return True
         if self.limit_seconds and not self.is_over() and self.paused + self.last_pause > 0.05 * self.seconds:
             return False
-        last = self.share(self.log[-1]["step"], self.log[-1]["seconds"])  # anew: the run may have become longer
+        last = self.share(self.log[-1]["step"], self.log[-1]["seconds"])  # computed again: the run may be longer now
         number = math.floor(last * self.evaluations + 1e-9) + 1
         return self.progress * self.evaluations + 1e-9 >= number
 
     @contextmanager
     def pause(self):
-        """Stop the training clock for a `with` block, and leave the training's random numbers as they were."""
+        """Stop the training clock during a `with` block. The block does not affect the random numbers of training."""
         began = time.monotonic()
         yield
         self.seed_step()
@@ -271,7 +272,7 @@ class Run:
         self.began += self.last_pause
 
     def is_best(self, number):
-        """Return whether an evaluation is the best one so far (lower is better). If so, remember it."""
+        """Return whether `number` is the best result of all evaluations so far. Lower is better."""
         self.check_finite(number)
         is_best = number < self.best
         self.best = min(self.best, number)
@@ -283,7 +284,7 @@ class Run:
             checkpoint.save(self.folder, model, tokenizer, self.info | about | numbers)
 
     def record(self, numbers, text):
-        """Add an evaluation to the log and save the state. Print the numbers, and a text that the model wrote."""
+        """Add the numbers of an evaluation to the log, and save the state. Print the numbers, and a sample of text."""
         self.log.append({"step": self.step, "seconds": round(self.seconds, 1), "loss": self.loss} | numbers)
         self.save_state()
         if self.is_saved:
@@ -291,6 +292,6 @@ class Run:
             self.bar.write(f"\n{shown}\n{cli.printable(text, keep=chr(10))}\n")
 
     def end(self):
-        """Note that the final number is saved with the model, so nothing is left to do."""
+        """Mark the run as finished. Call this after the final result is saved with the model."""
         self.reported = True
         self.save_state()

@@ -1,11 +1,11 @@
-"""Models as ONNX files, and ONNX Runtime, which computes their logits on a CPU in less time than PyTorch.
+"""Write models to ONNX files, and compute their logits with ONNX Runtime, which is faster than PyTorch on a CPU.
 
     torch        PyTorch itself
     onnx         ONNX Runtime with the same 32-bit weights: the same logits, except for rounding
     onnx-int8    ONNX Runtime with most weights as 8-bit integers: nearly the same logits
 
-ONNX is a file format for the list of operations that make up a model. A program that knows the whole list beforehand
-can merge operations, and needs no Python between them.
+An ONNX file lists all operations of a model. ONNX Runtime reads the whole list before it starts. So it can merge
+operations, and it runs no Python code between two operations.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ RUNTIMES = ("torch", "onnx", "onnx-int8")
 
 
 def require_packages():
-    """Raise UserError unless the packages that write and run ONNX files are installed."""
+    """Raise UserError if a package is missing that is needed to write or run ONNX files."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -41,7 +41,7 @@ def require_packages():
 
 @contextlib.contextmanager
 def hushed():
-    """Hide warnings in a `with` block. The exporters warn about their future, and about packages that we don't need."""
+    """Hide all warnings in a `with` block. The exporters give many warnings that do not concern us."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -55,14 +55,15 @@ def hushed():
 def export(model, path, metadata=None):
     """Write a Transformer to an ONNX file.
 
-    It has the input `tokens` (B, T), 64-bit integers, and the output `logits` (B, T, V), for any B and any T up to
-    seq_len. A time-conditioned model also has the input `t` (B,). metadata: {name: text}, kept in the file.
-    Raises UserError if seq_len is 1, because torch.export would take it for a constant.
+    The input `tokens` (B, T) consists of 64-bit integers, and the output is `logits` (B, T, V). B can be any number,
+    and T any number up to seq_len. A time-conditioned model also has the input `t` (B,). `metadata` is a dict
+    {name: text} to store in the file. Raises UserError if seq_len is 1, because torch.export would then treat T as a
+    constant.
     """
     if model.config.seq_len == 1:
         raise UserError("an ONNX file needs a model with a window of at least two tokens")
     batch, length = torch.export.Dim("B"), torch.export.Dim("T", max=model.config.seq_len)
-    # The example's sizes don't limit the model, but they must differ from 1 and from each other.
+    # The sizes of these example inputs must differ from 1 and from each other. They don't limit the model.
     inputs = {"tokens": torch.zeros(2, min(8, model.config.seq_len), dtype=torch.long)}
     shapes = [{0: batch, 1: length}]
     if model.config.time_conditioned:
@@ -72,7 +73,7 @@ def export(model, path, metadata=None):
 
 
 def write(module, inputs, shapes, names, outputs, path, metadata=None):
-    """Write any module to an ONNX file. shapes: the dimensions of each input that may vary, as torch.export.Dim."""
+    """Write any module to an ONNX file. For each input, `shapes` names the dimensions that can vary."""
     require_packages()
     with hushed():
         program = torch.onnx.export(module, inputs, input_names=names, output_names=outputs, verbose=False, dynamo=True,
@@ -83,9 +84,9 @@ def write(module, inputs, shapes, names, outputs, path, metadata=None):
 
 
 class Rows:
-    """Stands in for chapter 02's KVBuffer in the file: rows k and v of earlier passes, (B, nh, rows, hd), and new rows.
+    """Replaces chapter 02's KVBuffer in an ONNX file. k and v (B, nh, rows, hd) come from earlier passes.
 
-    An ONNX graph has no memory, so it cannot write the new rows into the buffer. It returns them as outputs instead.
+    An ONNX graph has no memory, so it cannot write new rows into a buffer. It returns the new rows as outputs instead.
     """
 
     def __init__(self, k, v):
@@ -99,9 +100,9 @@ class Rows:
 
 
 def attend(q, k, v, attn_mask):
-    """Return the causal attention of q (B, nh, T, hd) over the rows k, v of earlier passes and the new rows.
+    """Return the causal attention of q (B, nh, T, hd) to k and v of earlier passes, and to the new k and v.
 
-    PyTorch's kernel would need old and new rows in one tensor, and each pass would copy the whole buffer to make it.
+    PyTorch's kernel needs all keys in one tensor. To make this tensor, each pass would have to copy the earlier keys.
     """
     positions, new_k, new_v = attn_mask
     rows = k.shape[2]
@@ -112,7 +113,7 @@ def attend(q, k, v, attn_mask):
 
 
 class Tail(nn.Module):
-    """A causal convolution (Neighbours of chapter 03) that knows only the vectors just before x (B, T, C)."""
+    """A causal convolution (chapter 03's Neighbours) whose inputs are x (B, T, C) and the vectors just before x."""
 
     def __init__(self, conv):
         super().__init__()
@@ -124,7 +125,7 @@ class Tail(nn.Module):
 
 
 class Continuation(nn.Module):
-    """A causal Transformer that takes its buffers as inputs and returns the new rows as outputs."""
+    """A causal Transformer that gets its buffers as inputs, and returns the new rows of the buffers."""
 
     def __init__(self, model):
         super().__init__()
@@ -136,8 +137,8 @@ class Continuation(nn.Module):
     def forward(self, tokens, positions, k, v, before):
         """Return logits (B, T, V), new rows (2, L, B, nh, T, hd), and the input of each convolution (B, T, C).
 
-        tokens: (B, T). positions: (T,). k, v: one (B, nh, rows, hd) per layer. before: one (B, conv-1, C) per
-        convolution.
+        `tokens` has the shape (B, T), and `positions` has the shape (T,). `k` and `v` are lists with one tensor
+        (B, nh, rows, hd) per layer. `before` is a list with one tensor (B, conv-1, C) per convolution.
         """
         layers = [Rows(*pair) for pair in zip(k, v)]
         logits = self.model(tokens, positions=positions, cache=SimpleNamespace(layers=layers, streams=before))
@@ -146,7 +147,7 @@ class Continuation(nn.Module):
 
 
 def export_continuation(model, path):
-    """Write a causal Transformer to an ONNX file, as a Continuation."""
+    """Write a causal Transformer, as a Continuation, to an ONNX file."""
     c = model.config
     batch, length, rows = (torch.export.Dim(name) for name in ("B", "T", "rows"))
     kv, before = buffers(model, 2, 5)  # sizes that differ from each other, as in `export`
@@ -159,26 +160,26 @@ def export_continuation(model, path):
 
 
 def buffers(model, batch, rows):
-    """Return empty buffers of a causal model: kv (2, L, B, nh, rows, hd), and a list of (B, conv-1, C)."""
+    """Return empty buffers of a causal model: kv (2, L, B, nh, rows, hd), and (B, conv-1, C) for each convolution."""
     c = model.config
     kv = torch.zeros(2, c.n_layer, batch, c.n_head, rows, c.n_embd // c.n_head)
     return kv, [torch.zeros(batch, c.conv - 1, c.n_embd) for _ in model.convs]
 
 
 def named(kv, before):
-    """Return these buffers under their names as inputs of the ONNX file, {name: tensor}."""
+    """Return the buffers as a dict {name of the input in the ONNX file: buffer}."""
     layers = {f"{letter}{i}": layer for letter, part in zip("kv", kv) for i, layer in enumerate(part)}
     return layers | {f"before{i}": vectors for i, vectors in enumerate(before)}
 
 
 def to_int8(path, smaller, n_embd):
-    """Write the model in the ONNX file `path` to the file `smaller`, with most of its weights as 8-bit integers.
+    """Read the ONNX file `path`, and write the file `smaller`, in which most weights are 8-bit integers.
 
-    Each column of a matrix has a scale of its own. The activations that the matrix multiplies share one scale in each
-    pass.
-    Two kinds of matrices stay in 32 bits. The second matrix of an MLP multiplies squares; most of these are small
-    beside the largest one, so too few of the 256 steps would be left for them. The head is small, and every error in it
-    is an error in the logits.
+    Each column of a weight matrix has its own scale. In each pass, all inputs of a matrix share one scale.
+
+    The head and the second matrix of each MLP stay in 32 bits. The head is small, and its errors are errors in the
+    logits. The inputs of the MLP's second matrix are squares. Most of these squares are much smaller than the largest
+    one, so 256 steps are too coarse for them.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -188,8 +189,8 @@ def to_int8(path, smaller, n_embd):
     kept = [node.name for node in graph.node if "logits" in node.output
             or node.op_type == "MatMul" and node.input[1] in sizes and sizes[node.input[1]][0] == 4 * n_embd]
     with hushed(), files.whole_file(smaller) as partial:
-        # We use only seven bits per weight: older processors add two products in 16 bits, and eight bits would
-        # overflow.
+        # We use only seven bits per weight, because older processors add two products in 16 bits. With eight bits per
+        # weight, this sum could overflow.
         quantize_dynamic(path, partial, op_types_to_quantize=["MatMul"], per_channel=True, reduce_range=True,
                          weight_type=QuantType.QInt8, nodes_to_exclude=kept)
 
@@ -198,7 +199,7 @@ def to_int8(path, smaller, n_embd):
 
 
 class OnnxModel:
-    """Stands in for a Transformer of chapter 03: the samplers call it in the same way. It computes on the CPU."""
+    """Replaces chapter 03's Transformer in the samplers, and computes on the CPU."""
 
     def __init__(self, model, path):
         import onnxruntime
@@ -214,7 +215,7 @@ class OnnxModel:
         self.model, self.config = model, model.config
 
     def __call__(self, tokens, t=None):
-        """tokens: (B, T) → logits (B, T, V). t: (B,) noise levels, which only a time-conditioned model reads."""
+        """tokens (B, T) → logits (B, T, V). Only a time-conditioned model reads the noise levels t (B,)."""
         inputs = {"tokens": tokens.numpy()}
         if self.config.time_conditioned:
             inputs["t"] = t.numpy()
@@ -222,12 +223,12 @@ class OnnxModel:
 
 
 class OnnxGPT(OnnxModel):
-    """Stands in for a causal Transformer. It reads a file that `export_continuation` has written."""
+    """Replaces a causal Transformer. `export_continuation` writes the file for this class."""
 
     def __call__(self, tokens, t=None, positions=None, cache=None):
-        """tokens: (B, T) → logits (B, T, V). positions (T,), cache: as in chapter 03, with two limits.
+        """tokens (B, T) → logits (B, T, V). `positions` (T,) and `cache` work as in chapter 03, with two limits.
 
-        Each pass must continue where the last one ended, and the cache must come from this object's `make_cache`.
+        Each pass must begin where the previous pass ended, and the cache must come from this object's `make_cache`.
         """
         T = tokens.shape[1]
         positions = torch.arange(T) if positions is None else positions
@@ -242,17 +243,17 @@ class OnnxGPT(OnnxModel):
         return logits
 
     def make_cache(self, batch, rows):
-        """Return empty buffers for `batch` sequences of up to `rows` positions; `inputs` shares their memory."""
+        """Return empty buffers for `batch` sequences of up to `rows` positions. `inputs` shares their memory."""
         kv, before = buffers(self.model, batch, rows)
         inputs = {name: buffer.numpy() for name, buffer in named(kv, before).items()}
         return SimpleNamespace(kv=kv, before=before, inputs=inputs)
 
 
 def choose(runtime, model, folder):
-    """Return the object that computes the logits of `model`, loaded from `folder`: the model itself, or its stand-in.
+    """Return `model` itself if `runtime` is "torch". Otherwise return an OnnxModel that replaces `model`.
 
-    The ONNX files are kept in data/onnx/, which git ignores, because the folder of a shipped model belongs to the book.
-    You may delete these files at any time. Their names contain a hash of the weights and of the code that made them.
+    `folder` is the folder of the model. ONNX files are kept in data/onnx/, and you can delete them at any time. The
+    name of such a file contains a hash of the weights and of the code that wrote the file.
     """
     if runtime == "torch":
         return model
@@ -273,9 +274,9 @@ def choose(runtime, model, folder):
 
 
 def on_cpu(settings):
-    """Return a program's settings, with the device "cpu" if the flag --runtime chooses ONNX Runtime.
+    """Return the settings of a program. If they choose ONNX Runtime, set their device to "cpu".
 
-    Raises UserError if the flag --device names another device.
+    Raises UserError if they choose ONNX Runtime and a device other than the CPU.
     """
     if settings.runtime == "torch":
         return settings

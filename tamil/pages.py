@@ -1,4 +1,4 @@
-"""The pages of Project Madurai: their lines as a browser shows them, and the poems among these lines."""
+"""Read the pages of Project Madurai: find the lines that a browser shows, and the poems among these lines."""
 
 import re
 from collections import Counter
@@ -11,10 +11,10 @@ from tamil.repairs import LACUNA, count_letters
 # 1. Lines
 
 REMOVED = re.compile(r"<!--.*?(?:-->|\Z)|<[!?][^<>]*>?|<(script|style|title)\b.*?</\1>", re.DOTALL | re.IGNORECASE)
-PREFORMATTED = re.compile(r"<pre\b.*?</pre>", re.DOTALL | re.IGNORECASE)  # inside it, a line break of the file counts
+PREFORMATTED = re.compile(r"<pre\b.*?</pre>", re.DOTALL | re.IGNORECASE)  # in <pre>, a line break of the file counts
 PIECE = re.compile(r"(.*?)(?:<(/?)([A-Za-z][A-Za-z0-9]*)(?:[^<>]*>)?|\Z)", re.DOTALL)  # a text, and the tag after it
 NOTES = {"b", "strong", "i", "em", "small", "u", "th", "h1", "h2", "h3", "h4", "h5", "h6"}
-IN_A_LINE = {"b", "strong", "i", "em", "small", "u", "a", "font", "span", "sub", "sup", "img"}  # tags that end no line
+IN_A_LINE = {"b", "strong", "i", "em", "small", "u", "a", "font", "span", "sub", "sup", "img"}  # they do not end a line
 
 
 @dataclass
@@ -25,7 +25,10 @@ class Line:
 
 
 def lines_of(html):
-    """Return the Lines of a page, as a browser shows them, without empty ones. "-----" is a horizontal line."""
+    """Return the lines of a page as a browser shows them, a list of Line. A horizontal rule becomes the text "-----".
+
+    Empty lines are left out.
+    """
     html = REMOVED.sub("", html)
     html = PREFORMATTED.sub(lambda block: block[0].replace("\n", "<br>"), html)
     lines = []
@@ -65,26 +68,29 @@ COLOPHON = re.compile(r"முற்றிற்று|^\S+ முற்று�
 POET = re.compile(r"[-–—]\s*[^\s\-]")  # the beginning of a line such as "- கபிலர்."
 POET_BEHIND_VERSE = re.compile(r"(?<=\.)\s*-\s*(?=[^-]*\.$)")
 ABOUT = re.compile(r"^இப் ?(?:பகுதி|பாடல்)|(?:சொல்லியது|கூறியது|கூறிற்று)\W*$")  # "this poem …", "… said this"
-# The title of a song, or of the poems that later poets have added to it.
+# The title of a song, or of poems that later poets have added to a song.
 TITLE = re.compile(r"\S+(?:பாட்டு|படை|காஞ்சி|வாடை|பாலை|கடாம்)|(?:தனி|பழைய)?\s*(?:வெண்பா|(?:ப்)?பாடல்)(?:(?:க்)?கள்)?[\s.:]*")
 SPEAKER = re.compile(r"\.?\S+(?: \S+){0,2} ?:")  # a label inside a song, such as "முனிவர்:"
 
-# On the page of பரிபாடல், the italics of some headings begin or end a line too early or too late, so these verses are
-# in italics.
+# On the page of பரிபாடல், the italics of some headings begin or end a line too early or too late. So these four verses
+# are in italics, and three headings (PLAIN_HEADINGS) are not.
 VERSE_IN_ITALICS = {"கண்ணும் கழியச் சிவந்தன; அன்ன வகை", "பாய் தேரான் வையை அகம்.", "வாய்த்தன்றால்--வையை வரவு.",
                     "ஏறுமாறு ஏற்கும் இக் குன்று."}  # fmt: skip
 PLAIN_HEADINGS = {"இளவேனிற் காலத்து ஆடல்", "வையை வானக் கங்கையை ஒத்து விளங்குதல்", "தலைமகன் ஊடல் உணர்ப்பிக்கும் திறம்"}
 
 
 def is_verse(text, longest=40):
-    """Return whether a line could be verse: it has at most `longest` Tamil letters and no English word, or a lacuna."""
+    """Return whether a line could be verse.
+
+    A verse has no English word. It has 1 to `longest` Tamil letters, or a lacuna (a gap in the manuscripts).
+    """
     if len(text) > 300 or re.search("[A-Za-z]{3}", text):
         return False
     return 0 < count_letters(text) <= longest or bool(LACUNA.search(text))
 
 
 def interrupts(line):
-    """Return whether a line only interrupts a poem: it is a heading, a note, or the number of a line."""
+    """Return whether a line interrupts a poem without ending it: a heading, a note, or the number of a line."""
     text = line.text
     opens, closes = text.startswith(("(", "[")), text.endswith((")", "]"))
     is_whole = opens and closes
@@ -102,8 +108,8 @@ class Anthology:
     """Reads a page of many poems.
 
     A poem begins at its number. It ends at the name of its poet, a label, a heading, a sentence about the poem, or the
-    next number. numbers: the numbers that the poems should have. verse_beside: whether the first line of a poem may
-    follow its number on the same line, where other pages have a title.
+    next number. `numbers` are the numbers that the poems should have. `verse_beside` says whether the text beside a
+    number is the first line of the poem. On other pages, this text is a title.
     """
 
     def __init__(self, lines, numbers, verse_beside=False):
@@ -111,8 +117,8 @@ class Anthology:
         self.poems = {}  # {number: lines of verse}
         self.poem = None  # the lines of the poem that is being read
         self.last = numbers[0] - 1  # the number of the latest poem, as counted in this part of the page
-        self.base = 0  # in a supplement, whose numbers begin at 1 again: what to add to them
-        # On some pages each poem is a row of a table whose first cell holds its number.
+        self.base = 0  # what to add to the numbers of a supplement, which begin at 1 again
+        # On some pages each poem is a row of a table. The first cell of the row holds the number of the poem.
         self.in_table = sum(line.begins_row and line.text.strip(".) ").isdigit() for line in lines) >= 10
 
     def read(self):
@@ -128,7 +134,7 @@ class Anthology:
         return self.poems
 
     def beginning(self, line):
-        """Return (number, the text after it) if a line begins a poem, otherwise None."""
+        """If a line begins a poem, return (number of the poem, text after the number). Otherwise return None."""
         if not self.poems and line.text.strip(" .:-") == INVOCATION:
             return 0, ""
         if line.is_marked and line.text.endswith("பாடல்") and self.last > 0:
@@ -141,7 +147,8 @@ class Anthology:
         rest = match[3].strip()
         if self.in_table and (rest or not line.begins_row):
             return None
-        # Up to three poems in a row may be lost, and a poem may stand up to eight places too late.
+        # Poems can be lost, so a number can be up to 3 above the latest number. Poems can come too late on the page, so
+        # a number can be up to 8 below the latest number.
         first = 1 if self.base else self.numbers[0]
         is_new = self.base + number not in self.poems
         if is_new and first <= number <= self.numbers[-1] and self.last - 8 <= number <= self.last + 3:
@@ -152,7 +159,7 @@ class Anthology:
         return (self.last + 1, "") if is_alone else None  # the page has a wrong number here
 
     def begin(self, number, rest):
-        """Begin the poem `number`. rest: the text after the number."""
+        """Begin the poem `number`. `rest` is the text after the number."""
         self.last = max(self.last, number)
         self.poem = self.poems.setdefault(self.base + number, [])
         if ABSENT.search(rest):
@@ -161,9 +168,9 @@ class Anthology:
             self.poem.append(rest)
 
     def go_on(self, line):
-        """Read a line after the number of a poem."""
+        """Read a line that belongs to the current poem or ends it."""
         text = line.text
-        bare = text.strip(" ()[]{}<>*=~_'\"“”‘’")  # a heading may stand in brackets
+        bare = text.strip(" ()[]{}<>*=~_'\"“”‘’")  # a heading can stand in brackets
         if HEADING.search(bare) or COLOPHON.search(bare) or LABEL.match(bare):
             self.end()
         elif interrupts(line):
@@ -180,7 +187,7 @@ class Anthology:
                 self.end()
 
     def end(self):
-        """Wait for the next number, unless the poem has no line yet."""
+        """End the current poem if it already has a line."""
         if self.poem:
             self.poem = None
 
@@ -189,9 +196,9 @@ class Anthology:
 
 
 def song(lines):
-    """Return the lines of verse of a page with one long poem: the longest run of lines that could be verse.
+    """Return the lines of the one long poem on a page: the longest run of lines that could be verse.
 
-    Headings inside the poem don't end this run; prose, labels and a colophon do.
+    Prose, labels and a colophon ("here ends …") end this run, but headings inside the poem do not.
     """
     runs = [[]]
     for line in lines:

@@ -4,8 +4,8 @@ import re
 
 from tamil import letters
 
-# The pages of Project Madurai were converted from an older encoding, which left typical faults. Each entry is a pattern
-# of wrong letters, and the right letters.
+# The conversion of Project Madurai's pages from an older encoding left typical faults. Each entry has a pattern for
+# wrong letters, and the right letters.
 FAULTS = [(re.compile(wrong), right) for wrong, right in [
     ("(?<=[\u0b80-\u0bff])[·•](?=[\u0b80-\u0bff])", "ஃ"),
     ("[¡\u0ba1][¢\u0ba2]", "ரி"),
@@ -31,9 +31,9 @@ FAULTS = [(re.compile(wrong), right) for wrong, right in [
     ("(?<=டோ) (?=[க-ஹ]்|ளே)", ""),
 ]]  # fmt: skip
 
-# Words that a page garbles and whose right form is certain, because the letters of the wrong form never meet in Tamil,
-# and only one word that fits the line is so similar. The corpus leaves doubtful cases as they are;
-# docs/sangam_readings.md lists them. Each entry is "wrong = right", a part of a line.
+# Words that a page garbles, and their right forms. Each entry is "wrong = right", and stands for a part of a line. We
+# are certain of the right form for two reasons: in the wrong form, letters meet that never meet in Tamil, and only one
+# similar word fits the line. Doubtful words stay as they are. docs/sangam_readings.md lists them.
 WORDS = """
 வழிவ்ழி = வழிவழி | மல்ர்ந்த = மலர்ந்த | மண்லாடு = மணலாடு | அலம்ரும் = அலமரும் | பச்ப்பணி = பசப்பணி
 துங்சு = துஞ்சு | நல்ம்மேம் = நலம்மேம் | நண்றே = நன்றே | மய்ங்கினள் = மயங்கினள் | ல்ஃதே = லஃதே
@@ -60,7 +60,8 @@ GARBLED = re.compile("|".join(map(re.escape, WORDS)))
 LACUNA = re.compile(r"(?:…|\.(?:[ \xa0]*\.){2})(?:[ \xa0]*[.…])*|-(?:[ \xa0]+-){3,}")
 LINE_NUMBER = re.compile(r"[\s.…]*\b\d+(?:-\d+)?\s*\.?\s*$")
 RESTORED = re.compile(r" ?[(\[]([\u0b80-\u0bff]{1,4})[)\]]")  # letters that the editors of the text have restored
-# A page on which the letter யொ never occurs has lost every யொ and ளொ. Nearly all of these stood in யொடு and ளொடு.
+# If the letter யொ never occurs on a page, the page has lost every யொ and ளொ. Nearly all lost letters stood in யொடு and
+# ளொடு.
 LOST_O = re.compile("([யள])டு(?=(?:ம்)?(?![\u0b80-\u0bff]))")
 
 
@@ -75,9 +76,9 @@ def count_letters(text):
 
 
 def clean(line):
-    """Return a line of verse with Tamil letters, single spaces, and … where the manuscripts have a gap.
+    """Clean a line of verse: keep only Tamil letters, single spaces, and … for a gap in the manuscripts.
 
-    All punctuation is removed: palm leaves had none, and only some of our sources have punctuation by their editors.
+    All punctuation is removed. Palm leaves had no punctuation, and editors have added it to only some of our sources.
     """
     line = letters.normalise(line.replace("*", "")).rstrip("\u200c")  # stars mark the words that name a poem
     for wrong, right in FAULTS:

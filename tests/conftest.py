@@ -14,7 +14,7 @@ torch.set_num_threads(1)  # the models of the tests are too small to share, and 
 
 @pytest.fixture(autouse=True)
 def as_it_was():
-    """A test may leave behind no Ctrl-C handler, no other precision or arithmetic, and no other number of threads."""
+    """Check that a test restores the Ctrl-C handler, the precision, the arithmetic and the number of threads."""
     handler, precision = signal.getsignal(signal.SIGINT), torch.get_float32_matmul_precision()
     threads = torch.get_num_threads()
     yield
@@ -34,7 +34,7 @@ def tiny():
 
 @pytest.fixture
 def runs_folder(tmp_path, monkeypatch):
-    """An empty place for runs: no model is found that was trained or shipped."""
+    """An empty folder for runs, so that no test finds a trained or a shipped model."""
     runs = tmp_path / "checkpoints"
     for module in (files, checkpoint, hub):
         monkeypatch.setattr(module, "RUNS", runs)

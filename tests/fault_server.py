@@ -1,11 +1,11 @@
-"""A local web server for tests, with the faults of real ones.
+"""A local web server for tests, with the faults of real servers.
 
     with FaultServer(answer) as server:
         fetch(server.url + "/file")
 
-`answer(request)` returns a Reply, or a word that `fault` turns into one. Before it is asked, each request takes the
-next entry of `server.faults`: a word, a Reply, or None for an ordinary answer. `server.always` holds for all requests.
-`server.requests` lists what was asked.
+`answer(request)` returns a Reply, or a word that `fault` turns into a Reply. Each request first takes the next entry of
+`server.faults`: a word, a Reply, or None for an ordinary answer. `server.always` is a fault for all requests, and
+`server.requests` lists all requests.
 """
 
 import gzip
@@ -31,7 +31,7 @@ class Reply:
 
 
 def fault(word, body=b"x" * 1000):
-    """The Reply for a word: what goes wrong with an answer that should be `body`.
+    """Return the faulty Reply for a word, in place of the correct answer `body`. The word is one of these:
 
     "404", "429 7" (a status, and its Retry-After), "302 ADDRESS" (a redirect), "drop", "truncated", "wrong" (one byte
     differs), or a key of ENDLESS.
@@ -50,7 +50,7 @@ def fault(word, body=b"x" * 1000):
 
 
 def after(head, piece):
-    """A function that returns an endless answer: the bytes `head`, then `piece` again and again."""
+    """Return a function that makes an endless answer: the bytes `head`, then `piece` again and again."""
     return lambda: itertools.chain([b"HTTP/1.1 200 OK\r\n" + head + b"\r\n"], itertools.repeat(piece))
 
 
@@ -63,7 +63,7 @@ ENDLESS = {  # answers that never end. Those whose name begins with "slow" send 
 
 
 def refused():
-    """An address of this machine where no server listens."""
+    """Return an address of this machine at which no server listens."""
     with socket.create_server(("127.0.0.1", 0)) as unused:
         return f"http://127.0.0.1:{unused.getsockname()[1]}"
 
@@ -107,7 +107,7 @@ class FaultServer(ThreadingHTTPServer):
     daemon_threads, block_on_close = True, False
 
     def __init__(self, answer, fault=fault):
-        """answer: a function of a request (method, path, headers, body). fault: a function of a word. See above."""
+        """`answer` is a function of a request (method, path, headers, body). `fault` is a function of a word."""
         super().__init__(("127.0.0.1", 0), Handler)
         self.answer, self.fault = answer, fault
         self.url = f"http://127.0.0.1:{self.server_address[1]}"

@@ -1,4 +1,4 @@
-"""What several test files use: processes, small models, random numbers, logs, a user's mistakes, hostile files."""
+"""Helpers for several test files: processes, small models, random numbers, logs, error messages, bad files."""
 
 import contextlib
 import io
@@ -27,14 +27,14 @@ transformer = import_module("03_transformer")
 
 
 def start(*command, cwd=ROOT, stdin=None, stderr=subprocess.PIPE, **environment):
-    """`python command` as a process, with pipes for its output. One thread: small models only lose time to more."""
+    """Start `python command` as a process with one thread, and with pipes for its output. Small models need no more."""
     usual = {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "MPLBACKEND": "Agg"}
     return subprocess.Popen([sys.executable, *map(str, command)], cwd=cwd, env=os.environ | usual | environment,
                             encoding="utf-8", stdin=stdin, stdout=subprocess.PIPE, stderr=stderr)  # fmt: skip
 
 
 def python(*command, cwd=ROOT, timeout=600, **environment):
-    """`python command` to its end: its exit code, output and errors. environment: further variables."""
+    """Run `python command`, and return its exit code, output and errors. `environment` has more variables."""
     with start(*command, cwd=cwd, **environment) as process:
         out, err = process.communicate(timeout=timeout)
     return SimpleNamespace(code=process.returncode, out=out, err=err)
@@ -62,10 +62,10 @@ class Book:
 
 
 def make_model(vocab_size, seq_len=16, std=0.0, seed=0, **shape):
-    """An untrained Transformer of one small layer, in evaluation mode.
+    """Return an untrained Transformer with one small layer, in evaluation mode.
 
-    std: the standard deviation of all weights. The default, 0, leaves the usual start, at which each block is the
-    identity and the prediction is almost uniform. Such a model would hide mistakes.
+    `std` is the standard deviation of all weights. The default 0 keeps the usual weights of an untrained model. Then
+    each block is the identity, and the prediction is almost uniform, which can hide mistakes.
     """
     torch.manual_seed(seed)
     shape = {"vocab_size": vocab_size, "seq_len": seq_len, "n_layer": 1, "n_head": 2, "n_embd": 16} | shape
@@ -80,14 +80,14 @@ LETTERS = "\n abcdefgh."  # all characters of made_up_text()
 
 
 def made_up_text():
-    """4,000 characters of 60 invented words, with spaces, full stops and line breaks. The same at every call."""
+    """Return a text of 4,000 characters with 60 invented words. Every call returns the same text."""
     draw = random.Random(0)
     words = ["".join(draw.choices(LETTERS[2:10], k=draw.randint(1, 6))) for _ in range(60)]
     return "".join(draw.choice(words) + draw.choice((" ", " ", " ", ".\n")) for _ in range(1200))[:4000]
 
 
 class Unigram(torch.nn.Module):
-    """A model that knows the frequencies of the tokens and nothing else. Its exact likelihood is known."""
+    """A model that knows only the frequencies of the tokens. Its exact likelihood is known."""
 
     def __init__(self, config, frequencies):
         super().__init__()
@@ -101,7 +101,7 @@ class Unigram(torch.nn.Module):
 
 
 def write_settings(path, **changes):
-    """Write a settings file of a model and a training that take about a second."""
+    """Write a settings file for a training of about a second."""
     values = {"n_layer": 1, "n_head": 2, "n_embd": 16, "seq_len": 16, "batch_size": 4, "steps": 60, "minutes": 0,
               "evaluations": 6, "evaluate_windows": 8, "warmup": 5, "dtype": "float32", "compile": "off"}
     path.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in (values | changes).items()))
@@ -109,22 +109,22 @@ def write_settings(path, **changes):
 
 
 def log_of(folder):
-    """The records of a run's log, without their times."""
+    """Return the records of a run's log, without their times."""
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
 class Killed(Exception):
-    """Ends a run at a place that the test chooses."""
+    """An exception with which a test ends a run."""
 
 
 # 4. Mistakes and hostile files
 
 
 def refusal(call, *arguments, **named):
-    """What a program says of a user's mistake before it ends with exit code 2.
+    """Return the message that a program prints about a user's mistake before it ends with exit code 2.
 
-    That is the one line of a UserError, or the box that tyro prints before it exits.
+    The message is the line of a UserError, or the box that tyro prints.
     """
     error = io.StringIO()
     with contextlib.redirect_stderr(error), pytest.raises((SystemExit, cli.UserError)) as end:
@@ -138,13 +138,13 @@ def refusal(call, *arguments, **named):
 
 
 HOSTILE = "a\x1b[2J\x07\b\r\u202eb"  # characters that a terminal obeys, between two letters
-ESCAPED = r"a\x1b[2J\x07\x08\r\u202eb"  # the same as it should be shown
-# What a terminal obeys: line breaks, ESC and the other controls of C0 and C1, and what reorders a line.
+ESCAPED = r"a\x1b[2J\x07\x08\r\u202eb"  # how the program should show HOSTILE
+# Characters that a terminal obeys: line breaks, ESC and other control characters, and marks that reorder a line.
 COMMANDS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Trap:
-    """A pickle of this makes a folder when it is loaded without care, as it could run any other command."""
+    """A harmful object: loading it with pickle makes a folder. It could run any other command instead."""
 
     def __init__(self, path):
         self.path = path

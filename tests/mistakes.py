@@ -1,6 +1,6 @@
-"""Two plausible mistakes for each exercise: what to change in our solution, as (text, text to put there).
+"""Two plausible mistakes for each exercise, as changes to our solution: (old text, new text).
 
-Each is one that a weaker check would accept.
+A weaker check would accept these mistakes.
 """
 
 MISTAKES = {

@@ -1,4 +1,4 @@
-"""Every row of tests/attacks.py ends soon, in one line with exit code 2, and leaves all files as they were."""
+"""Every attack of tests/attacks.py ends soon, in one line with exit code 2, and changes no file."""
 
 import re
 import shlex
@@ -24,12 +24,12 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows 
 
 
 class TooLong(BaseException):
-    """Raised by the alarm. It is no Exception, so that no program can handle it."""
+    """Raised by the alarm. It is not a subclass of Exception, so that no program handles it."""
 
 
 @pytest.fixture(scope="module")
 def furnished(tmp_path_factory):
-    """A folder with what the attacked programs read: a text, settings, a map, a run, and a model of every kind."""
+    """A folder with everything that the programs read: a text, settings, a map, a run, and a model of every kind."""
     folder = tmp_path_factory.mktemp("furnished")
     with pytest.MonkeyPatch.context() as patch:
         for module in (files, checkpoint, hub):
@@ -53,13 +53,13 @@ def furnished(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder for a secret, and for a copy of the furnished folder."""
+    """A folder that holds a secret, and a copy of the folder `furnished`."""
     return tmp_path_factory.mktemp("place")
 
 
 @pytest.fixture
 def inside(place, furnished, monkeypatch):
-    """A copy of the furnished folder, in which the programs run. Nobody waits, and pip downloads nothing."""
+    """A copy of the folder `furnished`, in which the programs run. No program waits, and pip downloads nothing."""
     (place / "secret.txt").write_text("a secret")
     folder = place / "inside"
     if not folder.exists():
@@ -79,7 +79,7 @@ def inside(place, furnished, monkeypatch):
 
 
 def without_help(parse, *arguments, config, **named):
-    """Call tyro without the help texts. It reads them from the source of every class, which takes most of its time."""
+    """Call tyro without help texts. Reading these texts from the source code takes most of tyro's time."""
     return parse(*arguments, config=(*config, tyro.conf.HelptextFromCommentsOff), **named)
 
 
@@ -100,7 +100,7 @@ def alarm():
 
 
 def peak():
-    """The largest memory of this process since `forget_peak`, in megabytes. 0 where the system does not say it."""
+    """The largest memory of this process since `forget_peak`, in megabytes, or 0 if the system cannot tell."""
     status = Path("/proc/self/status")
     return int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) >> 10 if status.exists() else 0
 
@@ -112,7 +112,7 @@ def forget_peak():
 
 
 def contents(folder):
-    """All files below a folder, {path: bytes or the target of a link}, without locks and chapter 12's cache."""
+    """All files in a folder, {path: bytes or target of a link}. Locks and chapter 12's cache are left out."""
     found = {}
     for path in folder.rglob("*"):
         name = str(path.relative_to(folder))
@@ -124,7 +124,7 @@ def contents(folder):
 
 
 def put(attack):
-    """Put the file of an attack in its place."""
+    """Write the file of an attack."""
     path = Path(attack.path)
     if path.is_dir():
         shutil.rmtree(path)

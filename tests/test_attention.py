@@ -1,4 +1,4 @@
-"""Chapter 02: attention equals PyTorch's, who looks at whom, rotary positions, and when a buffer is exact."""
+"""Chapter 02: attention as in PyTorch, causal masks, rotary positions, and when a buffer is exact."""
 
 import math
 from importlib import import_module
@@ -30,7 +30,7 @@ def new_buffer(rows=T, batch=B):
 
 
 def through(layer, x, positions, buffer):
-    """The outputs of the rows `positions` of x. The buffer holds the other rows."""
+    """Compute the outputs of x at `positions`. The buffer holds all other rows."""
     table = attention.rotary_table(positions, C // HEADS)
     return layer(x[:, positions], positions, table, buffer)
 
@@ -82,7 +82,7 @@ def test_rotation_by_hand():
 
 
 def test_rotations_satisfy_the_identity_of_the_proof():
-    """R_mᵀ R_n = R_{n-m}, with the matrices of all positions. For n = m: a rotation keeps the length of a vector."""
+    """The identity is R_mᵀ R_n = R_{n-m}. For n = m, it says that a rotation keeps the length of a vector."""
     size = C // HEADS
     units = torch.eye(size)[:, None].expand(size, T, size)  # every unit vector at every position
     R = attention.rotate(units, TABLE).permute(1, 2, 0)  # (T, size, size): column i is R_m applied to unit vector i
@@ -161,7 +161,7 @@ def test_a_causal_layer_with_a_buffer_equals_the_full_pass(sizes, kernel):
 
 
 def test_appending_blocks_to_a_bidirectional_layer_is_block_causal_attention():
-    """As in block diffusion, a position sees its own block and all earlier blocks."""
+    """Block-causal means that a position sees its own block and all earlier blocks, as in block diffusion."""
     layer, x, buffer = attention.Attention(C, HEADS), torch.randn(B, T, C), new_buffer()
     parts = [through(layer, x, positions, buffer) for positions in POSITIONS.split(4)]
     q, k, v = (z.view(B, T, HEADS, -1).transpose(1, 2) for z in layer.qkv(x).chunk(3, dim=-1))

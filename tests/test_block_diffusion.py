@@ -1,5 +1,4 @@
-"""Chapter 13: what each row sees, the loss and its parts, a bound for each size of block, exact caches, and drafts that
-change no distribution."""
+"""Chapter 13: which rows see which rows, the loss, the bound, exact caches, and drafts that change no distribution."""
 
 import json
 import math
@@ -41,7 +40,7 @@ def logits_of(model, tokens, starts):
 
 
 def continued(model, prompt, length, *arguments, **named):
-    """The text of draft and verify, and the number of its passes."""
+    """Write a text with draft and verify. Return the text and its number of passes."""
     passes = list(hybrid.draft_and_verify(model, prompt, length, *arguments, **named))
     return prompt + [token for step in passes for token in step.new], len(passes)
 
@@ -54,7 +53,7 @@ CONVOLUTIONS = [{"conv": 0}, {"conv": 3}, {"conv": 5}, {"conv": 3, "conv_in": "e
 @pytest.mark.parametrize("shape", CONVOLUTIONS, ids=str)
 @pytest.mark.parametrize("starts", [[1, 2, 3, 4, 5, 6], [1, 1, 1, 1, 1, 1], [1, 2, 2, 4, 4, 4], [1, 1, 1, 4, 5, 5]])
 def test_no_row_sees_what_it_must_not(shape, starts):
-    """Change one token at a time and see which outputs move: exactly those of the rows that may see it."""
+    """When one token changes, exactly those rows change that are allowed to see this token."""
     model, T = make_hybrid(**shape), len(starts)
     starts = torch.tensor(starts)
     tokens = random_tokens(1, 2 * T, below=6)
@@ -151,9 +150,9 @@ def test_whole_hides_this_share_of_the_small_blocks_completely():
 
 
 class Levels(nn.Module):
-    """A hybrid that gives token 0 another probability in each part: in the clean stream, the noisy one and in drafts.
+    """A hybrid with three probabilities of token 0: one in the clean stream, one in the noisy stream, one in drafts.
 
-    Its vectors are the numbers of the rows. It remembers of which rows drafts were made, and after which tokens.
+    Its vector at a row is the number of the row. It records the rows and the previous tokens of all drafts.
     """
 
     def __init__(self, clean, noisy, drafts):
@@ -237,7 +236,7 @@ def test_the_bound_of_a_model_of_known_likelihood(size):
 
 
 def test_the_bound_agrees_with_the_derivation_of_chapter_04():
-    """For one block behind the first token, enumerate all orders; the estimate must agree within its error."""
+    """Compare the estimate with an enumeration of all orders, for one block after the first token."""
     model, window = make_hybrid(vocab_size=3, seq_len=3), torch.tensor([[2, 0, 1, 1]])
     rows = hybrid.two_streams(torch.ones(3, dtype=torch.long), 3)
 
@@ -259,7 +258,7 @@ def test_the_bound_agrees_with_the_derivation_of_chapter_04():
 
 @pytest.mark.parametrize("shape", CONVOLUTIONS, ids=str)
 def test_rows_in_the_buffer_equal_rows_that_are_computed_again(shape):
-    """Passes with drafts and masks, of which some drafts are kept and others are written over."""
+    """The passes contain drafts and masks. Some drafts are kept, and others are overwritten."""
     model, tokens = make_hybrid(**shape), random_tokens(1, 14)
     whole, kept = page.as_gpt(model)(tokens)[0], hybrid.KeptRows(model, 1, 60)
     n = 0
@@ -325,7 +324,7 @@ def test_greedy_text_is_the_greedy_text_of_the_gpt_over_many_windows():
 
 
 class Markov(hybrid.Hybrid):
-    """A hybrid whose next token depends on the last one, by a known table, and whose drafts follow another table."""
+    """A hybrid with a known table of next-token probabilities, and another table for its drafts."""
 
     def __init__(self, table, drafts, seq_len=64):
         super().__init__(transformer.TransformerConfig(seq_len, 1, 1, 2, vocab_size=len(table), causal=True))
@@ -341,7 +340,7 @@ class Markov(hybrid.Hybrid):
 
 @pytest.mark.parametrize(("temperature", "top_k", "drafts"), [(1.0, None, 3), (0.6, None, 2), (1.3, 2, 4)])
 def test_drafted_text_has_exactly_the_distribution_of_the_gpt(temperature, top_k, drafts):
-    """Chi-square of 4,000 transitions. A token that is drawn given the one before it is independent of the rest."""
+    """A chi-square test of 4,000 transitions. Each token depends only on the token before it."""
     table = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.25, 0.35, 0.4]])
     wrong = torch.tensor([[0.2, 0.2, 0.6], [0.3, 0.4, 0.3], [0.1, 0.8, 0.1]])
     torch.manual_seed(5)
@@ -363,7 +362,7 @@ def test_drafted_text_has_exactly_the_distribution_of_the_gpt(temperature, top_k
 
 
 def test_verification_draws_the_missing_probability():
-    """Over all drafts, the first new token has the distribution p, whatever q is."""
+    """If we sum over all drafts, the first new token has the distribution p for every q."""
     p, q = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6]]), torch.tensor([[0.1, 0.8, 0.1]])
     torch.manual_seed(0)
     counts, n = torch.zeros(3), 6000
@@ -444,7 +443,7 @@ def test_training_learns_resumes_and_writes(runs_folder, command, monkeypatch, c
 
 @pytest.mark.parametrize("length, prompt, passes", [(32, 2, 4 * 2), (32, 16, 2 * 2), (56, 0, 4 * 2 + 3 * 2)])
 def test_steps_count_the_passes_of_a_block(length, prompt, passes):
-    """The last case: a window of 32 tokens, and another one for the other 24, which has three blocks."""
+    """In the last case, 56 tokens need two windows: 32 tokens in four blocks, then 24 tokens in three blocks."""
     model = make_hybrid(seq_len=32)
     canvas = torch.full((1, length), 5)
     canvas[:, : max(1, prompt)] = 1
@@ -474,7 +473,7 @@ def test_the_shipped_hybrid_drafts_what_it_accepts():
 
 
 def test_the_page_is_measured(runs_folder, tmp_path, monkeypatch):
-    """With tiny models, and less of everything."""
+    """This uses tiny models and few texts."""
     monkeypatch.setattr(text, "load", lambda name: text.Corpus(name, made_up_text()))
     letters = text.Characters(LETTERS)
     model = make_hybrid(letters.vocab_size, 16)

@@ -1,4 +1,4 @@
-"""The board: what counts as an entry, and in which order entries stand."""
+"""The board: which entries are valid, and the order of the entries."""
 
 import json
 

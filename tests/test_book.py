@@ -1,4 +1,4 @@
-"""The book as a whole: who imports whom, what an import does, and whether the commands that are shown exist."""
+"""The book as a whole: imports between modules, effects of an import, and commands that the pages show."""
 
 import ast
 import contextlib
@@ -36,7 +36,7 @@ def tree(name):
 
 
 def imports(name):
-    """The book's own modules that a module imports, anywhere in it."""
+    """All modules of the book that a module imports, also inside functions."""
     found = set()
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.Import):
@@ -48,7 +48,7 @@ def imports(name):
     return found & {*TOP, *INSIDE, *PACKAGES}
 
 
-# Who imports whom (DESIGN: the book needs nothing, its programs need a little)
+# Imports between modules
 
 
 def test_the_first_chapters_and_minimal_need_no_plumbing():
@@ -128,7 +128,7 @@ def test_an_import_is_silent_and_touches_nothing():
 
 
 def test_every_program_ends_a_mistake_with_one_message():
-    """A module with a main() starts it through cli.run(). The first chapters and minimal.py import no plumbing."""
+    """Modules call their main() with cli.run(), except for the first chapters and minimal.py."""
     for name in MODULES:
         has_main = any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree(name).body)
         if has_main and name not in (*CHAPTERS[:4], "minimal"):
@@ -142,7 +142,7 @@ FLAG = r"(?<!\S)--[a-z][\w-]*"
 
 
 def commands(text):
-    """(script, sub-command or "", its flags) of each command line in a text."""
+    """Return a list of (script, sub-command or "", flags) for all command lines in a text."""
     found = []
     for script, rest in COMMAND.findall(text):
         word = re.match(r" +(train|write|solve|smooth)\b", rest)
@@ -152,7 +152,7 @@ def commands(text):
 
 @cache
 def flags_of(script, word):
-    """The flags that `python script word --help` lists. script: "12_scale.py" or "-m plumbing.hub"."""
+    """Return the flags that `python script word --help` lists. `script` is "12_scale.py" or "-m plumbing.hub"."""
     module = script.removeprefix("-m ").removesuffix(".py").replace("/", ".")
     if module == "playground":
         module = "playground.__main__"
@@ -169,9 +169,9 @@ PAGES_BY_HAND = ("paths", "change_one_thing", "glossary", "quiz", "playground")
 
 
 def pages():
-    """{file: text that shows commands}: the README, the pages by hand, and the docstrings of all modules.
+    """Return {file: text}: the README, other Markdown pages, and the docstrings of all modules.
 
-    Pages with measured numbers also quote the commands of earlier commits, so their templates stand for them.
+    A page with measured numbers can quote a command of an earlier commit, so we read the template of the page instead.
     """
     paths = [*ROOT.glob("*.md"), *ROOT.glob("docs/templates/*.md"), *ROOT.glob("exercises/*.md"),
              *(ROOT / "docs" / f"{name}.md" for name in PAGES_BY_HAND)]
@@ -201,7 +201,7 @@ def test_every_program_has_help_and_refuses_unknown_flags(name, monkeypatch, cap
 
 
 def test_the_settings_files_that_ship_are_valid():
-    """Those of chapter 05 for all kinds of models; the folders hold those of other chapters."""
+    """The files in configs/ are valid for all kinds of models. The subfolders belong to other chapters."""
     training, gpt, hybrid = (import_module(name) for name in ("05_train", "07_train_gpt", "13_block_diffusion"))
     for path in (ROOT / "configs").glob("*.yaml"):
         for kind, section in ((training.Command, "dllm"), (gpt.Train, "gpt"), (hybrid.Train, "hybrid")):
@@ -209,7 +209,7 @@ def test_the_settings_files_that_ship_are_valid():
 
 
 def test_the_changes_that_the_page_suggests_work():
-    """docs/change_one_thing.md shows a selection rule, and another loss."""
+    """docs/change_one_thing.md shows the code of a selection rule and of a loss."""
     page = (ROOT / "docs" / "change_one_thing.md").read_text(encoding="utf-8")
     rule, loss = re.findall(r"```python\n(.*?)```", page, re.S)
     diffusion, training = import_module("04_diffusion"), import_module("05_train")

@@ -1,4 +1,4 @@
-"""checkpoint.py: models come back exactly, damaged and hostile files end in one line, and the right model is found."""
+"""checkpoint.py: saving and loading is exact, bad files give a message of one line, and the right model is found."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def test_16_bit_weights_halve_the_file_and_come_back_in_32(tmp_path, tiny):
 
 
 def test_the_weights_carry_their_own_config(folder, tmp_path, tiny):
-    """So that a kill between the two renames cannot mix two models."""
+    """So the files of two models cannot get mixed if the program is killed while it saves."""
     other = make_model(3, seq_len=8)
     real, calls = os.replace, []
 

@@ -1,4 +1,4 @@
-"""cli.py: how whole programs end, what --help knows, and which settings files are accepted."""
+"""cli.py: how programs end, what --help shows, and which settings files are valid."""
 
 import os
 import re
@@ -114,7 +114,7 @@ class Command:
 
 @pytest.fixture
 def parse(tmp_path, monkeypatch):
-    """Parse flags, after files in configs/ were written: parse({name: text}, *flags, section=…)."""
+    """A function parse({name: text}, *flags, section=…) that writes files to configs/ and then parses the flags."""
     monkeypatch.setattr(files, "ROOT", tmp_path)
     (tmp_path / "configs" / "sub").mkdir(parents=True)
     (tmp_path / "configs" / "own.yaml").write_text("steps: 7\n")

@@ -1,4 +1,4 @@
-"""Chapter 04: hiding, the loss, the sampler, and the bound, against what mathematics says of them."""
+"""Chapter 04: hiding, the loss, the sampler and the bound agree with the mathematics."""
 
 import math
 from importlib import import_module
@@ -22,7 +22,7 @@ def usual_start():
 
 
 def random_model(vocab_size=V, length=T, timed=True):
-    """A model whose prediction depends on all that it is given: tokens, positions and, if timed, the noise level."""
+    """A model whose prediction depends on the tokens, the positions and, if it is timed, the noise level."""
     return make_model(vocab_size, length, std=0.5, n_layer=2, time_conditioned=timed, positions="learned")
 
 
@@ -31,12 +31,12 @@ def random_tokens(n, length=T):
 
 
 def shares(values, highest):
-    """How often each of 0 … highest occurs in `values`, as shares of 1."""
+    """Return which share of `values` each of the numbers 0 … highest has."""
     return torch.bincount(values.flatten(), minlength=highest + 1) / values.numel()
 
 
 def always(number):
-    """A torch.rand that returns nothing else."""
+    """A replacement for torch.rand that always returns the same value."""
     return lambda *shape, device=None: torch.full((*shape,), number)
 
 
@@ -173,7 +173,7 @@ def test_scattered_writes_no_two_neighbours_while_there_is_room():
 
 
 def blanks_of_different_numbers():
-    """Four texts with 24, 17, 3 and no masks."""
+    """Four texts, with 24, 17, 3 and 0 masks."""
     canvas = random_tokens(4)
     for row, masks in enumerate((24, 17, 3)):
         canvas[row, T - masks :] = V
@@ -261,7 +261,7 @@ def test_a_pass_of_correction_draws_hidden_tokens_again_and_changes_nothing_else
 
 
 def test_correction_repairs_what_was_written_without_seeing_its_neighbour():
-    """Texts are pairs of equal letters. Two letters of one pass agree by chance alone; after correction, all do."""
+    """The texts are pairs of equal letters. Letters of one pass agree by chance. After correction, all pairs agree."""
 
     def predict(canvas, share):
         partner = canvas.view(len(canvas), -1, 2).flip(-1).flatten(1)
@@ -358,7 +358,7 @@ def test_mask_tokens_masks_at_the_rate_of_each_row_and_independently():
 
 
 def estimate(name, model, x0, seed=0):
-    """The NELBO and its error: from counts of masks, or from random times with the schedule of this name."""
+    """Return the NELBO and its error, from numbers of masks or from random times of the named schedule."""
     if name == "counts":
         return diffusion.nelbo(model, x0, seed=seed)
     return diffusion.nelbo_by_schedule(model, x0, diffusion.NoiseSchedule(name), seed)
@@ -373,7 +373,7 @@ def test_each_estimate_agrees_with_the_exact_bound(name):
 
 
 def test_the_error_of_an_estimate_from_random_times_is_its_spread_over_seeds():
-    """With the cosine schedule. With the other two, the variance is infinite, because 1/t is too large near 0."""
+    """The test needs the cosine schedule. The other two have an infinite variance, because 1/t is too large near 0."""
     model, x0 = random_model(5, 4, timed=False), torch.tensor([[3, 1, 2, 0]]).repeat(60, 1)
     means, errors = torch.tensor([estimate("cosine", model, x0, seed) for seed in range(200)]).T
     assert 0.8 < errors.mean() / means.std() < 1.3
@@ -397,7 +397,7 @@ def test_random_times_are_spread_evenly_and_the_model_is_told_the_rate_of_masks(
 
 
 class Forgetful(torch.nn.Module):
-    """A model that knows the text 0, 1, …, 6, and forgets it as more is hidden, above all its first tokens."""
+    """A model that knows the text 0, 1, …, 6. The more tokens are hidden, the less it knows, above all early tokens."""
 
     config = SimpleNamespace(mask_id=V)
 
@@ -407,14 +407,14 @@ class Forgetful(torch.nn.Module):
 
 
 def test_the_error_of_nelbo_is_that_of_masks_without_that_of_noise_levels():
-    """A text with few masks is far easier for this model. An error that counts this would be much too large."""
+    """Few masks are far easier for this model than many. An error that counts this difference would be too large."""
     x0 = torch.arange(V).repeat(7, 1)
     means, errors = torch.tensor([diffusion.nelbo(Forgetful(), x0, draws=3, seed=seed) for seed in range(400)]).T
     assert 0.85 < errors.square().mean().sqrt() / means.std() < 1.2
 
 
 def test_nelbo_of_what_follows_a_given_token_is_the_mean_over_all_masks_of_the_rest():
-    """One token is known. The other two have the masks {1}, {2} and {1, 2}; the model sees 1/3 and 2/3 of masks."""
+    """Token 0 is given. The mask sets of the other two tokens are {1}, {2} and {1, 2}, so t is 1/3, 1/3 or 2/3."""
     model, x0 = random_model(length=3), torch.tensor([[2, 3, 5]])
 
     def loss(xt, t):

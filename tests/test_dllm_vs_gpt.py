@@ -49,7 +49,7 @@ def test_the_mean_over_visible_characters_is_the_nelbo():
 
 
 def test_in_a_fixed_order_the_nll_is_exact():
-    """It agrees with chapter 04's sums over all sets of masks, and for some order with that of each permutation."""
+    """The exact NLL agrees with chapter 04's sums over all sets of masks."""
     model = make_model(4, seq_len=5, std=0.8)
     x = torch.randint(4, (1, 4))
     for order in itertools.permutations(range(1, 4)):
@@ -66,7 +66,7 @@ def test_in_a_fixed_order_the_nll_is_exact():
 
 
 def test_for_each_order_the_probabilities_of_all_texts_sum_to_one():
-    """Also for an order that depends on what is visible."""
+    """This also holds for an order that depends on the visible tokens."""
     model = make_model(3, seq_len=5, std=0.8)
     x = torch.tensor([[1, *rest] for rest in itertools.product(range(3), repeat=3)])  # all texts that begin with 1
     for order in (comparison.fixed(torch.arange(4.0)), diffusion.by_confidence):
@@ -93,7 +93,7 @@ def test_the_nll_of_a_mixture_of_orders():
 
 
 class Neighbours(torch.nn.Module):
-    """Knows sequences that count up: a masked token follows its visible neighbour, on either side."""
+    """A dLLM of sequences that count up. It predicts a masked token from a visible neighbour on either side."""
 
     config = transformer.TransformerConfig(seq_len=17, vocab_size=8)
 
@@ -123,7 +123,7 @@ def test_a_gpt_fills_from_the_left_only():
 
 
 class CountsUp(torch.nn.Module):
-    """A GPT that mostly counts up, but is undecided after a 3: it may go on with 4 or with 0."""
+    """A GPT of sequences that count up. After a 3, it is undecided between 4 and 0."""
 
     config = transformer.TransformerConfig(seq_len=17, vocab_size=8, causal=True)
 
@@ -248,7 +248,7 @@ def test_over_pairs_the_error_also_counts_the_seeds():
 
 
 def make_runs(folder, **gpt):
-    """Save an untrained dLLM and an untrained GPT of a text, and return the flags that compare them. gpt: its shape."""
+    """Save an untrained dLLM and an untrained GPT, and return the flags that compare them. `gpt` is the GPT's shape."""
     corpus = folder / "words.txt"
     corpus.write_text(made_up_text(), encoding="utf-8")
     tokenizer = text.Characters.of(made_up_text())
@@ -263,7 +263,7 @@ def make_runs(folder, **gpt):
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    """The folder into which chapter 10 has written the numbers of two tiny runs."""
+    """The folder with the numbers that chapter 10 measured for two tiny runs."""
     folder = tmp_path_factory.mktemp("comparison")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setitem(comparison.SIZES, "quick", SMALL)

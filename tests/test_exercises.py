@@ -1,4 +1,4 @@
-"""Exercises are red as shipped, green when solved, and refuse mistakes; check.py survives what learners write."""
+"""Exercises: the checks accept our solutions, refuse mistakes and empty answers, and survive bad code of learners."""
 
 import subprocess
 from importlib import import_module
@@ -100,7 +100,7 @@ SAID = {
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    """Let check.py believe that this folder holds the exercises: a chapter of TOY, and one that Python cannot read."""
+    """Make check.py read this folder, which has a chapter of TOY, and a chapter that Python cannot read."""
     (tmp_path / "checks").mkdir()
     for chapter, names, source in (("91_toy", SAID, TOY), ("92_broken", ["f"], "def f(:\n")):
         (tmp_path / f"{chapter}.py").write_text(source)

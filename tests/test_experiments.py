@@ -42,7 +42,7 @@ class Command(pages.Settings):
 
 @pytest.fixture
 def template(tmp_path, monkeypatch):
-    """A folder for pages, with the template of a page named example."""
+    """A folder for pages, with a template for the page "example"."""
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates" / "example.md").write_text("{number:.1f} of {{7}}\n\n{tables[all]}\n")
     monkeypatch.setattr(pages, "DOCS", tmp_path)
@@ -108,7 +108,7 @@ def test_training_is_timed(tmp_path, capsys):
 
 
 def test_a_step_is_the_time_between_two_batches(monkeypatch):
-    """Also if a step has two parts. Here, every look at the clock takes a second."""
+    """This also holds if a step has two parts. In this test, reading the clock takes a second."""
     clock = iter(range(1000))
     monkeypatch.setattr(benchmark.devices, "now", lambda device: float(next(clock)))
     for parts in (1, 2):

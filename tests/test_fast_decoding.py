@@ -1,4 +1,4 @@
-"""Chapter 11: rules on distributions made by hand, blocks, a cache against no cache, and the appendix of rules."""
+"""Chapter 11: selection rules on known distributions, blocks, caches, and the appendix of rules."""
 
 import functools
 import itertools
@@ -33,13 +33,13 @@ READERS = {"all rows": fast.BlockModel, "cached": fast.CachedBlockModel, "prefix
 
 
 def logits_of(confidence):
-    """Logits (B, T, V) with this probability (B, T) of token 0; the rest is shared evenly."""
+    """Return logits (B, T, V) that give token 0 this probability (B, T). The other tokens are equally likely."""
     c = torch.tensor(confidence)[..., None]
     return torch.cat((c, ((1 - c) / (V - 1)).expand(*c.shape[:2], V - 1)), -1).log()
 
 
 def chosen(rule, confidence, masked=None, count=1, logits=None):
-    """What a rule chooses: a list of rows of 0 and 1."""
+    """Return the choice of a rule as lists of 0 and 1."""
     c = torch.tensor(confidence)
     masked = torch.ones_like(c) > 0 if masked is None else torch.tensor(masked) > 0
     logits = logits_of(confidence) if logits is None else logits
@@ -47,7 +47,7 @@ def chosen(rule, confidence, masked=None, count=1, logits=None):
 
 
 class Fixed:
-    """A model whose logits depend on the position alone. It counts its calls and rows."""
+    """A model whose logits depend only on the position. It counts its calls and its rows."""
 
     def __init__(self, logits):
         self.logits = logits
@@ -66,7 +66,7 @@ class Fixed:
 
 
 def canvas_of(B=3):
-    """Texts with some given tokens, not equally many in each."""
+    """A canvas of texts, with a different number of given tokens in each text."""
     canvas = torch.full((B, T), V)
     canvas[:, 0], canvas[:, 10] = 1, 2
     canvas[1, 3:9], canvas[-1, 20:] = 3, 4
@@ -96,7 +96,7 @@ def test_threshold_takes_all_confident_proposals_and_at_least_the_best():
 
 
 def test_factor_stops_at_the_first_proposal_that_fails():
-    # With f = 1 the bounds are 1/2, 2/3, 3/4, 4/5: the third is below its own, so the fourth cannot be reached.
+    # With f = 1, the bounds are 1/2, 2/3, 3/4, 4/5. The third confidence is below its bound, so the fourth fails, too.
     assert chosen(fast.factor(1), [[0.7, 0.95, 0.72, 0.71]]) == [[0, 1, 1, 0]]
     assert chosen(fast.factor(1), [[0.9, 0.95, 0.8, 0.82]]) == [[1, 1, 1, 1]]
     assert chosen(fast.factor(1), [[0.1, 0.2, 0.15, 0.1]]) == [[0, 1, 0, 0]]  # one is always taken
@@ -135,7 +135,7 @@ def test_margin_and_peak_depend_on_the_distribution_and_not_on_the_drawn_token()
 
 
 def test_noise_on_confidence_fades_with_the_masks():
-    """One confidence is e times the other: when all is masked, the larger wins with probability e / (1 + e)."""
+    """One confidence is e times the other. If all is masked, the larger one wins with probability e / (1 + e)."""
     torch.manual_seed(0)
     rows = [[0.2 * math.e, 0.2] + [1e-30] * 8] * 20000
     nothing = torch.zeros(1)
@@ -237,7 +237,7 @@ def test_the_model_learns_the_noise_level_of_the_canvas_and_not_of_the_block():
 
 
 def test_passes_and_rows_are_what_the_model_computes():
-    # 4 passes a block, the first of all 24 rows. Delayed: 24, then the masks and the 2 just written.
+    # Each block has 4 passes, and its first pass computes all 24 rows. A delayed pass computes masks and 2 new tokens.
     rows = {"all rows": 12 * 24, "cached": 3 * 24 + 3 * (8 + 8 + 8), "prefix": 3 * 24 + 3 * (24 + 16 + 8),
             "delayed": 24 + sum(range(24, 2, -2))}  # fmt: skip
     for name, reader in READERS.items():
@@ -269,7 +269,7 @@ def test_a_cache_renewed_in_every_pass_is_no_cache(name, shape):
     plain, renewed, kept = (run(model, canvas, reader=r, **how) for r in (fast.BlockModel, Renewed, READERS[name]))
     for a, b in zip(plain, renewed, strict=True):
         assert torch.equal(a.canvas, b.canvas) and torch.allclose(a.confidence, b.confidence, atol=1e-5)
-    # Kept, it is another sampler: an approximation.
+    # A cache that is kept is only an approximation, so the confidences differ.
     assert not all(torch.allclose(a.confidence, b.confidence, atol=1e-5) for a, b in zip(plain, kept))
     refreshed = run(model, canvas, reader=functools.partial(appendix.DelayedBlockModel, refresh=1), **how)
     assert torch.equal(refreshed[-1].canvas, plain[-1].canvas)
@@ -299,21 +299,12 @@ def test_a_finished_text_does_not_disturb_the_others():
     assert run(model, canvas[:1]) == []  # nothing to write
 
 
-def test_guidance_is_llada_s_formula():
-    model, canvas = model_of(), canvas_of()
-    reader = appendix.GuidedBlockModel(model, 1.5)
-    reader.enter(canvas, 4, 9)
-    known, unknown = model(canvas), model(torch.full_like(canvas, V))
-    expected = (unknown + 2.5 * (known - unknown))[:, 4:9]
-    assert torch.allclose(reader(canvas[:, 4:9], None), expected, atol=1e-5)
-
-
 # 4. The command
 
 
 @pytest.fixture
 def write(tmp_path, capsys):
-    """A function that writes 20 characters with the given flags, and returns them."""
+    """A function that writes 20 characters with the given flags, and returns the characters."""
     model = make_model(V, T, std=0.8, n_layer=4)
     checkpoint.save(tmp_path, model, text.Characters("\n abcde"), {"kind": "dllm"})
 
@@ -384,7 +375,7 @@ def test_the_fastest_way_is_as_near_to_real_text():
 
 
 def test_passes_of_a_text_do_not_include_waiting():
-    """Two texts, one with a single blank: it needs one pass, however many the other text needs."""
+    """A text with a single masked token needs one pass, even if another text of the same batch needs many passes."""
     model, prompts = Fixed(torch.randn(T, V)), torch.tensor([[1] * 4 + [V] * 3, [1] * 6 + [V]])
     model.config.seq_len, model.config.vocab_size, model.config.causal = T, V, False
     sampler = functools.partial(fast.denoise_blocks, select=fast.threshold(1.0))

@@ -1,4 +1,4 @@
-"""files.py, text.py and shakespeare.py: whole files, files from outside, downloads with faults, texts and tokens."""
+"""files.py, text.py and shakespeare.py: writing and reading of files, faulty downloads, texts and tokens."""
 
 import hashlib
 import io
@@ -78,7 +78,7 @@ def test_text_reads_the_same_on_every_platform(tmp_path):
 
 @pytest.fixture
 def pauses(monkeypatch):
-    """A list of the seconds that a download would wait before another attempt. It no longer waits."""
+    """A list of the pauses between attempts of a download, in seconds. In the tests, these pauses take no time."""
     found = []
     monkeypatch.setattr(files.time, "sleep", found.append)
     return found
@@ -169,7 +169,7 @@ def test_a_play_becomes_speakers_and_lines():
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
-    """An empty folder data/, and a text of which we know the checksum, in place of TinyShakespeare."""
+    """An empty folder data/, and another text with a known checksum in place of TinyShakespeare."""
     monkeypatch.setattr(shakespeare, "DATA", tmp_path)
     monkeypatch.setattr(shakespeare, "SHA256", SHA256 := hashlib.sha256(b"To be").hexdigest())
     assert SHA256

@@ -1,4 +1,4 @@
-"""Chapter 06: canvases, texts beyond the window, the ways to watch, flags and files, on a tiny untrained model."""
+"""Chapter 06: canvases, texts longer than the window, the ways to watch, flags and files. The model is untrained."""
 
 import io
 import json

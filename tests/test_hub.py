@@ -1,6 +1,6 @@
-"""hub.py and published.py: models from a Hub, to a Hub and as ONNX files, and the files of strangers.
+"""hub.py and published.py: downloads, uploads, ONNX files and hostile files.
 
-The Hub of these tests is a local server with the faults of a real one. Its main branch moves while somebody downloads.
+The Hub of these tests is a local server with the faults of a real server. Its main branch moves during a download.
 """
 
 import hashlib
@@ -33,10 +33,11 @@ INFO = {"kind": "dllm", "corpus": "abc", "step": 40, "NELBO": 1.98768}
 
 
 class Hub(FaultServer):
-    """The Hub, as far as these tests need it.
+    """The part of the Hub that these tests need.
 
-    repos: {"owner/name": list of commits, each {path: bytes}}. Each answer about `main` is about another commit than
-    the one before, until the last. trouble: what is wrong with the answers. stored: {sha256: bytes}, on another host.
+    `repos` is a dict {"owner/name": list of commits}, and a commit is a dict {path: bytes}. Each answer about `main`
+    describes the next commit of the list. `trouble` says what is wrong with the answers. `stored` is a dict
+    {sha256: bytes} of files on another host.
     """
 
     def __init__(self):
@@ -45,13 +46,13 @@ class Hub(FaultServer):
         self.begin()
 
     def begin(self):
-        """Forget all that happened."""
+        """Return to the state at the start."""
         self.repos, self.stored, self.moves = {}, {}, 0
         self.trouble = None
         self.requests.clear()
 
     def respond(self, request):
-        """Answer a question of huggingface_hub about a file, or send a file."""
+        """Answer a request of huggingface_hub about a file, or send the file."""
         address, token = request.path, request.headers["Authorization"]
         if address.startswith("/storage/"):
             data = self.stored[address.split("/")[2].split("?")[0]]
@@ -85,7 +86,7 @@ class Hub(FaultServer):
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
-    """The server, in place of the real Hub: huggingface_hub reads its address and its folder when it is imported."""
+    """The test server in place of the real Hub, whose address huggingface_hub reads when it is imported."""
     def modules():
         return {name: module for name, module in sys.modules.items() if name.split(".")[0] == "huggingface_hub"}
 
@@ -113,7 +114,7 @@ def server(network, runs_folder, monkeypatch):
 
 
 def in_memory(folder, vocabulary="\n abcdeé", **info):
-    """A model of this book as a Hub stores it, {path: bytes}, and the model."""
+    """Return the files of a model, as {path: bytes}, and the model itself."""
     model = make_model(len(vocabulary), std=0.3, seed=len(vocabulary))
     checkpoint.save(folder, model, text.Characters(vocabulary), INFO | info)
     return {path.name: path.read_bytes() for path in folder.iterdir()}, model
@@ -121,7 +122,7 @@ def in_memory(folder, vocabulary="\n abcdeé", **info):
 
 @pytest.fixture
 def failing(server, runs_folder):
-    """`failing(repo, …)`: the line in which hub.fetch ends. It leaves nothing behind."""
+    """A function failing(repo, …) that returns the error message of hub.fetch, and checks that no file is left."""
     def call(*arguments):
         before = tree(runs_folder)
         line = refusal(hub.fetch, *arguments)
@@ -307,11 +308,11 @@ def test_an_onnx_file_gives_the_logits_of_pytorch(tmp_path):
     assert description == checkpoint.read_config(tmp_path / "run") and description["info"] == {"step": 7}
 
 
-# The published format, written down once more
+# A second implementation of the published format
 
 
 class Published(nn.Module):
-    """A model with the published names of its weights, and with its forward pass written step by step."""
+    """A model whose weights have the published names. Its forward pass is written step by step."""
 
     def __init__(self, causal, C=16, H=2, L=2, T=8, V=65):
         super().__init__()
@@ -348,7 +349,7 @@ class Published(nn.Module):
 
 
 def make_published(causal=False):
-    """(The dictionary to be saved with torch.save, its model)."""
+    """Return (dictionary to save with torch.save, model)."""
     torch.manual_seed(int(causal))
     model = Published(causal)
     return {"step": 30, "model": model.state_dict(), "optimizer": {"state": {}}, "vocab_size": 65, "hidden": 16,

@@ -1,4 +1,4 @@
-"""The measures of text, on texts whose values are known, and the yardstick, on texts of a made-up language."""
+"""Measures of text with known values, and the yardstick for texts of an invented language."""
 
 import math
 import random
@@ -31,7 +31,7 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
 
 
 def test_the_jackknife_error_is_the_spread_of_the_measure():
-    """For known words, which are no mean over texts, over many lists of texts whose lengths in words differ."""
+    """The test uses known words, which are not a mean over texts, and many lists of texts of different lengths."""
     draw = random.Random(0)
     lists = []
     for _ in range(400):
@@ -111,7 +111,7 @@ LENGTH, TEXTS = 200, 24  # characters of a text, and texts of a set
 
 
 class Language:
-    """A Markov chain over invented words: each word has 12 followers, and frequent words follow more words."""
+    """A Markov chain of invented words. Each word has 12 possible followers, and frequent words follow more words."""
 
     def __init__(self):
         self.draw = random.Random(0)
@@ -143,7 +143,7 @@ def language():
 
 @pytest.fixture(scope="module")
 def others(language):
-    """The distances of eight more sets of real texts."""
+    """The distances of eight other sets of real texts."""
     return [language.yardstick.quality(language.texts(TEXTS)) for _ in range(8)]
 
 
@@ -160,28 +160,28 @@ def test_the_unit_is_how_far_apart_sets_of_real_texts_are(others):
 
 
 def shuffled(language):
-    """Real texts with their words in random order."""
+    """Return real texts with their words in random order."""
     lists = [text.split(" ") for text in language.texts(TEXTS)]
     return [" ".join(language.draw.sample(words, len(words))) for words in lists]
 
 
 def misspelt(language):
-    """Real texts with two letters exchanged in every word."""
+    """Return real texts in which two letters of every word are exchanged."""
     return [" ".join(word[::-1] for word in text.split(" ")) for text in language.texts(TEXTS)]
 
 
 def repeating(language):
-    """Each text repeats one real sentence."""
+    """Return texts that each repeat one real sentence."""
     return [(text[:40] * LENGTH)[:LENGTH] for text in language.texts(TEXTS)]
 
 
 def one_text(language):
-    """All texts are the same real text."""
+    """Return the same real text many times."""
     return language.texts(1) * TEXTS
 
 
 def memorised(language):
-    """Training text."""
+    """Return pieces of the training text."""
     return language.draw.sample(language.training, TEXTS)
 
 
@@ -189,7 +189,7 @@ def memorised(language):
     (shuffled, "judge", 1), (misspelt, "words", -1), (repeating, "divergence", 1), (one_text, "distinct", -1),
     (memorised, "judge", -1)])
 def test_bad_texts_are_further_from_real_text_than_other_real_text(language, others, make, measure, sign):
-    """`measure` tells what is wrong with them, and in which direction. Its distance is also far beyond its error."""
+    """The distance in `measure` has the right sign, and is far larger than its standard error."""
     bad = language.yardstick.quality(make(language))
     gap, error = bad["gaps"][measure]
     assert sign * gap > max(4, 3 * error, 1.5 * max(abs(other["gaps"][measure][0]) for other in others))
@@ -217,7 +217,7 @@ def test_the_error_of_the_mean_distance_is_its_spread_over_sets(language, monkey
 
 
 def test_a_few_short_texts_are_enough(language):
-    """They may be equal in every measure. The spread is still positive, so that a distance is a number."""
+    """Short texts can be equal in every measure. The spread must still be positive, because we divide by it."""
     texts = ["ab ab ab ab", "ab ab ab ba", "ab ab ab ab."]
     yardstick = measures.Yardstick(texts[:2], texts, texts, measures.Judge(language.text, 19), {"ab"})
     found = yardstick.quality(["ba ba ba ba", "ab ab ab ab"])

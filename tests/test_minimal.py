@@ -1,4 +1,4 @@
-"""minimal.py: it agrees with chapters 03 and 04 on the same weights, it learns, it writes, and it refuses bad files."""
+"""minimal.py agrees with chapters 03 and 04 on the same weights, learns, writes, and refuses bad files."""
 
 import functools
 import hashlib
@@ -32,7 +32,7 @@ def small_windows(monkeypatch):
 
 @pytest.fixture
 def model():
-    """A small model with random weights everywhere: a fresh one ignores what it reads, which would hide mistakes."""
+    """A small model with random weights everywhere. A new model ignores its input, which would hide mistakes."""
     torch.manual_seed(1)
     model = SMALL(V)
     for parameter in model.parameters():
@@ -53,7 +53,7 @@ def clock(monkeypatch):
 
 
 class Frequencies:
-    """A model that knows the frequencies of the characters and nothing else. It keeps what it reads."""
+    """A model that knows only the frequencies of the characters. It records its inputs."""
 
     mask, p = V, torch.tensor([0.3, 0.25, 0.2, 0.1, 0.08, 0.05, 0.02])
 
@@ -111,7 +111,7 @@ def test_the_shares_of_hidden_characters_are_spread_evenly(highest):
 
 
 class Hesitant(Frequencies):
-    """A model that is less sure of its frequencies when more characters are hidden, so that its loss depends on k."""
+    """A model that is less certain if more characters are hidden, so that its loss depends on k."""
 
     def __call__(self, xt):
         return 3 * (1 - (xt == V).float().mean(1))[:, None, None] * super().__call__(xt)

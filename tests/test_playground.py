@@ -1,4 +1,4 @@
-"""The playground: what each tab does, visitors who write at the same time, hostile input, and the page once."""
+"""The playground: each tab, several visitors at the same time, hostile input, and the page in a browser."""
 
 import html
 import io
@@ -31,7 +31,7 @@ OPTIONS = {"sampler": "with correction", "passes": 8, "temperature": 1.0, "top_k
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """The module playground.page, with small untrained models: a dLLM, a GPT, a hybrid and a Tamil dLLM."""
+    """The module playground.page with small untrained models: a dLLM, a GPT, a hybrid and a Tamil dLLM."""
     runs = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "RUNS", runs)
@@ -60,12 +60,12 @@ def plain(markup):
 
 
 def texts(markup):
-    """The texts in the HTML of a drawing."""
+    """Return the texts in the HTML of a drawing."""
     return [plain(body) for body in re.findall(r'translate="no">(.*?)</div>', markup, re.S)]
 
 
 def expected(prompt, length, seed):
-    """The text that chapter 06 writes with the same options."""
+    """Return the text that chapter 06 writes with the same options."""
     model, tokenizer, _ = checkpoint.load(files.RUNS / "shakespeare")
     canvas = torch.tensor([generation.from_prompt(prompt, length, tokenizer)])
     torch.manual_seed(seed)
@@ -188,7 +188,7 @@ def test_what_the_server_logs_cannot_command_a_terminal():
 
 @pytest.fixture
 def copy(page):
-    """A function that copies the dLLM. Afterwards the folder of runs is as it was."""
+    """A function that copies the dLLM. The copies are deleted after the test."""
     before = set(files.RUNS.iterdir())
     yield lambda name: shutil.copytree(files.RUNS / "shakespeare", files.RUNS / name)
     for path in set(files.RUNS.iterdir()) - before:
@@ -212,7 +212,7 @@ def test_models_that_are_neither_yours_nor_shipped_are_listed_too(page, copy):
 
 
 def test_a_damaged_neighbour_does_not_stop_the_page(page, copy):
-    """Each of these folders is left out of the lists, or refused in one line when somebody chooses it."""
+    """A damaged folder is not in the lists, or gives an error of one line when somebody chooses it."""
     path = copy("pipe") / "model.safetensors"
     path.unlink()
     os.mkfifo(path)
@@ -255,7 +255,7 @@ def client(address):
 
 @pytest.fixture(scope="module")
 def visitor(server):
-    """A function that makes a Visitor of this server."""
+    """A function that creates a Visitor of the server."""
     app, url = server
     [number] = [number for number, part in app.get_blocks().fns.items() if part.api_name == "write"]
     return lambda session: Visitor(f"{url}gradio_api/", session, number)
@@ -263,31 +263,31 @@ def visitor(server):
 
 @dataclass
 class Visitor:
-    """Somebody who speaks to the server without Gradio's own program."""
+    """A visitor who sends requests to the server without Gradio's own client."""
 
     url: str
     session: str
     write: int  # the number of what the button Write does
 
     def ask(self, *values):
-        """Ask for a text. Returns the answer of the server."""
+        """Request a text, and return the answer of the server."""
         asked = {"fn_index": self.write, "session_hash": self.session, "data": values}
         return requests.post(f"{self.url}queue/join", json=asked, timeout=10)
 
     def listen(self):
-        """Listen until the text is finished. Returns all that the server has said."""
+        """Listen until the text is finished, and return all messages of the server."""
         return requests.get(f"{self.url}queue/data", {"session_hash": self.session}, timeout=20).text
 
 
 def test_visitors_at_the_same_time_get_their_own_texts(client):
-    """Some of them have the same seed, and get the same text."""
+    """Visitors with the same seed get the same text."""
     seeds = [0, 1, 2, 0, 1, 0]
     jobs = [client.submit("shakespeare", "ab", 60, *options(seed=str(seed)), api_name="/write") for seed in seeds]
     assert [texts(job.result()[1]) for job in jobs] == [[expected("ab", 60, seed)] for seed in seeds]
 
 
 def test_a_stranger_cannot_read_or_cancel_what_another_visitor_has_asked_for(visitor, address):
-    """The server tells nobody the name of a session or the number of an event, and both are long and random."""
+    """Session names and event numbers are long and random, and the server tells a stranger neither."""
     owner, stranger = visitor("9f3a6c1e77b2"), visitor("stranger")
     event = owner.ask("shakespeare", "ab", 300, *options(passes=200)).json()["event_id"]
     heard = ThreadPoolExecutor().submit(owner.listen)
@@ -305,7 +305,7 @@ def test_a_stranger_cannot_read_or_cancel_what_another_visitor_has_asked_for(vis
 
 
 def test_texts_that_nobody_listens_to_are_not_written(page, server, visitor, client):
-    """Forty texts of 500 passes would keep everybody else waiting, and what they say would fill the memory."""
+    """Forty texts of 500 passes would make all other visitors wait, and their messages would fill the memory."""
 
     def ask(number):
         return visitor(f"flood{number}").ask("shakespeare", "ab", 500, *options(passes=500)).status_code
@@ -365,7 +365,7 @@ def test_a_used_port_or_a_wrong_one_is_a_mistake_of_the_user(page, address):
 
 
 def test_the_page_in_a_browser(address):
-    """Somebody writes a text. Nothing comes from another machine, and nothing fails."""
+    """A visitor writes a text. The page loads nothing from another machine, and no request fails."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="this test needs playwright")
     chromium = shutil.which("chromium")
     if not chromium:

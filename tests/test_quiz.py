@@ -1,4 +1,4 @@
-"""docs/quiz.md: five questions on each chapter, answers that name the place that shows them, and their claims."""
+"""docs/quiz.md: five questions on each chapter, and answers that name their source and are true."""
 
 import ast
 import math
@@ -32,7 +32,7 @@ each_entry = pytest.mark.parametrize("question, answer", [pytest.param(*rest, id
 
 
 def definitions(body, prefix=""):
-    """Yield the names of the functions, classes and constants in the body of a module; Class.name within a class."""
+    """Yield the names of functions, classes and constants of a module. A name inside a class is Class.name."""
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             yield prefix + node.name
@@ -132,7 +132,7 @@ def test_6_4_the_order_is_random_even_at_temperature_0(how, equal):
 
 
 class RandomText:
-    """A task whose text is random, so no honest model has a loss below ln 8."""
+    """A task with random text, so that no correct model has a loss below ln 8."""
 
     def batch(self, n):
         return torch.randint(8, (n, 17))

@@ -1,4 +1,4 @@
-"""docs/results.md: the page says what the trainings left."""
+"""docs/results.md: the page agrees with the results of the trainings."""
 
 import json
 

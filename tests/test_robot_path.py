@@ -21,12 +21,12 @@ V = chapter.SIDE**2
 
 
 def random_model(std=0.3, seq_len=12):
-    """An untrained model of paths with strong opinions."""
+    """Return an untrained model of paths. A large `std` gives it certain predictions."""
     return make_model(V, seq_len, std=std, seed=1)
 
 
 def problem(number=0):
-    """(inflated cells, A* path) of a generated problem."""
+    """Return (inflated cells, A* path) of a generated problem."""
     _, blocked, start, goal = robot.random_problem((9, number))
     return blocked, robot.astar(blocked, start, goal)
 
@@ -87,7 +87,7 @@ def test_inflation_is_the_distance_from_a_centre_to_a_blocked_square(radius):
 
 
 def distances(blocked, start):
-    """The length of the shortest path from `start` to every cell, by improving all cells until none gets better."""
+    """Return the length of the shortest path from `start` to every cell. Improves all cells until nothing changes."""
     cost = np.full(blocked.shape, np.inf)
     cost[start] = 0
     cells = [tuple(cell) for cell in np.argwhere(~blocked)]
@@ -249,7 +249,7 @@ def test_cells_begin_near_their_neighbours():
 
 @pytest.mark.parametrize("temperature, select", [(0, diffusion.by_confidence), (1.0, diffusion.scattered)])
 def test_no_state_contains_a_blocked_cell(temperature, select):
-    """Whatever the model prefers: at every pass, for every row, with its own map."""
+    """This holds for any model, after every pass, for every row of the batch with its own map."""
     model = random_model()
     blocked = torch.from_numpy(np.random.default_rng(0).random((6, V)) < np.linspace(0.1, 0.999, 6)[:, None])
     canvas = torch.full((6, 12), V)
@@ -299,14 +299,14 @@ def check(blocked, raw, stages):
 
 
 def smoothed(propose, number=0, rounds=4, T=12):
-    """The inflated map and the A* path of a problem, and the path after each round of hill climbing."""
+    """Return the inflated map of a problem, the A* path, and the path after each round of hill climbing."""
     blocked, raw = problem(number)
     return blocked, raw, list(chapter.smooth(propose, T, blocked, raw, rounds, seed=number))
 
 
 @pytest.mark.parametrize("number", range(3))
 def test_smoothing_cannot_make_a_path_worse(number):
-    """Not even with a model that has learned nothing, or with proposals at random."""
+    """This holds even for an untrained model, and for random proposals."""
     for propose in (partial(chapter.refill, random_model()), experiment.random_points):
         blocked, raw, stages = smoothed(propose, number)
         assert len(stages) == 5
@@ -314,7 +314,7 @@ def test_smoothing_cannot_make_a_path_worse(number):
 
 
 def test_proposals_are_made_for_one_span_around_a_sharp_turn():
-    """A window has at most the widest span, never with the window's ends. Only a turn can be its middle."""
+    """The span never includes the ends of a window, and never exceeds the widest span. Its middle is always a turn."""
     wanted = np.cumsum([(5.5, 5.5)] + [(0, 4)] * 20 + [(4, 0)] * 20, axis=0)
     seen = []
 
@@ -340,14 +340,14 @@ def test_paths_with_nothing_to_smooth():
 
 @pytest.fixture(scope="module")
 def shipped():
-    """The proposals of the shipped model, and the number of waypoints in a window."""
+    """Return the proposals of the shipped model, and the number of waypoints in a window."""
     model, tokenizer, _ = checkpoint.load(ROOT / "checkpoints" / "robot-path", kinds=("robot-path",))
     assert tokenizer.vocab_size == V
     return partial(chapter.refill, model), model.config.seq_len
 
 
 def test_the_shipped_model_beats_random_proposals_and_straight_lines_beat_it(shipped):
-    """What the chapter says of its own model, under the same rule."""
+    """The chapter claims this, with the same rule for all three."""
     model, T = shipped
     paths = []
     for propose in (chapter.straight, model, experiment.random_points):
@@ -374,7 +374,7 @@ def test_the_shipped_model_restores_curves_and_a_cubic_curve_does_it_better(ship
 
 @pytest.fixture
 def small(runs_folder, tmp_path, monkeypatch):
-    """The folder of runs, and the flags of a training of a second."""
+    """The folder of runs, and flags for a training of one second."""
     monkeypatch.setattr(chapter, "HELD_OUT", 8)
     settings = write_settings(tmp_path / "small.yaml", steps=4, evaluations=2, seq_len=8)
     return runs_folder, ["--config", str(settings), "--run", "mine"]
@@ -425,7 +425,7 @@ OPEN = np.zeros((40, 40), bool)
 
 
 def staircase(steps=12):
-    """A path along cells that turns at every step."""
+    """Return a path of cells that turns at every step."""
     return np.cumsum([(5.5, 5.5), *itertools.islice(itertools.cycle([(1, 0), (0, 1)]), steps)], axis=0)
 
 
@@ -467,7 +467,7 @@ def test_straight_lines_are_the_shortest_choice_of_points():
 
 
 def one_window(hidden):
-    """(windows, masked) of a random walk of twelve waypoints, three times, with these places hidden."""
+    """Return (windows, masked): three copies of a random walk with twelve waypoints, and the hidden waypoints."""
     windows = np.random.default_rng(0).normal(size=(3, 12, 2)).cumsum(1)
     masked = np.zeros((3, 12), bool)
     masked[:, hidden] = True

@@ -1,4 +1,4 @@
-"""runtimes.py: ONNX Runtime computes the logits of PyTorch, keeps a GPT's rows, and writes the same texts."""
+"""runtimes.py: ONNX Runtime computes the same logits as PyTorch, keeps a GPT's rows, and writes the same texts."""
 
 import sys
 from importlib import import_module
@@ -21,7 +21,7 @@ MODELS = {"dllm": {"time_conditioned": True}, "gpt": {"causal": True}, "old": {"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder for ONNX files, and a model of each kind. A file takes seconds, so the tests share them."""
+    """A folder with models and their ONNX files. The tests share the files, because writing one takes seconds."""
     pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("place")
     for name, shape in MODELS.items():
@@ -36,7 +36,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def opened(place, monkeypatch):
-    """A function: (PyTorch's model, its stand-in in this runtime)."""
+    """A function that returns a model, and the object that replaces it in a given runtime."""
     monkeypatch.setattr(files, "DATA", place / "data")
 
     def open_in(name, runtime):

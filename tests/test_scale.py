@@ -1,4 +1,4 @@
-"""Chapter 12: tokens of GPT-2 and bytes, files of tokens, batches that processes share, and runs of one and of two."""
+"""Chapter 12: tokenizers, files of tokens, batches that processes share, and runs of one and of two processes."""
 
 import hashlib
 import json
@@ -83,7 +83,7 @@ def test_without_a_vocabulary_and_a_network_it_says_what_to_do(tmp_path, monkeyp
 
 @pytest.fixture
 def prepare(tmp_path, monkeypatch):
-    """prepare(**settings): token_files.prepare, with bytes, in an empty folder."""
+    """A function prepare(**settings) that calls token_files.prepare with bytes in an empty folder."""
     monkeypatch.setattr(files, "DATA", tmp_path)
     return lambda **settings: token_files.prepare(token_files.Source(**{"tokenizer": "bytes"} | settings))
 
@@ -231,7 +231,7 @@ def test_prefixes_stay_clean_and_short_steps_are_short(windows):
 
 
 def gradients_of(model, windows, config, world=1):
-    """The loss and the gradients of a step, summed over `world` processes as the loop and DDP do. One does the work."""
+    """Return the loss and the gradients of a step. One process computes what `world` processes would sum up."""
     model.zero_grad()
     loss = 0.0
     for rank in range(world):
@@ -272,7 +272,7 @@ def test_processes_parts_and_recomputing_change_no_gradient(windows):
 
 
 def test_what_fills_a_window_does_not_count():
-    """A model to which all 51 tokens are equally likely costs ln 51 for each token, so many for each of the text."""
+    """For this model, all 51 tokens are equally likely, so each token of a text costs ln 51."""
     tokens = np.array([1, 2, 50, 3, 4, 5, 50, 6, 50, 7, 50], np.uint16)
     windows = token_files.Windows(tokens, 8, end=50)
     task = scale.Words(SimpleNamespace(mask_id=51), windows, windows, make_config(), parallel.Team(0, 1, CPU))
@@ -285,7 +285,7 @@ def test_what_fills_a_window_does_not_count():
 
 
 class FakeTeam:
-    """A Team of two. others: what the other process adds to a sum."""
+    """A Team of two processes. `others` lists what the other process adds to each sum."""
 
     world, device = 2, CPU
 
@@ -329,7 +329,7 @@ def test_the_others_follow_the_first_process_and_write_nothing(runs_folder):
 
 @pytest.fixture
 def settings_file(tmp_path):
-    """settings_file(**changes): a settings file of a tiny model on a small text; its path."""
+    """A function that writes a settings file for a tiny model and a small text, and returns the path of the file."""
     path = tmp_path / "text.txt"
     stories = (f"{i} times {i} is {i * i}. It’s so." * 3 for i in range(90))
     path.write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
@@ -340,7 +340,7 @@ def settings_file(tmp_path):
 
 @pytest.fixture
 def run(settings_file, runs_folder, tmp_path, monkeypatch):
-    """run(name, *flags, **changes): chapter 12 in this process; the folder of the run."""
+    """A function run(name, *flags, **changes) that runs chapter 12 in this process, and returns the run's folder."""
     monkeypatch.setattr(files, "DATA", tmp_path / "data")
     monkeypatch.setattr(scale, "best_product", lambda *_: 1e9)
     monkeypatch.setattr(training, "draw_curves", lambda *_: None)
@@ -353,7 +353,7 @@ def run(settings_file, runs_folder, tmp_path, monkeypatch):
 
 
 def bounds(folder):
-    """The NELBOs in the log of a run."""
+    """Return the NELBOs in the log of a run."""
     return [record["NELBO"] for record in log_of(folder)]
 
 
@@ -374,7 +374,7 @@ def test_a_run_leaves_a_model_that_chapter_06_writes_with(run, capsys):
 
 
 def test_two_processes_asked_to_stop_and_finished_by_one(run, book, settings_file, monkeypatch):
-    """With torchrun, as a cluster asks. All in all, they do what one process does alone."""
+    """torchrun stops both processes as a cluster would. The result equals that of one process alone."""
     alone = run("alone", "--steps", "100")
     flags = "--config", settings_file(), "--run-name", "two", "--steps", "100", "--accumulate", "2", "--device", "cpu"
     process = start("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "12_scale.py", *flags,
@@ -435,7 +435,7 @@ def test_the_page_is_what_the_code_computes():
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_activations_on_paper_are_those_that_a_step_keeps(recompute):
-    """Every storage that the graph keeps, counted once."""
+    """A storage that the graph keeps several times is counted once."""
 
     def kept(config, windows):
         model = scale.make_model(config, recompute)

@@ -1,4 +1,4 @@
-"""The web book: no dead link, nothing from elsewhere, nothing missing; and the shipped model writes in a browser."""
+"""The web book: no dead links, no files from other hosts, no missing pages, and a model that writes in the browser."""
 
 import functools
 import html.parser
@@ -32,7 +32,7 @@ CODE = ("pre", "code", "script", "style")
 
 
 class Page(html.parser.HTMLParser):
-    """What a page links to, what it loads, its ids, its words, and those of them that are no code."""
+    """The links of a page, the files that it loads, its ids, its words, and the words outside code."""
 
     def __init__(self, path):
         super().__init__()
@@ -155,7 +155,7 @@ def test_without_npm_the_site_lacks_one_page_and_says_so(tmp_path, monkeypatch, 
 
 
 class Exported:
-    """The model of the site, in onnxruntime for Python: it takes the place of a Transformer."""
+    """The ONNX model of the site, which replaces a Transformer. It runs in onnxruntime for Python."""
 
     def __init__(self, path, config):
         self.session = pytest.importorskip("onnxruntime").InferenceSession(path)
@@ -192,7 +192,7 @@ def test_eight_bits_cost_almost_nothing(browser, shipped):
 
 @pytest.fixture(scope="module")
 def tab(site, browser):
-    """A tab of Chromium, which shows the page from a plain static server. Its `complaints` should stay empty."""
+    """A tab of Chromium that shows the page from a static server. The list `complaints` should stay empty."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="this test needs playwright")
     chromium = shutil.which("chromium")
     if not chromium:

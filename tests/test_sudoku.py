@@ -1,4 +1,4 @@
-"""Chapter 14 and plumbing/sudoku.py: rules, exact solver, both tasks, solving with take-back, the command line."""
+"""Chapter 14 and plumbing/sudoku.py: the rules, the exact solver, both tasks, solving, and the command line."""
 
 import itertools
 import json
@@ -43,7 +43,7 @@ def pairs():
 
 
 def obeys(grid):
-    """The rules, written down a second time: every row, column and box holds all nine digits."""
+    """A second implementation of the rules: every row, column and box contains all nine digits."""
     rows = [grid[9 * r : 9 * r + 9] for r in range(9)]
     boxes = [[rows[3 * b + i][3 * s + j] for i in range(3) for j in range(3)] for b in range(3) for s in range(3)]
     return all(sorted(unit) == list(range(1, 10)) for unit in [*rows, *zip(*rows), *boxes])
@@ -67,7 +67,7 @@ def test_a_solution_is_complete_and_valid_and_keeps_the_hints():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_solver_finds_what_brute_force_finds(seed):
-    """Ten blanks in cells of two digits, which can often be exchanged: all their orders are tried."""
+    """Ten blanks hide only two different digits, which can often be exchanged. Brute force tries all combinations."""
     draw = random.Random(seed)
     _, full = sudoku.make_puzzle(draw, 40)
     one, other = draw.sample(range(1, 10), 2)
@@ -113,7 +113,7 @@ def test_reasons():
 
 
 def test_a_seed_always_has_the_same_puzzles(tmp_path, monkeypatch):
-    """Those of the shipped model and of docs/sudoku.json; a second call reads them from the file."""
+    """The shipped model and docs/sudoku.json use these puzzles. A second call reads the puzzles from the file."""
     monkeypatch.setattr(files, "DATA", tmp_path)
     puzzles, solutions = sudoku.training_puzzles(2)
     assert "".join(map(str, sudoku.to_cells(puzzles[0]).tolist())).startswith("00106030007400025060000000004000503000")
@@ -179,7 +179,7 @@ def test_variation_moves_any_cell_to_any_other():
 
 
 def test_position_vectors_are_sums_for_row_column_and_box():
-    """In a sum of rows and columns, the corners of a rectangle cancel, if all four are in one box."""
+    """The vectors at opposite corners of a rectangle have equal sums if all four corners are in one box."""
     model = chapter.with_cell_positions(make_model(9, T, positions="learned").config)
     vectors = model.pos_emb.weight.view(9, 9, -1)
     assert torch.allclose(vectors[0, 0] + vectors[1, 2], vectors[0, 2] + vectors[1, 0], atol=1e-5)
@@ -245,7 +245,7 @@ def test_batches_leave_out_the_held_out_puzzles(pairs, monkeypatch):
 
 
 class Oracle(torch.nn.Module):
-    """A model that knows one solution. It doubts the cells in `wrong`, {cell: digit}, and prefers that digit there."""
+    """A model that knows one solution. In `wrong`, {cell: digit}, it prefers the given digit and is not certain."""
 
     def __init__(self, wrong=()):
         super().__init__()
@@ -295,7 +295,7 @@ def test_a_wrong_digit_is_taken_back():
 
 def test_the_digits_after_a_wrong_one_are_taken_back_too():
     class Hasty(Oracle):
-        """It doubts everything more than its wrong digit, until this digit is written."""
+        """Until the wrong digit is written, this model is less certain of all other digits than of the wrong digit."""
 
         def forward(self, canvas, t=None):
             logits = super().forward(canvas).clone()
@@ -330,7 +330,7 @@ def test_the_shipped_model_solves_a_puzzle():
 
 @pytest.fixture
 def place(runs_folder, tmp_path, monkeypatch):
-    """Settings of a training of a second, on puzzles with few blanks; folders for everything."""
+    """Empty folders, and the settings for a training of one second on puzzles with few blanks."""
     make = sudoku.make_puzzle
     monkeypatch.setattr(sudoku, "make_puzzle", lambda draw, hints: make(draw, hints + 44))
     monkeypatch.setattr(files, "DATA", tmp_path / "data")
@@ -340,7 +340,7 @@ def place(runs_folder, tmp_path, monkeypatch):
 
 
 def solve_line(argv, capsys):
-    """The exit code and the output of `14_sudoku.py argv`."""
+    """Return the exit code and the output of `14_sudoku.py argv`."""
     with pytest.raises(SystemExit) as end:
         chapter.main(argv)
     return end.value.code, capsys.readouterr().out
@@ -360,7 +360,7 @@ def test_the_command_trains_both_models_and_compares_them(place, capsys):
 
 @pytest.fixture
 def trained(place):
-    """The folder of an untrained model, as a run."""
+    """The folder of a run with an untrained model."""
     model = make_model(9, T, std=0.3, positions="learned")
     checkpoint.save(place.runs / "sudoku", model, text.Characters(sudoku.DIGITS), {"kind": "sudoku"})
     return place
@@ -409,7 +409,7 @@ def test_a_shape_that_cannot_solve_puzzles_is_refused(flags):
 
 
 def test_the_experiment_measures_what_the_page_shows():
-    """With a model that knows one solution, and one whose only mistake can be taken back."""
+    """One model knows the solution. Another model makes one mistake, which it can take back."""
     experiment = import_module("experiments.sudoku")
     puzzles, solutions = tokens(PUZZLE).repeat(3, 1), tokens(SOLUTION).repeat(3, 1)
     assert experiment.solved_by(Oracle(), "certain", puzzles, solutions).all()
@@ -425,7 +425,7 @@ def test_the_experiment_measures_what_the_page_shows():
 
 
 class Writer(torch.nn.Module):
-    """A GPT that knows one solution, but prefers another digit in one cell. Its buffers count what they were told."""
+    """A GPT that knows one solution, but prefers a wrong digit in one cell. Its buffers remember this mistake."""
 
     config = transformer.TransformerConfig(seq_len=2 * T - 1, vocab_size=10, causal=True)
     cell = 2  # the first blank of PUZZLE that has several candidates

@@ -1,4 +1,4 @@
-"""Classical Tamil: letters, verse that is cleaned, poems on every shape of page, and the file of tamil_dataset.py."""
+"""Classical Tamil: letters, cleaning of verse, poems on all kinds of web pages, and the file of tamil_dataset.py."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from tamil import letters, pages, repairs, works
 import openpyxl
 import pytest
 
-# What our own pages are made of. FEET has lengths and letters that real verse could have.
+# Text for artificial pages. The words in FEET have lengths and letters that real verse could have.
 FEET = "மலையின் கடலின் மலரும் நிலவே பொழிலின் தளிரே யாழின் இசையே வானம் பொழியும் காலை வருமே".split()
 HEAD = """<!DOCTYPE html><html><head><title>naRRiNai தலைப்பு</title><style>p { color: red }</style></head><body>
 <!-- a comment --><center><h3>naRRiNai of poets<br>நற்றிணை எட்டுத்தொகை</h3></center><hr noshade>
@@ -24,7 +24,7 @@ FOOT = "<hr>This webpage was last revised on 31 July 2021.<br>Please send your c
 
 
 def V(count, seed=0):
-    """`count` lines of verse, all different."""
+    """Return `count` different lines of verse."""
     return [" ".join(FEET[(seed + 5 * i + 7 * j * (1 + i // 12)) % 12] for j in range(4)) for i in range(count)]
 
 
@@ -33,14 +33,14 @@ def br(lines):
 
 
 def poems_of(body, numbers=range(1, 401), verse_beside=False):
-    """{number: lines} of a page with this body."""
+    """Return {number: lines} for the poems on a page with this body."""
     found = pages.Anthology(pages.lines_of(HEAD + body + FOOT), numbers, verse_beside).read()
     poems = {number: repairs.clean_poem(lines) for number, lines in found.items()}
     return {number: poem.split("\n") for number, poem in poems.items() if poem}
 
 
 def whole_page(name, count=None):
-    """A page of the anthology `name` with `count` of its poems (None: all)."""
+    """Return a page with `count` poems of the anthology `name`, or with all its poems."""
     work = works.WORKS[name]
     numbers = [n for n in work.numbers if n not in work.lost][:count]
     poems = "".join(f"<p>{n} பாலை<p>{'<br>'.join(V(round(work.lines), n))}<p><small>குறிப்பு</small>" for n in numbers)
@@ -81,7 +81,7 @@ def test_normalising_once_is_enough():
 
 @pytest.mark.parametrize("text", ["ரிக்\u200cஷா", "பஸ்\u200cரீதி", "ஶ்\u200cரீ", "பக்\u200d\u200cஷி"])
 def test_a_non_joiner_separates_two_letters(text):
-    """Without it, க்ஷ and ஸ்ரீ are one letter. With it they are two, through normalising, splitting and encoding."""
+    """Without a non-joiner, க்ஷ and ஸ்ரீ are one letter each. With it, they are two letters in all functions."""
     pieces = letters.split(letters.normalise(text))
     assert len(pieces) == 1 + len(letters.split(letters.normalise(text.replace("\u200c", ""))))
     tokenizer = letters.TamilLetters.of(text)  # every entry of its vocabulary is a whole letter
@@ -146,7 +146,7 @@ def test_lines_are_those_that_a_browser_shows():
 
 
 def test_page_of_paragraphs_and_small_notes():
-    """நற்றிணை: numbered headings with theme and poet, notes in small print, a <center> that nobody closes."""
+    """நற்றிணை has numbered headings with theme and poet, notes in small print, and an unclosed <center>."""
     first, second = V(9), V(11, 3)
     body = f"""<center><hr noShade><p><dd>கடவுள் வாழ்த்து<p>{"<br>".join(V(7, 8))}<p><dd>பாரதம் பாடிய பெருந்தேவனார்
 <p><br><dd>நூல்</font><p>1 குறிஞ்சி - கபிலர்<p>{"<br>".join(first)}
@@ -158,7 +158,7 @@ def test_page_of_paragraphs_and_small_notes():
 
 
 def test_page_of_breaks_with_poets_in_dashes():
-    """குறுந்தொகை: a poet on the line of the verse, and a poem that stands behind later ones."""
+    """குறுந்தொகை has a poet on a line of verse, and a poem in the wrong place."""
     body = f"""<strong> கடவுள் வாழ்த்து</strong><br><br>{br(V(6, 2))}&nbsp; -பாரதம் பாடிய பெருந்தேவனார்.<br><br>
 1. குறிஞ்சி - தோழி கூற்று <br><br>{br(V(4))}&nbsp; &nbsp; -திப்புத் தோளார்.<br><br>
 3. பாலை - தலைவி கூற்று<br><br>{br(V(6, 4)[:5])}{V(6, 4)[5]}.  -நக்கீரர்.<br><br>
@@ -168,7 +168,7 @@ def test_page_of_breaks_with_poets_in_dashes():
 
 
 def test_page_of_numbers_alone():
-    """ஐங்குறுநூறு: headings of groups have numbers too, and some verse stands behind its number."""
+    """In ஐங்குறுநூறு, headings of groups also have numbers, and some verse follows its number on the same line."""
     body = ""
     for n in range(1, 31):
         if n == 11:
@@ -186,7 +186,7 @@ def test_page_of_numbers_alone():
 
 
 def test_page_of_tables():
-    """கலித்தொகை, அகநானூறு: the number in a cell, those of lines in a third; two poems with one number."""
+    """கலித்தொகை and அகநானூறு have poem numbers in one cell and line numbers in another. Two poems share a number."""
     body = '<table><tr><td width="50">0<td width="400">' + br(V(16, 9)) + "</table>"
     for n in range(1, 25):
         open_, close = ("", "") if n == 5 else ("<table border=0>", "</table>")
@@ -197,7 +197,7 @@ def test_page_of_tables():
 
 
 def test_page_with_notes_behind_each_poem():
-    """பதிற்றுப்பத்து: the numbers begin with 11, notes and praise follow the poems, fragments count from 1 again."""
+    """In பதிற்றுப்பத்து, numbers begin with 11, notes and praise follow the poems, and fragments count from 1 again."""
     body = "<h3>முதற் பத்து</h3>(கிடைத்திலது)<br><h3>2. இரண்டாம் பத்து</h3>பாடப்பட்டோன்:<br>இமயவரம்பன்<br>"
     for n in range(11, 91):
         body += f"<br>பாட்டு - {n}<br>~~~~~~~~~~<br>"
@@ -224,7 +224,7 @@ def test_a_preface_behind_a_poem_does_not_leak_into_it(preface):
 
 
 def test_page_of_headings_inside_poems():
-    """பரிபாடல்: subtitles in italics, notes in brackets, labels, rules, and a supplement that counts from 1 again."""
+    """பரிபாடல் has subtitles in italics, notes in brackets, labels, rules, and a supplement with its own numbers."""
     body = f"<strong>உரைச்சிறப்புப் பாயிரம்</strong><br>{br(V(5))}-------<br>"
     for n in range(1, 23):
         body += f"""<strong>கடவுள் வாழ்த்து<br>{n}. திருமால் <br></strong><br><i>(பருவம் கண்டு வன்புறை எதிர் அழிந்த
@@ -352,7 +352,7 @@ def test_the_spreadsheet():
 
 @pytest.fixture
 def network(tmp_path, monkeypatch):
-    """{name of a file: its bytes}, which a test may change. All other addresses fail. Also: names that were asked."""
+    """A dict {file name: bytes}, which a test can change. Other files fail. Its entry "asked" lists all requests."""
     found, asked = {"thirukkural.json": kural_json()}, []
 
     def get(url, limit, seconds):
@@ -419,7 +419,7 @@ def test_only_keeps_the_other_sources_and_less_does_not_replace_more(network, tm
 
 
 def test_pages_saved_by_hand(network, tmp_path, capsys):
-    """They come before the network, and before the files in data/. A bad one is named, and never deleted."""
+    """Saved pages are used before the files in data/ and before the network. A bad page is named and never deleted."""
     folder = tmp_path / "saved"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "natrinai.html").write_text(whole_page("natrinai"), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Chapters 08 and 09, and the experiment on couplets: held-out poems, letters as tokens, couplets, honest measures."""
+"""Chapters 08 and 09, and the experiment on couplets: held-out poems, letters as tokens, couplets and measures."""
 
 import json
 import math
@@ -23,7 +23,7 @@ WORDS = "அகர முதல எழுத்தெல்லாம் ஆத�
 
 
 def poems(number, form, seed=0):
-    """Poems of known words, each line as many words as `form` says."""
+    """Return poems of known words. `form` lists the number of words of each line."""
     draw = random.Random(seed)
     return ["\n".join(" ".join(draw.choices(WORDS, k=words)) for words in form) for _ in range(number)]
 
@@ -35,7 +35,7 @@ TOKENIZER = letters.TamilLetters.of(tamil.joined(SOURCES))
 
 @pytest.fixture
 def corpus(tmp_path, monkeypatch):
-    """The file data/tamil.txt with SOURCES in it, and one of Wikipedia."""
+    """The file data/tamil.txt with the poems of SOURCES, and a file with articles of Wikipedia."""
     monkeypatch.setattr(tamil_dataset, "FILE", tmp_path / "tamil.txt")
     monkeypatch.setattr(tamil_dataset, "WIKIPEDIA", tmp_path / "tamil_wikipedia.txt")
     sangam = SOURCES["sangam"]
@@ -115,7 +115,7 @@ def test_three_alphabets_spell_the_same_text(capsys):
 
 
 def test_train_and_write(corpus, runs_folder, tmp_path, capsys, monkeypatch):
-    """Both chapters in small, from data/tamil.txt to verse."""
+    """Run both chapters with a small model, from data/tamil.txt to new verse."""
     config = str(write_settings(tmp_path / "tiny.yaml", seq_len=32, steps=12, evaluations=2))
     tamil.main(["--config", config])
     out = capsys.readouterr().out
@@ -144,7 +144,7 @@ def test_train_and_write(corpus, runs_folder, tmp_path, capsys, monkeypatch):
     couplets = quiet.removesuffix("\n").split("\n\n")
     assert [verse.word_counts(couplet) for couplet in couplets] == [verse.COUPLET] * 3
 
-    # With other poems the report says so. Without any there is text, but no report and no couplet.
+    # With other poems, the report mentions it. Without poems, there is a text, but no report and no couplet.
     tamil_dataset.write(SOURCES | {"natrinai": SOURCES["sangam"][:40]})
     verse.main(["--len", "40", "--steps", "4"])
     assert "not quite those that the model learned from" in capsys.readouterr().out
@@ -191,14 +191,14 @@ def test_only_letters_go_into_a_word():
 
 def test_measures_of_texts_with_known_answers():
     found = verse.measure(["அகர x முதல", "டு அகர\n\n"], {"அகர", "முதல", "கொடு"}, "அகர முதல\nகொடு\n\n")
-    # Copied: " முதல", of four letters and five code points. Known of the whole words, x and அகர: one of two.
+    # The longest copy is " முதல", with four letters and five code points. Of the whole words x and அகர, one is known.
     assert found == {"train": 1 / 2, "copied": 4, "poems": 0, "couplets": 0}
     couplet, other = poems(1, (4, 3))[0], poems(1, (4, 4))[0]
     assert verse.whole_poems([f"அகர\n\n{couplet}\n\n{other}\n\nமுதல", couplet]) == [couplet, other]
 
 
 def test_measures_of_style():
-    """Rhyme, words in -உம், and words known to two readers, of couplets with known answers."""
+    """Test the shares of rhymes, of words in -உம் and of known words, on couplets with known values."""
     assert [verse.second_consonant(line) for line in ("கற்க கசடற", "கிறங்க", "அ", "அ ஆ", "")] == ["ற", "ற", "", "ஆ", ""]
     held = {"kural": ["கற்க கசடறக்\nநிற்க அதற்கும்", "அகர கற்க\nபகவன்"], "sangam": ["யாதும் ஊரே"]}
     reader = verse.Reader(held)

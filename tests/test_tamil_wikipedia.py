@@ -1,4 +1,4 @@
-"""tamil_wikipedia.py: a local server that behaves like Wikimedia's, faults included, and the real wikiextractor."""
+"""tamil_wikipedia.py, with a local server that has the faults of Wikimedia's servers, and the real wikiextractor."""
 
 import bz2
 import html
@@ -19,7 +19,7 @@ PROSE = "சென்னை தமிழ்நாட்டின் தலைந
 
 
 def answer(server, request):
-    """What Wikimedia's servers answer: an article, or the rest of the dump."""
+    """Answer like Wikimedia's servers: with an article, or with the rest of the dump."""
     if not request.path.startswith("/dump"):
         page = {"pageid": 1, "ns": 0, "title": "a", "extract": server.pages[len(server.requests) % len(server.pages)]}
         return Reply(body=json.dumps({"query": {"pages": [page]}}).encode())
@@ -43,7 +43,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def data(monkeypatch, tmp_path):
-    """A data folder for this test alone."""
+    """A data folder for one test."""
     folder = tmp_path / "data"
     folder.mkdir()
     monkeypatch.setattr(program, "TEXT", folder / "tamil_wikipedia.txt")
@@ -196,7 +196,7 @@ CRASH = "print('Traceback (most recent call last):\\n  x\\nKeyError: 7', file=sy
 
 @pytest.mark.parametrize("code, match", [(CRASH, "KeyError: 7"), ("sys.exit(3)", "exit code 3")])
 def test_wikiextractor_fails(data, tmp_path, monkeypatch, code, match):
-    """After an error in one of its workers it would wait for ever."""
+    """After an error in one of its workers, wikiextractor would wait for ever."""
     package = tmp_path / "stub" / "wikiextractor"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -231,7 +231,7 @@ def test_a_download_is_kept(server, data):
 
 @pytest.mark.parametrize("ranges, part", [(False, DUMP[:300]), (True, DUMP)])
 def test_other_ends_of_a_download(server, data, ranges, part):
-    """A server that always sends the whole file, and a kill after the last byte."""
+    """One server always sends the whole file. In the other case, the program was killed after the last byte."""
     server.dump, server.ranges = DUMP, ranges
     program.DUMP.with_suffix(".part").write_bytes(part)
     program.download(program.connect("me@example.org"))

@@ -19,7 +19,7 @@ CHAPTERS = ("01_tensors", "02_attention", "03_transformer", "04_diffusion")
 
 
 def sentence():
-    """The tokens of the chapter's sentence, the number of different ones, and the frequency of each pair (V, V)."""
+    """The tokens of the chapter's sentence, the number of different tokens, and the frequency (V, V) of each pair."""
     characters = sorted(set(tensors.SENTENCE))
     tokens = torch.tensor([characters.index(c) for c in tensors.SENTENCE])
     counts = torch.zeros(len(characters), len(characters))
@@ -81,7 +81,7 @@ def test_a_sample_contains_each_next_character_as_often_as_the_table_says():
 
 # What the first four chapters have in common
 
-# Python imports this module when it starts. Afterwards the other libraries of this book seem not to be installed.
+# Python imports this module when it starts. After that, all libraries except PyTorch seem not to be installed.
 ONLY_PYTORCH = """
 import sys
 from importlib.machinery import PathFinder
@@ -97,7 +97,7 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutOthers
 
 @pytest.fixture
 def alone(tmp_path):
-    """Return a function that copies a chapter and the lower ones into an empty folder, and runs it from another."""
+    """Return a function that copies a chapter and all chapters before it to a new folder, and runs the chapter."""
     for name in ("library", "chapters", "elsewhere"):
         (tmp_path / name).mkdir()
     (tmp_path / "library" / "sitecustomize.py").write_text(ONLY_PYTORCH)

@@ -1,4 +1,4 @@
-"""tour.ipynb: every cell runs in a new kernel and shows what it should."""
+"""tour.ipynb: every cell runs in a new kernel and shows the right output."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ PICTURES = {"animation": "image/gif", "gpt": "image/png"}
 
 @pytest.fixture(scope="module")
 def outputs():
-    """The executed notebook: {name of a code cell: its outputs}. Everything in it is made smaller first."""
+    """Run a smaller version of the notebook. Return {name of a code cell: outputs}."""
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
     source = json.dumps(NOTEBOOK)

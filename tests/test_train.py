@@ -1,4 +1,4 @@
-"""Chapter 05: the schedule, Muon, batches, and a run that no interruption, setting or bad number can spoil."""
+"""Chapter 05: the schedule, Muon, batches, and a run that survives interruptions, new settings and bad numbers."""
 
 import json
 import math
@@ -66,7 +66,7 @@ def test_the_polynomials_bring_numbers_from_a_hundredth_to_one_near_one():
 
 
 def plain_muon(p, grads, lr, decay):
-    """Muon one matrix at a time."""
+    """Compute Muon for one matrix at a time."""
     p, average = p.clone(), torch.zeros_like(p)
     for g in grads:
         average = 0.95 * average + 0.05 * g
@@ -160,7 +160,7 @@ def test_the_plain_loop_learns(capsys):
 
 
 class Fixed(training.MaskedDiffusion):
-    """A task without chance: each step has the same rows, and the loss needs no masks."""
+    """A task without random numbers: each step has the same rows, and the loss needs no masks."""
 
     def batch(self, n):
         self.at = getattr(self, "at", 0)
@@ -190,7 +190,7 @@ def test_accumulating_gradients_changes_nothing():
 
 
 def test_the_average_covers_about_the_last_ninth_at_first():
-    """Computed once more from the weights after each step."""
+    """The test computes the average from the weights after each step."""
     history = []
     for steps in range(1, 7):
         history.append(train_fixed(steps=steps, cooldown=0)[0]["head.weight"])
@@ -237,14 +237,14 @@ def command(tmp_path_factory):
 
 @pytest.fixture
 def runs_folder(runs_folder, monkeypatch):
-    """An empty folder for runs, without their curves, which would take most of the time."""
+    """An empty folder for runs. No curves are drawn, because drawing would take most of the time."""
     monkeypatch.setattr(training, "draw_curves", lambda *_: None)
     return runs_folder
 
 
 @pytest.fixture(scope="module")
 def reference(book, command):
-    """An uninterrupted run, in a process of its own: (its end, its folder)."""
+    """An uninterrupted run in a new process: (result of the process, folder of the run)."""
     return book.run("05_train.py", *command, "--run", "whole"), book.runs / "whole"
 
 
@@ -331,7 +331,7 @@ def test_ctrl_c_at_any_step(reference, runs_folder, command, monkeypatch, capsys
 
 @pytest.mark.parametrize("is_before", [True, False])
 def test_a_run_that_is_killed_again_and_again(reference, runs_folder, command, monkeypatch, is_before):
-    """While it writes a file, before or after it takes the place of the old one. The last number is also a write."""
+    """The kill comes while the run writes a file, before or after the new file replaces the old file."""
     real, spared = files.os.replace, iter(range(1000))
 
     def replace(*paths):

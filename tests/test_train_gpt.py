@@ -152,7 +152,7 @@ def command(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, command):
-    """A folder of runs: a dLLM and a GPT of the same text, trained through the commands of their chapters."""
+    """A folder of runs. The commands of chapters 05 and 07 train a dLLM and a GPT on the same text."""
     runs = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         for module in (files, checkpoint):

@@ -1,4 +1,4 @@
-"""Chapter 03: counts, switches, the start of training, causality, and cached = uncached in a whole model."""
+"""Chapter 03: counts of parameters, settings of the model, the start of training, causality, and exact caches."""
 
 import math
 import sys
@@ -31,7 +31,7 @@ def usual_start():
 
 
 def build(config=MODERN, **changes):
-    """A model in evaluation mode. Parameters that start at zero get random values, so that all parts matter."""
+    """Return a model in evaluation mode. Zero parameters get random values, so that every part has an effect."""
     model = transformer.Transformer(replace(config, **changes)).eval().requires_grad_(False)
     for parameter in model.parameters():
         if not parameter.any():
@@ -44,14 +44,14 @@ def random_tokens(length=T):
 
 
 def changed(tokens, start, end):
-    """The same tokens, with other ones in [start, end)."""
+    """Return the tokens, with other tokens at the positions start to end - 1."""
     tokens = tokens.clone()
     tokens[:, start:end] = (tokens[:, start:end] + 1) % 12
     return tokens
 
 
 def moved_outputs(model, position):
-    """The positions whose output changes with the token at one position."""
+    """Return the positions whose output changes if the token at `position` changes."""
     tokens = random_tokens()
     difference = model(tokens) - model(changed(tokens, position, position + 1))
     return (difference.abs().amax((0, 2)) > 1e-6).nonzero().flatten().tolist()
@@ -202,7 +202,7 @@ def test_dropout_acts_in_training_only_on_the_input_and_in_both_halves_of_a_bloc
 
 @pytest.mark.parametrize("causal, width, seen", [(False, 5, [3, 4, 5, 6, 7]), (True, 5, [5, 6, 7, 8, 9])])
 def test_the_convolution_reads_as_many_neighbours_as_its_width_says(causal, width, seen):
-    """A causal one reads those on the left only, so a change of position 5 moves positions on its right."""
+    """A causal convolution reads only neighbours on the left, so position 5 changes only positions on its right."""
     layer = transformer.Neighbours(replace(MODERN, causal=causal, conv=width))
     x = torch.randn(1, T, 16)
     assert torch.equal(layer(x), x)  # before training it adds zero

@@ -1,4 +1,4 @@
-"""What the exercises for chapter 01 must do. check.py gives each function the learner's function of the same name."""
+"""Checks of the exercises for chapter 01. check.py calls check_NAME with the learner's function NAME."""
 
 import math
 from collections import Counter
@@ -56,7 +56,11 @@ def check_entropy_given(f):
 
 
 def one_by_one(text, n):
-    """Return the mean of -ln(share of a character after its context), one term for each position."""
+    """Compute the result of `entropy_given` from one loss for each position.
+
+    For each position, collect all characters of the text that follow the same n characters. The loss is -ln of the
+    share that the position's own character has in this collection. The result is the mean loss.
+    """
     places = range(n, len(text))
     total = 0.0
     for i in places:

@@ -1,4 +1,4 @@
-"""What the exercises for chapter 02 must do. check.py gives each function the learner's function of the same name."""
+"""Checks of the exercises for chapter 02. check.py calls check_NAME with the learner's function NAME."""
 
 from importlib import import_module
 
@@ -23,7 +23,7 @@ def check_predict_changes(f):
 
 
 def changes(masks, place, T):
-    """Return the positions whose outputs change if the input at `place` changes. There is one layer for each mask."""
+    """Return the positions whose outputs change if the input at `place` changes. Each mask stands for one layer."""
     x = torch.randn(T, 8)
     changed = x.clone()
     changed[place] += 1

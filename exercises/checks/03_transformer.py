@@ -1,4 +1,4 @@
-"""What the exercises for chapter 03 must do. check.py gives each function the learner's function of the same name."""
+"""Checks of the exercises for chapter 03. check.py calls check_NAME with the learner's function NAME."""
 
 from dataclasses import replace
 from importlib import import_module
@@ -44,7 +44,10 @@ def check_logits_by_depth(f):
 
 
 def reader(look, causal):
-    """Return a model without weights. look(i): the positions that position i reads. causal: what its config says."""
+    """Return a model without weights, in which position i reads the positions look(i).
+
+    `causal` is what the model's config says, even if it is wrong.
+    """
 
     def model(tokens):
         logits = torch.zeros(*tokens.shape, 5)

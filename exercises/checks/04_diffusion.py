@@ -1,4 +1,4 @@
-"""What the exercises for chapter 04 must do. check.py gives each function the learner's function of the same name."""
+"""Checks of the exercises for chapter 04. check.py calls check_NAME with the learner's function NAME."""
 
 from importlib import import_module
 from itertools import permutations
@@ -20,7 +20,7 @@ def check_predict_masks(f):
 
 def check_nelbo_by_hand(f):
     for T, given in ((1, 0), (2, 0), (4, 0), (4, 1), (4, 3)):
-        model = tools.small_model(4, std=1.0)  # the order of writing matters to such a model
+        model = tools.small_model(4, std=1.0)  # with such large weights, the order of writing matters
         x0 = torch.randint(4, (T,))
         nlls = nll_of_each_order(model, x0, given)
         bound, nll = nlls.mean(), -(-nlls).exp().mean().log()
@@ -36,7 +36,7 @@ def check_nelbo_by_hand(f):
 
 
 def nll_of_each_order(model, x0, given):
-    """Return -log p(others | order) for each order in which the characters after the first `given` can be written."""
+    """Return -log p(written characters | order) for each order. The first `given` characters are not written."""
     table = diffusion.losses_of_all_sets(model, x0)
     nlls = []
     for order in permutations(range(given, len(x0))):
@@ -64,7 +64,10 @@ def check_in_blocks(f):
 
 
 def try_rule(rule, score, wrong):
-    """Compare a selection rule with sorting by score(logits, confidence), which returns (B, T)."""
+    """Check that a selection rule chooses the masked positions with the highest scores.
+
+    `score` turns logits and confidence into scores (B, T). `wrong` is the message if other positions are chosen.
+    """
     for B, T, share in ((1, 5, 1.0), (4, 10, 0.3), (16, 12, 0.7)):
         logits = 2 * torch.randn(B, T, 4)
         confidence = torch.rand(B, T)
@@ -78,7 +81,7 @@ def try_rule(rule, score, wrong):
             same = all(map(torch.equal, given, (logits, confidence, masked, count)))
             assert same, "The rule must not change its arguments."
             assert not (chosen & ~masked).any(), "The rule chooses a position that is not masked."
-            assert (chosen.sum(1) == count).all(), "Each row must choose as many positions as its entry of count says."
+            assert (chosen.sum(1) == count).all(), "In each row, the rule must choose `count` positions."
             ranked = score(logits, confidence).masked_fill(~masked, -torch.inf).argsort(1, descending=True)
             for row in range(B):
                 best = ranked[row, : count[row]].sort().values

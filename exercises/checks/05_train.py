@@ -1,4 +1,4 @@
-"""What the exercises for chapter 05 must do. check.py gives each function the learner's function of the same name."""
+"""Checks of the exercises for chapter 05. check.py calls check_NAME with the learner's function NAME."""
 
 from importlib import import_module
 
@@ -39,7 +39,10 @@ def check_hide_run(f):
 
 
 def watched(f, model, *arguments):
-    """Call f. Return its result, and for each forward pass (number of rows, whether a backward pass came before)."""
+    """Call f(model, *arguments). Return its result and a list with one pair for each forward pass.
+
+    A pair is (number of rows in the pass, whether a backward pass came before).
+    """
     passes = []
 
     def look(module, inputs):

@@ -1,4 +1,4 @@
-"""What the exercises for chapter 06 must do. check.py gives each function the learner's function of the same name."""
+"""Checks of the exercises for chapter 06. check.py calls check_NAME with the learner's function NAME."""
 
 from importlib import import_module
 
@@ -22,7 +22,7 @@ def check_predict_windows(f):
 
 
 class Stored:
-    """A model that returns the same tensor at every call, so that a change of it would be seen."""
+    """A model that returns the same tensor at every call, so that a check can see whether the tensor was changed."""
 
     def __init__(self, logits):
         self.logits = logits

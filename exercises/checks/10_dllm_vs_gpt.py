@@ -1,4 +1,4 @@
-"""What the exercises for chapter 10 must do. check.py gives each function the learner's function of the same name."""
+"""Checks of the exercises for chapter 10. check.py calls check_NAME with the learner's function NAME."""
 
 import math
 from importlib import import_module
@@ -26,7 +26,7 @@ def check_predict_measures(f):
 
 def check_paired_difference(f):
     N = 200
-    hard = 3 * torch.rand(N)  # some windows are harder for both
+    hard = 3 * torch.rand(N)  # some windows are harder for both models
     a, b = hard + torch.rand(N), hard + torch.rand(N) + 0.3
     answer = f(a, b)
     assert tools.are_numbers(answer, 2), "The function must return two finite numbers, the mean and its error."

@@ -1,4 +1,4 @@
-"""What the exercises for chapter 13 must do. check.py gives each function the learner's function of the same name."""
+"""Checks of the exercises for chapter 13. check.py calls check_NAME with the learner's function NAME."""
 
 from importlib import import_module
 from itertools import product

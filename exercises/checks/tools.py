@@ -1,4 +1,4 @@
-"""What several checks use."""
+"""Functions that several checks use."""
 
 import math
 from importlib import import_module
@@ -29,7 +29,7 @@ def is_tensor(value, shape, dtype=None):
 
 
 def small_model(vocab_size, std=0.5, **shape):
-    """Return an untrained model with large random weights, so that every part of it changes the logits."""
+    """Return an untrained model with large random weights, so that every part of the model affects the logits."""
     torch.manual_seed(0)
     shape = dict(seq_len=16, n_layer=1, n_head=1, n_embd=8) | shape
     model = transformer.Transformer(transformer.TransformerConfig(vocab_size=vocab_size, **shape)).eval()

@@ -1,4 +1,4 @@
-"""Our solutions of the exercises for chapter 03. Other solutions can be as good."""
+"""Our solutions to the exercises for chapter 03. Other solutions can be just as good."""
 
 from importlib import import_module
 
@@ -9,14 +9,15 @@ transformer = import_module("03_transformer")
 
 
 def predict_growth():
-    # Each block has 4 C² parameters in its attention and 8 C² in its MLP, so only L and C count, and C counts twice.
-    # Heads divide the channels between them. The window and the vocabulary appear in no matrix of a block.
+    # Each block has 4 C² parameters in its attention and 8 C² in its MLP. So only L and C count, and twice the C gives
+    # four times the parameters. More heads only cut the channels into smaller parts. The window and the vocabulary
+    # appear in no matrix of a block.
     return [2, 4, 1, 1, 1]
 
 
 def logits_by_depth(model, tokens):
-    # Every block only adds to the residual stream, so norm and head can read the stream after any block. The stream
-    # itself goes on without the norm. A model that was trained shows in this way at which depth it knows a token.
+    # Every block only adds to the residual stream, so norm and head can read the stream after any block. The next block
+    # gets the stream without this norm. In a trained model, the logits show after which block the model knows a token.
     positions = torch.arange(tokens.shape[1], device=tokens.device)
     table = attention.rotary_table(positions, model.config.n_embd // model.config.n_head)
     x = model.token_emb(tokens)  # (B, T, C)
@@ -28,8 +29,8 @@ def logits_by_depth(model, tokens):
 
 
 def sees_the_future(model, T):
-    # If one token changes, a causal model may change its logits at this position and at later ones, and nowhere else.
-    # Every position must be tried, because a mistake can sit at one place. Rounding is no look into the future.
+    # If one token changes, the logits of a causal model can change only at this position and at later ones. We try
+    # every position, because the mistake can be at a single position. The tolerance is for rounding errors.
     V = model.config.vocab_size
     tokens = torch.randint(V, (1, T))
     before = model(tokens)

@@ -1,4 +1,4 @@
-"""Our solutions of the exercises for chapter 05. Other solutions can be as good."""
+"""Our solutions to the exercises for chapter 05. Other solutions can be just as good."""
 
 from importlib import import_module
 
@@ -8,16 +8,15 @@ diffusion = import_module("04_diffusion")
 
 
 def predict_factors():
-    # The warm-up covers the steps 0 to 99, and step s has the factor (s + 1) / 100, so that already step 0 learns.
-    # The cool-down is the last 70 % of the run. It begins at step 300 and falls by 1 / 700 per step: step 650 is in
-    # its middle, and at step 825 a quarter of it is left.
+    # The warm-up covers the steps 0 to 99. Step s has the factor (s + 1) / 100, so even step 0 learns. The cooldown is
+    # the last 70 % of the run: from step 300 on, the factor falls by 1 / 700 per step. Step 650 is in the middle of the
+    # cooldown, and at step 825 a quarter of the cooldown is left.
     return [0.01, 0.5, 1.0, 0.5, 0.25]
 
 
 def hide_run(x0, k, mask_id):
-    # A run of k tokens fits at T - k + 1 places. A random number u below 1, multiplied by this count and rounded down,
-    # is one of the places 0 … T - k. With this in place of `hide`, simple_loss is the loss of another task, and
-    # everything else of chapter 05 stays.
+    # A run of k tokens fits at T - k + 1 places. A random number below 1, multiplied by this count and rounded down, is
+    # one of the places 0 … T - k. With this function in place of `hide`, chapter 05 would learn another task.
     B, T = x0.shape
     start = (torch.rand(B, device=x0.device) * (T - k + 1)).long()[:, None]  # (B, 1)
     place = torch.arange(T, device=x0.device)
@@ -26,9 +25,9 @@ def hide_run(x0, k, mask_id):
 
 
 def gradient_in_parts(model, x0, xt, parts):
-    # The loss of the batch is a sum over tokens, divided by one number: the masks of the whole batch. If each part is
-    # divided by that same number, then the losses of the parts add up to the loss of the batch, and so do the
-    # gradients, because backward() adds to `.grad`. A part without a mask adds 0.
+    # The loss of the batch is a sum over tokens, divided by the number of masks in the whole batch. If the sum of each
+    # part is divided by this number, the losses of the parts add up to the loss of the batch. So do the gradients,
+    # because backward() adds to `.grad`. A part without a mask adds 0.
     masks = (xt == model.config.mask_id).sum()
     total = 0.0
     for rows, masked_rows in zip(x0.chunk(parts), xt.chunk(parts)):

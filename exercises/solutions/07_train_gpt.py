@@ -1,4 +1,4 @@
-"""Our solutions of the exercises for chapter 07. Other solutions can be as good."""
+"""Our solutions to the exercises for chapter 07. Other solutions can be just as good."""
 
 import math
 
@@ -7,22 +7,22 @@ import torch.nn.functional as F
 
 
 def predict_rows():
-    # The first pass reads 3 tokens, and then each pass computes only the row of the newest token. When the model has
-    # read 8 tokens, the window is full: it keeps the last 4, whose positions begin at 0 again. Their keys were rotated
-    # for other positions, so the next pass computes all 4 rows.
+    # The first pass reads 3 tokens, and each later pass computes only the row of the newest token. When the model has
+    # read 8 tokens, its window is full. The window then keeps the last 4 tokens, and their positions begin at 0 again.
+    # The old keys were rotated for other positions, so the next pass computes all 4 rows.
     return [3, 1, 1, 1, 1, 1, 4, 1, 1]
 
 
 def bits_per_character(nats_per_token, tokens, characters):
-    # The whole text has nats_per_token × tokens nats, however we divide it. A fair coin has ln 2 nats, which are one
-    # bit. A model with long tokens has more nats per token, although it may be the better model.
+    # The NLL of the whole text is nats_per_token × tokens nats, and one bit is ln 2 nats. A model with long tokens has
+    # more nats per token, even if it predicts the text better.
     return nats_per_token * tokens / characters / math.log(2)
 
 
 @torch.no_grad()
 def text_nll(model, tokens, lengths):
-    # Term i is about token i + 1, so a text of n tokens has the terms 0 to n - 2. The padding is at the right, where a
-    # causal model does not look, so the terms of the text are exact, and the terms of the padding are left out.
+    # Term i predicts token i + 1, so a text of n tokens has the terms 0 to n - 2. The padding is at the right, where a
+    # causal model does not look, so these terms are exact. All other terms are left out.
     logits = model(tokens[:, :-1])  # (B, L - 1, V)
     terms = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1)
     inside = torch.arange(terms.shape[1], device=tokens.device) < lengths[:, None] - 1  # (B, L - 1)
@@ -30,9 +30,9 @@ def text_nll(model, tokens, lengths):
 
 
 def nucleus(logits, p):
-    # A token stays if the tokens before it in the sorted list sum to less than p. This keeps the token with which the
-    # sum reaches p, and so it always keeps the first one. Where the model is sure, one token stays; where it is unsure,
-    # many do.
+    # A token stays if the probabilities before it in the sorted list sum to less than p. So the token with which the
+    # sum reaches p stays, and the first token always stays. If the model is sure, one token stays; if it is unsure,
+    # many tokens stay.
     probability, order = logits.softmax(-1).sort(-1, descending=True)  # (..., V)
     kept = probability.masked_fill(probability.cumsum(-1) - probability >= p, 0)
     kept = kept / kept.sum(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Our solutions of the exercises for chapter 10. Other solutions can be as good."""
+"""Our solutions to the exercises for chapter 10. Other solutions can be just as good."""
 
 import math
 
@@ -6,24 +6,24 @@ import torch
 
 
 def predict_measures():
-    # Of six words, "bat" and "mat" are unknown. "abababab" has five runs, of which only "abab" and "baba" differ. The
-    # copy is "to be"; the space after it is not in the training text. If no run is common, m is half of p or of q, so
-    # every logarithm is log 2.
+    # Of six words, "bat" and "mat" are unknown. "abababab" has five runs, but only two different ones, "abab" and
+    # "baba". The copy is "to be", because the training text ends there. If two texts have no run in common, p or q is 0
+    # for each run, so m is half of the other share, and every logarithm is log 2.
     return [4 / 6, 2 / 5, 5, math.log(2)]
 
 
 def paired_difference(a, b):
-    # A hard window raises both losses, so it hardly changes their difference. The windows are independent of each
-    # other, so the N differences are, and their mean has the usual error. The errors of the two means may both be
-    # larger than the difference, although A is better in nearly every window.
+    # A hard window raises both NLLs, so it hardly changes their difference. The windows are independent of each other,
+    # and so are the N differences, so the usual formula holds. The standard error of each model's mean can be larger
+    # than the mean difference, although A is better in nearly every window.
     difference = b - a  # (N,)
     return difference.mean().item(), (difference.std() / len(difference) ** 0.5).item()
 
 
 @torch.no_grad()
 def nll_in_order(model, x0, order):
-    # By the chain rule, log p(text | order) is the sum of the logarithms of T probabilities, one per pass. The mean of
-    # such numbers over all orders is the NELBO. The text of a GPT has one order only, so its NLL is exact.
+    # By the chain rule, -log p(text | order) is a sum of T terms, one per pass. The mean of this sum over all orders is
+    # the NELBO. A GPT has only one order, so for a GPT this sum is the exact NLL.
     T = len(x0)
     canvas = torch.full_like(x0, model.config.mask_id)
     total = 0.0

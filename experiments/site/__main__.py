@@ -4,12 +4,12 @@
     python -m experiments.site --quick    # without what chapters 01 to 04 print and draw
     python -m http.server -d site         # shows it at http://127.0.0.1:8000
 
-Any server of static files will do, and the site loads nothing from other hosts. No text is written a second time for
-the site: its pages are README.md, docs/ and the sources themselves. They are written as Markdown into a temporary
-folder, from which MkDocs makes the site. The settings of MkDocs are in mkdocs.yml, beside this file.
+Any server of static files can serve the site, and the site loads nothing from other hosts. Its pages are made from
+README.md, docs/ and the sources, so no text is written twice. The program writes all pages as Markdown into a temporary
+folder, and MkDocs makes the site from this folder. The settings of MkDocs are in mkdocs.yml, beside this file.
 
-The page on which the model writes is write.md, and its program is write.js. The library onnxruntime-web, which runs the
-model in the browser, is fetched with npm. Without npm or a network, the site is built without this page.
+The page on which the model writes is write.md, and its program is write.js. The library onnxruntime-web runs the model
+in the browser, and npm fetches this library. If npm or the network is missing, the site is built without this page.
 """
 
 import ast
@@ -38,7 +38,7 @@ HERE = Path(__file__).parent
 ROOT = files.ROOT
 SHIPPED = ROOT / "checkpoints" / "shakespeare"
 CHAPTERS = ["minimal.py", *sorted(path.name for path in ROOT.glob("[0-9]*.py"))]
-FAST = CHAPTERS[1:5]  # chapters 01 to 04 need only seconds, and import only each other
+FAST = CHAPTERS[1:5]  # chapters 01 to 04, which take only seconds and import only each other
 PARTS = {
     "exercises": sorted(ROOT.glob("exercises/*.py")),
     "plumbing": sorted(ROOT.glob("plumbing/*.py")),
@@ -62,7 +62,7 @@ class Command:
 
 
 def linked(text, page):
-    """Return the Markdown `text` of the file `page` with links to sources, and names of sources, leading to pages."""
+    """Return the Markdown `text` of the file `page`. Links to sources and names of sources lead to their pages."""
     folder = (ROOT / page).parent
 
     def link(found):
@@ -73,13 +73,13 @@ def linked(text, page):
         up = "../" * page.count("/")
         return f"[{found[0]}]({up}{found[1]}.md)" if f"{found[1]}.py" in SOURCES else found[0]
 
-    text = text.replace("<details>", '<details markdown="1">')  # otherwise MkDocs takes its contents for HTML
+    text = text.replace("<details>", '<details markdown="1">')  # otherwise MkDocs reads the contents as HTML
     text = re.sub(r"(\]\(|\]: )([^()\s:]+)\.py\b", link, text)
-    return re.sub(r"(?m)^    .*|(?<!\[)`([\w/]+)\.py`", name, text)  # but leave names in code alone
+    return re.sub(r"(?m)^    .*|(?<!\[)`([\w/]+)\.py`", name, text)  # names inside code stay as they are
 
 
 def source_page(name, printed=""):
-    """Return the page of a source: its docstring, its code section by section, what it printed, and its figures."""
+    """Return the page of a source: its docstring, its code in sections, what it printed, and its figures."""
     source = (ROOT / name).read_text(encoding="utf-8")
     module, lines = ast.parse(source), source.splitlines()
     title, intro = name, ast.get_docstring(module)
@@ -102,7 +102,7 @@ def source_page(name, printed=""):
 
 
 def start_chapters(folder):
-    """Start copies of the fast chapters in `folder`, all at once. Returns {name: its process}."""
+    """Start copies of the fast chapters in `folder`, all at the same time. Returns {name: process}."""
     for name in FAST:
         shutil.copy(ROOT / name, folder)
     usual = os.environ | {"MPLBACKEND": "Agg", "PYTHONIOENCODING": "utf-8"}
@@ -111,7 +111,10 @@ def start_chapters(folder):
 
 
 def write_pages(folder, printed):
-    """Write all pages as Markdown, and the files to which they link. printed: {source: what it printed}."""
+    """Write all pages as Markdown, and the files to which the pages link.
+
+    `printed` is {source: what this source printed}.
+    """
     shutil.copytree(ROOT / "docs", folder / "docs", ignore=shutil.ignore_patterns("templates"))
     (folder / "exercises").mkdir()
     for name in ("README.md", "exercises/README.md"):
@@ -153,11 +156,11 @@ def fetch_runtime(folder):
 
 
 def write_model(path):
-    """Write the shipped dLLM to the ONNX file `path` with 8-bit weights, so that the file has a quarter of the size.
+    """Write the shipped dLLM with 8-bit weights to the ONNX file `path`, which then has a quarter of the usual size.
 
-    Each column of a matrix is stored as integers from -127 to 127 and one scale. The runtime multiplies them once, when
-    it loads the model, and computes everything in float32. (The dynamic quantization of onnxruntime also rounds
-    activations, and is less exact.)
+    Each column of a matrix is stored as integers from -127 to 127 and one scale. When the runtime loads the model, it
+    multiplies the integers by the scale. After that it computes everything in float32. (The dynamic quantization of
+    onnxruntime also rounds activations, and is less exact.)
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about a missing library that we do not need
     hub.export_onnx(SHIPPED, path)

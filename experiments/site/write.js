@@ -1,9 +1,9 @@
-// The shipped model in the reader's browser, without a server: what the page write.md does.
+// The program of the page write.md: the shipped model writes in the reader's browser, without a server.
 //
-// It lies beside the program that builds the site, because that program brings it the rest: the model (model.onnx and
-// config.json), onnxruntime-web, which runs it in WebAssembly, and plumbing/player.html, which shows a text pass by
-// pass. The functions of part 2 are those of 04_diffusion.py and have their names, so you can read both side by side.
-// They work on one text: a canvas is an array of T tokens, and what was (B, T) in PyTorch is an array of length T.
+// The program that builds the site copies this file into the folder browser/. It adds the model (model.onnx and
+// config.json), onnxruntime-web, which runs the model in WebAssembly, and plumbing/player.html, which shows a text pass
+// by pass. The functions of part 2 are those of 04_diffusion.py and have the same names, so you can read both files
+// side by side. These functions work on a single text, so a tensor (B, T) becomes an array of length T.
 
 import * as ort from "./ort.wasm.min.mjs";
 
@@ -39,7 +39,7 @@ function softmax(logits, temperature = 1) {
   return weights.map(weight => weight / total);
 }
 
-// Draw a token for each position, and say how probable the model finds it. Temperature 0: the most likely token.
+// Draw a token for each position, and return how probable it is. At temperature 0, take the most likely token.
 function propose(logits, temperature) {
   const token = logits.map(scores => {
     if (temperature < 0.001) return scores.indexOf(scores.reduce((a, b) => Math.max(a, b)));
@@ -50,7 +50,7 @@ function propose(logits, temperature) {
   return {token, probability: logits.map((scores, i) => softmax(scores)[token[i]])};
 }
 
-// A rule says where to write: true at `count` of the positions that are masked.
+// A rule returns where to write: true at `count` masked positions.
 export const byConfidence = (confidence, masked, count) => highest(confidence, masked, count);
 
 export function scattered(confidence, masked, count) {
@@ -89,7 +89,7 @@ export async function* unmask(model, canvas, steps, temperature = 1, select = sc
   }
 }
 
-const REACH = 4;  // any two tokens that one pass of correction hides are further apart than this
+const REACH = 4;  // a pass of correction hides only tokens that are more than this many positions apart
 
 function doubtful(confidence, written) {
   const score = confidence.map(share => {
@@ -110,7 +110,7 @@ async function* correct(model, state, written, steps, temperature) {
   }
 }
 
-// Fill the masks of a canvas, then correct what was written. Yields a state after each pass.
+// Fill the masks of a canvas, and then correct the new text. Yields a state after each pass.
 export async function* denoise(model, canvas, steps, temperature) {
   const blanks = canvas.map(token => token === model.maskId);
   const masks = blanks.filter(Boolean).length;
@@ -122,7 +122,8 @@ export async function* denoise(model, canvas, steps, temperature) {
 
 // 3. The page
 
-// A text with blanks, where _ is one letter and {20} are twenty, or a prompt that masks follow up to the full length.
+// Return the canvas for a text with blanks, where _ is one mask and {20} is twenty masks. A text without blanks is a
+// prompt, and masks fill the rest of the window.
 export function toCanvas(model, text) {
   const canvas = [];
   for (const [part, count] of text.replaceAll("\r", "").matchAll(/_|\{(\d{1,3})\}|./gsu)) {
@@ -136,7 +137,7 @@ export function toCanvas(model, text) {
   return canvas.includes(model.maskId) ? canvas : [...canvas, ...Array(model.length - canvas.length).fill(model.maskId)];
 }
 
-// Return the page of the player with a run in it, as class Page of plumbing/views.py does.
+// Return the page of the player that shows these states. The class Page of plumbing/views.py does the same in Python.
 function play(template, model, start, states, facts) {
   const events = [[]], guesses = ["0".repeat(start.length)];
   for (const {canvas, confidence, committed} of states) {
@@ -186,7 +187,7 @@ form?.addEventListener("submit", async event => {
   event.preventDefault();
   const said = document.getElementById("said");
   form.elements.button.disabled = true;
-  said.ariaBusy = "true";  // a screen reader says the end, and not each pass
+  said.ariaBusy = "true";  // a screen reader then announces only the end, and not each pass
   try {
     await write(form);
   } catch (error) {
