@@ -121,7 +121,7 @@ def cross_entropy_gradient(logits, target):
     -ln softmax(z)_y, and the cross-entropy is the mean loss of the N rows.
 
     The loss of a row equals ln(sum_u exp z_u) - z_y. So the derivative of this loss with respect to z_v is the
-    probability softmax(z)_v, minus 1 if v = y. To get the gradient of the mean, we divide by N.
+    probability softmax(z)_v, minus 1 if v = y. To get the gradient of the mean loss, we divide by N.
     """
     return (logits.softmax(-1) - F.one_hot(target, logits.size(-1))) / len(target)
 

@@ -45,7 +45,10 @@ def attention(q, k, v, mask=None):
 
 
 def by_products(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False):
-    """Compute `attention` with the arguments of F.scaled_dot_product_attention. Return only the output (..., T, d)."""
+    """Compute `attention`, but take the arguments of F.scaled_dot_product_attention.
+
+    Return only the output (..., T, d).
+    """
     if is_causal:
         attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
     y, weights = attention(q, k, v, attn_mask)
@@ -100,15 +103,15 @@ class KVBuffer:
         self.valid = torch.zeros(rows, dtype=torch.bool, device=device)
 
     def write(self, positions, k, v):
-        """Store the keys k and values v (B, nh, T, hd) in the rows `positions` (T,). nh is the number of heads."""
+        """Store the keys k and values v (B, nh, T, hd) at `positions` (T,) of the buffer. nh is the number of heads."""
         self.k.index_copy_(2, positions, k.to(self.k.dtype))
         self.v.index_copy_(2, positions, v.to(self.v.dtype))
         self.valid.index_fill_(0, positions, True)
 
     def mask(self, positions, causal):
-        """Return a boolean tensor (T, rows), True where the queries at `positions` (T,) may look.
+        """Return a boolean tensor (T, rows). It is True where the queries at `positions` (T,) may look.
 
-        A query may look at every row written so far. If `causal` is True, the query may not look at later positions.
+        A query may look at every row written so far. If `causal` is True, the query must not look at later positions.
         """
         mask = self.valid.expand(len(positions), -1)
         if causal:

@@ -145,7 +145,7 @@ class Neighbours(nn.Module):
     arXiv:2109.08668, use convolutions inside attention.)
 
     The tensor `stream` (B, rows, C) is a part of the cache. It holds the inputs of this convolution from earlier
-    passes, and zeros for positions that no pass has read. The new inputs x go into the rows `positions`.
+    passes, and zeros for positions that no pass has read. The new inputs x replace the rows at `positions`.
     """
 
     def __init__(self, config):
@@ -219,7 +219,7 @@ class Transformer(nn.Module):
         """Return the logits (B, T, V) for `tokens` (B, T). Only a time-conditioned model reads the noise levels t (B,).
 
         `positions` (T,) says where the tokens stand in the text, by default at 0 … T-1. If there is a `cache` (from
-        `make_cache`), the model writes to its rows `positions`, and attends to all rows written so far.
+        `make_cache`), the model writes to the cache's rows at `positions`, and attends to all rows written so far.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
@@ -276,8 +276,8 @@ def flops_per_token(config):
     """Return how many floating-point operations (FLOPs) a training step needs per token.
 
     Each weight of a matrix costs 6 FLOPs per token: 2 in the forward pass and 4 in the backward pass. In each layer,
-    the attention scores and the weighted sums over T positions cost another 12 C T FLOPs per token (PaLM, Chowdhery et
-    al. 2022, arXiv:2204.02311, appendix B).
+    the attention scores and the weighted sums cost another 12 C T FLOPs per token, for T positions and vectors of size
+    C (PaLM, Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
     """
     matrices = config.n_layer * 12 * config.n_embd**2 + config.n_embd * config.vocab_size
     return 6 * matrices + 12 * config.n_layer * config.n_embd * config.seq_len

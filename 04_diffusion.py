@@ -14,7 +14,7 @@ You should see a model that learns four sentences by heart and then writes them 
 chose our selection rule. At the end, one bound is computed in several ways, and the results agree.
 
 If you want to change one thing, write your own selection rule, a function like `scattered`, and give it to `denoise` as
-the argument `select`. Or write your own loss, a function like `simple_loss`.
+the argument `select`. You can also write your own loss, a function like `simple_loss`.
 """
 
 import math
@@ -36,7 +36,7 @@ transformer = import_module("03_transformer")
 def hide(x0, k, mask_id, given=0):
     """Replace random tokens of x0 (B, T) with the mask, and return the result (B, T).
 
-    k (B,) is the number of tokens to replace in each row. The first `given` tokens of a row always stay. The mask is
+    k (B,) is the number of tokens to replace in each row. The tokens before position `given` always stay. The mask is
     one extra token with the number vocab_size: the model reads it, but never predicts it.
     """
     score = torch.rand(x0.shape, device=x0.device)
@@ -67,8 +67,8 @@ def spread_evenly(n, most, device=None):
     """Draw the number of tokens to hide in each of n texts. Return the numbers (n,).
 
     The range 1 … `most` is cut into n equal parts, one number is drawn from each part, and the numbers are shuffled
-    (stratified sampling). Texts with few masks are easy, and texts with many are hard. Now every batch holds both
-    kinds, so its loss depends less on chance.
+    (stratified sampling). So every batch holds easy texts with few masks and hard texts with many masks, and its loss
+    depends less on chance.
 
     `most` is one number for all texts, or a tensor (n,) with a number for each text. A fraction is rounded up.
     """
@@ -105,7 +105,7 @@ COLDEST = 0.001  # dividing by a smaller temperature could overflow, and the mos
 
 
 def probabilities(logits, temperature, top_k=None):
-    """Return the probabilities (…, V) with which `draw` takes the tokens. The temperature must be above 0."""
+    """Return the probabilities (…, V) that `draw` uses. The temperature must be above 0."""
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
@@ -150,7 +150,7 @@ def scattered(logits, confidence, masked, count):
 
 
 def highest(score, masked, count):
-    """In each row, choose the `count` (B,) masked positions with the highest scores. Return a boolean tensor (B, T)."""
+    """Choose the masked positions with the highest scores, `count` (B,) in each row. Return a boolean tensor (B, T)."""
     score = score.masked_fill(~masked, -math.inf)
     return (ranks(-score) < count[:, None]) & masked
 
@@ -173,7 +173,7 @@ class State:
     """A sampler yields a State after each forward pass."""
 
     canvas: torch.Tensor  # (B, T) tokens, and the mask where nothing is written yet
-    confidence: torch.Tensor  # (B, T) probability of the written token or, for a mask, of the last proposal; given: 1
+    confidence: torch.Tensor  # (B, T) probability of the written token, or of the last proposal for a mask; 1 if given
     committed: torch.Tensor  # (B, T) True where this pass wrote
 
 
@@ -206,7 +206,7 @@ REACH = 4  # tokens that are hidden in the same correction pass are more than 4 
 
 
 def doubtful(confidence, written):
-    """Choose some of the `written` positions (B, T) to write again. Return a boolean tensor (B, T).
+    """Among the positions where `written` (B, T) is True, choose some to write again. Return a boolean tensor (B, T).
 
     Tokens with a low confidence are chosen more often: the weight of a position is 1 - confidence. If we add Gumbel
     noise to the logarithm of each weight, the position with the highest sum is a random draw with probabilities
@@ -221,11 +221,12 @@ def doubtful(confidence, written):
 
 @torch.no_grad()
 def correct(model, state, written, steps, temperature=1.0, top_k=None):
-    """In each of `steps` passes, write some of the `written` positions (B, T) again. Yield a State after each pass.
+    """In each of `steps` passes, write doubtful tokens again. Yield a State after each pass.
 
-    When the sampler writes a token, it does not know the tokens of the same pass or of later passes, so the token may
-    not fit them. Each correction pass hides doubtful tokens and draws them again, now with the other tokens in view.
-    The idea is from ReMDM (Wang et al. 2025, arXiv:2503.00307). The temperature falls from pass to pass.
+    `written` (B, T) is True where the sampler has written a token. When the sampler writes a token, it does not know
+    the tokens of the same pass or of later passes, so the token sometimes does not fit them. Each correction pass hides
+    doubtful tokens and draws them again, now with the other tokens in view. The idea is from ReMDM (Wang et al. 2025,
+    arXiv:2503.00307). The temperature falls from pass to pass.
     """
     for step in range(steps):
         hidden = doubtful(state.confidence, written)  # (B, T)
@@ -277,7 +278,7 @@ def hidden_losses(model, x0, xt, t):
 
 @contextmanager
 def same_numbers(seed, device):
-    """Seed the random numbers inside a `with` block. After the block, they go on as if it had never run."""
+    """Seed the random numbers inside a `with` block. Afterwards, they continue as if the block had never run."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
@@ -289,11 +290,11 @@ def nelbo(model, x0, draws=1, batch_size=64, given=0, seed=0):
     """Estimate the NELBO of the texts x0 (N, T). Return (mean, standard error) in nats per token.
 
     In each text we hide k random tokens and take the mean of their losses. k runs from 1 to T - given, because the
-    first `given` tokens are never hidden and do not count. The average over all texts estimates the NELBO, an upper
-    bound on the NLL (LLaDA, Nie et al. 2025, arXiv:2502.09992, equation 6). For a short text, we show below why.
+    tokens before position `given` are never hidden and do not count. The average over all texts estimates the NELBO, an
+    upper bound on the NLL (LLaDA, Nie et al. 2025, arXiv:2502.09992, equation 6). For a short text, we show below why.
 
-    Each text is used `draws` times, with different masks. Because the seed is fixed, all models meet the same masks.
-    The standard error is meant to measure only the chance in the choice of masks. It is a little too large, because the
+    Each text is used `draws` times, with different masks. Because the seed is fixed, all models get the same masks.
+    The standard error is meant to measure only the effect of the random masks. It is a little too large, because the
     texts also differ from each other.
     """
     x0 = x0.repeat(draws, 1)
@@ -358,7 +359,7 @@ def nelbo_by_counts(table, T):
 
     The order is random. So when k tokens are still hidden, all sets of k positions are equally likely, and each of the
     k tokens is written next with probability 1/k. For each k from 1 to T, take the mean loss of a hidden token over all
-    sets. The sum of these T means is the mean of -log p(text | order) over all orders.
+    sets of k positions. The sum of these T means is the mean of -log p(text | order) over all orders.
     """
     total = 0.0
     for k in range(1, T + 1):
@@ -385,10 +386,10 @@ def nelbo_by_clock(table, T):
 
     Give each token a random time u in (0, 1), and let a clock run from 1 to 0. A token is written when the clock shows
     its time u, so all orders are equally likely. When a token is written at time t, each other token is still hidden
-    with probability t. So the mean loss of a token is the area under ℓ, and the NELBO is T times as large.
+    with probability t. So the mean loss of a token is the area under ℓ, and the NELBO is T times this area.
 
-    In the papers, the token itself is hidden only with probability t, and only then has a loss. To make up for the
-    missing losses, the papers multiply each loss by 1/t.
+    In the papers, the token itself is also hidden with probability t, and visible tokens have no loss. To make up for
+    the missing losses, the papers multiply each loss by 1/t.
     """
     edges = torch.linspace(0, 1, 10001, dtype=torch.float64) ** 4  # narrow intervals near 0, where ℓ changes fast
     t = (edges[1:] + edges[:-1]) / 2

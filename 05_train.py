@@ -26,8 +26,8 @@ the 128 tokens are masked (t_max 0.8).
 
 To change one thing: `MaskedDiffusion.loss` computes the loss, `make_optimizers` makes the optimizers, and
 `learning_rate` is the schedule. A field that you add to TrainConfig becomes a flag, and the comment beside the field
-becomes the flag's --help text. To follow one setting through the program, search the file for `t_max`. If you change
-the program, use --run to save the new run in a folder of its own.
+becomes the flag's --help text. To follow a setting through the program, search for its name, for example `t_max`. If
+you change the program, use --run to save the new run in a folder of its own.
 """
 
 import copy
@@ -51,13 +51,13 @@ diffusion = import_module("04_diffusion")
 
 
 def random_windows(tokens, n, window):
-    """Return n windows from random places of tokens (N,): (n, window)."""
+    """Return n windows (n, window) from random places of `tokens` (N,)."""
     start = torch.randint(len(tokens) - window + 1, (n, 1), device=tokens.device)
     return tokens[start + torch.arange(window, device=tokens.device)]
 
 
 def plain_loop(model, tokens, steps, batch_size=32, lr=3e-3):
-    """Train `model` on tokens (N,) for `steps` steps, and return the loss of each step.
+    """Train `model` on `tokens` (N,) for `steps` steps, and return the loss of each step.
 
     For each weight, AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) averages the gradients of the last steps, and
     divides the average by the usual size of the weight's gradient. So all weights move at about the same rate. AdamW
@@ -101,7 +101,7 @@ class Text:
         self.windows = val[: len(val) // window * window].view(-1, window)  # (M / window, window)
 
     def batch(self, n):
-        """Return n windows of the training text: (n, window)."""
+        """Return n windows (n, window) of the training text."""
         return random_windows(self.train, n, self.window)
 
 
@@ -125,7 +125,7 @@ class MaskedDiffusion(Text):
         return diffusion.simple_loss(model, x0, diffusion.spread_evenly(B, self.t_max * T, x0.device))
 
     def evaluate(self, model, windows):
-        """Return the NELBO of windows (N, T) in nats per token: (mean, standard error)."""
+        """Return the NELBO of `windows` (N, T) as (mean, standard error), in nats per token."""
         return diffusion.nelbo(model, windows)
 
     def sample(self, model):
@@ -192,7 +192,7 @@ class DiffusionTrainConfig(TrainConfig):
 
 
 def learning_rate(step, progress, config):
-    """Return the factor, from 0 to 1, by which both learning rates are multiplied.
+    """Return the factor, from 0 to 1, that scales the learning rates of both optimizers.
 
     The factor rises to 1 over the first steps, stays at 1, and falls to 0 at the end. At first the gradients change
     quickly, so the first steps are small. At the end, small steps let the weights settle. `progress` is the share of
@@ -213,7 +213,7 @@ POLYNOMIALS = (8.0934, -23.6205, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -
 
 
 def orthogonalize(x):
-    """Return, for each matrix in x (N, m, n), approximately the closest orthogonal matrix: (N, m, n).
+    """For each matrix in x (N, m, n), return approximately the closest orthogonal matrix. The result is (N, m, n).
 
     A matrix stretches space along several directions, and each direction has its own factor, a singular value. We bring
     all singular values near 1 and keep the directions. Polynomials of the matrix do this with matrix products alone,
@@ -281,13 +281,13 @@ def make_optimizers(model, config, dtype):
 def train(model, task, config, run, device, distribute=lambda model: model):
     """Train `model` on `task`. Afterwards the run's folder holds the averaged weights that had the best evaluation.
 
-    The averaged weights follow the weights slowly (an exponential moving average, EMA). Averaging removes the noise of
-    the last few batches. In one minute of training, averaging brings no measurable gain (docs/ablation.md). We use it
-    for longer runs, in which this noise would otherwise remain at the end.
+    The averaged weights follow the trained weights slowly (an exponential moving average, EMA). Averaging removes the
+    noise of the last few batches. In one minute of training, averaging brings no measurable gain (docs/ablation.md). We
+    use it for longer runs, in which this noise would otherwise remain at the end.
 
     With 16-bit numbers, matrix products are faster and need half the memory. PyTorch's autocast chooses the number
     format of each operation. The weights stay in float32. In float16, small gradients would become 0. So a GradScaler
-    multiplies the loss by a large number, and later divides the gradients by it.
+    multiplies the loss by a large number, and later divides the gradients by the same number.
 
     `distribute` is a function that prepares the model for several processes (chapter 12).
     """

@@ -77,11 +77,11 @@ def plan_windows(masked, size, steps):
     `masked` (B, T) is True at every mask. A window has at most `size` positions. From the second window on, the first
     quarter of a window overlaps the window before it, so that the model can continue the text. The last window is moved
     to the left until it has `size` positions. If the whole canvas fits into one window, this window gets `steps`
-    passes. On a longer canvas, the passes of a window are proportional to the tokens that it adds: `size` tokens get
+    passes. On a longer canvas, a window gets passes in proportion to the new masks that it covers: `size` masks get
     `steps` passes.
 
     For example, let `size` be 128, let `steps` be 96, and let a canvas consist of 256 masks. The windows are [0, 128),
-    [96, 224) and [128, 256). They add 128, 96 and 32 tokens, in 96, 72 and 24 passes.
+    [96, 224) and [128, 256). They cover 128, 96 and 32 new masks, and get 96, 72 and 24 passes.
     """
     length = masked.shape[1]
     windows = []
@@ -100,7 +100,7 @@ def plan_windows(masked, size, steps):
 
 
 def generate(model, canvas, steps, temperature=1.0, top_k=None, denoise=diffusion.denoise):
-    """Fill the masks of canvas (B, T), window by window. Yields a State of the whole canvas after each pass.
+    """Fill the masks of `canvas` (B, T), window by window. Yields a State of the whole canvas after each pass.
 
     `denoise` is the sampler of chapter 04, or another sampler that takes the same arguments.
     """
@@ -128,9 +128,9 @@ def generate(model, canvas, steps, temperature=1.0, top_k=None, denoise=diffusio
 def watch(states, canvas, tokenizer, settings, title):
     """Show the States of a sampler in a terminal, in a GIF or on a web page. Returns the last State.
 
-    `settings` say which of the three viewers are used. If none of them leaves the texts on the screen, the texts are
-    printed at the end. `canvas` (B, T) is the canvas with which the sampler begins. The viewers show `title`, a line
-    about the run.
+    `settings` say which of the three viewers are used. If none of these viewers leaves the texts on the screen, the
+    texts are printed at the end. `canvas` (B, T) is the canvas with which the sampler begins. The viewers show `title`,
+    a line about the run.
     """
     canvas = canvas.cpu()
     viewers = []
@@ -156,7 +156,7 @@ def watch(states, canvas, tokenizer, settings, title):
 
 
 def print_texts(canvas, tokenizer, quiet):
-    """Print each row of canvas (B, T) as a text. If `quiet` is true, leave out the headings."""
+    """Print each row of `canvas` (B, T) as a text. If `quiet` is true, leave out the headings."""
     for number, row in enumerate(canvas, 1):
         if len(canvas) > 1 and not quiet:
             print(f"--- sample {number} of {len(canvas)} ---")
@@ -219,7 +219,7 @@ def make_canvas(settings, tokenizer, length=256):
 def open_model(settings, kind):
     """Return (folder, model, tokenizer) of the dLLM that `settings` name.
 
-    If `settings` name no model, and this function loads your latest run, it prints the run's name.
+    If `settings` name no model and you have a run, this function loads your latest run and prints its name.
     """
     folder = checkpoint.find(settings.checkpoint, kind)
     device = devices.pick_device(settings.device)
@@ -239,7 +239,7 @@ def pick_seed(settings):
 
 @dataclass(frozen=True)
 class Command(Writing):
-    """The flags of this chapter. The default is 96 passes at temperature 1.05; with --fast, 32 passes at 0.85."""
+    """The flags of this chapter. The default is 96 passes at temperature 1.05. With --fast, it is 32 passes at 0.85."""
 
     fast: bool = False  # a third of the passes, at a lower temperature (docs/fast_decoding.md)
     hub: str = ""  # OWNER/NAME of a model on the Hugging Face Hub; --hub alone: the model of the original tiny-dllm

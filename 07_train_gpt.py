@@ -1,4 +1,4 @@
-"""Chapter 07: what changes for a GPT, and which of the two learns faster?
+"""Chapter 07: what changes for a GPT, and does it learn faster than the dLLM?
 
     python 07_train_gpt.py                                      # no GPU: 6 minutes on two cores
     python 07_train_gpt.py --teachers FIRST,SECOND --run THIRD  # learn from what two trained GPTs predict
@@ -44,7 +44,7 @@ generation = import_module("06_generate")
 
 
 def next_token_losses(model, windows):
-    """Return -log p(next token | all tokens before it) for windows (B, T+1): (B, T), in nats."""
+    """Return the losses (B, T) of `windows` (B, T+1), in nats. A loss is -log p(next token | all tokens before it)."""
     logits = model(windows[:, :-1])  # (B, T, V)
     losses = F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten(), reduction="none")
     return losses.view(logits.shape[:2])  # (B, T)
@@ -52,12 +52,12 @@ def next_token_losses(model, windows):
 
 @torch.no_grad()
 def nll_by_position(model, windows, batch_size=64):
-    """Return -log p(token | all tokens before it) for windows (N, T+1), in nats: (N, T)."""
+    """Return the losses (N, T) of `windows` (N, T+1), in nats. A loss is -log p(token | all tokens before it)."""
     return torch.cat([next_token_losses(model, rows) for rows in windows.split(batch_size)])
 
 
 def nll(model, windows, batch_size=64):
-    """Return the negative log-likelihood of windows (N, T+1), in nats per token: (mean, standard error over windows).
+    """Return the NLL of `windows` (N, T+1) as (mean, standard error over windows), in nats per token.
 
     The mean is exact: by the chain rule, -log p(x1 … xT | x0) = -Σ log p(xi | x0 … xi-1), and nothing is drawn at
     random. The standard error says how much the mean would change with another text. For a comparison of two models on
@@ -70,8 +70,8 @@ def nll(model, windows, batch_size=64):
 class NextToken(training.Text):
     """The task of a GPT: predict the next token. In a window of T + 1 tokens, the model predicts T tokens.
 
-    `teachers` are trained GPTs. If there are any, the model learns their mean prediction instead of the next token of
-    the text.
+    `teachers` are trained GPTs. If there are teachers, the model learns their mean prediction instead of the next
+    token of the text.
     """
 
     measure = "NLL"
@@ -98,9 +98,9 @@ def taught_losses(model, teachers, windows):
 
     The result is (B, T), in nats. The text shows only one next token, although other tokens were possible. A trained
     GPT says how probable each token is. Several GPTs make different errors, so their mean prediction is better than
-    that of any single GPT. A model that learns this mean learns faster and overfits less (knowledge distillation,
-    Hinton et al. 2015, arXiv:1503.02531). The shipped GPT learned in this way from two teachers with NLLs of 1.404 and
-    1.405. Its own NLL is 1.385.
+    that of any single GPT. With this mean prediction as its target, a model learns faster and overfits less (knowledge
+    distillation, Hinton et al. 2015, arXiv:1503.02531). The shipped GPT learned in this way from two teachers with NLLs
+    of 1.404 and 1.405. Its own NLL is 1.385.
     """
     tokens = windows[:, :-1]
     with torch.no_grad():
@@ -114,12 +114,12 @@ def taught_losses(model, teachers, windows):
 
 @torch.no_grad()
 def stream(model, canvas, temperature=0.8, top_k=None, cached=True, lean=True):
-    """Fill the masks at the end of canvas (B, T) from left to right. Yields a State (chapter 04) after each token.
+    """Fill the masks at the end of `canvas` (B, T) from left to right. Yields a State (chapter 04) after each token.
 
     At least the first token must be given. The first pass computes one row (the vectors of one position) for each given
     token. With `cached`, each later pass computes only the row of the newest token. The result is exact, because in a
-    causal model no row depends on a later row. With `lean`, LeanRows (section 3) computes these rows faster, if it fits
-    the model.
+    causal model no row depends on a later row. If `lean` is True and the model has what LeanRows (section 3) needs,
+    LeanRows makes the later passes faster.
 
     The model sees at most seq_len tokens. When this window is full, the model forgets all but the last seq_len // 2
     tokens. Their positions then begin at 0 again, so the next pass computes all their rows.
@@ -157,7 +157,7 @@ def stream(model, canvas, temperature=0.8, top_k=None, cached=True, lean=True):
 
 
 def write(model, tokens, count, temperature=0.8, top_k=None, cached=True):
-    """Write `count` more tokens after tokens (B, P), where P is at least 1: (B, P + count). See `stream`."""
+    """Write `count` more tokens after `tokens` (B, P). Return (B, P + count). P must be at least 1. See `stream`."""
     canvas = F.pad(tokens, (0, count), value=model.config.mask_id)  # (B, P + count)
     for state in stream(model, canvas, temperature, top_k, cached):
         canvas = state.canvas
@@ -208,11 +208,12 @@ class LeanRows:
 
     @torch.inference_mode()
     def __call__(self, x, start, positions=None, visible=None, read=None):
-        """Run all blocks on x (B, R, C), the embeddings of R new rows. Return the input of the head: (B, R, C).
+        """Run all blocks on x (B, R, C), the embeddings of R new rows. Return the input (B, R, C) of the head.
 
         `start` is the place of the first new row in the cache. A single row needs no other argument. Chapter 13
         computes several rows at once, and passes three more arguments. `positions` (R,) are the positions of the rows.
-        `visible` (R, start + R) says which rows each row sees. `read` (R, conv) says which rows a convolution reads.
+        `visible` (R, start + R) says which rows each row sees. `read` (R, conv) says which rows a convolution of
+        width conv reads.
         """
         B, R, C = x.shape
         end = start + R
@@ -292,7 +293,7 @@ class Write(Continue):
 
 
 def load_teachers(settings, config, corpus, tokenizer, device):
-    """Return a list of the models that --teachers names. Raises UserError if one of them cannot teach this run."""
+    """Return a list of the models that --teachers names. Raises UserError if a model cannot teach this run."""
     teachers = []
     for name in filter(None, settings.train.teachers.split(",")):
         folder = checkpoint.find(name.strip(), "gpt")

@@ -97,9 +97,9 @@ def plain(poem):
 def split(sources):
     """Split {source: poems} into training poems and validation poems: two dictionaries {source: poems}.
 
-    A hash of a poem's letters decides whether the poem is a candidate for validation, and does not depend on the rest
-    of the corpus. About one poem in ten is a candidate. A candidate whose lines all occur in training poems would test
-    nothing, so it becomes a training poem.
+    Whether a poem is a candidate for validation depends only on a hash of its letters, and not on other poems. About
+    one poem in ten is a candidate. A candidate whose lines all occur in training poems would test nothing, so it
+    becomes a training poem.
     """
     candidates, training_lines = set(), set()
     for poems in sources.values():
@@ -151,7 +151,7 @@ class Utf8(text.Characters):
 
 
 def alphabets(poems):
-    """Return three tokenizers for the text `poems`: {kind of token: tokenizer}."""
+    """Return three tokenizers for a text: {kind of token: tokenizer}."""
     return {"letters": letters.TamilLetters.of(poems), "code points": text.Characters.of(poems),
             "UTF-8 bytes": Utf8.of(poems)}
 
@@ -159,14 +159,14 @@ def alphabets(poems):
 def ill_formed_share(poems):
     """Return the share of invalid letters in a text, from 0 to 1.
 
-    An invalid letter is a sign without its consonant, or a byte that is not UTF-8.
+    An invalid letter is a sign without its consonant, or a byte that belongs to no UTF-8 character.
     """
     pieces = letters.split(poems)
     return sum(letters.ill_formed(piece) for piece in pieces) / len(pieces)
 
 
 def small_model(tokenizer, poems, steps):
-    """Train a small diffusion model on the text `poems` for `steps` steps. Return (model, task)."""
+    """Train a small diffusion model on a text for `steps` steps. Return (model, task)."""
     config = training.DiffusionTrainConfig(steps=steps, batch_size=8, warmup=20, momentum=0.9, evaluations=0,
                                            dtype="float32", compile="off")  # fmt: skip
     shape = transformer.TransformerConfig(128, n_layer=3, n_head=3, n_embd=96, vocab_size=tokenizer.vocab_size)
@@ -183,7 +183,7 @@ def compare(couplets, steps, passes=(16, 128), texts=16):
     """Train a small model for each kind of token, and print how these models differ.
 
     The table shows the number of tokens per couplet, and the share of invalid letters in the models' texts. Each model
-    trains for `steps` steps. Then it writes `texts` texts for each number of passes in `passes`.
+    trains for `steps` steps. `texts` says how many texts it then writes for each number of passes in `passes`.
     """
     poems = joined({"kural": couplets})
     tensors.heading(f"Why letters: {len(couplets)} couplets of the Kural, {steps} steps for each kind of token")

@@ -53,10 +53,10 @@ def blank_couplet(couplet, tokenizer):
 
 
 def couplet_rows(couplets, number, tokenizer, seed):
-    """Return `number` canvases of equal length, each of which has the form of a random couplet of 4 + 3 words.
+    """Return canvases of equal length, each of which has the form of a random couplet of 4 + 3 words.
 
-    Each canvas is a list of tokens. The first couplet is drawn from all couplets, and the others from the couplets of
-    the same length. Raises UserError if there are no couplets.
+    `number` says how many. Each canvas is a list of tokens. The first couplet is drawn from all couplets, and the
+    others from the couplets of the same length. Raises UserError if there are no couplets.
     """
     canvases = [blank_couplet(couplet, tokenizer) for couplet in couplets if word_counts(couplet) == COUPLET]
     if not canvases:
@@ -94,7 +94,7 @@ def whole_poems(samples):
 
 
 def measure(samples, vocabulary, text):
-    """Return measures of the texts `samples`: {name: number}.
+    """Measure the texts in `samples`, and return {name of the measure: number}.
 
     `vocabulary` is the set of all words in the training poems. `text` is the text of all training poems. The first and
     last word of a sample do not count, because they can be incomplete.
@@ -128,10 +128,10 @@ def second_consonant(line):
 def verse_measures(couplets, vocabulary, reader):
     """Return measures of the style of couplets: {name: share from 0 to 1}.
 
-    rhyme: the share of couplets in which the second letters of the two lines have the same consonant (எதுகை).
-    um: the share of words that end in -உம். This ending joins words, like "and".
-    train: the share of words that occur in `vocabulary`, the set of words in the training poems.
-    held: the share of words that occur in held-out (validation) poems. For a held-out couplet, only the other poems
+    "rhyme" is the share of couplets in which the second letters of the two lines have the same consonant (எதுகை).
+    "um" is the share of words that end in -உம். This ending joins words, like "and".
+    "train" is the share of words that occur in `vocabulary`, the set of words in the training poems.
+    "held" is the share of words that occur in held-out (validation) poems. For a held-out couplet, only the other poems
     count. `reader` is the Reader of the held-out poems.
     """
     words, known = [], 0
@@ -177,7 +177,7 @@ def real_texts(val, length, number, kural):
 def report(samples, train, val, kural, length):
     """Print the measures of `samples` and, for comparison, the measures of validation poems.
 
-    `kural` says whether the samples are couplets whose form was given. `length` is the number of letters in a sample.
+    `kural` says whether the samples are couplets (written with --kural). `length` is the number of letters in a sample.
     """
     text = tamil.joined(train)
     vocabulary = set(measures.words_of(text))

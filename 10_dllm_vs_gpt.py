@@ -85,13 +85,13 @@ SIZES = {
 # The first of the T characters of a text is given. The chain rule splits the likelihood of the other characters into
 # T - 1 predictions. In the first prediction 1 character is visible, and in the last prediction T - 1 characters are
 # visible. Each prediction costs -log p, where p is the probability of the right character. A GPT sees the characters on
-# the left, and its mean cost is the exact NLL. A dLLM sees equally many characters, but at random places. Its mean cost
-# is the NELBO, an upper bound on the NLL of the dLLM (chapter 04).
+# the left, and its mean cost is the exact NLL. A dLLM sees the same number of characters, but at random places. Its
+# mean cost is the NELBO, an upper bound on the NLL of the dLLM (chapter 04).
 
 
 @torch.no_grad()
 def loss_with_visible(model, windows, visible, seed=0):
-    """Return (mean, standard error) of what a masked character costs the dLLM, in nats.
+    """Return (mean, standard error) of the dLLM's loss per masked character, in nats.
 
     In each of the windows (N, T), `visible` characters are not masked. The first character is always one of them.
     """
@@ -150,8 +150,8 @@ ORDERS = 8  # random orders
 def exact_nll(model, x, order):
     """Return the exact NLL of each text in x (N, T) for a dLLM that writes one token per pass: (N,), in nats per token.
 
-    The first token is given. `order` is a selection rule (chapter 04), which chooses where to write next. It sees only
-    what the model sees, so the chain rule holds, and the sum over all passes is exact.
+    The first token is given. `order` is a selection rule (chapter 04), which chooses where to write next. The rule
+    sees only what the model sees, so the chain rule holds, and the sum over all passes is exact.
     """
     masked = torch.ones_like(x, dtype=torch.bool)
     masked[:, 0] = False
@@ -174,7 +174,7 @@ def fixed(turns):
 
 
 def mixture(nlls, T):
-    """Return the NLL (…, N) of N texts if the order of writing is drawn from K orders with equal probability.
+    """Return the NLL (…, N) of N texts if the order of writing is one of K equally probable orders.
 
     `nlls` (…, K, N) has the NLL of each text in each order, in nats per token. T is the number of predicted tokens.
     """
@@ -183,10 +183,11 @@ def mixture(nlls, T):
 
 
 def looseness(dllm, windows, seed):
-    """Return the NELBO of windows (N, T), tighter bounds, and the NLL in several orders: rows {name, NLL, minus, …}.
+    """Return the NELBO of windows (N, T), tighter bounds, and the NLL in several orders.
 
-    `minus` is the NLL of a row minus the mean NLL over random orders. (This mean is another estimate of the NELBO.) All
-    rows use the same windows, so the standard error of `minus` is computed from the differences per window.
+    Each number has a row {name, NLL, minus, …}. "minus" is the difference between the row's NLL and the mean NLL over
+    random orders. (This mean is another estimate of the NELBO.) All rows use the same windows, so the standard error of
+    the difference is computed from the differences per window.
     """
     N, T = windows.shape
     place = torch.arange(T, device=windows.device).float()
@@ -323,7 +324,7 @@ def show_samples(part):
 
 
 def fill(model, rows, start, end):
-    """Return what a model writes into the blank [start, end) of rows (B, T), one character per pass: (B, end - start).
+    """Let a model fill the blank [start, end) of rows (B, T), one character per pass. Returns (B, end - start).
 
     Both kinds of model take the most likely character. A dLLM first writes where it is most confident. A GPT writes
     from left to right.
@@ -353,7 +354,10 @@ def fill_with_tries(model, rows, start, end):
 
 
 def common_followers(tokens, symbols):
-    """Return the most common follower of each of the `symbols` tokens, in the text `tokens` (N,): (symbols,)."""
+    """Return, for each token of the vocabulary, the token that follows it most often: (symbols,).
+
+    `tokens` (N,) is the text, and `symbols` is the size of the vocabulary.
+    """
     pairs = torch.bincount(tokens[:-1] * symbols + tokens[1:], minlength=symbols**2)
     return pairs.view(symbols, symbols).argmax(1)
 
@@ -475,7 +479,7 @@ def show_speed(part):
 
 
 def learning_curve(kind, parts, size, seed, tokenizer, device):
-    """Train a new model, one of LEARNERS, on the text parts[0], and evaluate it several times on the text parts[1].
+    """Train a new model, one of LEARNERS, on parts[0], and evaluate it several times on parts[1].
 
     Returns a list of {step, loss, error, epochs}, one for each evaluation; `loss` is the NELBO or the NLL. The learning
     rate is constant, so each evaluation shows what a training of that length can reach.
@@ -544,8 +548,8 @@ def nearer(name, form, dllm, gpt, real, key):
     """Return the row of the last table that says which model is nearer to real text in the measure `key`.
 
     `dllm`, `gpt` and `real` are rows of part 2. The advantage of the dLLM is |gpt - real| - |dllm - real|. If both
-    models are on the same side of real text, its value cancels, and so does its error. If they are on different sides,
-    the error of real text counts twice.
+    models are on the same side of real text, the value of real text cancels, and so does the error of this value. If
+    they are on different sides, this error counts twice.
     """
     x, y = dllm[key] - real[key], gpt[key] - real[key]
     error = math.hypot(dllm[f"{key}_error"], gpt[f"{key}_error"])
@@ -555,7 +559,7 @@ def nearer(name, form, dllm, gpt, real, key):
 
 
 def best_row(samples, model):
-    """Return the model's row of part 2 with the most passes, at the temperature with the smallest mean distance."""
+    """Take the model's rows with the most passes in part 2, and return the one with the smallest mean distance."""
     rows = [row for row in samples["table"] if row["model"] == model]
     most = max(row["nfe"] for row in rows)
     return min((row for row in rows if row["nfe"] == most), key=lambda row: row["mean"][0])
@@ -587,7 +591,7 @@ def questions(values):
 
 
 def are_clear(probabilities, level=0.05):
-    """Return which findings are clear by Holm's rule, a list of bools. A clear finding is probably not due to chance.
+    """Return a list of bools: True for each finding that is clear by Holm's rule, and so is probably not due to chance.
 
     `probabilities` has one number for each finding: the probability that chance alone produces a difference as large as
     this one, or larger. Holm's rule sorts these n probabilities. The smallest must be at most level / n, the next one

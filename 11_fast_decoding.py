@@ -10,10 +10,10 @@ The sampler of chapter 04 writes a planned number of tokens in each pass, and ea
 chapter adds three things to this sampler. Rules write more tokens in a pass if the model is certain. Blocks of the
 canvas are filled from left to right. With a cache, a pass computes only the positions of one block.
 
-You should see that the rules threshold and factor spell best, because they wait until the model is certain. But they
-need many passes, and their texts repeat themselves. docs/fast_decoding.md measures more texts, and also the rules and
-caches of experiments/decoding_rules.py. On that page, the texts nearest to real text are written at scattered positions
-and then corrected. So `python 06_generate.py --fast` writes in this way.
+You should see that the rules `threshold` and `factor` spell best, because they wait until the model is certain. But
+they need many passes, and their texts repeat themselves. docs/fast_decoding.md measures more texts, and also the rules
+and caches of experiments/decoding_rules.py. On that page, the texts nearest to real text are written at scattered
+positions and then corrected. So `python 06_generate.py --fast` writes in this way.
 
 The command `time` measures how long a pass takes, and how long its matrix products alone take. You should see that a
 pass of the GPT, which computes one position, takes several times as long as its matrix products. A pass of the dLLM,
@@ -69,10 +69,10 @@ def top_up(chosen, confidence, masked, count):
 
 
 def before_first_false(fits, order):
-    """Return which positions come before the first False: bools (B, T).
+    """Return a boolean tensor (B, T): True at the positions that are tested before the first failed test of their row.
 
-    `order` (B, T) lists the positions of each row in the order in which they are tested, and `fits` (B, T) has the
-    results.
+    `order` (B, T) lists the positions of each row in the order of testing, and `fits` (B, T) has the test results in
+    this order.
     """
     keep = fits.long().cumprod(1).bool()
     return torch.zeros_like(keep).scatter(1, order, keep)
@@ -114,7 +114,7 @@ def factor(f):
 
 
 def entropy_bound(gamma):
-    """Make a rule that writes the most certain proposals as long as Σ H - max H is at most gamma nats.
+    """Make a rule that writes the most certain proposals, and stops before Σ H - max H exceeds gamma nats.
 
     H is the entropy of the model's prediction at a position. The sum and the maximum are over all positions that the
     pass writes. If a pass draws several tokens independently, its error is their mutual information, and Σ H - max H is
@@ -182,7 +182,7 @@ class BlockModel:
     def __call__(self, block, t):
         """Return the logits (B, b, V) of block (B, b).
 
-        `unmask` passes the share of masks in the block as t. The model needs the share of masks in the whole canvas, so
+        The argument t is the share of masks in the block. The model needs the share of masks in the whole canvas, so
         this method computes t again.
         """
         canvas, t = self.put(block)
@@ -223,10 +223,10 @@ class CachedBlockModel(BlockModel):
     """Computes all rows in the first pass over a block, and only the rows of the block in later passes.
 
     A row is a position that a pass computes. In each layer, every row has a key and a value, which other rows read. The
-    cache keeps keys and values for later passes. In a GPT this is exact, because a row depends only on its own token
-    and the tokens before it, and none of these tokens changes. In a dLLM every row depends on every token. When the
-    tokens of the block change, the keys and values of all rows outside of the block should change, too, but the cache
-    keeps the old ones.
+    cache keeps keys and values for later passes. In a GPT the cache is exact, because a row depends only on its own
+    token and the tokens before it, and none of these tokens changes. In a dLLM every row depends on every token. When
+    the tokens of the block change, the keys and values of all rows outside of the block should change, too, but the
+    cache keeps the old ones.
 
     In the first layer the old keys and values are right, because they depend only on the row's own token. From the
     second layer on they are wrong. If the model reads the noise level, or mixes neighbouring rows by a convolution,
@@ -256,7 +256,7 @@ class CachedBlockModel(BlockModel):
 #
 # A pass cannot be faster than its matrix products, and the machine limits their speed. If there are many rows, the
 # limit is how many multiplications the processor does per second. If there is only one row, the limit is how fast the
-# memory delivers the weights, because each weight is used in a single multiplication. The rest of a pass goes into
+# memory delivers the weights, because each weight is used in a single multiplication. The rest of the time goes into
 # attention, small operations, and calls of Python modules.
 
 
@@ -280,7 +280,7 @@ def milliseconds(ways, device, turns=10, repeat=5):
 
     `ways` is {name: function}. The functions take turns, so that other work on the machine slows all of them equally.
     In each turn a function is called `repeat` times, because the first call is slow: the processor's caches still hold
-    the data of the function before.
+    the data of the previous function.
     """
     seconds = {name: [] for name in ways}
     for _ in range(turns + 1):
@@ -374,7 +374,7 @@ WAYS = {  # name: arguments of `denoise_blocks`
 
 
 def show_ways(name, model, tokenizer, corpus, settings):
-    """Write some texts in each way, and print the cost and the measures of these texts."""
+    """Write some texts with each method in WAYS, and print the cost and the measures of these texts."""
     learned, unseen = text.split(corpus.text)
     vocabulary = set(measures.words_of(learned))
     length = min(LENGTH, model.config.seq_len)
@@ -439,7 +439,7 @@ class Rule:
     threshold: float | None = None  # write every proposal with at least this probability
     # write the n most probable proposals, if each has a probability of at least 1 - factor / (n + 1)
     factor: float | None = None
-    # write the most certain proposals as long as the bound on their mutual information is at most this many nats
+    # write the most certain proposals, and stop before the bound on their mutual information exceeds this many nats
     entropy: float | None = None
 
     def __post_init__(self):
@@ -452,7 +452,7 @@ class Rule:
                 raise ValueError(f"{name} must be from 0 to {highest}")
 
     def select(self):
-        """Return the rule, and whether it decides by itself how many proposals a pass writes."""
+        """Return the rule and a bool: True if the rule decides by itself how many proposals a pass writes."""
         for name, make in RULES.items():
             if getattr(self, name) is not None:
                 return make(getattr(self, name)), True

@@ -76,11 +76,11 @@ def show_words(tokens, tokenizer):
 
 
 def draw(windows, config, mask_id, step, rank=0, world=1):
-    """Return the part of a step's batch that belongs to process number `rank` of `world` processes: (x0, xt, masks).
+    """Return one process's part of a step's batch: (x0, xt, masks).
 
-    x0 and xt (batch_size / world, T) are the clean and the masked windows. `masks` is the number of masks in the whole
-    batch. Every process draws the noise levels of the whole batch, so it knows this number without asking other
-    processes.
+    `rank` is the number of this process, from 0 to world - 1. x0 and xt (batch_size / world, T) are the clean and the
+    masked windows. `masks` is the number of masks in the whole batch. Every process draws the noise levels of the whole
+    batch, so it knows this number without asking other processes.
     """
     B, T = config.batch_size, windows.length
     with diffusion.same_numbers(config.seed * 1_000_003 + step, torch.device("cpu")):
@@ -138,7 +138,7 @@ class Words:
         return x0.to(self.team.device), xt.to(self.team.device), self.masks, is_last
 
     def loss(self, network, batch):
-        """Return what a part adds to the loss of the batch, times the number of parts, times the number of processes.
+        """Return a part's contribution to the batch's loss, multiplied by the numbers of parts and of processes.
 
         The loss of a batch is the sum of the cross-entropies at all masks, divided by the number of masks in the batch.
         If each process divided by its own number of masks, the mean over the processes would be a different number,

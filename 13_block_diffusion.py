@@ -79,7 +79,7 @@ class Rows:
 
 
 def make_rows(positions, start, width):
-    """Return the Rows at `positions` (R,).
+    """Return the Rows of a pass. `positions` (R,) has the position of each row.
 
     `start` (R,) is the position where the block of each row starts, or CLEAN for a clean row. The first row of a pass
     has position 0. If rows of earlier passes are kept (section 3), every row of the pass also sees the kept rows.
@@ -104,13 +104,13 @@ def two_streams(starts, width):
 
 
 def rows_before(positions, visible, width):
-    """Return the numbers of the rows that a convolution of this width adds up for each row: (R, width).
+    """Return, for each row, the numbers of the rows that a convolution of this width adds up: (R, width).
 
-    For a row at position p, the convolution adds up the rows at positions p - width + 1 … p that this row sees. In the
-    table above, with a width of 3, these are b, c and (d) for the row (d).
+    For a row at position p, the convolution adds up the rows at positions p - width + 1 … p that this row sees. With a
+    width of 3, it adds up b, c and (d) for the row (d) of the table above.
 
     The convolution's input is the last width - 1 rows of earlier passes, at negative positions, and then the new rows.
-    The row numbers count the rows of this input from 0. With a width of 3:
+    The row numbers count the rows of this input from 0. For example, with a width of 3:
 
         row           two earlier rows    first new row    second new row    …
         position          -2    -1              0                 1
@@ -219,9 +219,10 @@ class Hybrid(transformer.Transformer):
         nn.init.zeros_(self.draft_down.weight)
 
     def forward(self, tokens, rows, kept=None):
-        """Return the logits (B, R, V) of tokens (B, R) in the Rows `rows`, and the input of the head: (B, R, C).
+        """Return the logits (B, R, V) of tokens (B, R), and the input of the head: (B, R, C).
 
-        If `kept` has KeptRows, all new rows see the kept rows and are written behind them.
+        `rows` are the Rows of these tokens. If there are KeptRows in `kept`, all new rows see the kept rows and are
+        written behind them.
         """
         x = self.embed(tokens, None, rows.positions)  # (B, R, C)
         if kept:
@@ -445,9 +446,9 @@ def rows_of_pass(known, drafts, size, width, device):
     """Return the Rows of one pass: clean rows for known tokens and for drafts, and then noisy rows for blocks of masks.
 
     `known` and `drafts` are the numbers of known tokens and of drafts. The pass can accept any number of the drafts,
-    from none to all. For each number, it has a block of `size` masks, which see the accepted drafts. If exactly this
-    number is accepted, these masks become the next drafts. The position right behind the accepted drafts has no mask,
-    because `verify` draws the token there. Here k is the last known token, x and y are the drafts, and `size` is 2:
+    from none to all. For each number, the pass has a block of `size` masks, which see the accepted drafts. If exactly
+    this number is accepted, these masks become the next drafts. The position right behind the accepted drafts has no
+    mask, because `verify` draws the token there. Here k is the last known token, x and y are drafts, and `size` is 2:
 
         clean rows:   k x y
         noisy rows:       _ _      if x is refused

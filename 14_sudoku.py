@@ -80,8 +80,8 @@ def vary(puzzles, solutions):
 class Puzzles:
     """What the two tasks of this section have in common.
 
-    `puzzles` and `solutions` are (N, 81). The first HELD_OUT puzzles are for the evaluations, and `windows` has their
-    numbers. A batch is puzzles (B, 81) and their solutions (B, 81).
+    `puzzles` and `solutions` are (N, 81). The first HELD_OUT puzzles are for the evaluations. `windows` has the numbers
+    of these puzzles. A batch consists of puzzles (B, 81) and their solutions (B, 81).
     """
 
     def __init__(self, puzzles, solutions, tokenizer):
@@ -198,10 +198,10 @@ def solve_and_correct(model, canvas, budget=BUDGET):
     """Solve the grids of canvas (B, 81). If digits of a grid are in conflict, try that grid again. Yields States.
 
     The first wrong digit is often not one of the digits in conflict, because later digits were chosen to fit it. But
-    the model was usually less certain of it than of most other digits. So the second attempt takes back the least
-    certain digit of the first attempt, and all digits that were written after it. Then it forbids the least certain
-    digit in its cell, and fills the blanks again. The third attempt does the same with the second least certain digit,
-    and so on. (This is a limited discrepancy search with one discrepancy, Harvey and Ginsberg 1995.)
+    the model was usually less certain of the first wrong digit than of most other digits. So the second attempt takes
+    back the least certain digit of the first attempt, and all digits that were written after it. Then it forbids the
+    least certain digit in its cell, and fills the blanks again. The third attempt does the same with the second least
+    certain digit, and so on. (This is a limited discrepancy search with one discrepancy, Harvey and Ginsberg 1995.)
     """
     turn = torch.zeros_like(canvas)  # (B, 81) the number of the pass that wrote each cell; 0 for a given digit
     passes = 0
@@ -227,10 +227,11 @@ def solve_and_correct(model, canvas, budget=BUDGET):
 
 
 def take_back(model, first, turn, rows, cell):
-    """Take back digits of the State `first` in the grids `rows` (R,), and solve these grids again. Yields States.
+    """Take back digits of some grids, and solve these grids again. Yields States.
 
-    In each grid, the cell `cell` (R, 1) is masked, and so are all cells that were written later. The old digit of
-    `cell` is forbidden there. `turn` (B, 81) says which pass wrote each cell.
+    `first` is the State after the first attempt, and `rows` (R,) has the numbers of the grids. `cell` (R, 1) has one
+    cell of each grid. This cell is masked, and so are all cells that were written later. The old digit of the cell is
+    forbidden there. `turn` (B, 81) says which pass wrote each cell.
     """
     digit = first.canvas[rows].gather(1, cell)  # (R, 1)
     turn = turn[rows]
@@ -368,7 +369,7 @@ def train_both(settings):
 
 
 def solve_given(settings):
-    """Solve the puzzles that the settings name, and print the solutions. Returns whether all solutions are valid."""
+    """Solve the puzzles given in the settings, and print the solutions. Returns whether all solutions are valid."""
     puzzles = sudoku.read_puzzles(settings.puzzle, settings.quiet)
     if len(puzzles) > 1 and (settings.gif or settings.html):
         raise cli.UserError("--gif and --html show one puzzle: name one")

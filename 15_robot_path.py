@@ -49,9 +49,9 @@ def smoothest(knots, order):
     """Return the matrix (SAMPLES, knots) that turns `knots` points into the smoothest curve through these points.
 
     The curve reaches the points at equal intervals of time. Of all such curves, the smoothest has the least sum of
-    squared derivatives of order `order`. Order 2 gives a cubic spline. Order 3 gives a minimum-jerk curve, which
-    resembles the movements of a human hand (Flash and Hogan 1985). The curve is the solution of linear equations (with
-    Lagrange multipliers), so it is a matrix times the points.
+    squared derivatives. `order` is the order of these derivatives: 2 gives a cubic spline, and 3 gives a minimum-jerk
+    curve, which resembles the movements of a human hand (Flash and Hogan 1985). The curve is the solution of linear
+    equations (with Lagrange multipliers), so it is a matrix times the points.
     """
     derivative = np.diff(np.eye(SAMPLES), order, axis=0)  # (SAMPLES - order, SAMPLES)
     passes = np.eye(SAMPLES)[np.linspace(0, SAMPLES - 1, knots).round().astype(int)]  # (knots, SAMPLES)
@@ -101,7 +101,10 @@ HELD_OUT = 512  # paths for the evaluations
 
 
 def to_tokens(points):
-    """Turn points (..., 2) in a frame into tokens (...): row × SIDE + column. A point outside gets the nearest cell."""
+    """Turn points (..., 2) in a frame into tokens (...): row × SIDE + column.
+
+    A point outside the frame gets the nearest cell.
+    """
     column, row = points.floor().long().clamp(0, SIDE - 1).unbind(-1)
     return row * SIDE + column
 
@@ -176,9 +179,9 @@ def positions(logits):
 def refill(model, blocked, windows, masked, draw):
     """Let the model write the masked waypoints of windows (B, T, 2) again, in one pass. Return the new windows.
 
-    `masked` (B, T) is True for the masked waypoints, and `blocked` (H, W) is the inflated map. The model writes cells
-    of a frame, and `positions` turns each cell into a more exact point. If this point is in a blocked cell of the map,
-    the centre of the written cell is used instead.
+    `masked` (B, T) is True for the masked waypoints. `blocked` (H, W) is the inflated map: True for each cell in which
+    the robot would touch an obstacle. The model writes cells of a frame, and `positions` turns each cell into a more
+    exact point. If this point is in a blocked cell of the map, the centre of the written cell is used instead.
     """
     frames = robot.Frames(windows, SIDE, draw)
     centres = frames.centres()  # (B, V, 2)
@@ -216,11 +219,12 @@ def straight(blocked, windows, masked, draw):
 
 
 def moved(path, proposal, first, blocked):
-    """Move n waypoints of `path`, from number `first` on, towards `proposal` (n, 2). Return the best path.
+    """Move n waypoints of `path` towards `proposal` (n, 2). Return the best path.
 
-    A move must lower the sum of the squared turns, so that the path turns less, or more evenly. It must not increase
-    the total turning or the length, and the changed segments must not collide with obstacles. If no move is allowed,
-    the path stays the same. This is hill climbing: no proposal can make a path worse.
+    `first` is the number of the first of these waypoints. A move must lower the sum of the squared turns, so that the
+    path turns less, or more evenly. It must not increase the total turning or the length, and the changed segments must
+    not collide with obstacles. If no move is allowed, the path stays the same. This is hill climbing: no proposal can
+    make a path worse.
     """
     best = path
     turns = robot.turns(path)
@@ -242,11 +246,11 @@ def moved(path, proposal, first, blocked):
 
 
 def smooth(propose, T, blocked, raw, rounds=ROUNDS, seed=1):
-    """Smooth a planner's path `raw` (N, 2) in the inflated map `blocked` (H, W). Yields the path after each round.
+    """Smooth a planner's path `raw` (N, 2). Yields the path after each round.
 
-    `propose` makes proposals for windows of T waypoints. Examples are `straight`, and `refill` with a model. The first
-    path that is yielded is `raw` with waypoints at equal distances. No path collides with an obstacle, and no path is
-    longer or turns more than the path before it.
+    `blocked` (H, W) is the inflated map, as in `refill`. `propose` makes proposals for windows of T waypoints. Examples
+    are `straight`, and `refill` with a model. The first path that is yielded is `raw` with waypoints at equal
+    distances. No path collides with an obstacle, and no path is longer or turns more than the path before it.
     """
     draw = np.random.default_rng(seed)
     path = robot.waypoints(raw, blocked, T, SPACING)

@@ -52,7 +52,7 @@ SPIN = "import time\nend = time.time() + 600\nwhile time.time() < end: pass"  # 
 
 
 class Timed(training.MaskedDiffusion):
-    """The task of chapter 05, which also notes when each batch is drawn. A step lasts from one batch to the next."""
+    """A variant of chapter 05's task that notes when each batch is drawn. A step lasts from one batch to the next."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -210,7 +210,7 @@ def busy_core():
 
 
 def in_child(words, **environment):
-    """Run Python with the arguments `words` in a new process, and return the last number that this process prints."""
+    """Run `python WORDS` in a new process, and return the last number that this process prints."""
     done = subprocess.run([sys.executable, *words], cwd=files.ROOT, capture_output=True, text=True,
                           env=os.environ | environment)
     if done.returncode:
@@ -271,7 +271,7 @@ class Command:
 
 
 def measure(only, device, quick):
-    """Yield the rows of the part `only`. For "all", yield the rows of all parts except runtimes and scale."""
+    """Yield the rows of one part, whose name is `only`. "all" means all parts except runtimes and scale."""
     for name in ("laptop", "gpu"):
         if only in ("all", name):
             yield from measure_training(name, device, quick)

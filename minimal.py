@@ -92,7 +92,7 @@ def losses(model, x0, highest=1.0):
 
 @torch.no_grad()
 def nelbo(model, x0):
-    """Estimate the NELBO of x0 (N, T), an upper bound on -log p(x0): (mean, standard error) in nats per character.
+    """Estimate the NELBO of x0 (N, T), an upper bound on -log p(x0), as (mean, standard error) in nats per character.
     A model that writes one character per pass meets every number k of hidden characters once, so all k count alike."""
     bounds = torch.stack([(total / k).mean() for total, k in (losses(model, part) for part in x0.chunk(16))])
     return bounds.mean().item(), (bounds.std() / len(bounds) ** 0.5).item()
@@ -106,7 +106,7 @@ def orthogonal(x):  # Newton-Schulz steps: bring all singular values of each mat
     return x
 
 def train(model, data, seconds, batch=8):
-    """Train the model on data (N,) until the time is up.
+    """Train the model on `data` (N,) for `seconds` seconds.
     At most 80 % of a window is hidden, because a window with more masks teaches little at first."""
     adamw = torch.optim.AdamW((p for name, p in model.named_parameters() if name != "blocks"), betas=(0.9, 0.95))
     momentum = torch.zeros_like(model.blocks)
@@ -129,8 +129,8 @@ def train(model, data, seconds, batch=8):
 # 5. Writing (chapters 04 and 06) ------------------------------------------------------------------
 @torch.no_grad()
 def write(model, canvas, passes=128):
-    """Replace the masks of canvas (B, T), and yield the canvas after each pass. Given characters stay.
-    The first half of the passes writes in random order. The second half rewrites doubtful characters."""
+    """Replace the masks of `canvas` (B, T), and yield the canvas after each pass. Characters that are not masks stay.
+    At first the model writes in random order. In the second half of the passes, it rewrites doubtful characters."""
     half = passes // 2
     sure = torch.ones(canvas.shape, device=canvas.device)  # given characters are never doubtful
     for step in range(passes):

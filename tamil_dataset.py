@@ -53,8 +53,8 @@ class Collector:
     def read(self, patterns, kept, download, parse):
         """Return parse(bytes of a file). Raises UserError if the file cannot be downloaded, read or used.
 
-        `patterns` are patterns for the name of the user's own file. If there is no such file, the file `kept` in data/
-        is used. If that file is also missing, download() returns its bytes.
+        `patterns` are patterns for the name of the user's own file. If there is no such file, a file in data/ is used,
+        whose path is `kept`. If that file is also missing, download() returns its bytes.
         """
         own = [path for pattern in patterns if self.folder for path in sorted(self.folder.rglob(pattern))]
         path = own[0] if own else kept
@@ -185,8 +185,8 @@ def build(only="kural,sangam", pages=None):
 def poems(name):
     """Return the list of all poems of a source.
 
-    `name` is a work, "sangam" (all works except the Kural) or "wikipedia". Except for "wikipedia", FILE is built first
-    if it does not exist. Raises UserError if the source is missing.
+    `name` is a work, "sangam" (all works except the Kural) or "wikipedia". For every source except "wikipedia", FILE is
+    built first if it does not exist. Raises UserError if the source is missing.
     """
     if name == "wikipedia":
         return [article for articles in read(WIKIPEDIA).values() for article in articles]

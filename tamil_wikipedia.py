@@ -80,7 +80,7 @@ def clean(text):
 
 
 def write(articles):
-    """Write the texts `articles` to data/tamil_wikipedia.txt. Raises UserError if there are no articles."""
+    """Write the articles to data/tamil_wikipedia.txt. Raises UserError if there are none."""
     count = characters = 0
     with files.whole_file(TEXT) as partial:
         with open(partial, "w", encoding="utf-8", newline="\n") as file:
@@ -98,7 +98,7 @@ def write(articles):
 
 
 def connect(contact):
-    """Return a Session that waits if the server is busy, and that sends `contact`, as Wikimedia's rules ask."""
+    """Return a Session that waits if the server is busy, and sends the user's address, as Wikimedia's rules ask."""
     if not contact:
         print("Wikimedia asks programs to say who runs them: add --contact you@example.org", file=sys.stderr)
     retry = Retry(6, status_forcelist=(429, 500, 502, 503, 504), backoff_factor=1, retry_after_max=600,

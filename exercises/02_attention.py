@@ -35,7 +35,7 @@ def window_mask(T, width):
     """Return the mask of attention with a sliding window, a boolean tensor (T, T). (10 minutes)
 
     Each position looks at `width` positions: at itself and at the width - 1 positions before it.
-    Near the start of the text, fewer positions come before a position, so it looks at fewer.
+    Near the start of the text, a position looks only at the positions that exist.
     The entry in row i and column j is True if position i may look at position j.
     Some large models have such windows in most layers: the cost then grows in proportion to T, not to T².
 

@@ -33,8 +33,9 @@ def predict_masks():
 
 
 def nelbo_by_hand(model, x0, given):
-    """Return the exact NELBO of a short text x0 (T,) whose first `given` characters are known. (30 minutes)
+    """Return the exact NELBO of a short text x0 (T,). (30 minutes)
 
+    The characters before position `given` are known.
     The model writes the other T - given characters, one per pass, and all orders are equally likely.
     The NELBO is the mean of -log p(written characters | order) over all orders.
     Return a float: the NELBO of all written characters together, in nats.

@@ -27,11 +27,11 @@ def predict_factors():
 
 
 def hide_run(x0, k, mask_id):
-    """Mask k (B,) neighbouring tokens in each row of x0 (B, T), beginning at a random place: (B, T). (15 minutes)
+    """Mask k (B,) neighbouring tokens at a random place in each row of x0 (B, T). (15 minutes)
 
     A task that teaches a model to fill gaps could begin with this step.
-    Row b gets k[b] masks side by side, where k[b] is from 1 to T. All other tokens stay.
-    The masks are equally likely to begin at each place from which all of them fit into the row.
+    Row b gets k[b] masks side by side, where k[b] is from 1 to T. All other tokens stay. Return the result (B, T).
+    All places at which the masks fit into the row are equally likely.
 
     Hint: draw one place for each row, and compare the positions 0 to T - 1 with it. For k = T there is only one place.
     """

@@ -26,7 +26,7 @@ def predict_windows():
 
 
 def without(model, banned):
-    """Return a model that never writes the tokens `banned`. (20 minutes)
+    """Return a model that never writes the tokens in `banned`. (20 minutes)
 
     With the new model, the samplers of chapters 04 and 06 write a lipogram, a text that avoids a letter.
     The new model has the same `config` as `model`. It returns logits for tokens (B, T), or for tokens and t (B,).
@@ -39,7 +39,7 @@ def without(model, banned):
 
 
 def template_perplexity(model, canvas, filling):
-    """Return how surprising the tokens `filling` are in the masks of `canvas`: their perplexity. (25 minutes)
+    """Return the perplexity of `filling`, the tokens that replace the masks of `canvas`. (25 minutes)
 
     `canvas` (T,) is a text with M masks. `filling` (M,) has one token for each mask, from left to right.
     The masks are filled from left to right, one per pass. The model sees the tokens on both sides of each mask.

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 def predict_rows():
     """Predict how many rows each pass of chapter 07's `stream` computes. (10 minutes)
 
-    A row is one position that a pass computes. The model reads at most seq_len=8 tokens.
+    A row holds the vectors of one position. The model reads at most seq_len=8 tokens.
     The prompt has 3 tokens, and the GPT writes 9 more tokens with cached=True.
     Return a list of nine numbers, one for each pass.
 
@@ -27,8 +27,8 @@ def predict_rows():
 def bits_per_character(nats_per_token, tokens, characters):
     """Convert a negative log-likelihood from nats per token to bits per character. Return a float. (5 minutes)
 
-    A model reads a text as `tokens` tokens. Its mean negative log-likelihood per token is `nats_per_token`.
-    The same text has `characters` characters. One bit is the surprise of a fair coin.
+    A model reads a text of `characters` characters as `tokens` tokens.
+    The mean negative log-likelihood per token is `nats_per_token`. One bit is the surprise of a fair coin.
     Models with different tokens can be compared in bits per character, but not in nats per token.
 
     Hint: the negative log-likelihood of the whole text does not depend on the unit in which we count its length.
@@ -37,7 +37,7 @@ def bits_per_character(nats_per_token, tokens, characters):
 
 
 def text_nll(model, tokens, lengths):
-    """Return the negative log-likelihood of each text of a padded batch: (B,), in nats. (20 minutes)
+    """Return the negative log-likelihood (B,) of each text in a padded batch, in nats. (20 minutes)
 
     `model` is a GPT, which turns tokens (B, T) into logits (B, T, V).
     `tokens` (B, L) holds texts, each padded at its right end. `lengths` (B,) holds their lengths, at least 2.
@@ -50,7 +50,7 @@ def text_nll(model, tokens, lengths):
 
 
 def nucleus(logits, p):
-    """Return the probabilities of nucleus sampling, also called top-p sampling: (..., V). (25 minutes)
+    """Return the probabilities (..., V) of nucleus sampling, also called top-p sampling. (25 minutes)
 
     Top-k keeps the same number of tokens at every position, even where the model is sure of one token.
     Nucleus sampling (Holtzman et al. 2019, arXiv:1904.09751) keeps the fewest tokens whose

@@ -49,7 +49,7 @@ def threshold_apart(tau):
     """Return a rule that writes confident proposals, but no two neighbours in the same pass. (30 minutes)
 
     A rule is a function of logits, confidence (B, T), masked (B, T) and count (B,). It returns bools (B, T).
-    Go through the masks of a row, from the most to the least confident, as long as the confidence is at least tau.
+    Go through the masks of a row, from the most to the least confident, and stop when the confidence is below tau.
     Choose a mask if the rule has chosen neither of its two neighbours in this pass.
     At the end, chapter 11's `top_up` adds proposals if fewer than `count` are chosen.
 

@@ -23,7 +23,7 @@ def predict_seen():
 
 
 def expected_characters(rates):
-    """Return how many characters a pass of `draft_and_verify` adds to the text on average, a float. (10 minutes)
+    """Return the mean number of characters that a pass of `draft_and_verify` adds to the text. (10 minutes)
 
     `rates` is a list of floats from 0 to 1, one for each draft. The list can be empty.
     A rate is the probability that a draft is accepted if all drafts before it are accepted.
@@ -35,9 +35,9 @@ def expected_characters(rates):
 
 
 def block_mask(T, size):
-    """Return who sees whom in a training pass of the paper BD3-LM (arXiv:2503.09573). (20 minutes)
+    """Return the attention mask of a training pass in the paper BD3-LM (arXiv:2503.09573). (20 minutes)
 
-    The result is (2T, 2T) bool, True where row i sees row j.
+    The mask is a boolean tensor (2T, 2T): True where row i sees row j.
     There are T noisy rows, at the positions 0 to T - 1, and then T clean rows, at the same positions.
     Each block has `size` positions, and the first block begins at position 0. The last block can be shorter.
     A noisy row sees all noisy rows of its own block, and all clean rows of earlier blocks.
@@ -52,7 +52,7 @@ def block_mask(T, size):
 def acceptance(p, q):
     """Return the rule that turns drafts from q into tokens from p, as two tensors (accept, replace). (30 minutes)
 
-    `p` (V,) has the probabilities that the next token must have. Its draft is drawn with the probabilities `q` (V,).
+    `p` (V,) has the probabilities that the next token must have. The draft is drawn with the probabilities `q` (V,).
     A draft x is accepted with probability accept[x]. A refused draft is replaced by a token drawn from `replace`.
     The next token must have exactly the distribution p, and drafts must be accepted as often as possible.
     Both results have the shape (V,) and must be finite, even where an entry of p or q is 0.

@@ -98,7 +98,7 @@ def exercises():
 
 
 def check_chapter(chapter, names, limit):
-    """Check the exercises `names` of a chapter, and print a line for each. Return the number of green exercises."""
+    """Check the exercises in `names`, and print a line for each. Return the number of green exercises."""
     printed = Printed()
     with contextlib.redirect_stdout(printed):
         wrong = examine(import_module, f"exercises.{chapter}", limit)

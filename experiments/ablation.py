@@ -124,7 +124,7 @@ def measure(settings):
 
 
 def compared(rows):
-    """Add the mean over the seeds to each row, and its difference from the mean of the first row. Returns the rows."""
+    """Add to each row the mean over its seeds, and this mean minus the first row's mean. Return the rows."""
     for row in rows:
         numbers = torch.tensor([run["NELBO"] for run in row["runs"]])
         row["NELBO"], row["error"] = measures.mean_and_error(numbers)
@@ -151,7 +151,7 @@ def tables(values):
 
 
 def draw(values, folder):
-    """Save the figure: the NELBO of each variant, with bars of two standard errors."""
+    """Save the figure: the NELBO of each variant, with error bars of two standard errors."""
     rows = values["rows"][::-1]
     figure, axes = tensors.pyplot(show=False).subplots(figsize=(8, 4), layout="constrained")
     axes.errorbar([row["NELBO"] for row in rows], range(len(rows)), xerr=[2 * row["error"] for row in rows], fmt="o",

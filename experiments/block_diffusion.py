@@ -55,7 +55,7 @@ class Command(pages.Settings):
 
 
 def as_gpt(model):
-    """Return a Transformer of chapter 03 that computes the clean stream of a Hybrid and shares its weights."""
+    """Return a Transformer that computes the clean stream of a Hybrid, with the Hybrid's weights."""
     with torch.device("meta"):
         gpt = transformer.Transformer(model.config)
     weights = model.state_dict()
@@ -64,9 +64,9 @@ def as_gpt(model):
 
 
 def measure(settings):
-    """Measure the part `only` of the page, and return all numbers of the page.
+    """Measure what the setting `only` names, and return all numbers of the page.
 
-    If `only` is not "all", the other numbers are those that the page already has.
+    Numbers that are not measured are taken from the page.
     """
     device = devices.pick_device(settings.device)
     folder = checkpoint.find(settings.checkpoint, "hybrid")
@@ -87,7 +87,7 @@ def measure(settings):
 
 
 def measure_quality(model, tokenizer, tokens, size):
-    """Return the curve from GPT to dLLM, and the measures of written texts.
+    """Return the NELBO by block size, and the measures of written texts.
 
     These numbers do not depend on the speed of the machine.
     """
@@ -109,7 +109,7 @@ def measure_quality(model, tokenizer, tokens, size):
 
 
 def measure_speed(model, tokens, size):
-    """Return the time of passes by their number of rows, and the speed of writing by the number of drafts.
+    """Return pass times by number of rows, and writing speeds by number of drafts.
 
     Raises UserError if the machine is busy.
     """
@@ -136,7 +136,7 @@ def check_steady(rates):
 
 
 def pass_times(model):
-    """Return the median milliseconds of a pass by its number of clean rows: {rows: time}.
+    """Return the median pass times by number of clean rows, in milliseconds: {rows: time}.
 
     Each pass sees KEPT rows of earlier passes. The pass over one row is a pass of a GPT.
     """
@@ -196,10 +196,10 @@ def drafted(model, first, length, seed, drafts):
 
 
 def speeds(model, rows, numbers):
-    """Return the speed of the GPT, and a line for each number of drafts, for texts of T characters.
+    """Return the speed of the GPT, and a line of the table for each number of drafts.
 
-    The texts continue the first tokens of rows (N, T). For each text, the GPT and all numbers of drafts take turns, so
-    that other work on the machine slows all of them equally.
+    Each text has T characters, and begins with the first token of a row of `rows` (N, T). For each text, the GPT and
+    all numbers of drafts take turns, so that other work on the machine slows all of them equally.
     """
     gpt, T = as_gpt(model), rows.shape[1]
     seconds = {number: [] for number in ("gpt", *numbers)}
@@ -229,7 +229,7 @@ def speeds(model, rows, numbers):
 
 
 def accepted(passes, drafts):
-    """Return the share of verified drafts that were accepted, for each place among the drafts of a pass: a list."""
+    """Return a list. Entry i is the share of accepted drafts among all verified drafts at place i of their pass."""
     places = [[0, 0] for _ in range(drafts)]  # [how often verified, how often accepted]
     for step in passes:
         count = len(step.new) - 1
@@ -267,7 +267,7 @@ def tables(values):
 
 
 def drafting(values, by_drafts):
-    """Return, as text, the share of the writing time that is spent outside of passes, with one draft per pass."""
+    """Return, for one draft per pass, the share of the writing time that is spent outside of passes, as text."""
     if 1 not in by_drafts or len(values["models"]) < 2:  # a quick trial
         return "?"
     line = by_drafts[1]
@@ -287,10 +287,10 @@ def speed_table(values):
 
 
 def pass_table(values):
-    """Return the table of the time of a pass, by the size of the model and the number of rows.
+    """Return a table of pass times by model size and number of rows.
 
-    The last column is the largest gain by drafts if only passes took time. A gain is the number of characters per pass,
-    times the time of a pass over one row, divided by the time of the pass.
+    The last column is the best gain from drafts, computed as if only passes took time. A gain is (characters per pass)
+    × (time of a pass over one row) / (time of a pass with drafts).
     """
     per_pass = {line["drafts"]: (str(line["rows"]), line["per_pass"]) for line in values["speed"] if line["drafts"]}
     rows = []
@@ -311,7 +311,7 @@ def quality_table(quality):
 
 
 def largest_difference(quality):
-    """Return the largest difference between the texts of the GPT and of draft and verify, in standard errors."""
+    """Return the largest difference, in standard errors, between the GPT's texts and those of draft and verify."""
     found = []
     a, b = quality["gpt"], quality["drafted"]
     for key in MEASURES:
@@ -324,7 +324,7 @@ def largest_difference(quality):
 
 
 def draw(values, folder):
-    """Save the figure: the NELBO by the size of a block, and the numbers of a GPT and of a dLLM."""
+    """Save the figure: the NELBO by block size, and horizontal lines for both NLLs and the dLLM's NELBO."""
     figure, axis = tensors.pyplot(show=False).subplots(figsize=(7, 4.4), layout="constrained")
     sizes, nelbo, errors = ([point[key] for point in values["curve"]] for key in ("size", "nelbo", "error"))
     color = tensors.COLORS["other"]

@@ -27,7 +27,7 @@ CORES = 2
 
 
 def learn(words):
-    """Train like chapter 05 with the flags `words`, and return the entry of this training."""
+    """Train as chapter 05 does, with the flags in `words`. Return the entry of this training."""
     if cli.parse(training.Command, words, section="dllm").corpus != "shakespeare":
         raise cli.UserError("the board is about Shakespeare: leave out --corpus")
     torch.set_num_threads(min(CORES, torch.get_num_threads()))

@@ -60,7 +60,7 @@ def measure_way(model, tokenizer, couplets, way, shares_of, settings):
 
 
 def measure_real(couplets, shares_of):
-    """Return the same measures for all real held-out couplets, with standard errors over the couplets."""
+    """Return the measures of all real held-out couplets, with standard errors over the couplets."""
     found = measures.with_errors(shares_of, couplets)
     return {"couplets": len(couplets)} | {name: (found[name], found[f"{name}_error"]) for name in COLUMNS}
 
@@ -80,7 +80,7 @@ def measure(settings):
 
 
 def tables(values):
-    """Return the table of the page, and the couplets that it shows for each way."""
+    """Return the page's table, and the couplets that the page shows for each way of writing."""
     rows = [*values["rows"], {"way": "real, held-out", "passes": ""} | values["real"]]
     cells = []
     for row in rows:
@@ -88,7 +88,8 @@ def tables(values):
         cells.append([row["way"], row["passes"], *shares])
     examples = [f"{row['way'].capitalize()}:\n\n```text\n" + "\n\n".join(row["examples"]) + "\n```"
                 for row in values["rows"]]
-    return {"ways": pages.table(cells, ["way", "passes", *COLUMNS.values()]), "examples": "\n\n".join(examples)}
+    table = pages.table(cells, ["way of writing", "passes", *COLUMNS.values()])
+    return {"ways": table, "examples": "\n\n".join(examples)}
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def by_margin(logits, confidence, masked, count):
 
 
 def noisy_confidence(confidence, masked):
-    """Return the logarithm of the confidence plus Gumbel noise: (B, T).
+    """Return (B, T): the logarithm of the confidence, plus Gumbel noise.
 
     The fewer masks there are, the weaker the noise is. Without noise, early passes write mostly spaces and short words
     (MaskGIT, Chang et al. 2022, arXiv:2202.04200).
@@ -74,9 +74,9 @@ def apart(distance):
 
 
 class Remembering:
-    """A rule that remembers something from the pass before.
+    """A rule that remembers something from the previous pass.
 
-    If the masks are not those that the last pass left, a new block or a new text has begun, and the rule forgets.
+    If the masks differ from those after the last pass, a new block or a new text has begun, and the rule forgets.
     """
 
     left = None  # the masks that the last pass left
@@ -92,8 +92,8 @@ class Remembering:
 class Ancestral(Remembering):
     """Fills each mask with the same probability, independently of all other masks.
 
-    If n passes are left, this probability is 1 / n. Such a sampler reverses the masking of training. (MDLM, Sahoo et
-    al. 2024, arXiv:2406.07524, with the linear schedule.)
+    If n passes remain, this probability is 1 / n. Such a sampler reverses the masking of training. (MDLM, Sahoo et al.
+    2024, arXiv:2406.07524, with the linear schedule.)
     """
 
     def __init__(self, steps):
@@ -146,9 +146,10 @@ class PrefixBlockModel(fast.CachedBlockModel):
 
 
 class DelayedBlockModel(fast.CachedBlockModel):
-    """Computes the rows of masks and of tokens that the last pass wrote (dKV-Cache, Ma et al. 2025, arXiv:2505.15781).
+    """Computes the rows of all masks, and the rows of the tokens that the last pass wrote.
 
-    All other rows are kept. After every `refresh` passes, all rows are computed again; 0 means never.
+    All other rows are kept. After every `refresh` passes, all rows are computed again. If `refresh` is 0, this never
+    happens. (dKV-Cache, Ma et al. 2025, arXiv:2505.15781.)
     """
 
     def __init__(self, model, refresh=0):

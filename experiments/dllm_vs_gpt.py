@@ -41,9 +41,9 @@ class Command(pages.Settings):
 
 
 def measure(settings):
-    """Measure the part `only` of the page, and return all numbers of the page.
+    """Measure what the setting `only` names, and return all numbers of the page.
 
-    If `only` is not "all", the other numbers are those that the page already has.
+    Numbers that are not measured are taken from the page.
     """
     device = devices.pick_device(settings.device)
     torch.set_float32_matmul_precision("high")
@@ -167,7 +167,7 @@ def verdict_table(rows, names):
 
 
 def search_table(search):
-    """Return the table of the search for learning rate and weight decay: a line for each setting."""
+    """Return a table of the learning rates and weight decays that were tried, with a line for each pair."""
     lines = {}
     for side in search.values():
         for run in side["searched"]:
@@ -179,7 +179,7 @@ def search_table(search):
 
 
 def loose(part):
-    """Return how far the tightest bound is below the mean over random orders, as a share of this mean."""
+    """Return how far the tightest bound is below the mean NLL over random orders, as a share of this mean."""
     rows = {row["name"]: row for row in part["rows"]}
     mean = rows["the mean over random orders"]["NLL"]
     lowest = min(row["NLL"] for name, row in rows.items() if name.startswith("-log"))
@@ -213,7 +213,7 @@ def samples_table(samples):
 
 
 def speed_table(speed):
-    """Return the table of speeds. The number in brackets is the ratio to the speed of the GPT."""
+    """Return the table of speeds. The number in brackets is the speed relative to the GPT."""
     table = speed["table"]
     of_gpt = {row["batch"]: row["characters_per_second"] for row in table if row["model"] == "gpt"}
     lines = {}
@@ -247,7 +247,7 @@ def label_plainly(axis):
 
 
 def draw_likelihood(values, plt):
-    """Draw two panels: the dLLM's cost by noise level, and both models' costs by the number of visible characters."""
+    """Draw two panels: the dLLM's loss by noise level, and both models' losses by number of visible characters."""
     both = values["likelihood"]
     levels, positions = both["dllm"]["levels"], both["gpt"]["positions"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
@@ -270,7 +270,7 @@ def draw_likelihood(values, plt):
 
 
 def draw_reuse(values, plt):
-    """Draw the NELBO or NLL of unseen text by epochs, one panel per model. A star marks each curve's lowest point."""
+    """Draw the NELBO or NLL of unseen text by epoch, one panel per model. A star marks each curve's lowest point."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
     for axis, (model, name) in zip(axes, LEARNERS.items()):
         runs = [run for run in values["reuse"]["runs"] if run["model"] == model]

@@ -4,10 +4,10 @@
     python 05_train.py --steps 1000            # or train a pair of your own, without tuning: 6 minutes each,
     python 07_train_gpt.py --steps 1000        # on two cores; chapter 10 then compares the two
 
-All models have the settings of configs/laptop.yaml and read the same number of characters. For each side, the dLLM and
-the GPT, five runs search for the best learning rate and then for the best weight decay. With these settings, each side
-is trained with three seeds, in the folders checkpoints/equal-…. The file docs/logs/equal_pair.json lists all runs,
-their commands and their curves.
+All models have the settings of configs/laptop.yaml and read the same number of characters. Five runs with the dLLM and
+five runs with the GPT search for the best learning rate, and then for the best weight decay. Then the dLLM and the GPT
+are trained with their best settings, with three seeds each, in the folders checkpoints/equal-…. The file
+docs/logs/equal_pair.json lists all runs, their commands and their curves.
 """
 
 import json
@@ -94,7 +94,7 @@ def record(training):
 
 
 def run_all(trainings, processes):
-    """Run the trainings. Return the best training of each side, with the lowest NELBO or NLL: {side: Training}."""
+    """Run the trainings. Return each side's training with the lowest NELBO or NLL: {side: Training}."""
     with ThreadPoolExecutor(processes) as pool:
         values = list(pool.map(Training.run, trainings))
     best = {}

@@ -145,7 +145,7 @@ def ways_of_the_literature(way):
 
 
 def measure(settings):
-    """Measure every way with the models that the settings name, and print a line for each. Returns all numbers."""
+    """Measure every Way with the models in the settings. Print a line for each Way, and return all numbers."""
     device = devices.pick_device(settings.device)
     torch.set_float32_matmul_precision("high")
     corpus = text.load(settings.corpus)
@@ -170,11 +170,11 @@ def measure(settings):
 
 
 def measure_part(ways, rows, yardstick, tokenizer, seed):
-    """Measure the quality and the speed of each of `ways`, for texts of T characters.
+    """Measure the quality and the speed of each Way in `ways`, for texts of T characters.
 
-    Each way continues the first tokens of all rows (N, T) in one batch. After that, each way continues single rows. The
-    ways take turns, so that other work on the machine slows all of them equally. The speed for one text is the median
-    of these measurements.
+    Each Way first writes a batch of N texts that begin with the first tokens of `rows` (N, T). After that, the ways
+    take turns to write single texts, so that other work on the machine slows all ways equally. The speed for one text
+    is the median over the single texts.
     """
     N, T = rows.shape
     table = [measure_batch(way, rows, yardstick, tokenizer, seed) for way in ways]
@@ -198,7 +198,7 @@ def write_timed(way, prompts, length, seed):
 def measure_batch(way, rows, yardstick, tokenizer, seed):
     """Return the table's line for one way: the measures of its texts, and their cost.
 
-    The texts continue the first tokens of rows (N, T).
+    The texts begin with the first tokens of `rows` (N, T).
     """
     N, T = rows.shape
     computed = []  # number of rows that each forward pass computes
@@ -231,7 +231,7 @@ def further(row, base, real):
 
 
 def fastest(part, base):
-    """Return the fastest line of a dLLM that is not `further` from real text than the line `base` in any measure.
+    """Compare each dLLM line with the line `base`. Return the fastest line for which `further` finds no measure.
 
     If there is no such line, return None.
     """
@@ -240,7 +240,7 @@ def fastest(part, base):
 
 
 def best_gpt(part):
-    """Return the line of the GPT whose largest distance from real text is smallest."""
+    """Return the GPT's best line: the one whose largest distance from real text is smallest."""
     return min((row for row in part["table"] if row["kind"] == "GPT"), key=lambda row: row["largest"][0])
 
 
@@ -256,7 +256,7 @@ def title(row):
 
 
 def tables(values):
-    """Return the tables of the page, a text, and the numbers that the page's sentences compare."""
+    """Return the page's tables, an example text, and the numbers in the page's sentences."""
     short, long = values["parts"]
     fast = find(short, "`--fast`")
     gpt = best_gpt(short)
@@ -273,7 +273,7 @@ def tables(values):
 
 
 def chosen_table(parts):
-    """Return the table of the ways in CHOSEN, and of the GPT, for texts of both lengths."""
+    """Return a table of the ways in CHOSEN and of the GPT, for both text lengths."""
     rows = []
     for part, names in zip(parts, CHOSEN):
         gpt = best_gpt(part)
@@ -282,8 +282,8 @@ def chosen_table(parts):
             lost = "" if row is gpt else ", ".join(further(row, gpt, part["real"])) or "nowhere"
             rows.append([title(row), part["length"], f"{row['nfe']:.0f}", "{:.1f} ± {:.1f}".format(*row["largest"]),
                          lost, f"{row['rate']:,.0f}", f"{row['batch_rate']:,.0f}"])
-    return pages.table(rows, ["way", "characters", "passes", "largest distance", "further from real text than the GPT",
-                              "characters/s, one text", f"characters/s, {parts[0]['texts']} texts"])
+    return pages.table(rows, ["way of writing", "characters", "passes", "largest distance",
+                              "further from real text than the GPT", "characters/s, one text", f"characters/s, {parts[0]['texts']} texts"])
 
 
 def quality_cells(row):
@@ -297,12 +297,12 @@ def ways_table(part):
         rows.append([row["name"], f"{row['temperature']:g}", f"{row['nfe']:.0f}", f"{row['rows']:.1f}",
                      *quality_cells(row), "{:.1f} ± {:.1f}".format(*row["largest"]), f"{row['rate']:,.0f}",
                      f"{row['batch_rate']:,.0f}"])
-    return pages.table(rows, ["way", "temperature", "passes", "rows", *MEASURES.values(), "largest distance",
+    return pages.table(rows, ["way of writing", "temperature", "passes", "rows", *MEASURES.values(), "largest distance",
                               "characters/s, one text", f"characters/s, {part['texts']} texts"])
 
 
 def caches_table(part):
-    """Return a table of how much faster each way is with its cache than without it."""
+    """Return a table that says how much faster each way is with its cache than without it."""
     rows = []
     lines = {row["name"]: row for row in part["table"]}
     for row in part["table"]:
@@ -311,7 +311,7 @@ def caches_table(part):
             gains = [f"{row[key] / plain[key]:.2f} ×" for key in ("rate", "batch_rate")]
             lost = ", ".join(further(row, plain, part["real"])) or "nowhere"
             rows.append([row["name"], f"{plain['rows']:.1f} → {row['rows']:.1f}", *gains, lost])
-    return pages.table(rows, ["way", "rows per character", "one text", "a batch",
+    return pages.table(rows, ["way of writing", "rows per character", "one text", "a batch",
                               "further from real text than without the cache"])
 
 
@@ -319,7 +319,7 @@ def caches_table(part):
 
 
 def draw(values, folder):
-    """Save the figure of the page, for short texts: the largest distance from real text by passes and by speed."""
+    """Save the figure for short texts: the largest distance from real text, against passes and against speed."""
     from matplotlib.ticker import LogLocator  # imported here because it takes a second
 
     part = values["parts"][0]

@@ -27,7 +27,7 @@ template. All sentences are in templates, and all numbers come from programs. Su
     if __name__ == "__main__":
         cli.run(lambda: pages.run("name", Command, measure, draw, tables))
 
-In the template, {tables[losses]} stands for this table. Put a place for a text of several lines between ``` and ```.
+In the template, {tables[losses]} stands for this table. If a text has several lines, put its place between ``` and ```.
 """
 
 import json
@@ -77,7 +77,7 @@ def run(name, kind, measure, draw=None, tables=None, argv=None):
 
 
 def measured(name, values, folder=DOCS):
-    """Write the numbers of a page, a dict of plain values."""
+    """Write the numbers of a page to its JSON file. `values` is a dict of plain values."""
     text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
     with files.whole_file(folder / f"{name}.json") as path:
         path.write_text(text, encoding="utf-8")

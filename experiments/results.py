@@ -26,8 +26,8 @@ transformer = import_module("03_transformer")
 gpt = import_module("07_train_gpt")
 puzzles = import_module("14_sudoku")
 
-PER_WINDOW = {"sudoku": "grids", "robot-path": "paths"}  # what a window holds, if this is not a piece of a longer text
-UNITS = {"tamil": "letter", "sudoku": "blank", "robot-path": "waypoint"}  # what one token is, if not a character
+PER_WINDOW = {"sudoku": "grids", "robot-path": "paths"}  # what a window holds; usually a piece of a longer text
+UNITS = {"tamil": "letter", "sudoku": "blank", "robot-path": "waypoint"}  # what one token is; usually a character
 LAPTOP = {"laptop-dllm": ("dLLM of `python 05_train.py`", "this one"),
           "laptop-gpt": ("GPT of `python 07_train_gpt.py`", "this one")}  # fmt: skip
 SHIPPED = {

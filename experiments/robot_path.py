@@ -132,7 +132,7 @@ WAYS = {
 
 
 def cubic(blocked, windows, masked, draw):
-    """Return the windows with the masked waypoints of each window on a cubic curve.
+    """Move the masked waypoints of each window to a cubic curve, and return the windows.
 
     The curve continues the segments on both sides of the masked span (cubic Hermite interpolation). If one side has no
     segment, because the window ends there, the curve begins or ends in the direction of the straight line across the
@@ -152,14 +152,14 @@ def cubic(blocked, windows, masked, draw):
 
 
 def midpoints(blocked, windows, masked, draw):
-    """Return the windows with each masked waypoint halfway between its neighbours."""
+    """Put each masked waypoint halfway between its neighbours, and return the windows."""
     halfway = windows.copy()
     halfway[:, 1:-1] = (windows[:, :-2] + windows[:, 2:]) / 2
     return np.where(masked[..., None], halfway, windows)
 
 
 def random_points(blocked, windows, masked, draw):
-    """Return the windows with each masked waypoint moved at random, by about a cell.
+    """Move each masked waypoint at random, by about a cell, and return the windows.
 
     If a waypoint would enter a blocked cell, it does not move.
     """
@@ -184,7 +184,7 @@ CONTROLS = {"straight lines": chapter.straight, "cubic curves": cubic, "midpoint
 
 
 def largest_turn(path, reach):
-    """Return the largest sum of |turns|, in radians, within any stretch of a path that is `reach` long."""
+    """Return the most that a path turns within a stretch of length `reach`: the largest sum of |turns|, in radians."""
     path = robot.without_repeats(path)
     turn = np.abs(robot.turns(path))
     if not len(turn):
@@ -195,7 +195,7 @@ def largest_turn(path, reach):
 
 
 def is_free(path, blocked, start, goal):
-    """Return whether a path does not collide, and begins and ends exactly at `start` and `goal`."""
+    """Return True if a path is free of collisions, begins exactly at `start`, and ends exactly at `goal`."""
     ends = np.array_equal(path[[0, -1]], np.stack((start, goal)))
     return ends and not robot.collides(blocked, path[:-1], path[1:]).any()
 

@@ -54,7 +54,10 @@ def kept_per_token(config, recompute=False):
 
 
 def memory(config, train, windows=1, recompute=False):
-    """Return the memory that a step needs on each GPU: {purpose: bytes}. A pass reads `windows` windows."""
+    """Return the memory that a step needs on each GPU: {purpose: bytes}.
+
+    `windows` is the number of windows per pass.
+    """
     P, matrices = parameters(config)
     moments = 8 * (P - matrices)  # AdamW keeps two averages
     moments += 4 * matrices if train.optimizer == "muon" else 8 * matrices
@@ -64,7 +67,7 @@ def memory(config, train, windows=1, recompute=False):
 
 
 def accumulate(config, train, gigabytes):
-    """Return the smallest --accumulate with which a step fits into a GPU of this many gigabytes, or None."""
+    """Return the smallest --accumulate that lets a step fit into `gigabytes` GB of GPU memory, or None if none does."""
     windows = train.batch_size
     while windows >= 1:
         if sum(memory(config, train, windows).values()) <= USABLE * gigabytes * 1e9:
@@ -93,7 +96,7 @@ def compute(settings=None):
     gpu = cli.parse(training.Command, ["--config", "gpu"], section="dllm")
     shape = transformer.TransformerConfig(**asdict(gpu.model), vocab_size=65)
     names = ["settings", "parameters", "share of embedding and head", "tokens of a run", "FLOPs of a run",
-             "fixed memory", "a window adds", "with `--recompute`",
+             "fixed memory", "memory per window", "with `--recompute`",
              *(f"`--accumulate` on {gigabytes} GB" for gigabytes in GPUS)]  # fmt: skip
     return {"vocabulary": VOCAB, "usable": USABLE, "logits": LOGITS,
             "block": kept_per_token(config) // config.n_layer // config.n_embd,

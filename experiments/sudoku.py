@@ -28,7 +28,7 @@ chapter = import_module("14_sudoku")
 SEED = 2  # seed of the test puzzles; training uses another seed
 HINTS = range(25, 36)
 EACH = 28  # number of test puzzles for each number of hints
-ATTEMPTS = chapter.BUDGET // sudoku.CELLS  # attempts of a GPT, of 81 passes each; take-back gets equally many passes
+ATTEMPTS = chapter.BUDGET // sudoku.CELLS  # a GPT's attempts, with 81 passes each; take-back gets as many passes in all
 AT_ONCE = 16  # puzzles in one beam search; more of them would need too much memory
 # Every puzzle with fewer than 17 hints has several solutions. Gordon Royle has collected puzzles with 17 hints and a
 # single solution. These are ten of his puzzles.
@@ -69,16 +69,16 @@ class Command(pages.Settings):
 
 
 def needs_singles_only(cells):
-    """Return whether a puzzle can be solved by naked and hidden singles alone."""
+    """Return True if naked and hidden singles alone solve a puzzle."""
     places = sudoku.places_of(cells)
     return sudoku.fill_singles(places) and not sudoku.smallest_choice(places, by_unit=False)
 
 
 def published_puzzles(level, count=20):
-    """Return the first `count` puzzles of one level of a published package.
+    """Return the first `count` puzzles of one level, from a published package.
 
-    The package ranks its puzzles from 1 to 9, by the methods that a person needs. Raises UserError if pip cannot fetch
-    it.
+    The package ranks its puzzles from level 1 to level 9, by the methods that a person needs. Raises UserError if pip
+    cannot fetch the package.
     """
     with zipfile.ZipFile(io.BytesIO(files.fetch_wheel(*PUBLISHED))) as wheel:
         lines = wheel.read("kaidoku/data/sudoku.txt").decode().split("\n")
@@ -91,10 +91,10 @@ def published_puzzles(level, count=20):
 
 @torch.no_grad()
 def solved_by(model, way, puzzles, solutions, before=None):
-    """Return which puzzles (N, 81) a model solves in one of the WAYS: bools (N,).
+    """Return a boolean tensor (N,): True for each row of `puzzles` (N, 81) that the model solves.
 
-    The way "corrected" (take-back) needs `before`, the result of the way "certain". Both ways begin with the same
-    digits, so take-back tries only the puzzles that "certain" has not solved.
+    `way` is a key of WAYS. For "corrected" (take-back), `before` is the result of "certain". Both ways of writing begin
+    with the same digits, so take-back tries only the puzzles that "certain" has not solved.
     """
     torch.manual_seed(SEED)
     if model.config.causal:
@@ -126,14 +126,18 @@ def write_grids(model, puzzles, temperature=0.0):
 
 
 def in_conflict(grids):
-    """Return which grids (B, 81) contradict themselves: bools (B,). This check does not need the solution."""
+    """Return a boolean tensor (B,): True for each row of `grids` (B, 81) that contradicts itself.
+
+    This check does not need the solution.
+    """
     return sudoku.conflicts(sudoku.to_cells(grids)).any(1)
 
 
 def retry(model, puzzles):
-    """Return the solutions (B, 81) of a GPT that tries again if a grid contradicts itself, in up to ATTEMPTS attempts.
+    """Return the grids (B, 81) that a GPT writes. If a grid contradicts itself, the GPT tries again.
 
-    The first attempt takes the most likely digits; all later attempts draw their digits.
+    There are at most ATTEMPTS attempts. The first attempt takes the most likely digits; all later attempts draw their
+    digits.
     """
     grids = write_grids(model, puzzles)
     for _ in range(ATTEMPTS - 1):
@@ -145,7 +149,7 @@ def retry(model, puzzles):
 
 
 def search_beams(model, puzzles, width=ATTEMPTS):
-    """Return the solutions that a beam search finds for puzzles (B, 81): (B, 81).
+    """Return the solutions (B, 81) that a beam search finds for `puzzles` (B, 81).
 
     The search writes `width` grids at the same time. After each cell it keeps the `width` most probable continuations
     of all these grids. In the end it takes the most probable grid that does not contradict itself.
@@ -197,7 +201,7 @@ def reasons(model, puzzles, solutions):
 
 @torch.no_grad()
 def first_pass(model, puzzles, solutions):
-    """Return the share of correct digits in the first pass: {blanks: (mean, standard error over the puzzles)}."""
+    """Return how often the first pass proposes correct digits: {blanks: (mean, standard error over the puzzles)}."""
     digit, confidence = diffusion.propose(model(puzzles), 0.0)
     right = (digit == solutions).double()
     blank = puzzles == chapter.BLANK
@@ -226,8 +230,8 @@ def about(model, info):
 def measure(settings):
     """Return the numbers of the page, for the shipped model and for the runs that the settings name.
 
-    The page has a line for each model and way. If the page already has a line of the same training, it is not measured
-    again. Each new line is saved at once.
+    The page has a line for each pair of a model and a way of writing. A line that the page already has, for the same
+    training, is not measured again. Each new line is saved at once.
     """
     known = known_lines(settings.out)
     hard = {f"level {level}": published_puzzles(level) for level in (6, 9)}  # first, because there may be no network
@@ -278,7 +282,7 @@ def known_lines(folder):
 
 
 def solved_of_published(model, cells):
-    """Return which puzzles (a list) need singles only, and which puzzles a model solves: {name: list}."""
+    """For each puzzle, return whether it needs singles only, and whether the model solves it: {name: list}."""
     puzzles = sudoku.to_tokens(cells)
     solutions = sudoku.to_tokens([next(sudoku.solutions(puzzle)) for puzzle in cells])
     certain = solved_by(model, "certain", puzzles, solutions)
@@ -346,7 +350,7 @@ def draw(values, folder):
     figure, axes = tensors.pyplot(show=False).subplots(figsize=(7, 4.6), layout="constrained")
     hints = sorted(set(values["hints"]))
     for line in values["lines"]:
-        if line["model"] != SHIPPED and line["way"] != "beam":  # beam: the best way from left to right
+        if line["model"] != SHIPPED and line["way"] != "beam":  # beam: the best method from left to right
             continue
         points = []
         for n in hints:

@@ -31,10 +31,10 @@ def message(words, wrong=False):
 
 
 def spans(recording, row, drawn):
-    """Return text number `row` of a Recording as HTML. The tokens of all passes after pass `drawn` are highlighted.
+    """Return the text in row number `row` of a Recording as HTML.
 
-    The HTML also holds the probability and the pass of each written token. So the page can colour tokens by probability
-    or by pass.
+    The tokens that were written after pass number `drawn` are highlighted. The HTML also holds the probability and the
+    pass of each written token. So the page can colour tokens by probability or by pass.
     """
     state = recording.states[-1]
     parts = (state.canvas, state.confidence, recording.written_in, recording.given)

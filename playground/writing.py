@@ -53,14 +53,14 @@ def opened(name, *kinds):
 
 @functools.lru_cache(maxsize=8)
 def loaded(folder, kinds, changed):
-    """Load a model once for all visitors. If the time `changed` of its file is new, load the model again."""
+    """Load a model once for all visitors. If `changed`, the time of the model's file, is new, load the model again."""
     build = hybrid.Hybrid if checkpoint.kind_of(folder) == "hybrid" else transformer.Transformer
     with ONE_PASS:  # making a model also draws random numbers
         return checkpoint.load(folder, devices.pick_device("auto"), kinds, build)
 
 
 def quick(model, name):
-    """Return a fast copy of the model `name`, which uses ONNX Runtime. Hybrids and models on a GPU stay as they are.
+    """Return a fast copy of a model. The copy uses ONNX Runtime. Hybrids and models on a GPU stay as they are.
 
     The fast copy computes the same numbers, except for rounding. The first call for a model writes its ONNX file.
     """
@@ -117,7 +117,7 @@ def prompt_canvas(prompt, length, model, tokenizer):
 
 
 def infill_canvas(words, ways, model, tokenizer):
-    """Return a canvas (ways, T) of `ways` copies of a text with blanks. Raises UserError if the text is too long."""
+    """Return a canvas (ways, T): a text with blanks, copied `ways` times. Raises UserError if the text is too long."""
     tokens = generation.from_infill(words, tokenizer)
     if len(tokens) > LONGEST:
         raise cli.UserError(f"the text has {len(tokens):,} tokens, and {LONGEST} are allowed")
@@ -130,7 +130,7 @@ ONE_PASS = threading.Lock()
 
 
 def in_turn(states, seed):
-    """Yield (State, seconds) for each pass of the sampler `states`, which gets random numbers from the seed `seed`.
+    """Yield (State, seconds) for each pass. `states` is the sampler, and `seed` is the seed of its random numbers.
 
     Texts of several visitors are written at the same time, but only one pass is computed at a time. All samplers share
     PyTorch's random number generator. So after each pass, we save the state of the generator, and we restore this state

@@ -144,10 +144,10 @@ def read_tensors(file):
 
 
 def find(name, kind):
-    """Return the folder of the model `name`, which is a path or the name of a run.
+    """Return the folder of a model. `name` is a path, or the name of a run.
 
-    If `name` is empty, return the folder of your latest model of the kind `kind`. If you have trained no such model,
-    return the folder of the model of this kind that comes with the book. Raises UserError if no model is found.
+    If `name` is empty, return the folder of your latest model of this kind. If you have none, return the folder of the
+    model of this kind that comes with the book. Raises UserError if no model is found.
     """
     models = sorted(path.parent for path in RUNS.glob("*/model.safetensors"))
     if name:

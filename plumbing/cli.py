@@ -30,7 +30,7 @@ def is_harmless(character):
 
 
 def reason(error):
-    """Return the first line of an error's message, safe to print. If it is empty, return the error's class name."""
+    """Return the first line of an error's message, safe to print. If there is no message, return the class name."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return printable(lines[0], limit=200)
 
@@ -112,9 +112,9 @@ def parse(kind, argv=None, configs="", section="", alone=()):
     """Return an instance of the dataclass `kind`, with the values of the command-line flags.
 
     Flags override the settings file, which overrides the defaults. If the dataclass has a field `config`, this field
-    names the settings file; `read` explains this file, `configs` and `section`. The comment after a field is the help
-    text of its flag. `alone` is a dict {flag: value}: a flag that stands alone on the command line gets this value. A
-    wrong flag ends the program with a message and exit code 2.
+    names the settings file. See `read` for this file, and for the arguments `configs` and `section`. The comment after
+    a field is the help text of its flag. `alone` is a dict {flag: value}. If such a flag has no value on the command
+    line, it gets the value from `alone`. A wrong flag ends the program with a message and exit code 2.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     for flag, value in dict(alone).items():

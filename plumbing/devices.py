@@ -46,7 +46,7 @@ def pick_dtype(name, device):
 
 
 def compile_parts(parts, device, config):
-    """Compile the modules `parts` in place, if `config.compile` says so.
+    """Compile the modules in `parts` in place, depending on `config.compile`.
 
     "on" always compiles, and "off" never does. "auto" compiles only if the training is long (see `config.steps` and
     `config.minutes`), and the device is a CUDA GPU, or a CPU under Linux with a C++ compiler.
@@ -73,8 +73,8 @@ def now(device):
 def check_memory(device, needed, what, advice):
     """Raise UserError if a task needs more memory than the device has. Call this before the task starts.
 
-    `needed` is a low estimate in bytes. It counts only data that is certainly in memory at the same time, so no task is
-    refused that could succeed. `what` names the task, and `advice` says how to need less memory.
+    `needed` is a low estimate in bytes. It counts only data that is certainly in memory at the same time, so a task
+    that could succeed is never refused. `what` names the task, and `advice` says how to need less memory.
     """
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory

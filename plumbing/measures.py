@@ -116,9 +116,9 @@ def longest_copy(samples, text):
 class Judge:
     """A character n-gram model, which learns from a text and judges the texts of neural models.
 
-    The context h of a character x consists of the order - 1 or fewer characters before x. The rule of Witten and Bell
-    (1991, "The zero-frequency problem", method C) mixes contexts of different lengths. If h occurs c(h) times in the
-    text, and u(h) different characters follow h, then
+    The context h of a character x consists of up to `order` - 1 characters before x. The rule of Witten and Bell (1991,
+    "The zero-frequency problem", method C) mixes contexts of different lengths. If h occurs c(h) times in the text, and
+    u(h) different characters follow h, then
 
         p(x | h) = (c(hx) + u(h) p(x | h without its first character)) / (c(h) + u(h))
 
@@ -133,7 +133,7 @@ class Judge:
         self.followers = [Counter(run[:-1] for run in counts) for counts in self.counts[1:]]
 
     def probability(self, context, character):
-        """Return p(character | context). Only the last order - 1 characters of the context count."""
+        """Return p(character | context). Only the last `order` - 1 characters of the context count."""
         p = 1 / self.symbols
         for n in range(min(self.order - 1, len(context)) + 1):
             h = context[len(context) - n :]
@@ -143,7 +143,7 @@ class Judge:
         return p
 
     def nll(self, samples):
-        """Return the mean NLL of texts, in nats per character. The first character of each text is given."""
+        """Return the mean NLL of texts, in nats per character. The NLL leaves out the first character of each text."""
         losses = []
         for text in samples:
             for i in range(1, len(text)):

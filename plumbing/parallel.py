@@ -56,7 +56,10 @@ class Team:
         return self.rank == 0
 
     def total(self, number):
-        """Return the sum of a number over all processes. All processes must call this, and wait for each other."""
+        """Return the sum of a number over all processes.
+
+        All processes must call this method, which waits for all of them.
+        """
         if self.world == 1:
             return float(number)
         total = torch.tensor(number, dtype=torch.float64)  # on the CPU, so that nobody waits for a GPU

@@ -210,7 +210,7 @@ def astar(blocked, start, goal):
 
 
 def collides(blocked, starts, ends):
-    """Return which segments enter a blocked cell or leave the map: (S,) bool.
+    """Return a boolean array (S,): True for each segment that enters a blocked cell or leaves the map.
 
     The segments go from `starts` (S, 2) to `ends` (S, 2). The check is exact: the borders of the cells cut a segment
     into pieces, and each piece lies in a single cell. The middle of a piece shows which cell that is.
@@ -228,7 +228,7 @@ def collides(blocked, starts, ends):
 
 
 def at(blocked, points):
-    """Return which points (..., 2) lie in a blocked cell or outside the map: (...,) bool."""
+    """Return a boolean array (...,): True for each point (..., 2) that lies in a blocked cell or outside the map."""
     cells = np.floor(points).astype(int)
     H, W = blocked.shape
     inside = (cells >= 0).all(-1) & (cells[..., 0] < W) & (cells[..., 1] < H)
@@ -250,14 +250,15 @@ def length(path):
 
 
 def without_repeats(path):
-    """Leave out each point of a path that is equal to the point before it. (A step of length 0 has no direction.)"""
+    """If several neighbouring points in a path are equal, keep only one. (A step of length 0 has no direction.)"""
     return path[np.r_[True, distances(path) > 1e-9]]
 
 
 def turns(path):
     """Return the angle in radians by which a path (N, 2) turns at each inner point: (N - 2,).
 
-    The angles are from -π to π, and left turns are positive. A point that repeats the point before it has no angle.
+    The angles are from -π to π, and left turns are positive. Equal neighbouring points count as one point, so there can
+    be fewer than N - 2 angles.
     """
     step = np.diff(without_repeats(path), axis=0)
     angle = np.diff(np.arctan2(step[:, 1], step[:, 0]))
@@ -275,8 +276,8 @@ def total_turning(path):
 class Frames:
     """Frames are squares of side × side cells. Each of the windows (B, T, 2) of a path has its own frame.
 
-    A frame is scaled so that its window almost fills it. Then it is turned by a random angle, and shifted by a random
-    part of a cell. So if a point is rounded to a cell, the error is different in each frame.
+    Each frame is scaled so that its window almost fills the frame. Then the frame is turned by a random angle, and
+    shifted by a random part of a cell. So if a point is rounded to a cell, the error is different in each frame.
     """
 
     def __init__(self, windows, side, draw):
@@ -429,7 +430,8 @@ def write_csv(path, points):
 def write_message(path, points):
     """Write positions (N, 2) in metres as the JSON of a ROS 2 message nav_msgs/Path in the frame "map".
 
-    Each pose looks towards the next. The last pose keeps the direction of the pose before it. All time stamps are zero.
+    Each pose looks towards the next pose. The last pose keeps the direction of the pose before it. All time stamps are
+    zero.
     """
     header = {"stamp": {"sec": 0, "nanosec": 0}, "frame_id": "map"}
     step = np.diff(points, axis=0)
@@ -461,7 +463,7 @@ def draw_map(axes, blocked, inflated, paths):
 
 
 class Cells(Tokenizer):
-    """The tokenizer of a square of side × side cells: a cell's token is row × side + column. `vocabulary` is side."""
+    """The tokenizer of a square of side × side cells. A cell's token is row × side + column."""
 
     kind, unit = "cells", "waypoint"
 

@@ -243,7 +243,10 @@ class OnnxGPT(OnnxModel):
         return logits
 
     def make_cache(self, batch, rows):
-        """Return empty buffers for `batch` sequences of up to `rows` positions. `inputs` shares their memory."""
+        """Return empty buffers for `batch` sequences of up to `rows` positions.
+
+        The arrays in `inputs` share the memory of these buffers.
+        """
         kv, before = buffers(self.model, batch, rows)
         inputs = {name: buffer.numpy() for name, buffer in named(kv, before).items()}
         return SimpleNamespace(kv=kv, before=before, inputs=inputs)

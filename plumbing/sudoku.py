@@ -38,15 +38,16 @@ def to_cells(tokens):
 
 
 def conflicts(cells):
-    """Return which of the cells (B, 81) have a digit that one of their peers also has: bools (B, 81)."""
+    """Return a boolean tensor (B, 81): True for each of the cells (B, 81) with the same digit as a peer."""
     again = cells[:, :, None] == cells[:, torch.tensor(PEERS)]  # (B, 81, 20)
     return again.any(2) & (cells > 0)
 
 
 def is_solution(cells, puzzles):
-    """Return which grids `cells` (B, 81) solve the puzzles (B, 81): bools (B,).
+    """Return a boolean tensor (B,): True for each row of `cells` (B, 81) that solves its puzzle.
 
-    Such a grid has no blank, obeys the rules, and keeps all hints of its puzzle.
+    The puzzles are the rows of `puzzles` (B, 81). A solution has no blank, obeys the rules, and keeps all hints of its
+    puzzle.
     """
     kept = (puzzles == 0) | (puzzles == cells)
     return ((cells > 0) & ~conflicts(cells) & kept).all(1)
@@ -68,7 +69,7 @@ def members(cells):
 
 
 def places_of(cells):
-    """Return a list of nine sets: for each digit, all cells of the grid `cells` that can hold it.
+    """Return a list of nine sets of cells: for each digit, all cells of a grid that can hold this digit.
 
     A blank can hold each digit that none of its peers has. Any other cell can hold only its own digit.
     """
@@ -133,14 +134,14 @@ def fill_singles(places):
 
 
 def solutions(cells, draw=None):
-    """Yield every solution of the grid `cells`, a list of 81 digits. A random.Random `draw` makes the order random."""
+    """Yield every solution of a grid, as a list of 81 digits. If `draw` is a random.Random, the order is random."""
     yield from search(places_of(cells), draw)
 
 
 def search(places, draw=None):
-    """Yield all full grids that the nine sets `places` (see `places_of`) allow.
+    """Yield all full grids that are possible with `places`, the nine sets of `places_of`.
 
-    The search fills in all singles. Then it tries each pair of the smallest choice, and continues from there.
+    The search fills in all singles. Then it tries each pair that `smallest_choice` returns, and continues from there.
     """
     if not fill_singles(places):
         return
@@ -156,7 +157,7 @@ def search(places, draw=None):
 
 
 def smallest_choice(places, by_unit):
-    """Return the smallest choice that is left: a list of pairs (cell, digit), exactly one of which is right.
+    """Return the smallest choice: a list of pairs (cell, digit), exactly one of which is right.
 
     A choice is between all digits that a cell can hold. With `by_unit`, it can also be between all cells of a unit that
     can hold a certain digit. If every cell can hold only one digit, the list is empty.
@@ -213,7 +214,7 @@ def make_puzzle(draw, hints):
 
 
 def training_puzzles(number):
-    """Return the tokens of `number` puzzles and of their solutions, (number, 81) each.
+    """Return the tokens of `number` puzzles, and of their solutions: two tensors (number, 81).
 
     Each puzzle has from 24 to 35 hints. The generator needs about 20 milliseconds per puzzle, so the puzzles are kept
     in a file in data/.
@@ -264,8 +265,8 @@ def read_puzzle(line):
 def read_puzzles(source, quiet=False):
     """Return a list of puzzles. `source` is a puzzle, or the path of a file with one puzzle on each line.
 
-    In a file, empty lines and lines that begin with # are skipped, and a progress bar is shown if `quiet` is False.
-    Raises UserError, with the number of the line, if a line is not a puzzle, or if its puzzle has no solution.
+    In a file, empty lines and lines that begin with # are skipped. For a file, a progress bar is shown if `quiet` is
+    False. Raises UserError, with the number of the line, if a line is not a puzzle, or if its puzzle has no solution.
     """
     is_file = os.path.exists(source)
     lines = files.read_text(source, limit=1 << 20).split("\n") if is_file else [source]
@@ -304,7 +305,7 @@ PLACES = torch.tensor([i for i, sign in enumerate(picture([1] * CELLS)) if sign 
 
 
 def on_paper(canvas):
-    """Turn grids, canvas (B, 81), into the tokens of their pictures (B, 231)."""
+    """Return the tokens (B, 231) of pictures of grids. `canvas` (B, 81) holds the tokens of the grids."""
     tokens = torch.where(canvas == 9, PAPER.mask_id, canvas)
     return LINES.repeat(len(canvas), 1).index_copy(1, PLACES, tokens)
 

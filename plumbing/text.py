@@ -26,7 +26,7 @@ class Corpus:
 
 
 def load(name):
-    """Return the Corpus `name`: "shakespeare" or the path of a text file. An unusable file raises UserError."""
+    """Return a Corpus. `name` is "shakespeare" or the path of a text file. Raises UserError if the file is unusable."""
     if name == "shakespeare":
         return Corpus(name, import_module("plumbing.shakespeare").read())
     path = Path(os.path.expanduser(name))

@@ -296,7 +296,7 @@ GOLDEN = 0.618  # multiples of this number, modulo 1, are spread evenly over [0,
 
 
 class Windows:
-    """Cuts `tokens` (N,) into n windows of `length` tokens each, with the numbers 0 to n-1.
+    """Cuts `tokens` (N,) into n windows of `length` tokens each. The windows have the numbers 0 to n-1.
 
     `end` is None, or the token that ends a text. With such a token, each window holds the beginning of one text. If the
     text is shorter than the window, the token `end` fills the rest.

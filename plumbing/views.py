@@ -206,7 +206,8 @@ class Page:
     """Writes a web page with a player: plumbing/player.html, into which the passes are copied as JSON.
 
     `events[pass]` lists [position, token, confidence in %] for each token that the pass wrote or changed.
-    `guesses[pass]` is a text with one base-36 digit for each position, masked or not: the confidence in 35ths.
+    `guesses[pass]` is a text with one base-36 digit for each position, masked or not. The digit is the confidence in
+    35ths.
     """
 
     leaves_text = False

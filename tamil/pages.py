@@ -25,7 +25,7 @@ class Line:
 
 
 def lines_of(html):
-    """Return the lines of a page as a browser shows them, a list of Line. A horizontal rule becomes the text "-----".
+    """Return a list of Line: the lines of a page as a browser shows them. A horizontal rule becomes the text "-----".
 
     Empty lines are left out.
     """
@@ -82,7 +82,7 @@ PLAIN_HEADINGS = {"இளவேனிற் காலத்து ஆடல்",
 def is_verse(text, longest=40):
     """Return whether a line could be verse.
 
-    A verse has no English word. It has 1 to `longest` Tamil letters, or a lacuna (a gap in the manuscripts).
+    A line of verse has no English word. It has 1 to `longest` Tamil letters, or a lacuna (a gap in the manuscripts).
     """
     if len(text) > 300 or re.search("[A-Za-z]{3}", text):
         return False
@@ -159,7 +159,7 @@ class Anthology:
         return (self.last + 1, "") if is_alone else None  # the page has a wrong number here
 
     def begin(self, number, rest):
-        """Begin the poem `number`. `rest` is the text after the number."""
+        """Begin a poem. `number` is its number, and `rest` is the text after the number."""
         self.last = max(self.last, number)
         self.poem = self.poems.setdefault(self.base + number, [])
         if ABSENT.search(rest):

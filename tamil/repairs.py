@@ -97,6 +97,6 @@ def clean(line):
 
 
 def clean_poem(lines):
-    """Return the lines of a poem as a text, cleaned, and without lines that are empty after cleaning."""
+    """Clean the lines of a poem, and return them as one text. Lines that are empty after cleaning are left out."""
     cleaned = [clean(line) for line in lines]
     return "\n".join(line for line in cleaned if line.strip("… "))

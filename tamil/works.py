@@ -59,7 +59,7 @@ SONGS = {  # the numbers of lines are the traditional ones
 
 
 def chosen(names):
-    """Return the list of the works that a text such as "kural,sangam" names, in the order of WORKS.
+    """Turn a text such as "kural,sangam" into a list of works, in the order of WORKS.
 
     "sangam" means all works except the Kural. Raises UserError if a name is unknown.
     """

@@ -44,9 +44,9 @@ def check_logits_by_depth(f):
 
 
 def reader(look, causal):
-    """Return a model without weights, in which position i reads the positions look(i).
+    """Return a model without weights. At position i, the model reads the positions look(i).
 
-    `causal` is what the model's config says, even if it is wrong.
+    `causal` is what the model's config says, which can be wrong.
     """
 
     def model(tokens):

@@ -36,7 +36,7 @@ def check_nelbo_by_hand(f):
 
 
 def nll_of_each_order(model, x0, given):
-    """Return -log p(written characters | order) for each order. The first `given` characters are not written."""
+    """Return -log p(written characters | order) for each order. Characters before position `given` are not written."""
     table = diffusion.losses_of_all_sets(model, x0)
     nlls = []
     for order in permutations(range(given, len(x0))):
