@@ -259,7 +259,7 @@ def count_convs(config):
 
 @dataclass
 class Cache:
-    """What a model keeps for later passes. KVBuffer in chapter 02 says when results with a cache are exact."""
+    """What a model keeps for later passes. The docstring of chapter 02's KVBuffer says when a cache is exact."""
 
     layers: list  # one KVBuffer per block
     streams: list  # the input of each convolution (B, rows, C), zero where not yet written

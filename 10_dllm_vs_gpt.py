@@ -183,7 +183,7 @@ def mixture(nlls, T):
 
 
 def looseness(dllm, windows, seed):
-    """Return the NELBO of windows (N, T), tighter bounds, and the NLL in several orders.
+    """Measure windows (N, T): the NELBO, tighter upper bounds on the NLL, and the exact NLL in several orders.
 
     Each number has a row {name, NLL, minus, …}. "minus" is the difference between the row's NLL and the mean NLL over
     random orders. (This mean is another estimate of the NELBO.) All rows use the same windows, so the standard error of

@@ -292,7 +292,7 @@ def show(axes, grid, blocked, paths):
 
 
 def demonstrate(model, problems=4):
-    """Smooth A*'s paths in some generated maps, with the model and with the control."""
+    """Smooth the paths that A* finds in some generated maps, with the model and with the control."""
     tensors.heading(f"Paths of {problems} generated maps of 10 m × 10 m, before and after")
     figure, axes = tensors.pyplot(show=False).subplots(1, problems, figsize=(4 * problems, 4), layout="constrained")
     for number, axis in enumerate(axes):

@@ -24,7 +24,7 @@ def at_random(logits, confidence, masked, count):
 
 
 def by_peak(logits, confidence, masked, count):
-    """Rule: write where the most probable token has the highest probability, even if another token was drawn there."""
+    """Rule: write where the model's first choice is most probable, even if another token was drawn there."""
     return diffusion.highest(logits.float().softmax(-1).amax(-1), masked, count)
 
 

@@ -283,7 +283,8 @@ def chosen_table(parts):
             rows.append([title(row), part["length"], f"{row['nfe']:.0f}", "{:.1f} ± {:.1f}".format(*row["largest"]),
                          lost, f"{row['rate']:,.0f}", f"{row['batch_rate']:,.0f}"])
     return pages.table(rows, ["way of writing", "characters", "passes", "largest distance",
-                              "further from real text than the GPT", "characters/s, one text", f"characters/s, {parts[0]['texts']} texts"])
+                              "further from real text than the GPT", "characters/s, one text",
+                              f"characters/s, {parts[0]['texts']} texts"])
 
 
 def quality_cells(row):

@@ -159,8 +159,8 @@ def search(places, draw=None):
 def smallest_choice(places, by_unit):
     """Return the smallest choice: a list of pairs (cell, digit), exactly one of which is right.
 
-    A choice is between all digits that a cell can hold. With `by_unit`, it can also be between all cells of a unit that
-    can hold a certain digit. If every cell can hold only one digit, the list is empty.
+    One kind of choice lists all digits that a cell can hold. With `by_unit`, there is a second kind, which lists all
+    cells of a unit in which a certain digit is possible. If every cell can hold only one digit, the list is empty.
     """
     at_least = with_candidates(places)
     for n in range(2, 10):
@@ -311,7 +311,10 @@ def on_paper(canvas):
 
 
 def state_on_paper(state):
-    """Turn a State of grids into a State of their pictures, on the CPU. The lines of a picture count as given."""
+    """Draw the grids of a State as pictures, and return the pictures as a State on the CPU.
+
+    The lines of a picture count as given.
+    """
     B = len(state.canvas)
     confidence = torch.ones(B, len(LINES)).index_copy(1, PLACES, state.confidence.cpu())
     committed = torch.zeros(B, len(LINES), dtype=torch.bool).index_copy(1, PLACES, state.committed.cpu())

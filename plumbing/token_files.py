@@ -123,8 +123,8 @@ def read_merges():
 def merged_pieces(merges):
     """Return a list with the bytes of each token. Each line of `merges` names two pieces that are joined.
 
-    In `merges`, one visible character stands for each byte. If the character with the number of the byte is visible, it
-    stands for this byte. The other bytes are written as the characters from number 256 upwards.
+    In `merges`, a visible character stands for each byte. Most bytes are written as the character with the same number:
+    byte 65 as "A". Bytes without a visible character are written as the characters from number 256 upwards.
     """
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in visible]
