@@ -8,8 +8,7 @@ the training loop. The last part trains the smallest language model, a table tha
 
 You should see small tables, PyTorch's derivatives next to ones that we worked out by hand, and a loss that falls. It
 starts at ln(15) = 2.708, because the untrained model guesses among 15 characters. It ends near the bigram entropy of
-the training sentence (see part 6), the lowest loss that a model can reach on this sentence if it sees only one
-character.
+the training sentence (see part 6). No model that sees only one character can reach a lower loss on this sentence.
 
 Every file whose name begins with a number is a chapter. You can run every chapter, and later chapters import earlier
 ones. Python's `import` statement refuses names that begin with a digit, so the chapters use a function:

@@ -174,7 +174,8 @@ class Attention(nn.Module):
 def report(name, ours, reference, equal=True):
     """Print the largest difference between two results, and check its size.
 
-    If `equal` is True, the difference must be no more than rounding. Otherwise it must be larger.
+    If `equal` is True, the difference must be no more than rounding. If `equal` is False, the difference
+    must be clearly larger.
     """
     difference = (ours - reference).abs().max().item()
     print(f"  {name:58} {difference:.0e}{'' if equal else '   a real difference'}")

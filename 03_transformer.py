@@ -219,7 +219,7 @@ class Transformer(nn.Module):
         """Return the logits (B, T, V) for `tokens` (B, T). Only a time-conditioned model reads the noise levels t (B,).
 
         `positions` (T,) says where the tokens stand in the text, by default at 0 … T-1. If there is a `cache` (from
-        `make_cache`), the model writes to the cache's rows at `positions`, and attends to all rows written so far.
+        `make_cache`), this pass fills the cache's rows at `positions`, and the queries look at all rows written so far.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
@@ -232,7 +232,7 @@ class Transformer(nn.Module):
         return self.head(self.norm(x))  # (B, T, V)
 
     def embed(self, tokens, t, positions):
-        """Return the vectors (B, T, C) of the tokens, plus learned positions and noise levels if the model has them."""
+        """Return the vectors (B, T, C) of the tokens, plus the embeddings of positions and noise levels, if any."""
         x = self.token_emb(tokens)  # (B, T, C)
         if self.pos_emb is not None:
             x = x + self.pos_emb(positions)
@@ -259,7 +259,7 @@ def count_convs(config):
 
 @dataclass
 class Cache:
-    """What a model keeps for later passes. The docstring of chapter 02's KVBuffer says when a cache is exact."""
+    """What a model keeps for later passes. Chapter 02's KVBuffer explains when results with a cache are exact."""
 
     layers: list  # one KVBuffer per block
     streams: list  # the input of each convolution (B, rows, C), zero where not yet written

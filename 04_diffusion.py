@@ -7,8 +7,8 @@ A GPT learns to predict the next character. A masked diffusion model learns some
 behind a mask, and the model predicts them from the ones that are still visible. To write, it starts from nothing but
 masks, and in each pass it replaces some of them with characters.
 
-We begin with the loss, which takes only a few lines. Then come the sampler, a bound on the probability of a text, and
-the same bound as the papers write it. A demonstration follows.
+We begin with the loss, which takes only a few lines. Then come the sampler, a bound on the probability of a text, the
+same bound in the notation of the papers, and a demonstration.
 
 You should see a model that learns four sentences by heart and then writes them from masks only. A table shows why we
 chose our selection rule. At the end, one bound is computed in several ways, and the results agree.
@@ -70,7 +70,8 @@ def spread_evenly(n, most, device=None):
     (stratified sampling). So every batch holds easy texts with few masks and hard texts with many masks, and its loss
     depends less on chance.
 
-    `most` is one number for all texts, or a tensor (n,) with a number for each text. A fraction is rounded up.
+    `most` is one number for all texts, or a tensor (n,) with a number for each text. If `most` is not
+    whole, the largest number that can be drawn is `most` rounded up.
     """
     u = torch.rand(n, device=device)
     part = torch.randperm(n, device=device)
@@ -224,9 +225,9 @@ def correct(model, state, written, steps, temperature=1.0, top_k=None):
     """In each of `steps` passes, write doubtful tokens again. Yield a State after each pass.
 
     `written` (B, T) is True where the sampler has written a token. When the sampler writes a token, it does not know
-    the tokens of the same pass or of later passes, so the token sometimes does not fit them. Each correction pass hides
-    doubtful tokens and draws them again, now with the other tokens in view. The idea is from ReMDM (Wang et al. 2025,
-    arXiv:2503.00307). The temperature falls from pass to pass.
+    which tokens the same pass and later passes write. So some tokens do not fit the finished text. Each correction pass
+    hides doubtful tokens and draws them again, now with the other tokens in view. The idea is from ReMDM (Wang et al.
+    2025, arXiv:2503.00307). The temperature falls from pass to pass.
     """
     for step in range(steps):
         hidden = doubtful(state.confidence, written)  # (B, T)
@@ -242,8 +243,8 @@ def correct(model, state, written, steps, temperature=1.0, top_k=None):
 def denoise(model, canvas, steps=64, temperature=1.0, top_k=None, select=scattered, correction=0.5):
     """The sampler of this book: fill the masks of `canvas` (B, T), then correct the text. Yield a State per pass.
 
-    `steps` is the number of passes, and `correction` is the share of them that correct the text. If no row has more
-    than n masks, at most n passes fill masks, and at most n - 1 passes correct the text.
+    `steps` is the number of passes, and `correction` is the share of the passes that correct the text. Let n be
+    the largest number of masks in any row. Then at most n passes fill masks, and at most n - 1 passes correct the text.
     """
     blanks = canvas == model.config.mask_id
     if not blanks.any():
@@ -291,7 +292,8 @@ def nelbo(model, x0, draws=1, batch_size=64, given=0, seed=0):
 
     In each text we hide k random tokens and take the mean of their losses. k runs from 1 to T - given, because the
     tokens before position `given` are never hidden and do not count. The average over all texts estimates the NELBO, an
-    upper bound on the NLL (LLaDA, Nie et al. 2025, arXiv:2502.09992, equation 6). For a short text, we show below why.
+    upper bound on the NLL (LLaDA, Nie et al. 2025, arXiv:2502.09992, equation 6). The docstring
+    of `nelbo_by_counts` explains why this average estimates the NELBO.
 
     Each text is used `draws` times, with different masks. Because the seed is fixed, all models get the same masks.
     The standard error is meant to measure only the effect of the random masks. It is a little too large, because the
@@ -405,8 +407,8 @@ class NoiseSchedule:
     alpha(t) is the probability that a token is visible. In the NELBO, the loss of a hidden token is multiplied by
     weight(t) = -alpha'(t) / (1 - alpha(t)) (MDLM, Sahoo et al. 2024, arXiv:2406.07524, equation 10).
 
-    Another schedule changes the speed of the clock in `nelbo_by_clock`, but not the order of the tokens. If the model
-    reads 1 - alpha(t), or no noise level at all, the NELBO is the same for all schedules.
+    Another schedule changes the speed of the clock in `nelbo_by_clock`, but not the order of the tokens. The NELBO
+    is the same for all schedules if the model's noise level is 1 - alpha(t), or if the model reads no noise level.
     """
 
     NAMES = ("linear", "cosine", "sqrt")

@@ -15,7 +15,8 @@ numbers.
 
 You should see the NELBO fall from 4.2 to about 1.9 nats per character. A model that guesses among all 65 characters has
 a NELBO of 4.2. A model that knows only the frequencies of the characters has a NELBO of 3.3. If the NELBO ends far
-above 1.9, other programs were probably using the cores. To continue the run, repeat the command with more --minutes.
+above 1.9, other programs were probably using the cores. To continue the run, repeat the command with a larger number of
+--minutes.
 
 The path of a batch through the program: `main` reads the settings and the text. The tokenizer turns each character into
 its number in the sorted list of all characters. The last tenth of the text is kept for evaluations. A task (section 2)
@@ -109,8 +110,8 @@ class MaskedDiffusion(Text):
     """The task of a dLLM: predict masked tokens.
 
     `t_max` is the largest share of tokens that training masks. A model learns little from texts in which almost every
-    token is masked. So in a short run, the model gets better without such texts (docs/ablation.md), even though a
-    sampler begins with masks only.
+    token is masked. So in a short run, training without such texts gives a better model (docs/ablation.md), even
+    though a sampler begins with masks only.
     """
 
     measure = "NELBO"
@@ -195,8 +196,8 @@ def learning_rate(step, progress, config):
     """Return the factor, from 0 to 1, that scales the learning rates of both optimizers.
 
     The factor rises to 1 over the first steps, stays at 1, and falls to 0 at the end. At first the gradients change
-    quickly, so the first steps are small. At the end, small steps let the weights settle. `progress` is the share of
-    the run that is done, in steps or in time, from 0 to 1.
+    quickly, so the first steps are small. At the end, small steps let the weights settle. `progress` rises from 0 at
+    the beginning of the run to 1 at the end, in proportion to the steps or to the time.
     """
     rise = (step + 1) / config.warmup if config.warmup else 1.0
     fall = (1 - progress) / config.cooldown if config.cooldown else 1.0
@@ -216,9 +217,10 @@ def orthogonalize(x):
     """For each matrix in x (N, m, n), return approximately the closest orthogonal matrix. The result is (N, m, n).
 
     A matrix stretches space along several directions, and each direction has its own factor, a singular value. We bring
-    all singular values near 1 and keep the directions. Polynomials of the matrix do this with matrix products alone,
-    which are fast (Newton-Schulz steps, Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/). A matrix that
-    is not square counts as orthogonal if all its singular values are 1.
+    all singular values near 1 and keep the directions. We do this with polynomials of the matrix, because
+    they need only matrix products, which are fast (Newton-Schulz steps, Jordan et al. 2024,
+    https://kellerjordan.github.io/posts/muon/). A matrix that is not square counts as orthogonal if all its singular
+    values are 1.
     """
     tall = x.shape[1] > x.shape[2]
     if tall:
@@ -344,7 +346,7 @@ def train(model, task, config, run, device, distribute=lambda model: model):
 
 
 def make_faster(model, dtype, device, config):
-    """Choose and compile faster code for the same computation."""
+    """Choose faster code for the same computation, and compile this code."""
     # In bfloat16 on a CPU, the backward pass of attention is faster if attention consists of plain matrix products.
     if dtype == torch.bfloat16 and device.type == "cpu":
         for block in model.blocks:

@@ -15,7 +15,7 @@ web page that --html writes has a slider, which shows the text after any pass.
 
 The path of a text through the program: `main` loads a model, by default your latest run in checkpoints/. Section 1
 makes a canvas (B, T), which holds the tokens of the prompt and then masks. `generate` (section 2) cuts the canvas into
-windows, lets chapter 04's `denoise` fill each window, and yields a State of the canvas after each pass. `watch`
+windows, and chapter 04's `denoise` fills each window. After each pass, `generate` yields a State of the canvas. `watch`
 (section 3) shows every State in a terminal, in a GIF or on a web page.
 
 To change one thing: pass another sampler to `generate` in `main`. For example,

@@ -15,12 +15,13 @@ The Transformer, the corpus, the optimizers and the loop are those of chapter 05
     5. the overfitting    a GPT predicts the same tokens in every epoch, so it can overfit before the run ends
 
 You should see the NLL (negative log-likelihood) of the GPT fall faster than the NELBO (negative evidence lower bound)
-of chapter 05's dLLM, although the two models have the same size and learn from the same text. At the end, curves.png in
-the folder of the run shows the curves of the two models. The GPT's NLL is exact, while the NELBO is an upper bound on
-the dLLM's NLL.
+of chapter 05's dLLM. The two models have the same size and learn from the same text. At the end, curves.png in the
+folder of the run shows the curves of the two models. The GPT's NLL is exact, while the NELBO is an upper bound on the
+dLLM's NLL.
 
-If the NLL ends far above 1.6, repeat the command with more --minutes to continue the run. If the NLL rises again before
-the end, the text is too small for the model. The program then keeps the weights of the best evaluation.
+If the NLL ends far above 1.6, repeat the command with a larger number of --minutes to continue the run. If the NLL
+rises again before the end, the text is too small for the model. The program then keeps the weights of the best
+evaluation.
 """
 
 from dataclasses import asdict, dataclass
@@ -293,7 +294,7 @@ class Write(Continue):
 
 
 def load_teachers(settings, config, corpus, tokenizer, device):
-    """Return a list of the models that --teachers names. Raises UserError if a model cannot teach this run."""
+    """Return a list of the models that --teachers names. Raises UserError if a model cannot be a teacher."""
     teachers = []
     for name in filter(None, settings.train.teachers.split(",")):
         folder = checkpoint.find(name.strip(), "gpt")

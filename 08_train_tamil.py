@@ -90,7 +90,7 @@ def read_poems(names):
 
 
 def plain(poem):
-    """Return the Tamil characters of a text. Spaces and punctuation are left out, because they differ by edition."""
+    """Return the Tamil characters of a text. Spaces and punctuation are left out, because editions differ in them."""
     return re.sub("[^\u0b80-\u0bff]", "", poem)
 
 
@@ -183,7 +183,7 @@ def compare(couplets, steps, passes=(16, 128), texts=16):
     """Train a small model for each kind of token, and print how these models differ.
 
     The table shows the number of tokens per couplet, and the share of invalid letters in the models' texts. Each model
-    trains for `steps` steps. `texts` says how many texts it then writes for each number of passes in `passes`.
+    trains for `steps` steps. Then it writes `texts` texts for each number of passes in `passes`.
     """
     poems = joined({"kural": couplets})
     tensors.heading(f"Why letters: {len(couplets)} couplets of the Kural, {steps} steps for each kind of token")

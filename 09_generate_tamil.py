@@ -53,10 +53,10 @@ def blank_couplet(couplet, tokenizer):
 
 
 def couplet_rows(couplets, number, tokenizer, seed):
-    """Return canvases of equal length, each of which has the form of a random couplet of 4 + 3 words.
+    """Return `number` canvases of equal length, each with the form of a random couplet of 4 + 3 words.
 
-    `number` says how many. Each canvas is a list of tokens. The first couplet is drawn from all couplets, and the
-    others from the couplets of the same length. Raises UserError if there are no couplets.
+    Each canvas is a list of tokens. The first couplet is drawn from all couplets, and the others from the couplets of
+    the same length. Raises UserError if there are no couplets.
     """
     canvases = [blank_couplet(couplet, tokenizer) for couplet in couplets if word_counts(couplet) == COUPLET]
     if not canvases:
@@ -131,8 +131,8 @@ def verse_measures(couplets, vocabulary, reader):
     "rhyme" is the share of couplets in which the second letters of the two lines have the same consonant (எதுகை).
     "um" is the share of words that end in -உம். This ending joins words, like "and".
     "train" is the share of words that occur in `vocabulary`, the set of words in the training poems.
-    "held" is the share of words that occur in held-out (validation) poems. For a held-out couplet, only the other poems
-    count. `reader` is the Reader of the held-out poems.
+    "held" is the share of words that occur in held-out (validation) poems. If a couplet is held out itself, only the
+    other held-out poems count. `reader` is the Reader of the held-out poems.
     """
     words, known = [], 0
     for couplet in couplets:

@@ -6,7 +6,7 @@
 
 A fair comparison needs an equal pair: two models of the same size that have read the same amount of text. On a laptop,
 `python 05_train.py` and `python 07_train_gpt.py` train a nearly equal pair: the models differ only in `causal`, and
-learn for the same time. The shipped models had unequal training. So the program first prints how large each model is
+train for the same time. The shipped models had unequal training. So the program first prints how large each model is
 and how many characters it has read, and warns if the two models differ much.
 
 The losses of a dLLM and a GPT cannot be compared. So this chapter compares five other things: the likelihood of unseen
@@ -16,8 +16,8 @@ JSON file keeps all numbers.
 
 You should see that the GPT predicts text better, that its texts are nearer to real text, and that it writes faster. The
 dLLM's NELBO is only an upper bound on its NLL, but this does not explain why the GPT predicts better. The dLLM restores
-short blanks better than a GPT that reads only the text on the left, and about as well as a GPT that tries several
-fillings.
+short blanks better than a GPT that reads only the text on the left, and about as well as a GPT that picks the best of
+several candidates.
 """
 
 import functools
@@ -104,9 +104,10 @@ def loss_with_visible(model, windows, visible, seed=0):
 
 
 def likelihood(dllm, gpt, windows, size, seed):
-    """Return the dLLM's NELBO and the GPT's NLL of windows (N, T), overall and by the number of visible characters.
+    """Return the dLLM's NELBO and the GPT's NLL of windows (N, T).
 
-    The first character of each window is given.
+    For both models, also return the loss per character for different numbers of visible characters. The first
+    character of each window is given.
     """
     T = windows.shape[1]
     bound, error = diffusion.nelbo(dllm, windows, size.draws, given=1, seed=seed)
@@ -148,10 +149,10 @@ ORDERS = 8  # random orders
 
 @torch.no_grad()
 def exact_nll(model, x, order):
-    """Return the exact NLL of each text in x (N, T) for a dLLM that writes one token per pass: (N,), in nats per token.
+    """Return the NLL (N,) in nats per token of each text in x (N, T), for a dLLM that writes one token per pass.
 
-    The first token is given. `order` is a selection rule (chapter 04), which chooses where to write next. The rule
-    sees only what the model sees, so the chain rule holds, and the sum over all passes is exact.
+    The first token is given. `order` is a selection rule (chapter 04), which chooses where to write next. The rule sees
+    only what the model sees, so the chain rule holds, and the NLL is exact.
     """
     masked = torch.ones_like(x, dtype=torch.bool)
     masked[:, 0] = False
@@ -169,7 +170,7 @@ def exact_nll(model, x, order):
 
 
 def fixed(turns):
-    """Return a rule that first writes at the position whose number in `turns` is lowest. `turns` is (T,) or (N, T)."""
+    """Return a rule that writes at the positions in ascending order of `turns`, which is (T,) or (N, T)."""
     return lambda logits, confidence, masked, count: diffusion.highest(-turns.expand(masked.shape), masked, count)
 
 
@@ -338,7 +339,7 @@ def fill(model, rows, start, end):
 
 
 def fill_with_tries(model, rows, start, end):
-    """Return the best of a GPT's TRIES candidates for the blank [start, end) of rows (B, T): (B, end - start).
+    """Fill the blank [start, end) of rows (B, T) with the best of a GPT's TRIES candidates. Returns (B, end - start).
 
     One candidate has the most likely character at each position. All other candidates are drawn at random.
     """
@@ -354,7 +355,7 @@ def fill_with_tries(model, rows, start, end):
 
 
 def common_followers(tokens, symbols):
-    """Return, for each token of the vocabulary, the token that follows it most often: (symbols,).
+    """Return the most common follower of each token in the vocabulary, as a tensor (symbols,).
 
     `tokens` (N,) is the text, and `symbols` is the size of the vocabulary.
     """
@@ -482,7 +483,7 @@ def learning_curve(kind, parts, size, seed, tokenizer, device):
     """Train a new model, one of LEARNERS, on parts[0], and evaluate it several times on parts[1].
 
     Returns a list of {step, loss, error, epochs}, one for each evaluation; `loss` is the NELBO or the NLL. The learning
-    rate is constant, so each evaluation shows what a training of that length can reach.
+    rate is constant, so each evaluation shows what a training run of that length can reach.
     """
     config = training.DiffusionTrainConfig(**size.train, seed=seed, cooldown=0.0, weight_decay=LEARNERS[kind])
     shape = transformer.TransformerConfig(**size.shape, vocab_size=tokenizer.vocab_size, causal=kind != "dllm")
@@ -548,8 +549,8 @@ def nearer(name, form, dllm, gpt, real, key):
     """Return the row of the last table that says which model is nearer to real text in the measure `key`.
 
     `dllm`, `gpt` and `real` are rows of part 2. The advantage of the dLLM is |gpt - real| - |dllm - real|. If both
-    models are on the same side of real text, the value of real text cancels, and so does the error of this value. If
-    they are on different sides, this error counts twice.
+    models are on the same side of real text, the value of real text cancels out, and its error does not count. If they
+    are on different sides, the error of real text's value counts twice.
     """
     x, y = dllm[key] - real[key], gpt[key] - real[key]
     error = math.hypot(dllm[f"{key}_error"], gpt[f"{key}_error"])
@@ -593,9 +594,9 @@ def questions(values):
 def are_clear(probabilities, level=0.05):
     """Return a list of bools: True for each finding that is clear by Holm's rule, and so is probably not due to chance.
 
-    `probabilities` has one number for each finding: the probability that chance alone produces a difference as large as
-    this one, or larger. Holm's rule sorts these n probabilities. The smallest must be at most level / n, the next one
-    at most level / (n - 1), and so on. If a probability is above its limit, its finding and all later findings are not
+    `probabilities` has one number for each finding: the probability that chance alone produces a difference at least as
+    large as this one. Holm's rule sorts these n probabilities. The smallest must be at most level / n, the next one at
+    most level / (n - 1), and so on. If a probability is above its limit, its finding and all later findings are not
     clear.
     """
     clear = [False] * len(probabilities)

@@ -12,8 +12,8 @@ canvas are filled from left to right. With a cache, a pass computes only the pos
 
 You should see that the rules `threshold` and `factor` spell best, because they wait until the model is certain. But
 they need many passes, and their texts repeat themselves. docs/fast_decoding.md measures more texts, and also the rules
-and caches of experiments/decoding_rules.py. On that page, the texts nearest to real text are written at scattered
-positions and then corrected. So `python 06_generate.py --fast` writes in this way.
+and caches of experiments/decoding_rules.py. On that page, the method whose texts are nearest to real text writes at
+scattered positions, and then corrects the text. So `python 06_generate.py --fast` uses this method.
 
 The command `time` measures how long a pass takes, and how long its matrix products alone take. You should see that a
 pass of the GPT, which computes one position, takes several times as long as its matrix products. A pass of the dLLM,
@@ -83,8 +83,8 @@ def threshold(tau):
 
     If the model is nearly certain of each of two tokens, it is nearly certain of the pair. So it does little harm that
     the two tokens do not see each other. With many tokens, small doubts add up; the next two rules take this into
-    account. The threshold rule is fast if most tokens of a text follow from the other tokens. It is slow in verse,
-    where several words are often possible.
+    account. The threshold rule is fast if most tokens of a text can be guessed from the other tokens. It is slow in
+    verse, where several words are often possible.
     """
 
     def rule(logits, confidence, masked, count):
@@ -233,10 +233,10 @@ class CachedBlockModel(BlockModel):
     some keys and values are wrong even in the first layer. The next block begins with a pass over all rows, which
     removes these errors.
 
-    Fast-dLLM calls this cache the dual cache. Of the three caches that docs/fast_decoding.md measures, it saves the
-    most time, both for one text and for a batch, because it computes by far the fewest rows. The prefix cache saves
-    little, because it also computes all rows to the right of the block. The delayed cache computes all masked rows. It
-    makes a batch slower, because the texts of a batch have masks at different positions.
+    Fast-dLLM calls this cache the dual cache. Of the three caches that docs/fast_decoding.md measures, the dual cache
+    saves the most time, both for one text and for a batch, because it computes by far the fewest rows. The prefix cache
+    saves little, because it also computes all rows to the right of the block. The delayed cache computes all masked
+    rows. It makes a batch slower, because the texts of a batch have masks at different positions.
     """
 
     def enter(self, canvas, start, end):

@@ -61,7 +61,10 @@ class TrainConfig(training.DiffusionTrainConfig):
 
 
 def characters_per_token(tokens, tokenizer):
-    """Return the mean number of characters per token. Nats per token divided by this number are nats per character."""
+    """Return the mean number of characters per token.
+
+    To turn nats per token into nats per character, divide by this number.
+    """
     tokens = tokens[:100_000].tolist()
     return len(tokenizer.decode(tokens)) / len(tokens)
 
@@ -174,7 +177,7 @@ class Words:
 
 
 def distribute(model, team):
-    """Return a network that computes the same as `model`, and averages its gradients over all processes.
+    """Return a network that gives the same results as `model`, and averages its gradients over all processes.
 
     The network is PyTorch's DistributedDataParallel (DDP). The backward pass first computes the gradients of the last
     blocks. The processes exchange these gradients while the backward pass computes the gradients of the first blocks.
@@ -189,7 +192,7 @@ def distribute(model, team):
 
 
 def best_product(device, dtype, size=2048):
-    """Return the floating-point operations per second (FLOP/s) of a product of two square matrices: the best of 4."""
+    """Multiply two square matrices 4 times. Return the best speed in floating-point operations per second (FLOP/s)."""
     a, b = torch.randn(2, size, size, device=device, dtype=dtype)
     times = []
     for _ in range(4):

@@ -104,7 +104,7 @@ def two_streams(starts, width):
 
 
 def rows_before(positions, visible, width):
-    """Return, for each row, the numbers of the rows that a convolution of this width adds up: (R, width).
+    """Return the row numbers (R, width) of the rows that a convolution of this width adds up for each row.
 
     For a row at position p, the convolution adds up the rows at positions p - width + 1 … p that this row sees. With a
     width of 3, it adds up b, c and (d) for the row (d) of the table above.
@@ -221,8 +221,8 @@ class Hybrid(transformer.Transformer):
     def forward(self, tokens, rows, kept=None):
         """Return the logits (B, R, V) of tokens (B, R), and the input of the head: (B, R, C).
 
-        `rows` are the Rows of these tokens. If there are KeptRows in `kept`, all new rows see the kept rows and are
-        written behind them.
+        `rows` are the Rows of these tokens. If `kept` is a KeptRows, all new rows see the kept rows and are written
+        behind them.
         """
         x = self.embed(tokens, None, rows.positions)  # (B, R, C)
         if kept:
@@ -415,8 +415,9 @@ def verify(p, q, drafts):
     sampling, Leviathan et al. 2022, arXiv:2211.17192).
 
     A draft x is accepted with probability min(1, p(x) / q(x)). So the probability that x is drawn and accepted is
-    q(x) min(1, p(x) / q(x)) = min(p(x), q(x)). To reach p(x), the difference max(0, p(x) - q(x)) is still missing. So a
-    refused draft is replaced by a token that is drawn with probabilities proportional to this difference.
+    q(x) min(1, p(x) / q(x)) = min(p(x), q(x)). But the next token must be x with probability p(x), so the difference
+    max(0, p(x) - q(x)) is still missing. So a refused draft is replaced by a token that is drawn with probabilities
+    proportional to this difference.
     """
     m = len(drafts)
     tokens = torch.tensor(drafts, dtype=torch.long, device=p.device)[:, None]
@@ -455,8 +456,8 @@ def rows_of_pass(known, drafts, size, width, device):
                             _ _    if x is accepted, and y is refused
                               _ _  if both are accepted
 
-    In training, a block also has a mask at that position. Here that mask would hardly improve the next drafts. Without
-    it, the pass in the example has 9 rows instead of 12.
+    In training, a block also has a mask at its first position. Here that mask would hardly improve the next drafts.
+    Without it, the pass in the example has 9 rows instead of 12.
     """
     positions = list(range(known + drafts))
     starts = [CLEAN] * (known + drafts)
@@ -481,7 +482,7 @@ def draft_and_verify(model, prompt, length, temperature=0.8, top_k=None, drafts=
     """Continue `prompt`, a list of at least one token, to `length` tokens. Yields a Pass for each forward pass.
 
     The model sees at most seq_len tokens. When this window is full, it forgets all but the last seq_len // 2 tokens.
-    Chapter 07's `stream` does the same, so its texts have the same distribution.
+    Chapter 07's `stream` does the same, so the texts of both functions have the same distribution.
     """
     written = list(prompt)
     window, width, device = model.config.seq_len, model.config.conv, model.head.weight.device

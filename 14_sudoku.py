@@ -80,8 +80,8 @@ def vary(puzzles, solutions):
 class Puzzles:
     """What the two tasks of this section have in common.
 
-    `puzzles` and `solutions` are (N, 81). The first HELD_OUT puzzles are for the evaluations. `windows` has the numbers
-    of these puzzles. A batch consists of puzzles (B, 81) and their solutions (B, 81).
+    `puzzles` and `solutions` are (N, 81). The first HELD_OUT puzzles are for the evaluations. `windows` lists the
+    numbers of these puzzles. A batch consists of puzzles (B, 81) and their solutions (B, 81).
     """
 
     def __init__(self, puzzles, solutions, tokenizer):
@@ -329,7 +329,7 @@ class Solve:
 
 
 def within(states, seconds):
-    """Yield States until this many seconds have passed. The first State always comes."""
+    """Yield States until `seconds` seconds have passed. The first State is always yielded."""
     began = time.monotonic()
     for state in states:
         yield state

@@ -6,12 +6,12 @@
 
 For training, the program prints the tokens per second and the model FLOPs utilisation: the FLOPs per second of the
 training, divided by the FLOPs per second of a large matrix product on this machine. For writing, the program prints the
-characters per second. Without a GPU, it also measures how much another busy program slows the training (threads).
-`--only scale` measures how well two processes of chapter 12 share the work. `--only runtimes` measures how fast the
-shipped models write with each runtime, and how well they predict unseen text.
+characters per second. Without a GPU, it also measures how much another busy program slows down the training (the part
+`threads`). `--only scale` measures how well two processes of chapter 12 share the work. `--only runtimes` measures how
+fast the shipped models write with each runtime, and how well they predict unseen text.
 
-Run no other program meanwhile. The environment variable OMP_NUM_THREADS sets the number of threads. The numbers are
-also written to a file in docs/benchmarks/.
+Don't run other programs at the same time. The environment variable OMP_NUM_THREADS sets the number of threads. The
+numbers are also written to a file in docs/benchmarks/.
 """
 
 import json
@@ -75,7 +75,7 @@ def step_seconds(shape, config, device, distribute=lambda model: model):
 def read_settings(name, quick, steps, **changes):
     """Return (TransformerConfig, DiffusionTrainConfig) of configs/NAME.yaml.
 
-    The training settings are changed: `steps` steps without evaluations, and the values in `changes`. If `quick` is
+    The training takes `steps` steps without evaluations. `changes` replaces other training settings. If `quick` is
     true, the model and the batch are tiny, and there are 6 steps.
     """
     command = cli.parse(training.Command, ["--config", name, *(QUICK if quick else [])], section="dllm")

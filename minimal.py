@@ -7,8 +7,8 @@ A GPT learns to predict the next character. This model learns to predict hidden 
 both sides. To write, it starts from a text in which everything is hidden, and fills in a few characters in each pass.
 
 You should see words that are almost English, and a NELBO of about 2.1. The NELBO says how badly the model predicts new
-text, so lower is better. If yours is far above 2.3, your machine was too slow or too busy to learn enough in three
-minutes. Then make SECONDS larger.
+text, so lower is better. If your NELBO is far above 2.3, your machine was too slow or too busy for three minutes of
+training. Then make SECONDS larger.
 """
 
 import os
@@ -92,8 +92,9 @@ def losses(model, x0, highest=1.0):
 
 @torch.no_grad()
 def nelbo(model, x0):
-    """Estimate the NELBO of x0 (N, T), an upper bound on -log p(x0), as (mean, standard error) in nats per character.
-    A model that writes one character per pass meets every number k of hidden characters once, so all k count alike."""
+    """Estimate the NELBO of x0 (N, T), an upper bound on -log p(x0).
+    Return (mean, standard error) in nats per character.
+    If a model writes one character per pass, each number k of hidden characters occurs once. So all k count equally."""
     bounds = torch.stack([(total / k).mean() for total, k in (losses(model, part) for part in x0.chunk(16))])
     return bounds.mean().item(), (bounds.std() / len(bounds) ** 0.5).item()
 

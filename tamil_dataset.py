@@ -53,8 +53,8 @@ class Collector:
     def read(self, patterns, kept, download, parse):
         """Return parse(bytes of a file). Raises UserError if the file cannot be downloaded, read or used.
 
-        `patterns` are patterns for the name of the user's own file. If there is no such file, a file in data/ is used,
-        whose path is `kept`. If that file is also missing, download() returns its bytes.
+        The name of the user's own file must match one of `patterns`. If there is no such file, the file `kept` in data/
+        is used. If that file is also missing, download() returns the bytes.
         """
         own = [path for pattern in patterns if self.folder for path in sorted(self.folder.rglob(pattern))]
         path = own[0] if own else kept
@@ -157,9 +157,9 @@ def write(sources):
 def build(only="kural,sangam", pages=None):
     """Collect sources and write FILE. Raises UserError if no source could be collected.
 
-    `only` names the sources, such as "kural,natrinai". All other sources in FILE stay as they are. A named source is
-    replaced only if at least as many poems are found as FILE has. `pages` is a folder of pages that were saved by hand,
-    or None.
+    `only` names the sources, such as "kural,natrinai". All other sources in FILE stay as they are. If fewer poems of a
+    named source are found than FILE already has, the old poems stay. `pages` is a folder of pages that were saved by
+    hand, or None.
     """
     collector = Collector(pages)
     sources = read(FILE) if FILE.exists() else {}

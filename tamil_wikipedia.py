@@ -192,7 +192,7 @@ def extract(dump):
 
 
 def watch(process):
-    """Wait until wikiextractor ends. Raise UserError at its first traceback, after which it would never end."""
+    """Wait until wikiextractor ends. If it prints a traceback, it will never end, so raise UserError."""
     failed = False
     for line in process.stderr:
         failed = failed or line.startswith("Traceback")

@@ -48,9 +48,9 @@ def stable_softmax(logits):
 def entropy_given(text, n):
     """Return the entropy of a character, in nats, if the n characters before it are known. (20 minutes)
 
-    With n = 1, the result is the same as from chapter 01's `bigram_entropy`. With n = 0, no character is known.
+    With n = 1, chapter 01's `bigram_entropy` gives the same result. With n = 0, no character is known.
     A model that sees only the n characters before each position cannot have a lower loss on this text.
-    Every position of the text that has n characters before it counts once. Return a float.
+    The first n positions of the text do not count, and each later position counts once. Return a float.
 
     Hint: as in `bigram_entropy`, count all pieces of n + 1 characters, and the first n characters of each piece.
     """

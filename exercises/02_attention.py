@@ -37,7 +37,8 @@ def window_mask(T, width):
     Each position looks at `width` positions: at itself and at the width - 1 positions before it.
     Near the start of the text, a position looks only at the positions that exist.
     The entry in row i and column j is True if position i may look at position j.
-    Some large models have such windows in most layers: the cost then grows in proportion to T, not to T².
+    Some large models have such windows in most layers.
+    In a layer with a window, the cost grows in proportion to T, not to T².
 
     Hint: chapter 01 compares a column of positions with a row of positions. Here you need two comparisons.
     """
@@ -49,9 +50,10 @@ def look_back(x, distance):
 
     x (T, d) has the same vector at every position, so only rotations can tell the positions apart.
     Make the queries (T, d) and the keys (T, d) from x with chapter 02's `rotate` and `rotary_table`.
-    If position i - distance exists, it must get more than nine tenths of the weight that position i gives.
+    If position i - distance exists, position i must give it an attention weight above 0.9.
     With distance 0, each position looks at itself. With a negative distance, each position looks ahead.
 
-    Hint: the product of a query and a key depends on the difference of their rotations. When is the product largest?
+    Hint: the product of a query and a key depends on the difference between their rotations.
+    When is the product largest?
     """
     raise NotImplementedError

@@ -29,7 +29,8 @@ def without(model, banned):
     """Return a model that never writes the tokens in `banned`. (20 minutes)
 
     With the new model, the samplers of chapters 04 and 06 write a lipogram, a text that avoids a letter.
-    The new model has the same `config` as `model`. It returns logits for tokens (B, T), or for tokens and t (B,).
+    The new model has the same `config` as `model`. It is called with tokens (B, T), or with tokens
+    and t (B,), and returns logits.
     After softmax, every banned token has probability 0, and all other probabilities keep their proportions.
     Your function must not change `model` or the logits that `model` returns.
 

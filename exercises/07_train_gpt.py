@@ -27,8 +27,8 @@ def predict_rows():
 def bits_per_character(nats_per_token, tokens, characters):
     """Convert a negative log-likelihood from nats per token to bits per character. Return a float. (5 minutes)
 
-    A model reads a text of `characters` characters as `tokens` tokens.
-    The mean negative log-likelihood per token is `nats_per_token`. One bit is the surprise of a fair coin.
+    A tokenizer turns a text of `characters` characters into `tokens` tokens.
+    The mean negative log-likelihood per token is `nats_per_token`. One bit is the surprise of one toss of a fair coin.
     Models with different tokens can be compared in bits per character, but not in nats per token.
 
     Hint: the negative log-likelihood of the whole text does not depend on the unit in which we count its length.
@@ -40,7 +40,8 @@ def text_nll(model, tokens, lengths):
     """Return the negative log-likelihood (B,) of each text in a padded batch, in nats. (20 minutes)
 
     `model` is a GPT, which turns tokens (B, T) into logits (B, T, V).
-    `tokens` (B, L) holds texts, each padded at its right end. `lengths` (B,) holds their lengths, at least 2.
+    `tokens` (B, L) holds texts, each padded at its right end. `lengths` (B,) holds the lengths of the texts.
+    Each text has at least 2 tokens.
     For each text, sum -log p(token | tokens before it) over all tokens except the first, which is given.
     The tokens of the padding must not change the result.
 
@@ -53,8 +54,8 @@ def nucleus(logits, p):
     """Return the probabilities (..., V) of nucleus sampling, also called top-p sampling. (25 minutes)
 
     Top-k keeps the same number of tokens at every position, even where the model is sure of one token.
-    Nucleus sampling (Holtzman et al. 2019, arXiv:1904.09751) keeps the fewest tokens whose
-    probabilities sum to at least p: the most probable ones. All other tokens get probability 0.
+    Nucleus sampling (Holtzman et al. 2019, arXiv:1904.09751) keeps the most probable tokens:
+    as few as are needed for a total probability of at least p. All other tokens get probability 0.
     The probabilities of the kept tokens are scaled so that they sum to 1.
     `logits` (..., V) are in the order of the vocabulary, and must not be changed. `p` is above 0 and at most 1.
 

@@ -50,8 +50,9 @@ def block_mask(T, size):
 
 
 def acceptance(p, q):
-    """Return the rule that turns drafts from q into tokens from p, as two tensors (accept, replace). (30 minutes)
+    """Return the rule that turns drafts drawn from q into tokens with distribution p. (30 minutes)
 
+    Return two tensors, accept and replace.
     `p` (V,) has the probabilities that the next token must have. The draft is drawn with the probabilities `q` (V,).
     A draft x is accepted with probability accept[x]. A refused draft is replaced by a token drawn from `replace`.
     The next token must have exactly the distribution p, and drafts must be accepted as often as possible.

@@ -1,1 +1,1 @@
-"""Programs that measure, and that write pages of docs/: `python -m experiments.NAME`. No chapter imports them."""
+"""These programs write pages of docs/. Run one with `python -m experiments.NAME`. No chapter imports them."""

@@ -64,7 +64,7 @@ class Command(pages.Settings):
 
 
 def learn(job):
-    """Train one variant, and return its line of the log.
+    """Train one variant, and return the line that its training adds to the log.
 
     `job` is (flags, seed, characters).
     """
@@ -124,7 +124,10 @@ def measure(settings):
 
 
 def compared(rows):
-    """Add to each row the mean over its seeds, and this mean minus the first row's mean. Return the rows."""
+    """Add two numbers to each row: the mean over its seeds, and the difference of this mean from the first row's mean.
+
+    Return the rows.
+    """
     for row in rows:
         numbers = torch.tensor([run["NELBO"] for run in row["runs"]])
         row["NELBO"], row["error"] = measures.mean_and_error(numbers)

@@ -55,7 +55,7 @@ class Command(pages.Settings):
 
 
 def as_gpt(model):
-    """Return a Transformer that computes the clean stream of a Hybrid, with the Hybrid's weights."""
+    """Return a Transformer with the weights of a Hybrid. It computes the clean stream of the Hybrid."""
     with torch.device("meta"):
         gpt = transformer.Transformer(model.config)
     weights = model.state_dict()
@@ -66,7 +66,7 @@ def as_gpt(model):
 def measure(settings):
     """Measure what the setting `only` names, and return all numbers of the page.
 
-    Numbers that are not measured are taken from the page.
+    All other numbers stay as they are on the page.
     """
     device = devices.pick_device(settings.device)
     folder = checkpoint.find(settings.checkpoint, "hybrid")
@@ -109,7 +109,7 @@ def measure_quality(model, tokenizer, tokens, size):
 
 
 def measure_speed(model, tokens, size):
-    """Return pass times by number of rows, and writing speeds by number of drafts.
+    """Return the time of a pass for each number of rows, and the writing speed for each number of drafts.
 
     Raises UserError if the machine is busy.
     """
@@ -136,7 +136,7 @@ def check_steady(rates):
 
 
 def pass_times(model):
-    """Return the median pass times by number of clean rows, in milliseconds: {rows: time}.
+    """Return the median time of a pass for each number of clean rows: {rows: milliseconds}.
 
     Each pass sees KEPT rows of earlier passes. The pass over one row is a pass of a GPT.
     """
@@ -146,7 +146,7 @@ def pass_times(model):
 
 
 def one_pass(model, count):
-    """Return a function that computes a pass over `count` clean rows, which see KEPT rows of earlier passes."""
+    """Return a function that computes one pass over `count` clean rows. These rows see KEPT rows of earlier passes."""
     device = model.head.weight.device
     kept = hybrid.KeptRows(model, 1, KEPT + count)
     kept.n = KEPT
@@ -157,7 +157,7 @@ def one_pass(model, count):
 
 
 def cut(tokens, length, count):
-    """Return at most `count` windows, evenly spaced over the text: (count, length)."""
+    """Return at most `count` windows (count, length), evenly spaced over the text."""
     return training.evenly(tokens[: len(tokens) // length * length].view(-1, length), count)
 
 
@@ -229,7 +229,7 @@ def speeds(model, rows, numbers):
 
 
 def accepted(passes, drafts):
-    """Return a list. Entry i is the share of accepted drafts among all verified drafts at place i of their pass."""
+    """Return a list. Entry i says which share of the verified drafts at place i of a pass was accepted."""
     places = [[0, 0] for _ in range(drafts)]  # [how often verified, how often accepted]
     for step in passes:
         count = len(step.new) - 1
@@ -267,7 +267,7 @@ def tables(values):
 
 
 def drafting(values, by_drafts):
-    """Return, for one draft per pass, the share of the writing time that is spent outside of passes, as text."""
+    """Return which share of the writing time is spent outside of passes, if each pass gets one draft."""
     if 1 not in by_drafts or len(values["models"]) < 2:  # a quick trial
         return "?"
     line = by_drafts[1]
@@ -289,7 +289,7 @@ def speed_table(values):
 def pass_table(values):
     """Return a table of pass times by model size and number of rows.
 
-    The last column is the best gain from drafts, computed as if only passes took time. A gain is (characters per pass)
+    The last column is the best gain from drafts if we count only the time of passes. A gain is (characters per pass)
     × (time of a pass over one row) / (time of a pass with drafts).
     """
     per_pass = {line["drafts"]: (str(line["rows"]), line["per_pass"]) for line in values["speed"] if line["drafts"]}

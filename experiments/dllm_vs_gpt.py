@@ -43,7 +43,7 @@ class Command(pages.Settings):
 def measure(settings):
     """Measure what the setting `only` names, and return all numbers of the page.
 
-    Numbers that are not measured are taken from the page.
+    All other numbers stay as they are on the page.
     """
     device = devices.pick_device(settings.device)
     torch.set_float32_matmul_precision("high")

@@ -84,7 +84,7 @@ def read():
 
 
 def record(training):
-    """Return everything to record about a finished training."""
+    """Return the log entry of a finished training."""
     info = training.info()
     measure = SIDES[training.side][1]
     return {"run": training.name, "command": shlex.join(training.words()), "factor": training.factor,
@@ -94,7 +94,7 @@ def record(training):
 
 
 def run_all(trainings, processes):
-    """Run the trainings. Return each side's training with the lowest NELBO or NLL: {side: Training}."""
+    """Run the trainings. Return the best training of each side (the lowest NELBO or NLL): {side: Training}."""
     with ThreadPoolExecutor(processes) as pool:
         values = list(pool.map(Training.run, trainings))
     best = {}

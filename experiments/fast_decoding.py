@@ -231,9 +231,9 @@ def further(row, base, real):
 
 
 def fastest(part, base):
-    """Compare each dLLM line with the line `base`. Return the fastest line for which `further` finds no measure.
+    """Return the fastest dLLM line that is not further from real text than the line `base` in any measure.
 
-    If there is no such line, return None.
+    If there is no such line, return None. See the function `further`.
     """
     rows = [row for row in part["table"] if row["kind"] != "GPT" and not further(row, base, part["real"])]
     return max(rows, key=lambda row: row["rate"], default=None)
@@ -265,7 +265,7 @@ def tables(values):
     return {
         "chosen": chosen_table(values["parts"]), "caches": caches_table(short), "ways": ways_table(short),
         "passes": fast["nfe"], "gpt_passes": gpt["nfe"],
-        "faster": fast["rate"] / gpt["rate"], "slower": gpt["batch_rate"] / fast["batch_rate"],
+        "single": gpt["rate"] / fast["rate"], "slower": gpt["batch_rate"] / fast["batch_rate"],
         "fast_lost": [" and ".join(names) or "nothing" for names in lost],
         "fastest": [row["name"] if row else "none" for row in best],
         "text": fast["first"],

@@ -5,7 +5,7 @@
     docs/NAME.md               the template with its numbers
     docs/figures/NAME_*.png    figures
 
-The places have the syntax of Python's str.format. To show a brace on the page, write two braces in the
+A place in a template has the syntax of Python's str.format. To show a brace on the page, write two braces in the
 template. All sentences are in templates, and all numbers come from programs. Such a program looks like this:
 
     @dataclass(frozen=True)
@@ -92,7 +92,7 @@ AGAIN = DOCS / "logs" / "measured-again.json"  # numbers that results.py has mea
 
 
 def earlier(name, only, folder):
-    """Return the numbers that the page already has. If `only` is "all", return none, because all will be new."""
+    """Return the numbers that the page already has. If `only` is "all", return no numbers."""
     if only == "all" or not (folder / f"{name}.json").is_file():
         return {"origins": {}}
     return read(name, folder)

@@ -51,9 +51,9 @@ def gradient(path, blocked, data=0.2, smooth=0.3, tolerance=1e-10, iterations=10
 
         data * (original place - place) + smooth * (sum of the places of both neighbours - 2 * place)
 
-    The iterations end when the sum of all moves is below `tolerance`, in cells. (Nav2 has this limit in metres.) Then
-    the smoothed path is smoothed again, `refinements` times. If a point enters a blocked cell, the function returns the
-    path as it was before this iteration.
+    The iterations end when the moves of one iteration sum to less than `tolerance` cells. (Nav2 has this limit in
+    metres.) Then the smoothed path is smoothed again, `refinements` times. If a point enters a blocked cell, the
+    function returns the path as it was before this iteration.
     """
     H, W = blocked.shape
     rows = blocked.tolist()
@@ -184,7 +184,7 @@ CONTROLS = {"straight lines": chapter.straight, "cubic curves": cubic, "midpoint
 
 
 def largest_turn(path, reach):
-    """Return the most that a path turns within a stretch of length `reach`: the largest sum of |turns|, in radians."""
+    """Return how sharply a path turns: the largest sum of |turns| within a length of `reach`, in radians."""
     path = robot.without_repeats(path)
     turn = np.abs(robot.turns(path))
     if not len(turn):
@@ -298,7 +298,7 @@ def measure(settings):
 
 
 def mean_of_each(rows):
-    """Return {measure: (mean, standard error over the problems)} of a list of {measure: number}."""
+    """Return {measure: (mean, standard error over the problems)}. Each of the `rows` is {measure: number}."""
     columns = {key: torch.tensor([row[key] for row in rows], dtype=torch.float64) for key in rows[0]}
     return {key: measures.mean_and_error(column) for key, column in columns.items()}
 

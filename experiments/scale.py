@@ -45,7 +45,8 @@ def kept_per_token(config, recompute=False):
     (C), queries, keys and values (3 C), rotated queries and keys (2 C), and the result of ReLU (4 C). It also keeps 4 C
     numbers of 32 bits: the inputs of its two norms (2 C), and the inputs of the norms of queries and keys (2 C).
 
-    With `recompute`, each block keeps only its input. One block at a time also keeps the numbers above.
+    With `recompute`, each block keeps only its input. The backward pass computes the other numbers again, for one block
+    at a time.
     """
     L, C = config.n_layer, config.n_embd
     block = 17 * 2 * C + 4 * 4 * C + 12 * config.n_head + 8  # last: divisors of norms and softmax

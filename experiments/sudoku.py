@@ -230,8 +230,8 @@ def about(model, info):
 def measure(settings):
     """Return the numbers of the page, for the shipped model and for the runs that the settings name.
 
-    The page has a line for each pair of a model and a way of writing. A line that the page already has, for the same
-    training, is not measured again. Each new line is saved at once.
+    The page has a line for each pair of a model and a way of writing. If the page already has a line for
+    the same training, this line is not measured again. Each new line is saved at once.
     """
     known = known_lines(settings.out)
     hard = {f"level {level}": published_puzzles(level) for level in (6, 9)}  # first, because there may be no network

@@ -73,7 +73,7 @@ def texts(recordings, drawn):
 def figure(label, body, facts, length, unit):
     """Return the HTML of a text, with a label above the text and facts below it.
 
-    `body` is the HTML of the tokens, `length` is the number of tokens, and `unit` is what one token is called. The
+    `body` is the HTML of the tokens. `length` is their number, and `unit` is the word for one token ("character"). The
     height of the text is reserved, so that nothing below the text moves while the model writes.
     """
     label = html.escape(label)

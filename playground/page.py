@@ -208,7 +208,7 @@ def tab(name, work, asked, settings, labels, size, unit="character", note="Ready
     """Lay out a tab with input fields, outputs and settings. Return the column with the input fields.
 
     The components in `asked` and `settings` hold the arguments of `work`. `labels` are the labels of the texts that
-    `work` yields. At first, each text shows `size` masks. `unit` is what one token is called. `note` is the first
+    `work` yields. At first, each text shows `size` masks. `unit` is the word for one token. `note` is the first
     message of the tab. If `offers` is true, the tab also offers a player, and a page with the player to download.
     """
     key = name.lower().replace(" ", "-")

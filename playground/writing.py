@@ -44,7 +44,7 @@ def names(*kinds):
 
 
 def opened(name, *kinds):
-    """Return (model, tokenizer, info). Raises UserError if there is no model of this name and of these kinds."""
+    """Return (model, tokenizer, info). Raises UserError if no model of these kinds has this name."""
     if name not in names(*kinds):  # a visitor can send any text, which must not become a path
         raise cli.UserError("this model is not here: choose one from the list, or train one")
     folder = files.RUNS / name
@@ -53,7 +53,10 @@ def opened(name, *kinds):
 
 @functools.lru_cache(maxsize=8)
 def loaded(folder, kinds, changed):
-    """Load a model once for all visitors. If `changed`, the time of the model's file, is new, load the model again."""
+    """Load a model once for all visitors. Load it again after its file has changed.
+
+    `changed` is the time of the file's last change.
+    """
     build = hybrid.Hybrid if checkpoint.kind_of(folder) == "hybrid" else transformer.Transformer
     with ONE_PASS:  # making a model also draws random numbers
         return checkpoint.load(folder, devices.pick_device("auto"), kinds, build)

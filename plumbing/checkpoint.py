@@ -147,7 +147,7 @@ def find(name, kind):
     """Return the folder of a model. `name` is a path, or the name of a run.
 
     If `name` is empty, return the folder of your latest model of this kind. If you have none, return the folder of the
-    model of this kind that comes with the book. Raises UserError if no model is found.
+    shipped model of this kind. Raises UserError if no model is found.
     """
     models = sorted(path.parent for path in RUNS.glob("*/model.safetensors"))
     if name:

@@ -48,8 +48,8 @@ def pick_dtype(name, device):
 def compile_parts(parts, device, config):
     """Compile the modules in `parts` in place, depending on `config.compile`.
 
-    "on" always compiles, and "off" never does. "auto" compiles only if the training is long (see `config.steps` and
-    `config.minutes`), and the device is a CUDA GPU, or a CPU under Linux with a C++ compiler.
+    "on" always compiles, and "off" never does. "auto" compiles only long trainings (see `config.steps` and
+    `config.minutes`), and only on a CUDA GPU, or on a CPU under Linux with a C++ compiler.
     """
     when = config.compile
     likely = device.type == "cuda" or device.type == "cpu" and sys.platform == "linux" and shutil.which("g++")
@@ -74,7 +74,7 @@ def check_memory(device, needed, what, advice):
     """Raise UserError if a task needs more memory than the device has. Call this before the task starts.
 
     `needed` is a low estimate in bytes. It counts only data that is certainly in memory at the same time, so a task
-    that could succeed is never refused. `what` names the task, and `advice` says how to need less memory.
+    that could succeed is never refused. `what` names the task, and `advice` says how to save memory.
     """
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory

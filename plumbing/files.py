@@ -87,8 +87,8 @@ def read_text(path, limit=1 << 30):
 def read_yaml(path, limit=1 << 15):
     """Return the lines `name: value` of a YAML file as a dict. A value is a text, a list or a dict.
 
-    3e-4, on, off, yes and no stay texts. YAML aliases are refused, because with aliases a short file could stand for a
-    billion values.
+    Values such as 3e-4, on and no remain text. YAML aliases are refused, because with aliases a short file could stand
+    for a billion values.
     """
     import yaml
 

@@ -49,7 +49,7 @@ def rotation(angle):
 
 
 def inflate(blocked, radius):
-    """Enlarge the obstacles of `blocked` (H, W) by `radius` cells. Return where the robot's middle must not be: (H, W).
+    """Return the map `blocked` (H, W) with its obstacles enlarged by `radius` cells: where the robot's centre can't be.
 
     A cell becomes blocked if its centre is at most `radius` away from a blocked cell or from the edge of the map.
     """
@@ -79,8 +79,8 @@ FIELDS = "image", "resolution", "origin", "occupied_thresh", "free_thresh", "neg
 def load_map(path):
     """Return the GridMap that a YAML file and its image describe. Raises UserError if a file cannot be used.
 
-    In its mode "trinary", the map server calls a pixel occupied, free or unknown, depending on the pixel's darkness. We
-    block all pixels that are not free.
+    The map server's mode "trinary" divides pixels by their darkness into occupied, free and unknown ones. We block all
+    pixels that are not free.
     """
     fields = files.read_yaml(path)
     for name in FIELDS:
@@ -104,7 +104,10 @@ def load_map(path):
 
 
 def number(path, name, value):
-    """Return `value`, from a map's YAML file, as a number. Raises UserError if it is not a number of sensible size."""
+    """Convert `value`, which comes from a map's YAML file, to a number.
+
+    Raises UserError if that is impossible or the number is too large.
+    """
     try:
         if abs(float(value)) < 1e9:  # also false for "nan"
             return float(value)
@@ -142,9 +145,9 @@ def read_image(path):
 def connected(free, first, last):
     """Return whether horizontal and vertical steps over free cells lead from the cell `first` to the cell `last`.
 
-    `free` is (H, W) bool, and its cells are numbered row by row. If there is no path, A* is slow, because it looks at
-    every cell that it can reach. Here each cell begins as its own region, and each round joins all neighbouring regions
-    at the same time. A few rounds are enough.
+    `free` is (H, W) bool, and its cells are numbered row by row. If there is no path, this check is much faster than
+    A*, which looks at every cell that it can reach. At first each cell is its own region, and each round joins all
+    neighbouring regions at the same time. A few rounds are enough.
     """
     cells = np.arange(free.size, dtype=np.int32).reshape(free.shape)
     beside, above = free[:, :-1] & free[:, 1:], free[:-1] & free[1:]
@@ -162,7 +165,7 @@ def connected(free, first, last):
 
 
 def astar(blocked, start, goal):
-    """Return the shortest path over the centres of free cells, from `start` to `goal`: (N, 2).
+    """Return the shortest path (N, 2) from `start` to `goal` over the centres of free cells.
 
     If there is no path, the array is empty. `start` and `goal` are positions in cells. A step goes from a cell to one
     of its eight neighbours. A diagonal step is allowed only if both cells beside the step are free. (Hart, Nilsson and
@@ -240,7 +243,7 @@ def at(blocked, points):
 
 
 def distances(path):
-    """Return the distance from each point of a path (N, 2) to the next point: (N - 1,)."""
+    """Return the N - 1 distances between neighbouring points of a path (N, 2)."""
     return np.hypot(*np.diff(path, axis=0).T)
 
 
@@ -266,7 +269,7 @@ def turns(path):
 
 
 def total_turning(path):
-    """Return the sum of the angles by which a path turns, in radians. Left turns and right turns count as positive."""
+    """Return how much a path turns in total: the sum of all |turns|, in radians."""
     return np.abs(turns(path)).sum()
 
 
@@ -297,7 +300,7 @@ class Frames:
         return (points - self.shift) @ self.turn.transpose(0, 2, 1) * self.scale + self.middle
 
     def centres(self):
-        """Return the centres of all cells of each frame, row by row, as positions on the map: (B, side × side, 2)."""
+        """Return the centres of all cells of each frame, row by row: positions (B, side × side, 2) on the map."""
         row, column = np.divmod(np.arange(self.side**2), self.side)
         return self.leave(np.stack((column, row), -1)[None] + 0.5)
 
@@ -306,7 +309,7 @@ class Frames:
 
 
 def point(flag, text):
-    """Turn a text such as "-1.5,2" into a position in metres: (2,). Raises UserError if that is impossible."""
+    """Convert a text such as "-1.5,2" to a position (2,) in metres. Raises UserError if that is impossible."""
     try:
         x, y = map(float, text.split(","))
         if abs(x) < 1e9 and abs(y) < 1e9:  # also false for "nan"
@@ -317,9 +320,9 @@ def point(flag, text):
 
 
 def plan(grid, blocked, start, goal):
-    """Return the A* path from `start` to `goal`, in cells: (N, 2). Raises UserError if there is no path.
+    """Return the A* path (N, 2) from `start` to `goal`, in cells. Raises UserError if there is no path.
 
-    `grid` is the GridMap, and `blocked` has its inflated cells. `start` and `goal` are texts such as "-1.5,2", in
+    `grid` is the GridMap, and `blocked` is the inflated map. `start` and `goal` are texts such as "-1.5,2", in
     metres. The path begins exactly at `start` and ends exactly at `goal`, not at the centres of cells.
     """
     ends = []
@@ -347,7 +350,7 @@ def extent(grid):
 
 
 def evenly(path, count):
-    """Return `count` points at equal distances along a path, including both ends: (count, 2)."""
+    """Return points (count, 2) at equal distances along a path. The first and the last point are its ends."""
     along = np.r_[0, distances(path).cumsum()]
     places = np.linspace(0, along[-1], count)
     points = np.stack([np.interp(places, along, axis) for axis in path.T], -1)
@@ -358,8 +361,8 @@ def evenly(path, count):
 def waypoints(path, blocked, least, spacing):
     """Return at least `least` points at equal distances along a path. The distance is about `spacing`.
 
-    If the line between two neighbouring points collides with an obstacle, more points are tried. If no number of points
-    works, the path itself is returned.
+    If the line between two neighbouring points collides with an obstacle, the function tries more points. If it finds
+    no free path, it returns `path` itself.
     """
     count = max(least, math.ceil(length(path) / spacing) + 1)
     while count < 20 * len(path):
@@ -404,7 +407,7 @@ def random_map(seed):
 
 
 def random_problem(seed):
-    """Return a generated GridMap, its inflated cells, and a start and a goal that a path connects.
+    """Return a generated GridMap, its inflated cells, a start, and a goal. A path from the start to the goal exists.
 
     The start and the goal are centres of free cells, and at least 50 cells apart.
     """
@@ -476,7 +479,7 @@ class Cells(Tokenizer):
     def decode(self, tokens):
         """Draw tokens, a list or a 1-D tensor, as a text with an o for each token's cell.
 
-        Each line of the text stands for two rows of cells. The last line has row 0. Masks are not drawn.
+        Each line of the text stands for two rows of cells. Row 0 is in the last line. Masks are not drawn.
         """
         side = self.vocabulary
         lines = [[" "] * side for _ in range((side + 1) // 2)]

@@ -140,7 +140,7 @@ class Run:
 
     @contextmanager
     def reading_state(self):
-        """Turn every exception into a UserError, because a damaged file can raise almost any exception."""
+        """Turn every exception in a `with` block into a UserError. A damaged file can raise almost any exception."""
         try:
             yield
         except Exception:

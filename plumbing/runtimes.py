@@ -277,9 +277,9 @@ def choose(runtime, model, folder):
 
 
 def on_cpu(settings):
-    """Return the settings of a program. If they choose ONNX Runtime, set their device to "cpu".
+    """Return a program's settings. If `settings` choose ONNX Runtime, the device in the result is "cpu".
 
-    Raises UserError if they choose ONNX Runtime and a device other than the CPU.
+    Raises UserError if `settings` choose ONNX Runtime and a device other than the CPU.
     """
     if settings.runtime == "torch":
         return settings

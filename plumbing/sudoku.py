@@ -180,7 +180,7 @@ def smallest_choice(places, by_unit):
 
 
 def reason(cells, i, digit):
-    """Return how a person can find `digit` for blank i: "naked single", "hidden single", or otherwise "more"."""
+    """Return how a person can find `digit` for blank i: "naked single", "hidden single", or "more" (any other way)."""
     places = places_of(cells)
     here = places[digit - 1] & 1 << i
     if here and sum(cells >> i & 1 for cells in places) == 1:
@@ -313,7 +313,7 @@ def on_paper(canvas):
 def state_on_paper(state):
     """Draw the grids of a State as pictures, and return the pictures as a State on the CPU.
 
-    The lines of a picture count as given.
+    The characters that are not cells count as given.
     """
     B = len(state.canvas)
     confidence = torch.ones(B, len(LINES)).index_copy(1, PLACES, state.confidence.cpu())

@@ -314,7 +314,10 @@ class Windows:
         self.stride = next((size for size in candidates if math.gcd(size, self.n) == 1), 1)
 
     def order(self, step, batch, seed):
-        """Return the windows of a training step: (numbers, laps), each (batch,). One lap reads every window once."""
+        """Return the number and the lap of each window of a training step: two arrays (batch,).
+
+        One lap reads every window once.
+        """
         place = np.int64(step) * batch + np.arange(batch)
         laps, place = np.divmod(place, self.n)
         return (place * self.stride + seed) % self.n, laps

@@ -5,7 +5,7 @@ Every view has the methods `show` and `close`. `show(state)` is called after eac
 the screen when the view is closed.
 
 `canvas` (B, T) is the canvas with which the sampler begins, and its unmasked tokens are the given text. `shown` is a
-list of what each token looks like, with the mask at the end.
+list with the text that stands for each token. The mask comes last.
 """
 
 import functools
@@ -56,7 +56,7 @@ def page(state, given, shown, width, measure=len):
 
 
 def tail(rows, height):
-    """Return the first `height` rows. If the text goes on below them, return its last `height` rows instead."""
+    """Return the first `height` rows. If text is already written below them, return its last `height` rows."""
     written = [i for i, row in enumerate(rows) if any(style not in ("mask", "note") for _, style in row)]
     end = min(len(rows), max(height, max(written, default=0) + 1))
     return rows[max(0, end - height) : end]
@@ -72,7 +72,7 @@ def live(canvas, shown, title):
 
 
 class Line:
-    """Shows the number of passes and the speed on one line of stderr. It is used if stdout is not a terminal."""
+    """Shows the number of passes and the speed on one line of stderr. This view is used if stdout is not a terminal."""
 
     leaves_text = False
 
@@ -97,7 +97,7 @@ class Line:
 
 
 class Terminal(Line):
-    """Draws each State over the previous State. Below the State, it writes the same text as a Line."""
+    """Draws each State over the previous State. Below the State is the status line that the class Line shows."""
 
     leaves_text = True
     COLORS = {"mask": "2", "note": "2", "given": "36", "new": "30;43", "refused": "31;9", "old": "0"}

@@ -109,7 +109,7 @@ class Anthology:
 
     A poem begins at its number. It ends at the name of its poet, a label, a heading, a sentence about the poem, or the
     next number. `numbers` are the numbers that the poems should have. `verse_beside` says whether the text beside a
-    number is the first line of the poem. On other pages, this text is a title.
+    number is the first line of the poem. If `verse_beside` is false, this text is a title.
     """
 
     def __init__(self, lines, numbers, verse_beside=False):
