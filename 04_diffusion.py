@@ -360,8 +360,8 @@ def nelbo_by_counts(table, T):
     """Return the NELBO as a sum over k, the number of hidden tokens. `nelbo` estimates this sum, divided by T.
 
     The order is random. So when k tokens are still hidden, all sets of k positions are equally likely, and each of the
-    k tokens is written next with probability 1/k. For each k from 1 to T, take the mean loss of a hidden token over all
-    sets of k positions. The sum of these T means is the mean of -log p(text | order) over all orders.
+    k tokens is written next with probability 1/k. For each k from 1 to T, we take the mean loss of all hidden tokens in
+    all sets of k positions. The sum of these T means is the mean of -log p(text | order) over all orders.
     """
     total = 0.0
     for k in range(1, T + 1):

@@ -93,7 +93,7 @@ SIZES = {
 def loss_with_visible(model, windows, visible, seed=0):
     """Return (mean, standard error) of the dLLM's loss per masked character, in nats.
 
-    In each of the windows (N, T), `visible` characters are not masked. The first character is always one of them.
+    The masks leave `visible` characters of each window (N, T). The first character is always one of them.
     """
     N, T = windows.shape
     k = torch.full((N,), T - visible, device=windows.device)  # number of masks

@@ -59,9 +59,9 @@ gpt = import_module("07_train_gpt")
 
 
 def top_up(chosen, confidence, masked, count):
-    """Add proposals to `chosen` (B, T), so that each row has at least `count` (B,) of them, and at least one.
+    """Add the most confident proposals to `chosen` (B, T) until each row has `count` (B,) of them, or one if `count` is 0.
 
-    The most confident proposals are added. Even if a rule finds no proposal safe, it must write one, because otherwise
+    Even if a rule finds no proposal safe, it must write one, because otherwise
     the text would never be finished.
     """
     missing = count.clamp(min=1) - chosen.sum(1)

@@ -186,9 +186,9 @@ class OnlyThisPass:
 
 
 class KeptRows:
-    """The first n clean rows of a text, kept from earlier passes in chapter 03's cache.
+    """Keeps the first n clean rows of a text from pass to pass, in a cache of chapter 03.
 
-    No clean row depends on later rows, so the kept rows are exact. A pass writes its new rows behind the kept rows,
+    No clean row depends on later rows, so the kept rows are exact. A pass writes its new rows after the kept rows,
     clean rows first. To keep some of the new clean rows, the caller adds their number to n. The next pass overwrites
     all rows behind the first n.
     """

@@ -68,8 +68,8 @@ FILL = 0.7, 0.97  # least and greatest distance of a path's farthest point from 
 def smooth_curves(n, knots):
     """Return n random smooth curves: (n, SAMPLES, 2). Each curve goes through `knots` random points.
 
-    From one random point to the next, the distance is 0.5 to 1.5. At each point, the direction changes by a random
-    angle. Some curves get larger angles than others.
+    Consecutive random points are 0.5 to 1.5 apart. At each point, the direction changes by a random angle. Some curves
+    get larger angles than others.
     """
     bend = BEND * torch.rand(n, 1) * torch.randn(n, knots - 1)  # (n, knots - 1) radians
     heading = (bend + F.pad(2 * math.pi * torch.rand(n, 1), (0, knots - 2))).cumsum(1)
@@ -208,8 +208,8 @@ SHARES = 1, 0.5, 0.25, 0.1  # a span is moved by these shares of the way to its 
 def straight(blocked, windows, masked, draw):
     """Draw straight lines across the masked waypoints of windows (B, T, 2). Return the new windows.
 
-    This is the control: it takes the place of `refill`, and uses no model and no map. In each window, `masked` (B, T)
-    is True for one span of waypoints.
+    This is the control of the experiment: it does the work of `refill` without a model and without a map. In each
+    window, `masked` (B, T) is True for one span of waypoints.
     """
     filled = windows.copy()
     for window, hidden in zip(filled, masked):

@@ -221,8 +221,8 @@ def in_child(words, **environment):
 def measure_threads(quick):
     """Yield a row of results for GOMP_SPINCOUNT=300000 and a row for GOMP_SPINCOUNT=1000.
 
-    While a thread of PyTorch waits, it runs through a loop at most this many times before it gives up its core.
-    plumbing/__init__.py sets 1000 for all programs.
+    The number says how many times a waiting thread of PyTorch runs through a loop before it gives up its core.
+    plumbing/__init__.py sets it to 1000 for all programs.
     """
     code = (f"import benchmark as b, torch; settings = b.read_settings('laptop', {quick}, 25); "
             "print(b.step_seconds(*settings, torch.device('cpu')))")

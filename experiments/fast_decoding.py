@@ -256,7 +256,7 @@ def title(row):
 
 
 def tables(values):
-    """Return the page's tables, an example text, and the numbers in the page's sentences."""
+    """Return the tables and the example text of the page, and the numbers that its sentences quote."""
     short, long = values["parts"]
     fast = find(short, "`--fast`")
     gpt = best_gpt(short)

@@ -125,9 +125,9 @@ def paced(steps):
 
 
 def answering(work, outputs):
-    """Return a function like `work` that always yields `outputs` values. Missing values leave the page unchanged.
+    """Return a function like `work` that always yields a fixed number of values, `outputs`.
 
-    An exception becomes a message on the page, and the server keeps running.
+    Missing values leave the page unchanged. An exception becomes a message on the page, and the server keeps running.
     """
 
     @functools.wraps(work)

@@ -42,7 +42,7 @@ def with_errors(measure, samples):
 
 
 def errors_of(without):
-    """Return the standard errors {name_error: error} for `without`, a list of dicts {name: value} from `left_out`."""
+    """Return the standard errors {name_error: error}. `without` is a list of dicts {name: value} from `left_out`."""
     return {f"{name}_error": jackknife_error([values[name] for values in without]) for name in without[0]}
 
 
