@@ -59,10 +59,9 @@ gpt = import_module("07_train_gpt")
 
 
 def top_up(chosen, confidence, masked, count):
-    """Add the most confident proposals to `chosen` (B, T) until each row has `count` (B,) of them, or one if `count` is 0.
+    """Add the most confident proposals to `chosen` (B, T) until each row has `count` (B,) of them, but at least one.
 
-    Even if a rule finds no proposal safe, it must write one, because otherwise
-    the text would never be finished.
+    Even if a rule finds no proposal safe, it must write one, because otherwise the text would never be finished.
     """
     missing = count.clamp(min=1) - chosen.sum(1)
     return chosen | diffusion.highest(confidence, masked & ~chosen, missing)
