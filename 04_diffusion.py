@@ -64,14 +64,11 @@ def simple_loss(model, x0, k):
 
 
 def spread_evenly(n, most, device=None):
-    """Draw the number of tokens to hide in each of n texts. Return the numbers (n,).
+    """Draw how many tokens to hide in each of n texts. Return these counts k (n,).
 
-    The range 1 … `most` is cut into n equal parts, one number is drawn from each part, and the numbers are shuffled
+    The range 1 … `most` is cut into n equal parts, one count is drawn from each part, and the counts are shuffled
     (stratified sampling). So every batch holds easy texts with few masks and hard texts with many masks, and its loss
-    depends less on chance.
-
-    `most` is one number for all texts, or a tensor (n,) with a number for each text. If `most` is not
-    whole, the largest number that can be drawn is `most` rounded up.
+    depends less on chance. `most` can differ from text to text (n,). If it is not whole, it is rounded up.
     """
     u = torch.rand(n, device=device)
     part = torch.randperm(n, device=device)
@@ -83,7 +80,10 @@ def spread_evenly(n, most, device=None):
 
 
 def propose(logits, temperature=1.0, top_k=None):
-    """Draw a token for each position of `logits` (B, T, V). Return the tokens (B, T) and their probabilities (B, T)."""
+    """Draw a token for each position of `logits` (B, T, V). Return the tokens (B, T) and their probabilities (B, T).
+
+    The probabilities are those of the model itself, without `temperature` and `top_k`.
+    """
     token = draw(logits, temperature, top_k)
     probability = logits.float().softmax(-1)  # (B, T, V)
     return token, probability.gather(-1, token[..., None])[..., 0]
@@ -292,12 +292,10 @@ def nelbo(model, x0, draws=1, batch_size=64, given=0, seed=0):
 
     In each text we hide k random tokens and take the mean of their losses. k runs from 1 to T - given, because the
     tokens before position `given` are never hidden and do not count. The average over all texts estimates the NELBO, an
-    upper bound on the NLL (LLaDA, Nie et al. 2025, arXiv:2502.09992, equation 6). The docstring
-    of `nelbo_by_counts` explains why this average estimates the NELBO.
+    upper bound on the NLL (LLaDA, Nie et al. 2025, arXiv:2502.09992, equation 6); `nelbo_by_counts` below shows why.
 
-    Each text is used `draws` times, with different masks. Because the seed is fixed, all models get the same masks.
-    The standard error is meant to measure only the effect of the random masks. It is a little too large, because the
-    texts also differ from each other.
+    Each text is used `draws` times, with different masks. Because the seed is fixed, all models get the same masks. The
+    standard error describes the chance in the masks. It is a little too large, because the texts differ, too.
     """
     x0 = x0.repeat(draws, 1)
     N, T = x0.shape
@@ -407,8 +405,9 @@ class NoiseSchedule:
     alpha(t) is the probability that a token is visible. In the NELBO, the loss of a hidden token is multiplied by
     weight(t) = -alpha'(t) / (1 - alpha(t)) (MDLM, Sahoo et al. 2024, arXiv:2406.07524, equation 10).
 
-    Another schedule changes the speed of the clock in `nelbo_by_clock`, but not the order of the tokens. The NELBO
-    is the same for all schedules if the model's noise level is 1 - alpha(t), or if the model reads no noise level.
+    Another schedule changes the speed of the clock in `nelbo_by_clock`, but not the order of the tokens. So all
+    schedules have the same NELBO. This requires that the model does not read t itself: it can read 1 - alpha(t), the
+    share of hidden tokens, or no noise level at all.
     """
 
     NAMES = ("linear", "cosine", "sqrt")
@@ -536,15 +535,19 @@ def show_rules(model, texts=100):
     tensors.heading(f"Where to write: {texts} texts for each rule, 24 passes for each text")
     print("   rule            share of correction   whole sentences   how often each of the four")
     canvas = torch.full((texts, LENGTH), MASK)
+    different = {}
     for select in (scattered, by_confidence):
         for correction in (0, 0.5):
             *_, last = denoise(model, canvas, steps=24, select=select, correction=correction)
             written = [decode(row).strip() for row in last.canvas]
             times = [written.count(sentence) for sentence in SENTENCES]
+            different[select] = sum(n > 0 for n in times)
             print(f"   {select.__name__:15} {correction:19.0%}   {sum(times):15}   {times}")
-    print("   by_confidence seems to be the better rule, but look at the right side. The surest letters are always\n"
-          "   the same, so it writes the same sentences again and again, although the model knows all four.\n"
-          "   scattered writes all four. It makes more mistakes, but correction removes them: so it is our default.")
+    print("   Without correction, by_confidence seems to be the better rule. But look at the right side. The surest\n"
+          f"   letters are always the same, so by_confidence writes only {different[by_confidence]} of the four sentences, "
+          "although the model knows them all.\n"
+          f"   scattered writes {different[scattered]} of them. It makes more mistakes, but correction removes them, "
+          "so it is our default.")
 
 
 def show_bound(show):
@@ -589,7 +592,8 @@ def main():
     torch.manual_seed(20)
     x0 = torch.tensor([encode(sentence.ljust(LENGTH)) for sentence in SENTENCES])  # (4, T)
     show_hiding(x0)
-    # We use learned positions, because every sentence begins at position 0. Rotary positions know only distances.
+    # Rotary positions know only distances. Here every sentence begins at position 0, so the position itself says a
+    # lot, and we use learned positions.
     config = transformer.TransformerConfig(
         seq_len=LENGTH, n_layer=2, n_head=4, n_embd=64, positions="learned", vocab_size=MASK)
     model = transformer.Transformer(config)

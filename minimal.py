@@ -82,8 +82,8 @@ class Model(nn.Module):
 
 # 3. The idea (chapter 04) -------------------------------------------------------------------------
 def losses(model, x0, highest=1.0):
-    """Hide k characters in each row of x0 (B, T). The shares k / T are spread evenly from 0 to `highest`.
-    Return two tensors (B,): the sum of the losses in each row, and k."""
+    """Hide k characters in each row of x0 (B, T). Each row has its own k, and the shares k / T are spread evenly
+    from 0 to `highest`. Return two tensors (B,): the sum of the losses in each row, and k."""
     B, T = x0.shape
     k = 1 + ((torch.rand(B) + torch.randperm(B)) / B * highest * T).long().clamp(max=T - 1).to(x0.device)
     hidden = torch.rand(x0.shape, device=x0.device).argsort(1) < k[:, None]  # argsort: 0 … T-1 in random order
@@ -94,7 +94,8 @@ def losses(model, x0, highest=1.0):
 def nelbo(model, x0):
     """Estimate the NELBO of x0 (N, T), an upper bound on -log p(x0).
     Return (mean, standard error) in nats per character.
-    If a model writes one character per pass, each number k of hidden characters occurs once. So all k count equally."""
+    A model that writes one character per pass meets every k from T down to 1 exactly once. So all k count equally,
+    and the bound is the average over k of the mean loss per hidden character, total / k."""
     bounds = torch.stack([(total / k).mean() for total, k in (losses(model, part) for part in x0.chunk(16))])
     return bounds.mean().item(), (bounds.std() / len(bounds) ** 0.5).item()
 
@@ -121,7 +122,7 @@ def train(model, data, seconds, batch=8):
         rate = min(1, 50 * share, 1.4 * (1 - share))  # the learning rate rises, stays, and falls to 0
         adamw.param_groups[0]["lr"] = 0.005 * rate
         adamw.step()
-        momentum.lerp_(model.blocks.grad, 0.1)  # Muon moves the matrices of the blocks equally far in all directions
+        momentum.lerp_(model.blocks.grad, 0.1)  # Muon: an orthogonal update, in which no direction dominates
         model.blocks.data -= 0.02 * rate * torch.stack([orthogonal(block) for block in momentum])
         if step % 50 == 0:
             print(f"{share:4.0%}  step {step}  loss {loss:.3f}", end="\r" if sys.stdout.isatty() else "\n", flush=True)

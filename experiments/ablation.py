@@ -1,4 +1,4 @@
-"""The page docs/ablation.md: how much does each ingredient of the training recipe help?
+"""Makes the page docs/ablation.md: how much does each ingredient of the training recipe help?
 
     python -m experiments.ablation             # 43 trainings of a minute each, two at a time, each on one core
     python -m experiments.ablation --render    # only write the page again, from docs/ablation.json

@@ -1,4 +1,4 @@
-"""The page docs/block_diffusion.md: one model between GPT and dLLM, and the speed of draft and verify.
+"""Makes the page docs/block_diffusion.md: one model between GPT and dLLM, and the speed of draft and verify.
 
     python -m experiments.block_diffusion                 # measures the shipped hybrid: half an hour on two cores
     python -m experiments.block_diffusion --only speed    # only the speeds again, on a quiet machine: five minutes

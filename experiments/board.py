@@ -1,4 +1,4 @@
-"""The page docs/board.md: how many seconds does a dLLM need on two cores to learn Shakespeare?
+"""Makes the page docs/board.md: how many seconds does a dLLM need on two cores to learn Shakespeare?
 
     python -m experiments.board                       # train with the settings `laptop`, and say how long it took
     python -m experiments.board --minutes 4 --conv 7  # with any flags of chapter 05, or with a changed program

@@ -1,4 +1,4 @@
-"""The page docs/dllm_vs_gpt.md: chapter 10 for three equal pairs of models, and for the shipped pair.
+"""Makes the page docs/dllm_vs_gpt.md: chapter 10 for three equal pairs of models, and for the shipped pair.
 
     python -m experiments.equal_pair                    # first: train the equal pairs, two hours on two cores
     python -m experiments.dllm_vs_gpt                   # an hour on two cores

@@ -1,4 +1,4 @@
-"""The page docs/fast_decoding.md: can a dLLM write in fewer passes without writing worse?
+"""Makes the page docs/fast_decoding.md: can a dLLM write in fewer passes without writing worse?
 
     python -m experiments.fast_decoding --dllm shakespeare --gpt shakespeare-gpt --size full    # hours on two cores
     python -m experiments.fast_decoding              # your latest models, few texts: half an hour on two cores

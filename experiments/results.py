@@ -1,4 +1,4 @@
-"""The page docs/results.md: the shipped models, and the two models that a reader trains first.
+"""Makes the page docs/results.md: the shipped models, and the two models that a reader trains first.
 
     python -m experiments.results              # takes seconds, and measures nothing
     python -m experiments.results --measure    # first measures two models again (see below)

@@ -93,8 +93,8 @@ def published_puzzles(level, count=20):
 def solved_by(model, way, puzzles, solutions, before=None):
     """Return a boolean tensor (N,): True for each row of `puzzles` (N, 81) that the model solves.
 
-    `way` is a key of WAYS. For "corrected" (take-back), `before` is the result of "certain". Both ways of writing begin
-    with the same digits, so take-back tries only the puzzles that "certain" has not solved.
+    `way` is a key of WAYS. For "corrected" (take-back), `before` is the result of "certain". Take-back
+    begins like "certain", so it tries only the puzzles that "certain" has not solved.
     """
     torch.manual_seed(SEED)
     if model.config.causal:

@@ -266,7 +266,7 @@ def tabs():
 
 
 def build():
-    """Return the page as gradio.Blocks. Gradio deletes each file for download after an hour."""
+    """Return the page as gradio.Blocks. Gradio deletes downloadable files after an hour."""
     with gr.Blocks(title="tiny-dllm", delete_cache=(600, 3600)) as page, gr.Column(elem_classes="whole"):
         gr.HTML("<h1>tiny-dllm</h1><p class=soft>A diffusion language model begins with masks and uncovers the text in "
                 "any order. Everything on this page runs on the machine that serves it.</p>", elem_classes="plain")

@@ -81,7 +81,7 @@ def distinct(samples, n=4):
 
 
 def divergence(samples, reference):
-    """Return the Jensen-Shannon divergence between two Counters of runs of characters, in nats.
+    """Return the Jensen-Shannon divergence, in nats, between two Counters that count runs of characters.
 
     Let p and q be the shares of a run in the two Counters, and m = (p + q) / 2. The divergence is the mean of two sums
     over all runs: Σ p log(p / m) and Σ q log(q / m). It is 0 if all shares are equal, and log 2 if the Counters have no

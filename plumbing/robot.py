@@ -342,7 +342,7 @@ def plan(grid, blocked, start, goal):
 
 
 def extent(grid):
-    """Return the extent of a GridMap in metres, as a text."""
+    """Return the extent of a GridMap in metres, as text."""
     H, W = grid.blocked.shape
     corners = grid.to_metres([(0, 0), (W, 0), (0, H), (W, H)])
     (left, low), (right, high) = corners.min(0), corners.max(0)

@@ -313,7 +313,7 @@ def on_paper(canvas):
 def state_on_paper(state):
     """Draw the grids of a State as pictures, and return the pictures as a State on the CPU.
 
-    The characters that are not cells count as given.
+    All other characters of the pictures are treated as given.
     """
     B = len(state.canvas)
     confidence = torch.ones(B, len(LINES)).index_copy(1, PLACES, state.confidence.cpu())

@@ -203,7 +203,7 @@ def open_font(tamil, size):
 
 
 class Page:
-    """Writes a web page with a player: plumbing/player.html, into which the passes are copied as JSON.
+    """Writes a web page that plays the passes. The page is plumbing/player.html with the passes copied into it as JSON.
 
     `events[pass]` lists [position, token, confidence in %] for each token that the pass wrote or changed.
     `guesses[pass]` is a text with one base-36 digit for each position, masked or not. The digit is the confidence in
