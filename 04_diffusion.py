@@ -544,10 +544,9 @@ def show_rules(model, texts=100):
             different[select] = sum(n > 0 for n in times)
             print(f"   {select.__name__:15} {correction:19.0%}   {sum(times):15}   {times}")
     print("   Without correction, by_confidence seems to be the better rule. But look at the right side. The surest\n"
-          f"   letters are always the same, so by_confidence writes only {different[by_confidence]} of the four sentences, "
-          "although the model knows them all.\n"
-          f"   scattered writes {different[scattered]} of them. It makes more mistakes, but correction removes them, "
-          "so it is our default.")
+          "   letters are always the same. Although the model knows all four sentences, by_confidence writes only\n"
+          f"   {different[by_confidence]} of them, and scattered writes {different[scattered]}. The rule scattered makes "
+          "more mistakes, but correction\n   removes them, so it is our default.")
 
 
 def show_bound(show):
