@@ -545,8 +545,8 @@ def show_rules(model, texts=100):
             print(f"   {select.__name__:15} {correction:19.0%}   {sum(times):15}   {times}")
     print("   Without correction, by_confidence seems to be the better rule. But look at the right side. The surest\n"
           "   letters are always the same. Although the model knows all four sentences, by_confidence writes only\n"
-          f"   {different[by_confidence]} of them, and scattered writes {different[scattered]}. The rule scattered makes "
-          "more mistakes, but correction\n   removes them, so it is our default.")
+          f"   {different[by_confidence]} of them, and scattered writes {different[scattered]}. scattered makes more "
+          "mistakes,\n   but correction removes them, so it is our default.")
 
 
 def show_bound(show):
