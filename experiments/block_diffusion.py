@@ -328,7 +328,7 @@ def draw(values, folder):
     figure, axis = tensors.pyplot(show=False).subplots(figsize=(7, 4.4), layout="constrained")
     sizes, nelbo, errors = ([point[key] for point in values["curve"]] for key in ("size", "nelbo", "error"))
     color = tensors.COLORS["other"]
-    axis.errorbar(sizes, nelbo, errors, marker="o", ms=4, color=color, label="one model, in blocks: NELBO")
+    axis.errorbar(sizes, nelbo, errors, marker="o", ms=4, color=color, label="the hybrid, in blocks: NELBO")
     axis.axhline(values["nll"][0], color=color, label="the hybrid, token by token: NLL, exact")
     for kind, label in (("gpt", "shipped GPT: NLL, exact"), ("dllm", "shipped dLLM: NELBO")):
         axis.axhline(values["shipped"][kind]["loss"], ls="--", color=tensors.COLORS[kind], label=label)
