@@ -113,7 +113,7 @@ def squared_error_gradient(w, b, x, y):
 
 
 def cross_entropy_gradient(logits, target):
-    """Return the gradient (N, V) of the cross-entropy with respect to `logits` (N, V).
+    """Return the gradient of the cross-entropy with respect to `logits` (N, V), as a tensor (N, V).
 
     A logit is a score and can be any real number. Softmax turns a row z of logits into probabilities:
     softmax(z)_v = exp z_v / sum_u exp z_u. `target` (N,) holds the right token y of each row. The loss of a row is

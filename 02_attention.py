@@ -273,7 +273,7 @@ def show_rotary():
     q, k = torch.randn(2, 1, 64)  # (T=1, hd) each
 
     def score(m, n):
-        """Return the product of q at position m and k at position n."""
+        """Return the dot product of q at position m and k at position n."""
         rotated = (rotate(x, rotary_table(torch.tensor([p]), 64)) for x, p in ((q, m), (k, n)))
         return torch.linalg.vecdot(*rotated).item()
 
@@ -297,7 +297,7 @@ def show_rotary():
 
 
 def run(layers, x, positions, buffers=None):
-    """Send x[:, positions] through the layers, each of which adds its output to its input. Return (B, T, C)."""
+    """Send x[:, positions] through the layers, each of which adds its output to its input. Return x (B, T, C)."""
     x, table = x[:, positions], rotary_table(positions, x.shape[-1] // layers[0].n_head)
     for layer, buffer in zip(layers, buffers or [None] * len(layers), strict=True):
         x = x + layer(x, positions, table, buffer)

@@ -9,7 +9,7 @@ transformer is a GPT. With `causal=False`, every position looks at all positions
 language model (dLLM).
 
 You should see how many parameters each part has, how many operations each token costs, and what each setting changes.
-At the end come the shapes inside a forward pass, module by module.
+The last part of the output lists the shapes inside a forward pass, module by module.
 """
 
 import math
@@ -138,11 +138,12 @@ class Block(nn.Module):
 
 
 class Neighbours(nn.Module):
-    """A depthwise convolution: add to each vector of x (B, T, C) a weighted sum of the vector and its neighbours.
+    """A depthwise convolution: it lets each position read its neighbours.
 
-    Each channel has its own weight for each place in the neighbourhood. To spell, a position must know its
-    neighbours. Attention has to learn where they are, but a convolution knows from the start. (So et al. 2021,
-    arXiv:2109.08668, use convolutions inside attention.)
+    For each position of x (B, T, C), the convolution computes a weighted sum of the vectors at the position and its
+    neighbours, and adds the sum to x. Each channel has its own weight for each place in the neighbourhood. To spell, a
+    position must know its neighbours. Attention has to learn where the neighbours are, but a convolution knows from
+    the start. (The Primer model, arXiv:2109.08668, uses convolutions inside attention.)
 
     The tensor `stream` (B, rows, C) is a part of the cache. It holds the inputs of this convolution from earlier
     passes, and zeros for positions that no pass has read. The new inputs x replace the rows at `positions`.
@@ -232,7 +233,7 @@ class Transformer(nn.Module):
         return self.head(self.norm(x))  # (B, T, V)
 
     def embed(self, tokens, t, positions):
-        """Return the vectors (B, T, C) of the tokens, plus the embeddings of positions and noise levels, if any."""
+        """Return the token vectors (B, T, C). If the model embeds positions or noise levels, add these embeddings."""
         x = self.token_emb(tokens)  # (B, T, C)
         if self.pos_emb is not None:
             x = x + self.pos_emb(positions)

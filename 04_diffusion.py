@@ -45,16 +45,17 @@ def hide(x0, k, mask_id, given=0):
 
 
 def ranks(score):
-    """Return the rank (B, T) of each score (B, T) within its row. The lowest score of a row has rank 0."""
+    """Rank the scores (B, T) within each row. Return the ranks (B, T); the lowest score of a row has rank 0."""
     order = score.argsort(1)  # order[b, 0] is the position of the lowest score
     return order.argsort(1)  # the inverse: the rank of each position
 
 
 def simple_loss(model, x0, k):
-    """Hide k (B,) tokens of each text in x0 (B, T), and return the training loss, in nats per hidden token.
+    """Hide some tokens of each text in x0 (B, T), and return the training loss, in nats per hidden token.
 
-    The loss is the mean over all hidden tokens of the batch. So a text with many masks counts more than a text with
-    few. In the bound of section 3, all texts count equally: we average within each text first, then over the texts.
+    k (B,) is the number of tokens to hide in each text. The loss is the mean over all hidden tokens of the batch. So a
+    text with many masks counts more than a text with few. In the bound of section 3, all texts count equally: we
+    average within each text first, then over the texts.
     """
     xt = hide(x0, k, model.config.mask_id)  # (B, T)
     t = k / x0.shape[1]  # (B,) the noise level, which only a time-conditioned model reads
@@ -68,7 +69,8 @@ def spread_evenly(n, most, device=None):
 
     The range 1 … `most` is cut into n equal parts, one count is drawn from each part, and the counts are shuffled
     (stratified sampling). So every batch holds easy texts with few masks and hard texts with many masks, and its loss
-    depends less on chance. `most` can differ from text to text (n,). If it is not whole, it is rounded up.
+    depends less on chance. `most` is one number, or a tensor (n,) with a number for each text. If a number is
+    not whole, it is rounded up.
     """
     u = torch.rand(n, device=device)
     part = torch.randperm(n, device=device)
@@ -157,9 +159,10 @@ def highest(score, masked, count):
 
 
 def distance_to_higher(score, masked):
-    """Return the distance (B, T) from each masked position to the nearest masked position with a higher score.
+    """Return how far each masked position is from the nearest masked position with a higher score.
 
-    The masked position with the highest score has an infinite distance. A position that is not masked has distance 0.
+    The result is a tensor (B, T). The masked position with the highest score has an infinite distance. A position
+    that is not masked has distance 0.
     """
     score = score.masked_fill(~masked, -math.inf)
     place = torch.arange(score.shape[1], device=score.device)
@@ -241,10 +244,11 @@ def correct(model, state, written, steps, temperature=1.0, top_k=None):
 
 
 def denoise(model, canvas, steps=64, temperature=1.0, top_k=None, select=scattered, correction=0.5):
-    """The sampler of this book: fill the masks of `canvas` (B, T), then correct the text. Yield a State per pass.
+    """The sampler of this book: fill the masks of `canvas` (B, T), then correct the text.
 
-    `steps` is the number of passes, and `correction` is the share of the passes that correct the text. Let n be
-    the largest number of masks in any row. Then at most n passes fill masks, and at most n - 1 passes correct the text.
+    Yield a State after each pass. `steps` is the number of passes, and `correction` is the share of the passes that
+    correct the text. Let n be the largest number of masks in any row. Then at most n passes fill masks, and at most
+    n - 1 passes correct the text.
     """
     blanks = canvas == model.config.mask_id
     if not blanks.any():
@@ -271,7 +275,10 @@ def denoise(model, canvas, steps=64, temperature=1.0, top_k=None, select=scatter
 
 
 def hidden_losses(model, x0, xt, t):
-    """Return the cross-entropy (B, T), in nats, of each token of x0 that is hidden in xt. Visible tokens get 0."""
+    """Return the loss of each token of x0, in nats: a tensor (B, T).
+
+    For a token that is hidden in xt, the loss is the cross-entropy. For a visible token, it is 0.
+    """
     logits = model(xt, t).float()  # (B, T, V)
     losses = F.cross_entropy(logits.flatten(0, 1), x0.flatten(), reduction="none")  # (B T,)
     return losses.view_as(x0) * (xt == model.config.mask_id)
@@ -295,7 +302,8 @@ def nelbo(model, x0, draws=1, batch_size=64, given=0, seed=0):
     upper bound on the NLL (LLaDA, Nie et al. 2025, arXiv:2502.09992, equation 6); `nelbo_by_counts` below shows why.
 
     Each text is used `draws` times, with different masks. Because the seed is fixed, all models get the same masks. The
-    standard error describes the chance in the masks. It is a little too large, because the texts differ, too.
+    standard error says how much the mean depends on the random masks. Differences between the texts make this error a
+    little too large.
     """
     x0 = x0.repeat(draws, 1)
     N, T = x0.shape
@@ -433,7 +441,7 @@ class NoiseSchedule:
 
 
 def mask_tokens(x0, rate, mask_id):
-    """Mask each token of x0 (B, T) with probability `rate` (B,), independently of the others. Return the result."""
+    """Mask each token of x0 (B, T) with probability `rate` (B,), independently of the other tokens."""
     hidden = torch.rand(x0.shape, device=x0.device) < rate[:, None]
     return torch.where(hidden, mask_id, x0)
 

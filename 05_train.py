@@ -121,7 +121,7 @@ class MaskedDiffusion(Text):
         self.t_max = t_max
 
     def loss(self, model, x0):
-        """Return the loss of the batch x0 (B, T), one number."""
+        """Return the loss of the batch x0 (B, T), as one number."""
         B, T = x0.shape
         return diffusion.simple_loss(model, x0, diffusion.spread_evenly(B, self.t_max * T, x0.device))
 

@@ -8,10 +8,10 @@
     python 06_generate.py --runtime onnx-int8                    # the same passes in less time, without a GPU
     python 06_generate.py --hub                                  # the published model, from the Hugging Face Hub
 
-A text takes a few seconds on two cores. In a terminal, masks are grey blocks. For the first half of the passes, the
-model writes characters at random places, and the newest ones are highlighted. Then it goes back over the characters
-that it doubts. If a text is longer than the model's window, it is written window by window. With --html, you get a web
-page with a slider that shows the text after any pass.
+On two CPU cores, the model writes a text in a few seconds. In a terminal, masks are grey blocks. For the first half of
+the passes, the model writes characters at random places, and the newest ones are highlighted. Then it goes back over
+the characters that it doubts. If a text is longer than the model's window, it is written window by window. With --html,
+you get a web page with a slider that shows the text after any pass.
 
 This is how a text moves through the program: `main` loads a model, by default your latest run in checkpoints/. Section
 1 makes a canvas (B, T), which holds the tokens of the prompt and then masks. `generate` (section 2) cuts the canvas
@@ -239,7 +239,7 @@ def pick_seed(settings):
 
 @dataclass(frozen=True)
 class Command(Writing):
-    """The flags of this chapter. By default, it uses 96 passes at temperature 1.05; --fast uses 32 passes at 0.85."""
+    """The flags of this chapter. The default is 96 passes at temperature 1.05. --fast uses 32 passes at 0.85."""
 
     fast: bool = False  # a third of the passes, at a lower temperature (docs/fast_decoding.md)
     hub: str = ""  # OWNER/NAME of a model on the Hugging Face Hub; --hub alone: the model of the original tiny-dllm

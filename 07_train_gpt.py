@@ -158,7 +158,7 @@ def stream(model, canvas, temperature=0.8, top_k=None, cached=True, lean=True):
 
 
 def write(model, tokens, count, temperature=0.8, top_k=None, cached=True):
-    """Write `count` more tokens after `tokens` (B, P). Return (B, P + count). P must be at least 1. See `stream`."""
+    """Write `count` more tokens after `tokens` (B, P). Return (B, P + count). P must be at least 1."""
     canvas = F.pad(tokens, (0, count), value=model.config.mask_id)  # (B, P + count)
     for state in stream(model, canvas, temperature, top_k, cached):
         canvas = state.canvas
@@ -187,7 +187,7 @@ class LeanRows:
 
     @staticmethod
     def fits(config):
-        """Return whether a model has what LeanRows needs: rotary positions, RMSNorm and squared ReLU."""
+        """Return True if a model has what LeanRows needs: rotary positions, RMSNorm and squared ReLU."""
         return (config.positions, config.norm, config.activation) == ("rope", "rms", "relu2")
 
     def __init__(self, model, cache):
@@ -209,7 +209,7 @@ class LeanRows:
 
     @torch.inference_mode()
     def __call__(self, x, start, positions=None, visible=None, read=None):
-        """Run all blocks on x (B, R, C), the embeddings of R new rows. Return the input (B, R, C) of the head.
+        """Run all blocks on x (B, R, C), the embeddings of R new rows. Return the head's input (B, R, C).
 
         `start` is the place of the first new row in the cache. A single row needs no other argument. Chapter 13
         computes several rows at once, and passes three more arguments. `positions` (R,) are the positions of the rows.

@@ -183,7 +183,8 @@ def compare(couplets, steps, passes=(16, 128), texts=16):
     """Train a small model for each kind of token, and print how these models differ.
 
     The table shows the number of tokens per couplet, and the share of invalid letters in the models' texts. Each model
-    trains for `steps` steps. Then it writes `texts` texts for each number of passes in `passes`.
+    trains for `steps` steps. Then the model writes texts: for each number in `passes`, it writes `texts` of them in
+    this number of passes.
     """
     poems = joined({"kural": couplets})
     tensors.heading(f"Why letters: {len(couplets)} couplets of the Kural, {steps} steps for each kind of token")

@@ -11,7 +11,7 @@ and how many characters it has read, and warns if the two models differ much.
 
 The losses of a dLLM and a GPT cannot be compared. So this chapter compares five other things: the likelihood of unseen
 text, the quality of written texts, the filling of blanks, the speed of writing, and the effect of reading a small text
-for many epochs. The program prints a table for each of the five. A last table says which model is better at what, and a
+for many epochs. The program prints a table for each comparison. A last table says which model is better at what, and a
 JSON file keeps all numbers.
 
 You should see that the GPT predicts text better, that its texts are nearer to real text, and that it writes faster. The
@@ -170,7 +170,7 @@ def exact_nll(model, x, order):
 
 
 def fixed(turns):
-    """Return a rule that writes at the positions in ascending order of `turns`, which is (T,) or (N, T)."""
+    """Return a rule that writes in the order of `turns`, the smallest number first. `turns` is (T,) or (N, T)."""
     return lambda logits, confidence, masked, count: diffusion.highest(-turns.expand(masked.shape), masked, count)
 
 
@@ -186,9 +186,9 @@ def mixture(nlls, T):
 def looseness(dllm, windows, seed):
     """Measure windows (N, T): the NELBO, tighter upper bounds on the NLL, and the exact NLL in several orders.
 
-    Each number has a row {name, NLL, minus, …}. "minus" is the difference between the row's NLL and the mean NLL over
-    random orders. (This mean is another estimate of the NELBO.) All rows use the same windows, so the standard error of
-    the difference is computed from the differences per window.
+    The result contains a list of rows {name, NLL, minus, …}. "minus" is the difference between the row's NLL and the
+    mean NLL over random orders. (This mean is another estimate of the NELBO.) All rows use the same windows, so the
+    standard error of the difference is computed from the differences per window.
     """
     N, T = windows.shape
     place = torch.arange(T, device=windows.device).float()
@@ -339,9 +339,10 @@ def fill(model, rows, start, end):
 
 
 def fill_with_tries(model, rows, start, end):
-    """Fill the blank [start, end) of rows (B, T) with the best of a GPT's TRIES candidates. Returns (B, end - start).
+    """Fill the blank [start, end) of rows (B, T) with a GPT. Returns (B, end - start).
 
-    One candidate has the most likely character at each position. All other candidates are drawn at random.
+    For each row, the GPT writes TRIES candidates, and the best one is taken. One candidate has the most likely
+    character at each position. All other candidates are drawn at random.
     """
     chosen = []
     for row in rows:
@@ -384,7 +385,7 @@ def restored(filler, windows, blank):
 
 
 def infilling(dllm, gpt, windows, size, seed, tokenizer, train_tokens):
-    """Return the share of restored characters for each length of blank, and a few texts that both models complete."""
+    """Return the share of restored characters for each length of blank, and a few texts that both models completed."""
     rows = training.evenly(windows, size.windows)  # (N, T)
     followers = common_followers(train_tokens, tokenizer.vocab_size)
     fillers = {"dllm": functools.partial(fill, dllm), "gpt": functools.partial(fill, gpt),
@@ -560,7 +561,7 @@ def nearer(name, form, dllm, gpt, real, key):
 
 
 def best_row(samples, model):
-    """Take the model's rows with the most passes in part 2, and return the one with the smallest mean distance."""
+    """Of the model's rows in part 2 that have the most passes, return the row with the smallest mean distance."""
     rows = [row for row in samples["table"] if row["model"] == model]
     most = max(row["nfe"] for row in rows)
     return min((row for row in rows if row["nfe"] == most), key=lambda row: row["mean"][0])

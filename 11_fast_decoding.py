@@ -59,9 +59,10 @@ gpt = import_module("07_train_gpt")
 
 
 def top_up(chosen, confidence, masked, count):
-    """Add the most confident proposals to `chosen` (B, T) until each row has `count` (B,) of them, but at least one.
+    """Add the most confident proposals to `chosen` (B, T), until each row has at least `count` (B,) proposals.
 
-    Even if a rule finds no proposal safe, it must write one, because otherwise the text would never be finished.
+    Every row gets at least one proposal. Even if a rule finds no proposal safe, it must write one, because otherwise
+    the text would never be finished.
     """
     missing = count.clamp(min=1) - chosen.sum(1)
     return chosen | diffusion.highest(confidence, masked & ~chosen, missing)
@@ -194,8 +195,8 @@ def denoise_blocks(model, canvas, steps, temperature=1.0, top_k=None, select=dif
     """Fill the masks of canvas (B, T) block by block, and then correct the new text. Yields States.
 
     All blocks share `steps` passes of writing. `block` is the number of positions in a block; 0 makes the whole canvas
-    one block. `reader` is BlockModel or a subclass, which decides how the model reads a block. At the end, `correction`
-    more passes correct the text.
+    one block. `reader` is BlockModel or a subclass, which decides how the model reads a block. At the end, the model
+    corrects the text in `correction` more passes.
     """
     masked = canvas == model.config.mask_id
     confidence = (~masked).float()
@@ -296,7 +297,7 @@ LIMIT = "the limit: its matrix products alone"
 
 
 def ways_of_one_row(model):
-    """Return functions that compute one row of the GPT `model`, in the middle of its window: {name: function}."""
+    """Return {name: function}. Each function computes one row in the middle of the window of the GPT `model`."""
     middle = model.config.seq_len // 2
     tokens = torch.zeros(1, middle + 1, dtype=torch.long, device=model.head.weight.device)
     newest = tokens[:, middle:]
@@ -312,7 +313,7 @@ def ways_of_one_row(model):
 
 
 def ways_of_all_rows(model):
-    """Return functions that compute all rows of a window of the dLLM `model`: {name: function}."""
+    """Return {name: function}. Each function computes all rows of a window of the dLLM `model`."""
     rows = model.config.seq_len
     tokens = torch.zeros(1, rows, dtype=torch.long, device=model.head.weight.device)
     t = torch.ones(1, device=tokens.device)

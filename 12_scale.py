@@ -141,7 +141,7 @@ class Words:
         return x0.to(self.team.device), xt.to(self.team.device), self.masks, is_last
 
     def loss(self, network, batch):
-        """Return a part's contribution to the batch's loss, multiplied by the numbers of parts and of processes.
+        """Return a part's contribution to the batch's loss, multiplied by the numbers of parts and processes.
 
         The loss of a batch is the sum of the cross-entropies at all masks, divided by the number of masks in the batch.
         If each process divided by its own number of masks, the mean over the processes would be a different number,
@@ -254,7 +254,7 @@ class Command:
 
     @property
     def run(self):
-        """The name of the run. Chapter 05 asks for the attribute `run`."""
+        """The name of the run. Chapter 05 reads the attribute `run`."""
         return self.run_name
 
 

@@ -16,9 +16,9 @@ drafts are highlighted, and refused drafts are red.
 
 On a first reading, you can skip `rows_before` in section 1 and `KeptRows` in section 3.
 
-After training, you should see that the NELBO grows with the size of a block. For a block that fills the whole window,
-the NELBO is far above that of chapter 05's dLLM, because only one training step in eight has such a block. You should
-also see how many passes and seconds the drafts save. Drafts save time only on a processor that computes many positions
+After training, you should see that the NELBO grows with the block size. For a block that fills the whole window, the
+NELBO is far above that of chapter 05's dLLM, because only one training step in eight has such a block. You should also
+see how many passes and seconds the drafts save. Drafts save time only on a processor that computes many positions
 almost as fast as one (docs/block_diffusion.md).
 """
 
@@ -104,7 +104,7 @@ def two_streams(starts, width):
 
 
 def rows_before(positions, visible, width):
-    """Return the row numbers (R, width) of the rows that a convolution of this width adds up for each row.
+    """For each row, return the numbers of the rows that a convolution of this width adds up: a tensor (R, width).
 
     For a row at position p, the convolution adds up the rows at positions p - width + 1 … p that this row sees. With a
     width of 3, it adds up b, c and (d) for the row (d) of the table above.
@@ -132,7 +132,7 @@ SMALL = 16  # blocks up to this size are often masked completely: see `mask_bloc
 
 
 def draw_starts(T):
-    """Draw random blocks that cover positions 1 to T. Return where the block of each position starts: (T,).
+    """Draw random blocks that cover positions 1 to T. Return a tensor (T,) with the start of each position's block.
 
     One time in eight, a single block covers all positions. Otherwise small blocks are drawn more often than large
     blocks, so that each size covers about the same number of positions.
@@ -190,7 +190,7 @@ class KeptRows:
 
     No clean row depends on later rows, so the kept rows are exact. A pass writes its new rows after the kept rows,
     clean rows first. To keep some of the new clean rows, the caller adds their number to n. The next pass overwrites
-    all rows behind the first n.
+    all rows after the first n.
     """
 
     def __init__(self, model, batch, rows):
@@ -221,8 +221,8 @@ class Hybrid(transformer.Transformer):
     def forward(self, tokens, rows, kept=None):
         """Return the logits (B, R, V) of tokens (B, R), and the input of the head: (B, R, C).
 
-        `rows` are the Rows of these tokens. If `kept` is a KeptRows, all new rows see the kept rows and are written
-        behind them.
+        `rows` are the Rows of these tokens. If `kept` is a KeptRows, all new rows see the kept rows and are stored
+        after them.
         """
         x = self.embed(tokens, None, rows.positions)  # (B, R, C)
         if kept:
@@ -240,7 +240,7 @@ class Hybrid(transformer.Transformer):
     def convolve(self, x, conv_rows, weights):
         """Apply chapter 03's convolution to the rows of two streams, x (B, R, C).
 
-        The convolution has `weights` (width, C). `conv_rows` (R, width) says which rows it adds up for each row.
+        The convolution has `weights` (width, C). For each row, `conv_rows` (R, width) says which rows are added up.
         """
         around = F.pad(x, (0, 0, len(weights) - 1, 0))  # (B, width - 1 + R, C), with zeros before the text
         return x + sum(weight * around.index_select(1, conv_rows[:, i]) for i, weight in enumerate(weights))
@@ -292,7 +292,7 @@ def hybrid_loss(model, windows):
 
 
 def draft_losses(model, windows, vectors, starts, is_whole):
-    """Return the cross-entropies of all drafts in windows (B, T + 1): (n,).
+    """Return the cross-entropy of each draft in windows (B, T + 1): a tensor (n,).
 
     `vectors` (B, T, C) belong to the noisy rows. `is_whole` (B, T) is True in blocks that are masked completely. Drafts
     are the tokens at places 1 to SMALL - 1 of such blocks. The clean stream writes the token at place 0.
@@ -400,7 +400,7 @@ DRAFTS = 3  # drafts per pass; docs/block_diffusion.md compares other numbers
 
 
 def probabilities(logits, temperature, top_k):
-    """Turn logits (…, V) into the probabilities (…, V) with which chapter 04's `draw` takes each token."""
+    """Turn logits (…, V) into the probabilities (…, V) with which chapter 04's `draw` draws tokens."""
     if temperature < diffusion.COLDEST:  # then `draw` always takes the most likely token
         return F.one_hot(diffusion.draw(logits, 0), logits.shape[-1]).to(logits.dtype)
     return diffusion.probabilities(logits, temperature, top_k)
@@ -448,7 +448,7 @@ def rows_of_pass(known, drafts, size, width, device):
 
     `known` and `drafts` are the numbers of known tokens and of drafts. The pass can accept any number of the drafts,
     from none to all. For each number, the pass has a block of `size` masks, which see the accepted drafts. If exactly
-    this number is accepted, these masks become the next drafts. The position right behind the accepted drafts has no
+    this number is accepted, these masks become the next drafts. The position right after the accepted drafts has no
     mask, because `verify` draws the token there. Here k is the last known token, x and y are drafts, and `size` is 2:
 
         clean rows:   k x y
@@ -512,7 +512,7 @@ def draft_and_verify(model, prompt, length, temperature=0.8, top_k=None, drafts=
         kept.n += len(known) + accepted  # keep the rows of the known tokens and of the accepted drafts
         yield Pass(proposed, new, p[range(len(new)), new])
 
-        first = len(known) + len(proposed) + drafts * accepted  # the first row of the block behind the accepted drafts
+        first = len(known) + len(proposed) + drafts * accepted  # the first row of the block after the accepted drafts
         proposed, q = draft_tokens(model, vectors[0, first : first + drafts], written[-2:], temperature, top_k)
 
 

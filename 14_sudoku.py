@@ -49,7 +49,7 @@ EXAMPLE = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419
 
 
 def shuffled_lines(n, device=None):
-    """Return n random orders of nine rows: (n, 9). Rows 0 to 2 stay together, and so do 3 to 5 and 6 to 8."""
+    """Return n random orders of nine rows: (n, 9). Rows 0 to 2, rows 3 to 5 and rows 6 to 8 stay together."""
     bands = torch.rand(n, 3, device=device).argsort(1)  # (n, 3)
     within = torch.rand(n, 3, 3, device=device).argsort(2)  # (n, 3, 3)
     return (3 * bands[:, :, None] + within).flatten(1)
@@ -270,7 +270,7 @@ def compare(dllm, other):
 def show_order(model, puzzle, rows=10):
     """Return a table of the first digits that the model writes into puzzle (81,).
 
-    For each digit, the table says how certain the model is, and how a person would find it.
+    For each digit, the table says how certain the model is, and how a person would find the digit.
     """
     states = list(solve(model, puzzle[None]))
     lines = ["pass  cell              digit  probability  a person sees it as"]
@@ -329,7 +329,7 @@ class Solve:
 
 
 def within(states, seconds):
-    """Yield States until `seconds` seconds have passed. The first State is always yielded."""
+    """Yield States until `seconds` seconds have passed. Always yield at least one State."""
     began = time.monotonic()
     for state in states:
         yield state

@@ -221,10 +221,10 @@ def straight(blocked, windows, masked, draw):
 def moved(path, proposal, first, blocked):
     """Move n waypoints of `path` towards `proposal` (n, 2). Return the best path.
 
-    `first` is the number of the first of these waypoints. A move must lower the sum of the squared turns, so that the
-    path turns less, or more evenly. It must not increase the total turning or the length, and the changed segments must
-    not collide with obstacles. If no move is allowed, the path stays the same. This is hill climbing: no proposal can
-    make a path worse.
+    `first` is the index in `path` of the first of the n waypoints. A move must lower the sum of the squared turns, so
+    that the path turns less, or more evenly. It must not increase the total turning or the length, and the changed
+    segments must not collide with obstacles. If no move is allowed, the path stays the same. This is hill climbing: no
+    proposal can make a path worse.
     """
     best = path
     turns = robot.turns(path)
@@ -249,8 +249,8 @@ def smooth(propose, T, blocked, raw, rounds=ROUNDS, seed=1):
     """Smooth a planner's path `raw` (N, 2). Yields the path after each round.
 
     `blocked` (H, W) is the inflated map, as in `refill`. `propose` makes proposals for windows of T waypoints. Examples
-    are `straight`, and `refill` with a model. The first path that is yielded is `raw` with waypoints at equal
-    distances. No path collides with an obstacle, and no path is longer or turns more than the path before it.
+    are `straight`, and `refill` with a model. Before the first round, yields `raw` with waypoints at equal distances.
+    No path collides with an obstacle, and no path is longer or turns more than the path before it.
     """
     draw = np.random.default_rng(seed)
     path = robot.waypoints(raw, blocked, T, SPACING)
@@ -275,7 +275,7 @@ def smooth(propose, T, blocked, raw, rounds=ROUNDS, seed=1):
 
 
 def smooth_both(model, blocked, raw, rounds=ROUNDS, seed=1):
-    """Smooth the planner's path `raw` with the model, and also with the control. Return all three paths by name."""
+    """Smooth the planner's path `raw` with the model, and also with the control. Return {name: path}."""
     paths = {"A*": raw}
     for name, propose in {"model": partial(refill, model), "straight": straight}.items():
         *_, paths[name] = smooth(propose, model.config.seq_len, blocked, raw, rounds, seed)
@@ -323,7 +323,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Smooth:
-    """The flags of smoothing a path in a map."""
+    """The flags for smoothing a path on a map."""
 
     map: Path = files.ROOT / "docs" / "maps" / "room.yaml"  # YAML file of a map, in the format of ROS's map server
     start: str = "1.0,2.0"  # the start, X,Y in metres, in the map's coordinates

@@ -84,7 +84,7 @@ def read_settings(name, quick, steps, **changes):
 
 
 def measure_training(name, device, quick):
-    """Yield, for each number format, a row of results without compilation and a row with compilation."""
+    """For each number format, yield two rows of results: one without compilation, and one with compilation."""
     large_on_cpu = name == "gpu" and device.type == "cpu" and not quick
     steps = 8 if large_on_cpu else 40
     changes = {"batch_size": 16} if large_on_cpu else {}  # a step on the usual 64 windows would take too long
@@ -153,9 +153,9 @@ def write_with(model, quick):
 def measure_runtimes(quick):
     """Yield a row of results for each shipped model in each runtime.
 
-    A row tells how fast the model writes one text, and how well it predicts unseen text. The runtimes write in turns,
-    so that other work on the machine slows all of them alike. They predict the same windows with the same masks, one
-    window at a time, just as they write one text at a time.
+    Each row shows how fast the model writes one text, and how well it predicts unseen text. The runtimes write in
+    turns, so that other work on the machine slows all of them alike. They predict the same windows with the same masks,
+    one window at a time, just as they write one text at a time.
     """
     for kind, task in (("dllm", training.MaskedDiffusion), ("gpt", gpt.NextToken)):
         folder = checkpoint.find(checkpoint.KINDS[kind].shipped, kind)
@@ -271,7 +271,7 @@ class Command:
 
 
 def measure(only, device, quick):
-    """Yield the rows of one part, whose name is `only`. "all" means all parts except runtimes and scale."""
+    """Measure the part named `only`, and yield its rows of results. "all" means all parts except runtimes and scale."""
     for name in ("laptop", "gpu"):
         if only in ("all", name):
             yield from measure_training(name, device, quick)

@@ -10,7 +10,7 @@ the file has as many as --limit says. With --dump, the command downloads and ext
 file. The extraction takes a quarter of an hour on two cores and needs 3 GB of disk space.
 
 Only prose is kept. Headings, lists of references, tables, markup, lines without a Tamil letter, and articles with fewer
-than 100 characters are left out. The text has the licence CC BY-SA 4.0, so name Wikipedia if you publish it. To
+than 100 characters are left out. The text has the licence CC BY-SA 4.0, so name Wikipedia if you publish the text. To
 download from other addresses, such as a mirror, set the environment variables TINY_DLLM_WIKIPEDIA_API_URL and
 TINY_DLLM_WIKIPEDIA_DUMP_URL.
 """

@@ -50,7 +50,7 @@ def look_back(x, distance):
 
     x (T, d) has the same vector at every position, so only rotations can tell the positions apart.
     Make the queries (T, d) and the keys (T, d) from x with chapter 02's `rotate` and `rotary_table`.
-    If position i - distance exists, position i must give it an attention weight above 0.9.
+    If position i - distance exists, position i must look at that position with an attention weight above 0.9.
     With distance 0, each position looks at itself. With a negative distance, each position looks ahead.
 
     Hint: the product of a query and a key depends on the difference between their rotations.

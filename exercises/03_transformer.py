@@ -15,11 +15,12 @@ transformer = import_module("03_transformer")
 
 
 def predict_growth():
-    """Predict by which factor the number of parameters in the blocks grows if one setting is doubled. (5 minutes)
+    """Predict how much the number of parameters in the blocks grows if one setting is doubled. (5 minutes)
 
     Start from the default settings of chapter 03's TransformerConfig.
     Count only the parameters of attention and MLP, in all blocks.
-    Double one setting at a time: n_layer, n_embd, n_head, seq_len and vocab_size. Return a list of the five factors.
+    Double one setting at a time: n_layer, n_embd, n_head, seq_len and vocab_size.
+    Return a list of the five factors by which the number grows.
 
     Hint: chapter 03 prints a formula for each part. Which letters occur in the formulas of the attention and the MLP?
     """

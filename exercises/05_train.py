@@ -27,10 +27,11 @@ def predict_factors():
 
 
 def hide_run(x0, k, mask_id):
-    """Mask k (B,) neighbouring tokens at a random place in each row of x0 (B, T). (15 minutes)
+    """Mask some neighbouring tokens at a random place in each row of x0 (B, T). (15 minutes)
 
     A task that teaches a model to fill gaps could begin with this step.
-    Row b gets k[b] masks side by side, where k[b] is from 1 to T. All other tokens stay. Return the result (B, T).
+    k (B,) holds a number from 1 to T for each row. Row b gets k[b] masks side by side.
+    All other tokens stay. Return the result (B, T).
     All places at which the masks fit into the row are equally likely.
 
     Hint: draw one place for each row, and compare the positions 0 to T - 1 with it. For k = T there is only one place.
@@ -42,7 +43,7 @@ def gradient_in_parts(model, x0, xt, parts):
     """Compute the gradient of a large batch with little memory. Return the loss of the batch, a float. (25 minutes)
 
     `x0` (B, T) holds texts, and `xt` (B, T) holds the same texts with some tokens masked.
-    A row can have no mask, but the batch has at least one mask.
+    Some rows may contain no masks at all, but the batch contains at least one mask.
     The loss is the mean cross-entropy over all masked tokens of the batch.
     Before the call, each parameter's `.grad` is None. After the call, `.grad` must be the gradient of this loss.
     B is a multiple of `parts`, and each forward pass must read B / parts rows.

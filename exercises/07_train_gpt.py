@@ -37,7 +37,7 @@ def bits_per_character(nats_per_token, tokens, characters):
 
 
 def text_nll(model, tokens, lengths):
-    """Return the negative log-likelihood (B,) of each text in a padded batch, in nats. (20 minutes)
+    """Return the negative log-likelihood of each text in a padded batch, in nats: a tensor (B,). (20 minutes)
 
     `model` is a GPT, which turns tokens (B, T) into logits (B, T, V).
     `tokens` (B, L) holds texts, each padded at its right end. `lengths` (B,) holds the lengths of the texts.
@@ -51,7 +51,7 @@ def text_nll(model, tokens, lengths):
 
 
 def nucleus(logits, p):
-    """Return the probabilities (..., V) of nucleus sampling, also called top-p sampling. (25 minutes)
+    """Return the probabilities that nucleus sampling (top-p sampling) uses, as a tensor (..., V). (25 minutes)
 
     Top-k keeps the same number of tokens at every position, even where the model is sure of one token.
     Nucleus sampling (Holtzman et al. 2019, arXiv:1904.09751) keeps the most probable tokens:

@@ -53,6 +53,6 @@ def threshold_apart(tau):
     Choose a mask if the rule has chosen neither of its two neighbours in this pass.
     At the end, chapter 11's `top_up` adds proposals if fewer than `count` are chosen.
 
-    Hint: argsort(descending=True), and one loop over the rows and their positions. Speed does not matter here.
+    Hint: use argsort(descending=True), and one loop over the rows and their positions. Speed does not matter here.
     """
     raise NotImplementedError

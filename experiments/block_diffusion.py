@@ -55,7 +55,7 @@ class Command(pages.Settings):
 
 
 def as_gpt(model):
-    """Return a Transformer with the weights of a Hybrid. It computes the clean stream of the Hybrid."""
+    """Return a Transformer with the weights of a Hybrid. This Transformer computes the Hybrid's clean stream."""
     with torch.device("meta"):
         gpt = transformer.Transformer(model.config)
     weights = model.state_dict()
@@ -66,7 +66,7 @@ def as_gpt(model):
 def measure(settings):
     """Measure what the setting `only` names, and return all numbers of the page.
 
-    All other numbers stay as they are on the page.
+    Numbers that are not measured again stay as they are on the page.
     """
     device = devices.pick_device(settings.device)
     folder = checkpoint.find(settings.checkpoint, "hybrid")
@@ -87,7 +87,7 @@ def measure(settings):
 
 
 def measure_quality(model, tokenizer, tokens, size):
-    """Return the NELBO by block size, and the measures of written texts.
+    """Return the NELBO by block size, and the measures of the texts that the model writes.
 
     These numbers do not depend on the speed of the machine.
     """
@@ -157,7 +157,7 @@ def one_pass(model, count):
 
 
 def cut(tokens, length, count):
-    """Return at most `count` windows (count, length), evenly spaced over the text."""
+    """Return windows (N, length) that are evenly spaced over the text. N is at most `count`."""
     return training.evenly(tokens[: len(tokens) // length * length].view(-1, length), count)
 
 
@@ -189,7 +189,7 @@ def quality_of(rows, judge, vocabulary, tokenizer):
 
 
 def drafted(model, first, length, seed, drafts):
-    """Write a text by draft and verify. Returns its tokens, and the list of Passes."""
+    """Write a text with draft and verify. Returns its tokens, and the list of Passes."""
     torch.manual_seed(seed)
     passes = list(hybrid.draft_and_verify(model, [first], length, TEMPERATURE, None, drafts))
     return [first, *(token for step in passes for token in step.new)], passes
@@ -229,7 +229,7 @@ def speeds(model, rows, numbers):
 
 
 def accepted(passes, drafts):
-    """Return a list. Entry i says which share of the verified drafts at place i of a pass was accepted."""
+    """For each place of a draft in a pass, return the share of the verified drafts that were accepted: a list."""
     places = [[0, 0] for _ in range(drafts)]  # [how often verified, how often accepted]
     for step in passes:
         count = len(step.new) - 1
@@ -267,7 +267,7 @@ def tables(values):
 
 
 def drafting(values, by_drafts):
-    """Return which share of the writing time is spent outside of passes, if each pass gets one draft."""
+    """Return the share of the writing time that is spent outside of passes, if each pass gets one draft."""
     if 1 not in by_drafts or len(values["models"]) < 2:  # a quick trial
         return "?"
     line = by_drafts[1]
@@ -311,7 +311,7 @@ def quality_table(quality):
 
 
 def largest_difference(quality):
-    """Return the largest difference, in standard errors, between the GPT's texts and those of draft and verify."""
+    """Return the largest difference, in standard errors, between texts of the GPT and of draft and verify."""
     found = []
     a, b = quality["gpt"], quality["drafted"]
     for key in MEASURES:

@@ -1,4 +1,4 @@
-"""How close do written couplets come to the Kural, and which way of writing comes closest?
+"""How close do the model's couplets come to the Kural, and which way of writing comes closest?
 
     python -m experiments.couplets             # measures the shipped model: a few minutes on one core
     python -m experiments.couplets --render    # only writes the page again
@@ -40,7 +40,7 @@ class Command(pages.Settings):
 
 
 def measure_way(model, tokenizer, couplets, way, shares_of, settings):
-    """Return the numbers of one way of writing, and some of its couplets.
+    """Return the numbers of one way of writing, and some couplets that were written in this way.
 
     Each measure is (mean over the seeds, standard error of this mean).
     """

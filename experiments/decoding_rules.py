@@ -24,7 +24,7 @@ def at_random(logits, confidence, masked, count):
 
 
 def by_peak(logits, confidence, masked, count):
-    """Rule: write where the model's first choice is most probable, even if another token was drawn there."""
+    """Rule: write where the model's first choice is most probable, even if the sampler drew another token there."""
     return diffusion.highest(logits.float().softmax(-1).amax(-1), masked, count)
 
 
@@ -76,7 +76,8 @@ def apart(distance):
 class Remembering:
     """A rule that remembers something from the previous pass.
 
-    If the masks differ from those after the last pass, a new block or a new text has begun, and the rule forgets.
+    If the masks are not those that the last pass left, a new block or a new text has begun. The rule then forgets what
+    it remembers.
     """
 
     left = None  # the masks that the last pass left

@@ -43,7 +43,7 @@ class Command(pages.Settings):
 def measure(settings):
     """Measure what the setting `only` names, and return all numbers of the page.
 
-    All other numbers stay as they are on the page.
+    Numbers that are not measured again stay as they are on the page.
     """
     device = devices.pick_device(settings.device)
     torch.set_float32_matmul_precision("high")
@@ -87,7 +87,10 @@ def summary(runs):
 
 
 def mean_of(objects):
-    """Return the mean of dicts, lists or numbers of the same form. For other types, return the first object."""
+    """Return the mean of several numbers. For dicts or lists of the same form, return the mean of each entry.
+
+    For other types, return the first object.
+    """
     first = objects[0]
     if isinstance(first, dict):
         return {key: mean_of([other[key] for other in objects]) for key in first}
@@ -116,7 +119,7 @@ def over_pairs(pairs):
 
 
 def with_error(row, key, form=".3f"):
-    """Return a number of a row with its standard error, as text."""
+    """Return a string: the number `row[key]` and the standard error of this number."""
     return f"{row[key]:{form}} ± {row[f'{key}_error']:{form}}"
 
 
@@ -167,7 +170,7 @@ def verdict_table(rows, names):
 
 
 def search_table(search):
-    """Return a table of the learning rates and weight decays that were tried, with a line for each pair."""
+    """Return a table of the learning rates and weight decays that were tried: a line for each combination."""
     lines = {}
     for side in search.values():
         for run in side["searched"]:

@@ -94,7 +94,7 @@ def record(training):
 
 
 def run_all(trainings, processes):
-    """Run the trainings. Return the best training of each side (the lowest NELBO or NLL): {side: Training}."""
+    """Run the trainings. Return the best training of a dLLM and of a GPT: {"dllm": Training, "gpt": Training}."""
     with ThreadPoolExecutor(processes) as pool:
         values = list(pool.map(Training.run, trainings))
     best = {}

@@ -196,7 +196,7 @@ def write_timed(way, prompts, length, seed):
 
 
 def measure_batch(way, rows, yardstick, tokenizer, seed):
-    """Return the table's line for one way: the measures of its texts, and their cost.
+    """Return the table's line for one way of writing: the measures and the cost of its texts.
 
     The texts begin with the first tokens of `rows` (N, T).
     """
@@ -240,7 +240,7 @@ def fastest(part, base):
 
 
 def best_gpt(part):
-    """Return the GPT's best line: the one whose largest distance from real text is smallest."""
+    """Return the GPT's best line: the line whose largest distance from real text is smallest."""
     return min((row for row in part["table"] if row["kind"] == "GPT"), key=lambda row: row["largest"][0])
 
 

@@ -1,11 +1,11 @@
 """How a page of docs/ is made: a program measures, and its numbers fill a template written by a person.
 
     docs/NAME.json             the numbers, and tables made of them
-    docs/templates/NAME.md     the page, with a place for each number, as in "an NLL of {likelihood[gpt][NLL]:.3f}"
+    docs/templates/NAME.md     the page, with a placeholder for each number: "an NLL of {likelihood[gpt][NLL]:.3f}"
     docs/NAME.md               the template with its numbers
     docs/figures/NAME_*.png    figures
 
-A place in a template has the syntax of Python's str.format. To show a brace on the page, write two braces in the
+Placeholders are written as for Python's str.format. To show a brace on the page, write two braces in the
 template. All sentences are in templates, and all numbers come from programs. Such a program looks like this:
 
     @dataclass(frozen=True)
@@ -27,7 +27,8 @@ template. All sentences are in templates, and all numbers come from programs. Su
     if __name__ == "__main__":
         cli.run(lambda: pages.run("name", Command, measure, draw, tables))
 
-In the template, {tables[losses]} stands for this table. If a text has several lines, put its place between ``` and ```.
+In the template, {tables[losses]} stands for this table. If a text has several lines, put its placeholder between
+``` and ```.
 """
 
 import json

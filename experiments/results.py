@@ -7,8 +7,8 @@ The program reads its numbers from files. Each training has written numbers to c
 docs/logs/, and benchmark.py has written numbers to docs/benchmarks/. Run the program again when one of these files has
 changed.
 
-Two models were trained with programs that had not been committed, so nobody can say exactly what their last evaluations
-measured. That is why --measure measures these two models again.
+Two models were trained with programs that had not been committed to Git. So nobody can say exactly what the last
+evaluations of these models measured. That is why --measure measures these two models again.
 """
 
 import json
@@ -71,7 +71,7 @@ def read_json(path):
 
 
 def laptop_run(name):
-    """Return the config and the number of parameters of a run. The book keeps only the log of this run."""
+    """Return the config and the number of parameters of a run. The book keeps only its log, not its model."""
     config = read_json(pages.DOCS / "logs" / f"{name}.json")
     parts = transformer.parameters_by_part(transformer.TransformerConfig(**config["model"]))
     return config, sum(number for _, number in parts.values())
@@ -95,7 +95,7 @@ def measure_of(info):
 
 
 def number(info):
-    """Return the NELBO or NLL of a model with its standard error, as text."""
+    """Return a string: the NELBO or NLL of a model, and the standard error of this number."""
     measure = measure_of(info)
     return f"{measure} {info[measure]:.3f} ± {info['error']:.3f}"
 

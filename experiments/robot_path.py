@@ -47,7 +47,7 @@ class Command(pages.Settings):
 def gradient(path, blocked, data=0.2, smooth=0.3, tolerance=1e-10, iterations=1000, refinements=2):
     """Return the path after Nav2's simple smoother, with its default weights.
 
-    In each iteration, the points move one after the other. Each of them moves by
+    In each iteration, the points move one after the other. Each point moves by
 
         data * (original place - place) + smooth * (sum of the places of both neighbours - 2 * place)
 
@@ -304,7 +304,7 @@ def mean_of_each(rows):
 
 
 def minus(mine, others):
-    """Return the mean difference of each measure between the model and another way: {measure: (mean, standard error)}.
+    """Compare the model with another way of smoothing. Return {measure: (mean difference, standard error)}.
 
     A difference is the model's number minus the other way's number for the same problem.
     """

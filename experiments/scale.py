@@ -68,7 +68,10 @@ def memory(config, train, windows=1, recompute=False):
 
 
 def accumulate(config, train, gigabytes):
-    """Return the smallest --accumulate that lets a step fit into `gigabytes` GB of GPU memory, or None if none does."""
+    """Return the smallest value of --accumulate with which a step fits into `gigabytes` GB of GPU memory.
+
+    If a step does not fit with any value, return None.
+    """
     windows = train.batch_size
     while windows >= 1:
         if sum(memory(config, train, windows).values()) <= USABLE * gigabytes * 1e9:

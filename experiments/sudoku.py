@@ -75,10 +75,10 @@ def needs_singles_only(cells):
 
 
 def published_puzzles(level, count=20):
-    """Return the first `count` puzzles of one level, from a published package.
+    """Return the first `count` puzzles of one level, from a published Python package.
 
-    The package ranks its puzzles from level 1 to level 9, by the methods that a person needs. Raises UserError if pip
-    cannot fetch the package.
+    The package ranks its puzzles from level 1 to level 9, by the methods that a person needs to solve them. Raises
+    UserError if pip cannot fetch the package.
     """
     with zipfile.ZipFile(io.BytesIO(files.fetch_wheel(*PUBLISHED))) as wheel:
         lines = wheel.read("kaidoku/data/sudoku.txt").decode().split("\n")
@@ -134,9 +134,9 @@ def in_conflict(grids):
 
 
 def retry(model, puzzles):
-    """Return the grids (B, 81) that a GPT writes. If a grid contradicts itself, the GPT tries again.
+    """Return the grids (B, 81) that a GPT writes. If a grid contradicts itself, the GPT writes this grid again.
 
-    There are at most ATTEMPTS attempts. The first attempt takes the most likely digits; all later attempts draw their
+    The GPT has at most ATTEMPTS attempts. The first attempt takes the most likely digits; all later attempts draw their
     digits.
     """
     grids = write_grids(model, puzzles)
@@ -213,7 +213,7 @@ def first_pass(model, puzzles, solutions):
 
 
 def example(model):
-    """Return the worked example: its puzzle, the pass that wrote each cell, and chapter 14's text."""
+    """Return the worked example: its puzzle, the pass that wrote each cell, and what chapter 14 prints."""
     puzzle = sudoku.to_tokens(sudoku.read_cells(chapter.EXAMPLE))
     states = list(chapter.solve(model, puzzle[None]))
     order = sum(number * state.committed[0].long() for number, state in enumerate(states, 1))
@@ -303,7 +303,7 @@ def summary(values):
 
 
 def percent(solved):
-    """Return the mean of zeros and ones with its standard error, as text."""
+    """Return a string: the share of ones in `solved`, and the standard error of this share."""
     mean, error = measures.mean_and_error(torch.tensor(solved))
     return f"{mean:.1%} ± {error:.1%}"
 

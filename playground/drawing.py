@@ -31,7 +31,7 @@ def message(words, wrong=False):
 
 
 def spans(recording, row, drawn):
-    """Return the text in row number `row` of a Recording as HTML.
+    """Return one text of a Recording as HTML: the text in row number `row`.
 
     The tokens that were written after pass number `drawn` are highlighted. The HTML also holds the probability and the
     pass of each written token. So the page can colour tokens by probability or by pass.

@@ -73,7 +73,10 @@ def compose(name, couplet, temperature, seed):
 
 
 def live(recording, states, seed, pause=0):
-    """Draw texts while a model writes them, then offer a page with a player. Wait `pause` seconds after each pass."""
+    """Draw texts while a model writes them. Then show a player, which visitors can also download.
+
+    Wait `pause` seconds after each pass.
+    """
     drawn = 0
     for _ in paced(recording.record(states, seed)):
         yield drawing.message("Writing …"), drawing.texts([recording], [drawn])
@@ -116,7 +119,7 @@ def race(prompt, length, sampler, passes, temperature, top_k, seed, *names):
 
 
 def paced(steps):
-    """Yield some of the steps, at least FRAME seconds apart, and skip the others."""
+    """Yield only steps that are at least FRAME seconds apart, and skip all other steps."""
     last = -FRAME
     for step in steps:
         if time.monotonic() - last >= FRAME:
@@ -125,7 +128,7 @@ def paced(steps):
 
 
 def answering(work, outputs):
-    """Return a function like `work` that always yields a fixed number of values, `outputs`.
+    """Return a function like `work` that yields exactly `outputs` values each time.
 
     Missing values leave the page unchanged. An exception becomes a message on the page, and the server keeps running.
     """
@@ -157,7 +160,7 @@ def explanation(error):
 
 
 def choices(kinds):
-    """Return the settings of a drop-down list of models. If its first model is one of your runs, a remark says so."""
+    """Return the settings of a drop-down list of models. If the first model is your own, a remark says so."""
     names = writing.names(*kinds)
     remark = None
     if names:
@@ -209,7 +212,8 @@ def tab(name, work, asked, settings, labels, size, unit="character", note="Ready
 
     The components in `asked` and `settings` hold the arguments of `work`. `labels` are the labels of the texts that
     `work` yields. At first, each text shows `size` masks. `unit` is the word for one token. `note` is the first
-    message of the tab. If `offers` is true, the tab also offers a player, and a page with the player to download.
+    message of the tab. If `offers` is true, the tab also shows a player, and visitors can download a page that contains
+    this player.
     """
     key = name.lower().replace(" ", "-")
     with gr.Tab(name, id=key, render_children=True), gr.Row(elem_classes="desk", elem_id=key):

@@ -184,7 +184,7 @@ class Recording:
 
     @property
     def speed(self):
-        """The speed of the model as text, such as "90 characters/s"."""
+        """The speed of the model as a string, such as "90 characters/s"."""
         written = (self.states[-1].canvas != self.canvas).sum().item()
         return f"{written / max(self.seconds, 1e-9):,.0f} {self.tokenizer.unit}s/s"
 
@@ -217,7 +217,7 @@ def take_turns(writers):
 
 
 def known_words(sample, info):
-    """Return the share of known words in `sample` as text, or "" if the training text is not on this machine."""
+    """Return a string: the share of known words in `sample`, or "" if the training text is not on this machine."""
     path = files.DATA / "tinyshakespeare.txt"
     corpus = text.Corpus("", files.read_text(path) if path.is_file() else "")
     if corpus.sha256 != info.get("corpus_sha256"):

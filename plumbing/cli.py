@@ -45,7 +45,7 @@ class UserError(Exception):
 def run(main, out_of_memory="lower --batch-size, and raise --accumulate by the same factor"):
     """Call main(). If the user can correct an error, print it in one line on stderr, and exit with code 2.
 
-    `out_of_memory` is the advice to print if the memory is full.
+    `out_of_memory` is the advice to print if memory runs out.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the stream was closed (`>&-`), so nobody reads it

@@ -36,7 +36,10 @@ def machine(device):
 
 
 def pick_dtype(name, device):
-    """Return the number format for matrix products. "auto" chooses a 16-bit format if the hardware is fast with it."""
+    """Return the number format for matrix products.
+
+    "auto" chooses a 16-bit format if the hardware computes fast in this format.
+    """
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":

@@ -40,7 +40,10 @@ def whole_file(path):
 
 
 def commit():
-    """Return the git commit of this copy of the book, with "-dirty" if files have changed, or None if it is unknown."""
+    """Return the git commit of this copy of the book, or None if the commit is unknown.
+
+    If files have changed since the commit, the result ends in "-dirty".
+    """
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
     try:
         return subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
@@ -85,10 +88,10 @@ def read_text(path, limit=1 << 30):
 
 
 def read_yaml(path, limit=1 << 15):
-    """Return the lines `name: value` of a YAML file as a dict. A value is a text, a list or a dict.
+    """Return the lines `name: value` of a YAML file as a dict. A value is a string, a list or a dict.
 
-    Values such as 3e-4, on and no remain text. YAML aliases are refused, because with aliases a short file could stand
-    for a billion values.
+    Values such as 3e-4, on and no remain strings. YAML aliases are refused, because with aliases a short file could
+    stand for a billion values.
     """
     import yaml
 

@@ -49,8 +49,9 @@ def check_address(repo):
 def fetch(repo, kind="dllm"):
     """Return the local folder of a model from the Hub. The model is downloaded only if it is not in checkpoints/ yet.
 
-    `repo` is the OWNER/NAME of a model that `export` wrote. If `repo` is "published", fetch a model of the original
-    tiny-dllm; then `kind` is "dllm" or "gpt". Raises UserError if the download fails or the model is not valid.
+    `repo` is the OWNER/NAME of a model that `export` wrote. If `repo` is "published", the function fetches a model
+    of the original tiny-dllm, and `kind` says which one: "dllm" or "gpt". Raises UserError if the download fails or the
+    model is not valid.
     """
     if repo != "published":
         check_address(repo)

@@ -37,7 +37,7 @@ def jackknife_error(values):
 
 
 def with_errors(measure, samples):
-    """Return the values {name: value} of `measure(samples)`, with their standard errors {name_error: error}."""
+    """Return a dict with the values {name: value} of `measure(samples)`, and standard errors {name_error: error}."""
     return measure(samples) | errors_of(left_out(measure, samples))
 
 

@@ -49,9 +49,10 @@ def rotation(angle):
 
 
 def inflate(blocked, radius):
-    """Return the map `blocked` (H, W) with its obstacles enlarged by `radius` cells: where the robot's centre can't be.
+    """Enlarge the obstacles of the map `blocked` (H, W) by `radius` cells, and return the new map.
 
-    A cell becomes blocked if its centre is at most `radius` away from a blocked cell or from the edge of the map.
+    The new map is True where the robot's centre can't be. A cell becomes blocked if its centre is at most `radius` away
+    from a blocked cell or from the edge of the map.
     """
     if 2 * radius >= min(blocked.shape):
         return np.ones_like(blocked)  # every cell is too close to the edge
@@ -79,8 +80,8 @@ FIELDS = "image", "resolution", "origin", "occupied_thresh", "free_thresh", "neg
 def load_map(path):
     """Return the GridMap that a YAML file and its image describe. Raises UserError if a file cannot be used.
 
-    The map server's mode "trinary" divides pixels by their darkness into occupied, free and unknown ones. We block all
-    pixels that are not free.
+    In the map server's mode "trinary", the darkness of a pixel decides whether the pixel is occupied, free or unknown.
+    We block all pixels that are not free.
     """
     fields = files.read_yaml(path)
     for name in FIELDS:
@@ -258,7 +259,7 @@ def without_repeats(path):
 
 
 def turns(path):
-    """Return the angle in radians by which a path (N, 2) turns at each inner point: (N - 2,).
+    """Return an array (N - 2,) with the angle, in radians, by which a path (N, 2) turns at each inner point.
 
     The angles are from -π to π, and left turns are positive. Equal neighbouring points count as one point, so there can
     be fewer than N - 2 angles.
@@ -280,7 +281,7 @@ class Frames:
     """Frames are squares of side × side cells. Each of the windows (B, T, 2) of a path has its own frame.
 
     Each frame is scaled so that its window almost fills the frame. Then the frame is turned by a random angle, and
-    shifted by a random part of a cell. So if a point is rounded to a cell, the error is different in each frame.
+    shifted by a random part of a cell. So when a point is rounded to a cell, the error differs between frames.
     """
 
     def __init__(self, windows, side, draw):
@@ -342,7 +343,7 @@ def plan(grid, blocked, start, goal):
 
 
 def extent(grid):
-    """Return the extent of a GridMap in metres, as text."""
+    """Return the extent of a GridMap in metres, as a string."""
     H, W = grid.blocked.shape
     corners = grid.to_metres([(0, 0), (W, 0), (0, H), (W, H)])
     (left, low), (right, high) = corners.min(0), corners.max(0)
@@ -350,7 +351,7 @@ def extent(grid):
 
 
 def evenly(path, count):
-    """Return points (count, 2) at equal distances along a path. The first and the last point are its ends."""
+    """Return `count` equally spaced points of a path. The first and the last point are the ends of the path."""
     along = np.r_[0, distances(path).cumsum()]
     places = np.linspace(0, along[-1], count)
     points = np.stack([np.interp(places, along, axis) for axis in path.T], -1)
@@ -359,10 +360,10 @@ def evenly(path, count):
 
 
 def waypoints(path, blocked, least, spacing):
-    """Return at least `least` points at equal distances along a path. The distance is about `spacing`.
+    """Return at least `least` equally spaced points of a path. Neighbouring points are about `spacing` apart.
 
-    If the line between two neighbouring points collides with an obstacle, the function tries more points. If it finds
-    no free path, it returns `path` itself.
+    If the line between two neighbouring points collides with an obstacle, the function tries again with more points. If
+    it finds no free path, it returns `path` itself.
     """
     count = max(least, math.ceil(length(path) / spacing) + 1)
     while count < 20 * len(path):
@@ -379,7 +380,10 @@ RADIUS = 2.0  # number of cells by which the obstacles of generated maps are inf
 
 
 def random_map(seed):
-    """Return a generated GridMap of 100 × 100 cells of 0.1 m. It has boxes, round pillars, and walls with doors."""
+    """Return a generated GridMap with boxes, round pillars, and walls with doors.
+
+    The map has 100 × 100 cells, and each cell is 0.1 m wide.
+    """
     draw = np.random.default_rng(seed)
     side = 100
     blocked = np.zeros((side, side), bool)
@@ -477,9 +481,9 @@ class Cells(Tokenizer):
         self.vocab_size = side * side
 
     def decode(self, tokens):
-        """Draw tokens, a list or a 1-D tensor, as a text with an o for each token's cell.
+        """Draw `tokens`, a list or a 1-D tensor: return a string that shows the cell of each token as an o.
 
-        Each line of the text stands for two rows of cells. Row 0 is in the last line. Masks are not drawn.
+        Each line of the string stands for two rows of cells. Row 0 is in the last line. Masks are not drawn.
         """
         side = self.vocabulary
         lines = [[" "] * side for _ in range((side + 1) // 2)]

@@ -30,7 +30,7 @@ RUNTIMES = ("torch", "onnx", "onnx-int8")
 
 
 def require_packages():
-    """Raise UserError if a package is missing that is needed to write or run ONNX files."""
+    """Raise UserError if one of the packages that write and run ONNX files is missing."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -100,7 +100,9 @@ class Rows:
 
 
 def attend(q, k, v, attn_mask):
-    """Return the causal attention of q (B, nh, T, hd) to k and v of earlier passes, and to the new k and v.
+    """Return the output of causal attention.
+
+    The queries q (B, nh, T, hd) attend to the k and v of earlier passes, and to the new k and v.
 
     PyTorch's kernel needs all keys in one tensor. To make this tensor, each pass would have to copy the earlier keys.
     """
@@ -160,7 +162,10 @@ def export_continuation(model, path):
 
 
 def buffers(model, batch, rows):
-    """Return empty buffers of a causal model: kv (2, L, B, nh, rows, hd), and (B, conv-1, C) for each convolution."""
+    """Return empty buffers of a causal model.
+
+    The buffers are one tensor kv (2, L, B, nh, rows, hd), and one tensor (B, conv-1, C) for each convolution.
+    """
     c = model.config
     kv = torch.zeros(2, c.n_layer, batch, c.n_head, rows, c.n_embd // c.n_head)
     return kv, [torch.zeros(batch, c.conv - 1, c.n_embd) for _ in model.convs]
@@ -177,9 +182,9 @@ def to_int8(path, smaller, n_embd):
 
     Each column of a weight matrix has its own scale. In each pass, all inputs of a matrix share one scale.
 
-    The head and the second matrix of each MLP stay in 32 bits. The head is small, and its errors are errors in the
-    logits. The inputs of the MLP's second matrix are squares. Most of these squares are much smaller than the largest
-    one, so 256 steps are too coarse for them.
+    The head and the second matrix of each MLP stay in 32 bits. The head is small, and rounding it would change the
+    logits directly. The inputs of the MLP's second matrix are squares. Most of these squares are much smaller than the
+    largest one, so 256 steps are too coarse for them.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -38,7 +38,7 @@ def to_cells(tokens):
 
 
 def conflicts(cells):
-    """Return a boolean tensor (B, 81): True for each of the cells (B, 81) with the same digit as a peer."""
+    """Return a boolean tensor (B, 81): True for each of the cells (B, 81) that has the same digit as a peer."""
     again = cells[:, :, None] == cells[:, torch.tensor(PEERS)]  # (B, 81, 20)
     return again.any(2) & (cells > 0)
 
@@ -71,7 +71,7 @@ def members(cells):
 def places_of(cells):
     """Return a list of nine sets of cells: for each digit, all cells of a grid that can hold this digit.
 
-    A blank can hold each digit that none of its peers has. Any other cell can hold only its own digit.
+    A blank can hold a digit if none of its peers has this digit. Any other cell can hold only its own digit.
     """
     places = [ALL] * 9
     held = [0] * 9
@@ -90,7 +90,7 @@ def write(places, i, digit):
 
 
 def with_candidates(places):
-    """Return a list in which entry n is the set of all cells that can hold at least n digits (n from 0 to 10)."""
+    """Return a list in which entry n (0 to 10) is the set of all cells for which at least n digits are possible."""
     at_least = [ALL] + [0] * 10
     for cells in places:
         for n in range(9, 0, -1):
@@ -139,9 +139,10 @@ def solutions(cells, draw=None):
 
 
 def search(places, draw=None):
-    """Yield all full grids that are possible with `places`, the nine sets of `places_of`.
+    """Yield every full grid that obeys the rules and has each digit only in cells that can hold this digit.
 
-    The search fills in all singles. Then it tries each pair that `smallest_choice` returns, and continues from there.
+    `places` lists these cells for each digit, in the form that `places_of` returns. The search fills in all singles.
+    Then it tries each pair that `smallest_choice` returns, and continues from there.
     """
     if not fill_singles(places):
         return
@@ -159,8 +160,8 @@ def search(places, draw=None):
 def smallest_choice(places, by_unit):
     """Return the smallest choice: a list of pairs (cell, digit), exactly one of which is right.
 
-    One kind of choice lists all digits that a cell can hold. With `by_unit`, there is a second kind, which lists all
-    cells of a unit in which a certain digit is possible. If every cell can hold only one digit, the list is empty.
+    The pairs list all possible digits of one cell. If `by_unit` is true, they can instead list all possible cells of
+    one digit in one unit. If every cell can hold only one digit, the list is empty.
     """
     at_least = with_candidates(places)
     for n in range(2, 10):
@@ -196,8 +197,8 @@ def reason(cells, i, digit):
 def make_puzzle(draw, hints):
     """Return a puzzle with this number of hints, and its only solution. `draw` is a random.Random.
 
-    The generator removes digits from a full grid in a random order. If the puzzle would get a second solution, the
-    digit stays. If not enough digits can be removed, the generator begins again with another full grid.
+    The generator removes digits from a full grid in a random order. If removing a digit would allow a second
+    solution, the digit stays. If not enough digits can be removed, the generator begins again with another full grid.
     """
     while True:
         first_row = draw.sample(range(1, 10), 9)
@@ -305,7 +306,7 @@ PLACES = torch.tensor([i for i, sign in enumerate(picture([1] * CELLS)) if sign 
 
 
 def on_paper(canvas):
-    """Return the tokens (B, 231) of pictures of grids. `canvas` (B, 81) holds the tokens of the grids."""
+    """Draw grids as pictures, and return the pictures as tokens (B, 231). `canvas` (B, 81) holds the grids' tokens."""
     tokens = torch.where(canvas == 9, PAPER.mask_id, canvas)
     return LINES.repeat(len(canvas), 1).index_copy(1, PLACES, tokens)
 
@@ -313,7 +314,7 @@ def on_paper(canvas):
 def state_on_paper(state):
     """Draw the grids of a State as pictures, and return the pictures as a State on the CPU.
 
-    All other characters of the pictures are treated as given.
+    The lines and spaces in the pictures are treated as given text.
     """
     B = len(state.canvas)
     confidence = torch.ones(B, len(LINES)).index_copy(1, PLACES, state.confidence.cpu())

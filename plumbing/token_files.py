@@ -103,7 +103,7 @@ MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc
 
 
 def read_merges():
-    """Return GPT-2's list of merges as text. On first use, the list is downloaded to data/gpt2_merges.txt."""
+    """Return GPT-2's list of merges as a string. On first use, the list is downloaded to data/gpt2_merges.txt."""
     path = files.DATA / "gpt2_merges.txt"
     if path.is_file():
         merges = files.read_bytes(path, limit=1 << 20)
@@ -123,8 +123,8 @@ def read_merges():
 def merged_pieces(merges):
     """Return a list with the bytes of each token. Each line of `merges` names two pieces that are joined.
 
-    In `merges`, a visible character stands for each byte. Most bytes are written as the character with the same number:
-    byte 65 as "A". Bytes without a visible character are written as the characters from number 256 upwards.
+    In `merges`, each byte is written as one visible character. Most bytes are written as the character with the same
+    number: byte 65 as "A". Bytes without a visible character are written as the characters from number 256 upwards.
     """
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in visible]
@@ -298,8 +298,8 @@ GOLDEN = 0.618  # multiples of this number, modulo 1, are spread evenly over [0,
 class Windows:
     """Cuts `tokens` (N,) into n windows of `length` tokens each. The windows have the numbers 0 to n-1.
 
-    `end` is None, or the token that ends a text. With such a token, each window holds the beginning of one text. If the
-    text is shorter than the window, the token `end` fills the rest.
+    `end` is None, or the token that ends a text. If `end` is a token, each window holds the beginning of one text. If
+    the text is shorter than the window, the token `end` fills the rest.
     """
 
     def __init__(self, tokens, length, end=None):
@@ -323,7 +323,7 @@ class Windows:
         return (place * self.stride + seed) % self.n, laps
 
     def read(self, numbers, laps=None):
-        """Return the windows with these numbers (B,), as int64 (B, length). Each lap cuts the tokens at new places."""
+        """Return the windows with these numbers (B,): int64 (B, length). Each lap cuts the tokens at new places."""
         if self.end is not None:
             return self.read_texts(numbers)
         shift = 0 if laps is None else (GOLDEN * laps % 1 * self.length).astype(np.int64)
@@ -339,7 +339,7 @@ class Windows:
         return rows
 
     def text_of(self, rows):
-        """Return a bool for each token of `rows` (..., length): True up to and including the first `end`."""
+        """Return a boolean tensor (..., length): True for the tokens of each row up to the first `end`, inclusive."""
         if self.end is None:
             return torch.ones_like(rows, dtype=torch.bool)
         ends = (rows == self.end).long()

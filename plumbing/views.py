@@ -56,7 +56,7 @@ def page(state, given, shown, width, measure=len):
 
 
 def tail(rows, height):
-    """Return the first `height` rows. If text is already written below them, return its last `height` rows."""
+    """Return the first `height` rows. If text is written below them, return `height` rows that end with this text."""
     written = [i for i, row in enumerate(rows) if any(style not in ("mask", "note") for _, style in row)]
     end = min(len(rows), max(height, max(written, default=0) + 1))
     return rows[max(0, end - height) : end]
@@ -116,7 +116,7 @@ class Terminal(Line):
         self.drawn = len(lines)
 
     def paint(self, row):
-        """Return a row of cells as text, with the terminal's codes for colours."""
+        """Return a row of cells as a string, with the terminal's codes for colours."""
         line = ""
         for style, cells in groupby(row, key=lambda cell: cell[1]):
             text = "".join(text for text, _ in cells)
@@ -206,8 +206,8 @@ class Page:
     """Writes a web page that plays the passes. The page is plumbing/player.html with the passes copied into it as JSON.
 
     `events[pass]` lists [position, token, confidence in %] for each token that the pass wrote or changed.
-    `guesses[pass]` is a text with one base-36 digit for each position, masked or not. The digit is the confidence in
-    35ths.
+    `guesses[pass]` is a string with one base-36 digit for each position, masked or not. The digit is the confidence
+    times 35, rounded.
     """
 
     leaves_text = False
