@@ -92,9 +92,9 @@ class KVBuffer:
     so far. A GPT appends one row per pass. The sampler of a diffusion model replaces a range of rows.
 
     Are the outputs the same as without a buffer? In a causal model they are, because a new row at the end changes no
-    earlier row. In a bidirectional model, only the outputs of the first layer are exact. If some tokens change, the
-    first layer's outputs should change at all positions, because every position looks at the changed tokens. So all
-    keys and values of the next layer should change, too. But the buffer still holds the old ones.
+    earlier row. In a bidirectional model, only the outputs of the first layer are exact. If some tokens change,
+    the outputs of the first layer change at all positions, because every position looks at the changed tokens. So the
+    next layer needs new keys and values at all positions. But the buffer still holds the old ones.
     """
 
     def __init__(self, batch, n_head, rows, head_dim, device=None, dtype=None):

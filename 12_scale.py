@@ -179,9 +179,9 @@ class Words:
 def distribute(model, team):
     """Return a network that gives the same results as `model`, and averages its gradients over all processes.
 
-    The network is PyTorch's DistributedDataParallel (DDP). The backward pass first computes the gradients of the last
-    blocks. The processes exchange these gradients while the backward pass computes the gradients of the first blocks.
-    Then all processes take the same step.
+    The returned network is PyTorch's DistributedDataParallel (DDP). The backward pass first computes the gradients of
+    the last blocks. The processes exchange these gradients while the backward pass computes the gradients of the first
+    blocks. Then all processes take the same step.
     """
     if team.world == 1:
         return model

@@ -268,7 +268,10 @@ def misses(truth, restored):
 
 
 def measure(settings):
-    """Smooth the A* paths of generated problems in every way, and restore curves. Returns the numbers of the page."""
+    """Smooth the A* paths of generated problems with each method, and measure the model on smooth curves.
+
+    Returns the numbers of the page.
+    """
     model, _, info = checkpoint.load(checkpoint.find(settings.checkpoint, "robot-path"), kinds=("robot-path",))
     T = model.config.seq_len
     proposers = {"model": partial(chapter.refill, model), "model without the map": without_map(model), **CONTROLS}

@@ -41,7 +41,7 @@ def parameters(config):
 def kept_per_token(config, recompute=False):
     """Return the bytes per token that the forward pass keeps for the backward pass, without the logits.
 
-    Each block keeps 17 C numbers of 16 bits: the inputs of its four matrices (C, C, C, 4 C), the result of attention
+    Each block keeps 17 × C numbers of 16 bits: the inputs of its four matrices (C, C, C, 4 C), the result of attention
     (C), queries, keys and values (3 C), rotated queries and keys (2 C), and the result of ReLU (4 C). It also keeps 4 C
     numbers of 32 bits: the inputs of its two norms (2 C), and the inputs of the norms of queries and keys (2 C).
 

@@ -146,6 +146,6 @@ class TeamRun(Run):
         return self.team.lead and super().is_due()
 
     def record(self, numbers, text):
-        """Log the evaluation, and the number of tokens per second that all processes together read."""
+        """Log the evaluation, and the number of tokens that all processes together read per second."""
         speed = self.step * self.tokens / max(self.seconds, 1e-9)
         super().record(numbers | {"tokens_per_second": round(speed)}, text)

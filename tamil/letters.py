@@ -22,7 +22,7 @@ def normalise(text):
     """Return `text` in the Unicode form NFC (composed characters), without zero-width characters.
 
     The only exception is the non-joiner that keeps the two letters of க்ஷ, ஸ்ரீ or ஶ்ரீ apart. This non-joiner also
-    stays at the end of `text`, because `text` may be just the first of the two letters.
+    stays at the end of `text`, because `text` can be a piece that ends between the two letters.
     """
     text = NON_JOINERS.sub(lambda match: "\u200c" if match[1] else "", INVISIBLE.sub("", text))
     return unicodedata.normalize("NFC", text)

@@ -1,4 +1,4 @@
-"""Clean lines of classical verse: repair the faults of the pages, and keep only Tamil letters and spaces."""
+"""Clean the lines of classical verse: correct errors of the downloaded pages, keep only Tamil letters and spaces."""
 
 import re
 
