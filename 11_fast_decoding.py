@@ -7,8 +7,8 @@
     python 11_fast_decoding.py time                               # where a pass spends its time: ten seconds
 
 The sampler of chapter 04 writes a planned number of tokens in each pass, and each pass computes all positions. This
-chapter adds three things to this sampler. New selection rules write more tokens in a pass if the model is certain. Blocks
-of the canvas are filled from left to right. With a cache, a pass computes only the positions of one block.
+chapter adds three things to this sampler. New selection rules write more tokens in a pass if the model is certain.
+Blocks of the canvas are filled from left to right. With a cache, a pass computes only the positions of one block.
 
 You should see that the rules `threshold` and `factor` spell best, because they wait until the model is certain. But
 they need many passes, and their texts repeat themselves. docs/fast_decoding.md measures more texts, and also the rules

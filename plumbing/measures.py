@@ -205,7 +205,7 @@ class Yardstick:
         }
 
     def quality(self, samples):
-        """Measure a list of texts. Return a dict with the measures, their standard errors, and distances from real text.
+        """Measure a list of texts. Return a dict with the measures, their errors, and the distances from real text.
 
         "gaps" is a dict {measure: (signed distance, error)}. "largest" and "mean" are pairs (distance, error): the
         largest and the mean of the absolute distances. The four measures depend on each other, so the error of the mean
