@@ -84,7 +84,7 @@ def read_settings(name, quick, steps, **changes):
 
 
 def measure_training(name, device, quick):
-    """For each number format, yield two rows of results: one without compilation, and one with compilation."""
+    """For each number format, yield a row of results without compilation and, where possible, one with compilation."""
     large_on_cpu = name == "gpu" and device.type == "cpu" and not quick
     steps = 8 if large_on_cpu else 40
     changes = {"batch_size": 16} if large_on_cpu else {}  # a step on the usual 64 windows would take too long

@@ -18,7 +18,7 @@ from typing import Literal
 from experiments import decoding_rules as appendix
 from experiments import pages
 from experiments.dllm_vs_gpt import with_error
-from plumbing import cli, devices, measures, text
+from plumbing import cli, devices, text
 
 import torch
 import torch.nn.functional as F
@@ -152,8 +152,6 @@ def measure(settings):
     dllm, gpt, tokenizer, about = comparison.load_pair(settings.dllm, settings.gpt, corpus, device)
     learned, unseen = text.split(corpus.text)
     tokens = torch.tensor(tokenizer.encode(unseen), device=device)
-    judge = measures.Judge(learned, tokenizer.vocab_size)
-    vocabulary = set(measures.words_of(learned))
     parts = []
     for length, texts in zip(LENGTHS, SIZES[settings.size]):
         windows = tokens[: len(tokens) // length * length].view(-1, length)
@@ -161,9 +159,7 @@ def measure(settings):
         if len(rows) < 2:
             raise cli.UserError(f"{corpus.name} is too short to measure on: its last tenth must fill several texts")
         tensors.heading(f"{len(rows)} texts of {length} characters")
-        real, held_out = ([tokenizer.decode(row) for row in part] for part in (rows, windows))
-        cut = [learned[i : i + length] for i in range(0, len(learned) - length, length)]
-        yardstick = measures.Yardstick(real, held_out, cut, judge, vocabulary)
+        yardstick, _ = comparison.make_yardstick(rows, windows, tokenizer, learned)
         parts.append(measure_part(list(ways(dllm, gpt, length)), rows, yardstick, tokenizer, settings.seed))
     return {"origin": pages.origin(NAME, device), "seed": settings.seed, **about, "size": settings.size,
             "parts": parts}
